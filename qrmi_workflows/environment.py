@@ -1,0 +1,110 @@
+"""The job's environment contract: the only reader and writer of `QRMI_*` variables.
+
+The contract is upstream's (QRMI's SPANK plugin writes it, `qrmi.QRMIService` and
+`task_runner` read it), so programs written for either run under the other:
+
+=================================  ==================================================
+`QRMI_JOB_QPU_RESOURCES`           comma-separated names (legacy: `SLURM_JOB_QPU_RESOURCES`)
+`QRMI_JOB_QPU_TYPES`               their types, in the same order (`SLURM_JOB_QPU_TYPES`)
+`QRMI_LIST_DELIMITER`              another separator than the comma
+`NAME_QRMI_JOB_ACQUISITION_TOKEN`  what `acquire()` returned
+`NAME_QRMI_JOB_TIMEOUT_SECONDS`    the job's time limit
+`QRMI_JOB_ID`, `QRMI_JOB_UID`      the job and its owner
+`NAME_QRMI_<VENDOR>_…`             the QPU's endpoint and credentials
+=================================  ==================================================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from qrmi_workflows.errors import ConfigError
+
+__all__ = ["JobQPU", "describe_job", "read_job", "write_job"]
+
+TOKEN = "QRMI_JOB_ACQUISITION_TOKEN"  # noqa: S105 - a variable's name, not a token
+TIMEOUT = "QRMI_JOB_TIMEOUT_SECONDS"
+RESOURCES = ("QRMI_JOB_QPU_RESOURCES", "SLURM_JOB_QPU_RESOURCES")
+TYPES = ("QRMI_JOB_QPU_TYPES", "SLURM_JOB_QPU_TYPES")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobQPU:
+    """A QPU as a job's environment carries it.
+
+    Attributes:
+        name: The QPU's name.
+        type: QRMI's resource type.
+        environment: QRMI's settings, keys without the `NAME_` prefix; holds credentials.
+        token: The acquisition token, or `None` when nothing was acquired for this job.
+    """
+
+    name: str
+    type: str
+    environment: Mapping[str, str] = field(repr=False)
+    token: str | None = field(repr=False)
+
+
+def read_job(environ: Mapping[str, str] = os.environ) -> dict[str, JobQPU]:
+    """Read the QPUs that a job's environment carries, by name; empty outside such a job.
+
+    Raises:
+        ConfigError: The two lists differ in length.
+    """
+    delimiter = environ.get("QRMI_LIST_DELIMITER", ",")
+    names = _read_list(environ, RESOURCES, delimiter)
+    types = _read_list(environ, TYPES, delimiter)
+    if len(names) != len(types):
+        raise ConfigError(
+            f"QRMI_JOB_QPU_RESOURCES names {len(names)} QPUs ({', '.join(names)}) and "
+            f"QRMI_JOB_QPU_TYPES {len(types)} types ({', '.join(types)}); each QPU needs its type. "
+            "Set both in the same order, or unset both."
+        )
+    return {name: _read_qpu(name, type_, environ) for name, type_ in zip(names, types, strict=True)}
+
+
+def write_job(qpus: Iterable[JobQPU], timeout_seconds: int | None = None) -> dict[str, str]:
+    """Render the variables that give a child process these QPUs.
+
+    Args:
+        qpus: The QPUs, each with its token when it is held.
+        timeout_seconds: The time limit of the job, in seconds, where it is known.
+    """
+    held = tuple(qpus)
+    variables = {
+        "QRMI_LIST_DELIMITER": ",",
+        RESOURCES[0]: ",".join(qpu.name for qpu in held),
+        TYPES[0]: ",".join(qpu.type for qpu in held),
+    }
+    for qpu in held:
+        variables |= {f"{qpu.name}_{key}": value for key, value in qpu.environment.items()}
+        if timeout_seconds is not None:
+            variables.setdefault(f"{qpu.name}_{TIMEOUT}", str(timeout_seconds))
+        if qpu.token is not None:
+            variables[f"{qpu.name}_{TOKEN}"] = qpu.token
+    return variables
+
+
+def describe_job(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Render `QRMI_JOB_ID` and `QRMI_JOB_UID` from the scheduler's own variables."""
+    variables = {"QRMI_JOB_UID": str(os.getuid())}
+    job = environ.get("QRMI_JOB_ID") or environ.get("SLURM_JOB_ID")
+    return variables | ({"QRMI_JOB_ID": job} if job else {})
+
+
+def _read_list(environ: Mapping[str, str], names: tuple[str, ...], delimiter: str) -> list[str]:
+    value = next((environ[name] for name in names if name in environ), "")
+    return [item.strip() for item in value.split(delimiter)] if value else []
+
+
+def _read_qpu(name: str, type_: str, environ: Mapping[str, str]) -> JobQPU:
+    prefix = f"{name}_QRMI_"
+    settings = {
+        key.removeprefix(f"{name}_"): value
+        for key, value in environ.items()
+        if key.startswith(prefix)
+    }
+    token = settings.pop(TOKEN, None)
+    return JobQPU(name=name, type=type_, environment=settings, token=token)

@@ -1,0 +1,225 @@
+"""Every error that qrmi-workflows raises.
+
+The tree::
+
+    QPUError
+    ├── ConfigError              qrmi_config.json, a site policy or the job's environment is wrong
+    │   ├── UnknownQPUError      a QPU name that is not defined or not offered here
+    │   └── RequestError         a request for a QPU that no scheduler could grant
+    ├── PayloadError             a payload that must not be sent to this QPU
+    ├── ResultError              a result, or a result's file, that cannot be read
+    ├── LeaseError               a lease could not be opened, kept or released
+    ├── ResourceError            a vendor's API, through QRMI, refused or failed
+    │   ├── AuthenticationError  the vendor refused the credentials
+    │   └── DeadlineError        the vendor did not answer in time
+    ├── TaskError                a task did not complete
+    │   ├── TaskFailedError      the vendor says Failed
+    │   ├── TaskCancelledError   the vendor says Cancelled
+    │   └── TaskUnknownError     the vendor does not know the task
+    ├── SchedulerError           a scheduler's command failed
+    ├── SandboxError             the personal Slurm cluster could not be run
+    └── EmulatorError            the emulator was asked for something it does not have
+
+Each says whether the same request may succeed later (`retryable`), and each survives pickling:
+Parsl carries exceptions from its workers to the submitting process, and one that does not
+unpickle there stops the whole executor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar
+
+__all__ = [
+    "AuthenticationError",
+    "ConfigError",
+    "DeadlineError",
+    "EmulatorError",
+    "LeaseError",
+    "PayloadError",
+    "QPUError",
+    "RequestError",
+    "ResourceError",
+    "ResultError",
+    "SandboxError",
+    "SchedulerError",
+    "TaskCancelledError",
+    "TaskError",
+    "TaskFailedError",
+    "TaskUnknownError",
+    "UnknownQPUError",
+]
+
+
+class QPUError(Exception):
+    """The root of the tree.
+
+    Attributes:
+        retryable: Whether the same request may succeed when it is made again.
+        exit_code: What the `qpu` command exits with: 2 where the request was wrong, else 1.
+    """
+
+    retryable: bool = False
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *details: object) -> None:
+        super().__init__(message, *details)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ConfigError(QPUError):
+    """A configuration file, the site policy or the job's environment is wrong."""
+
+    exit_code = 2
+
+
+class UnknownQPUError(ConfigError):
+    """A QPU was named that is not defined, or not offered here.
+
+    Args:
+        qpu: The name asked for.
+        allowed: The names that would be accepted.
+        where: What does not know the name, as a phrase: "in /etc/slurm/qrmi_config.json".
+        remedy: What to do next, a sentence.
+    """
+
+    def __init__(self, qpu: str, allowed: Iterable[str], where: str, remedy: str = "") -> None:
+        names = tuple(sorted(allowed))
+        near = get_close_matches(qpu, names, n=1)
+        advice = f"Did you mean {near[0]!r}?" if near else remedy
+        offered = ", ".join(names) or "none"
+        text = f"unknown QPU {qpu!r} {where}; allowed: {offered}. {advice}".rstrip()
+        super().__init__(text)
+        self.args = (qpu, names, where, remedy)
+        self.qpu = qpu
+        self.allowed = names
+
+
+class RequestError(ConfigError):
+    """A request for a QPU that no scheduler could grant (a count of zero, GRES given twice)."""
+
+
+class PayloadError(QPUError):
+    """A payload that must not be sent: not JSON, of the wrong schema, or for another vendor."""
+
+    exit_code = 2
+
+
+class ResultError(QPUError):
+    """A result that cannot be decoded, or a result file that cannot be read."""
+
+
+class LeaseError(QPUError):
+    """A lease could not be opened, kept or released.
+
+    Args:
+        message: What failed, what is allowed, what to do next.
+        qpu: The QPU's name.
+        retryable: Whether opening it again may succeed.
+    """
+
+    def __init__(self, message: str, qpu: str = "", retryable: bool = False) -> None:
+        super().__init__(message, qpu, retryable)
+        self.qpu = qpu
+        self.retryable = retryable
+
+
+class ResourceError(QPUError):
+    """A vendor's API, through QRMI, refused a call or failed.
+
+    Args:
+        message: What failed, with the vendor's own words.
+        qpu: The QPU's name.
+        call: QRMI's method (`task_start`).
+        status_code: The vendor's HTTP status where it is known.
+        retryable: Whether the same call may succeed later.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        qpu: str = "",
+        call: str = "",
+        status_code: int | None = None,
+        retryable: bool = False,
+    ) -> None:
+        super().__init__(message, qpu, call, status_code, retryable)
+        self.qpu = qpu
+        self.call = call
+        self.status_code = status_code
+        self.retryable = retryable
+
+
+class AuthenticationError(ResourceError):
+    """The vendor refused the credentials."""
+
+
+class DeadlineError(ResourceError):
+    """The vendor did not answer before the call's deadline."""
+
+
+class TaskError(QPUError):
+    """A task did not complete.
+
+    Args:
+        message: What happened, with the vendor's reason.
+        qpu: The QPU's name.
+        task_id: The vendor's id of the task.
+    """
+
+    def __init__(self, message: str, qpu: str = "", task_id: str = "") -> None:
+        super().__init__(message, qpu, task_id)
+        self.qpu = qpu
+        self.task_id = task_id
+
+
+class TaskFailedError(TaskError):
+    """The vendor says that the task failed."""
+
+
+class TaskCancelledError(TaskError):
+    """The vendor says that the task was cancelled."""
+
+
+class TaskUnknownError(TaskError):
+    """The vendor does not know, or no longer knows, the task."""
+
+
+class SchedulerError(QPUError):
+    """A scheduler's command failed.
+
+    Args:
+        message: What failed and what to do next.
+        argv: The command.
+        returncode: Its exit status; `None` when it did not end in time.
+        stderr: What it printed to its standard error.
+        retryable: Whether the same command may succeed later.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        argv: tuple[str, ...] = (),
+        returncode: int | None = None,
+        stderr: str = "",
+        retryable: bool = False,
+    ) -> None:
+        super().__init__(message, argv, returncode, stderr, retryable)
+        self.argv = argv
+        self.returncode = returncode
+        self.stderr = stderr
+        self.retryable = retryable
+
+
+class SandboxError(QPUError):
+    """The personal Slurm cluster could not be started, found or stopped."""
+
+
+class EmulatorError(QPUError):
+    """The emulator was asked for a QPU, a simulator or a fault that it does not have."""
+
+    exit_code = 2

@@ -1,0 +1,1 @@
+"""Schedulers that grant QPUs: one file each."""

@@ -1,1 +1,37 @@
-"""Quantum computers as a native part of HPC workflows: leases, tasks and results on QRMI."""
+"""Quantum computers as a native part of HPC workflows: leases, tasks and results on QRMI.
+
+Everything public is imported from here; it is loaded when it is first used, so that a plugin which
+needs only the errors starts no vendor's client.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qrmi_workflows.errors import QPUError
+    from qrmi_workflows.lease import Lease, LeaseSet, open_lease
+    from qrmi_workflows.payloads import Payload
+    from qrmi_workflows.results import QuantumResult
+
+__all__ = ["Lease", "LeaseSet", "Payload", "QPUError", "QuantumResult", "open_lease"]
+
+_HOMES = {
+    "Lease": "lease",
+    "LeaseSet": "lease",
+    "Payload": "payloads",
+    "QPUError": "errors",
+    "QuantumResult": "results",
+    "open_lease": "lease",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

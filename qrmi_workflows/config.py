@@ -241,18 +241,26 @@ def _policy(name: str, defaults: dict[str, Any], table: object, path: Path) -> Q
     _check_name(name, where)
     if not isinstance(table, dict):
         raise ConfigError(f"{where}: {table!r} is no table. Write [qpus.{name}].")
-    allowed = {item.name: item.type for item in fields(QPUPolicy) if item.name != "name"}
     merged: dict[str, Any] = defaults | table
-    _refuse_unknown_keys(merged, set(allowed), where)
+    _refuse_unknown_keys(merged, {item.name for item in fields(QPUPolicy)} - {"name"}, where)
     for key, value in merged.items():
-        wanted = bool if key == "qpu_option" else int if key == "lanes" else str
-        if type(value) is not wanted or (key == "lanes" and value < 1):
-            raise ConfigError(f"{where}: {key} = {value!r}; allowed is a {wanted.__name__}.")
+        _check_setting(key, value, where)
     settings: dict[str, Any] = {
         key: value.replace("{qpu}", name) if isinstance(value, str) else value
         for key, value in merged.items()
     }
     return QPUPolicy(name=name, **settings)
+
+
+def _check_setting(key: str, value: object, where: str) -> None:
+    if key == "lanes":
+        valid, allowed = type(value) is int and value > 0, "a whole number from 1 on"
+    elif key == "qpu_option":
+        valid, allowed = isinstance(value, bool), "true or false"
+    else:
+        valid, allowed = isinstance(value, str), "a string"
+    if not valid:
+        raise ConfigError(f"{where}: {key} = {value!r}; allowed is {allowed}. Correct it.")
 
 
 def _refuse_unknown_keys(table: Mapping[str, object], allowed: set[str], where: str) -> None:

@@ -18,17 +18,18 @@ _COMMANDS = {
     "list": "qrmi_workflows.cli.qpus:list_qpus",
     "run": "qrmi_workflows.cli.run:run",
     "sandbox": "qrmi_workflows.cli.sandbox:sandbox",
+    "target": "qrmi_workflows.cli.qpus:target",
 }
 
 
 class _LazyGroup(click.Group):
     """Imports a command's module when it is used: `qpu lease exec` starts in every job."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, _ctx: click.Context) -> list[str]:
         """Return all names, without importing anything."""
         return sorted(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command."""
         if cmd_name not in _COMMANDS:
             return None

@@ -1,0 +1,69 @@
+"""`qpu lease`: a command under a lease."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from qrmi_workflows.errors import LeaseError
+
+__all__ = ["lease"]
+
+
+@click.group()
+def lease() -> None:
+    """Hold a QPU for a command."""
+
+
+@lease.command(
+    "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@click.option("--qpu", "qpus", metavar="NAME[,NAME…]", help="The QPU, or several: all or none.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="qrmi_config.json; else $QPU_CONFIG."
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="What the command has between SIGTERM and SIGKILL.",
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def lease_exec(qpus: str | None, config: Path | None, grace: float, command: tuple[str]) -> None:
+    r"""Run COMMAND under the lease of a QPU.
+
+    Adopts the lease that this job carries already, or acquires one from qrmi_config.json, and
+    gives COMMAND the QPU's environment (QRMI_JOB_QPU_RESOURCES and the rest). Signals are passed
+    on; the lease is released whatever happens to COMMAND. Exits with COMMAND's code; 128+N when
+    signal N ended it, 127 when there is no such command, 1 when the QPU could not be acquired,
+    2 when the request is wrong.
+
+    \b
+    Example:
+      qpu lease exec --qpu ibm_fez -- python vqe.py
+    """
+    from qrmi_workflows.lease import open_lease
+    from qrmi_workflows.supervise import run_supervised
+
+    if shutil.which(command[0]) is None:
+        click.echo(f"qpu: no command {command[0]!r} on PATH. Correct its name or PATH.", err=True)
+        sys.exit(127)
+    names = qpus.split(",") if qpus and "," in qpus else qpus
+    held = open_lease(names, config=config)
+
+    def release() -> None:
+        try:
+            held.release()
+        except LeaseError as error:
+            with suppress(OSError):
+                click.echo(f"qpu: {error}", err=True)
+
+    environ = {**os.environ, **held.environment()}
+    sys.exit(run_supervised(command, environ=environ, release=release, grace=grace))

@@ -1,0 +1,127 @@
+"""Run a command under leases: pass signals on, stop it in time, and let the leases go whatever.
+
+Slurm sends SIGTERM, and SIGKILL after KillWait (30 s by default). A supervisor that waited for a
+command which ignores SIGTERM would be killed with the lease still open; so the command has a
+grace, and what is left of KillWait belongs to the release.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+import psutil
+
+__all__ = ["GRACE_SECONDS", "run_supervised"]
+
+GRACE_SECONDS = 5.0
+"""Seconds that a command has between SIGTERM and SIGKILL, well inside Slurm's KillWait of 30."""
+
+_STUCK_SECONDS = 2.0
+_STOPPING = frozenset({signal.SIGTERM, signal.SIGHUP})
+_PASSED_ON = (*_STOPPING, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def run_supervised(
+    argv: Sequence[str],
+    *,
+    environ: Mapping[str, str],
+    release: Callable[[], None],
+    grace: float = GRACE_SECONDS,
+) -> int:
+    """Run a command to its end and call `release` after it, on every path.
+
+    Args:
+        argv: The command and its arguments; no shell.
+        environ: Its environment.
+        release: Gives the leases back; safe to call from another thread.
+        grace: Seconds between SIGTERM and SIGKILL.
+
+    Returns:
+        Its exit code; 128 + N when signal N ended it.
+
+    Raises:
+        OSError: The command could not be started; `release` has been called.
+    """
+    stopper = _Stopper(release, grace)
+    with _signals_passed_on(stopper):
+        try:
+            # In this process's own group: Slurm may track a job by it, a terminal signals it.
+            child = subprocess.Popen(list(argv), env=dict(environ))
+            stopper.watch(child)
+            code = child.wait()
+        finally:
+            release()
+    return code if code >= 0 else 128 - code
+
+
+class _Stopper:
+    """Passes signals on to a command; from the first that asks it to stop, its time is short."""
+
+    def __init__(self, release: Callable[[], None], grace: float) -> None:
+        self._release = release
+        self._grace = grace
+        self._child: subprocess.Popen[bytes] | None = None
+        self._early: list[int] = []
+        self._stopping = False
+
+    def watch(self, child: subprocess.Popen[bytes]) -> None:
+        """Take charge of the command, and pass on what arrived before it had started."""
+        self._child = child
+        for number in self._early:
+            self(number, None)
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if self._child is None:
+            self._early.append(number)
+            return
+        if number == signal.SIGINT and sys.stdin.isatty():
+            return  # the terminal has sent it to the command as well
+        self._child.send_signal(number)
+        if number in _STOPPING and not self._stopping:
+            self._stopping = True
+            self._after(self._grace, self._kill)
+
+    def _kill(self) -> None:
+        if self._child is None or self._child.returncode is not None:
+            return
+        for process in _family(self._child.pid):
+            with suppress(psutil.Error):
+                process.kill()
+        self._after(_STUCK_SECONDS, self._leave)
+
+    def _leave(self) -> None:
+        if self._child is not None and self._child.returncode is not None:
+            return
+        # The kernel holds the command (a dead file system): the lease need not wait for it.
+        self._release()
+        os._exit(128 + signal.SIGTERM)
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        timer = threading.Timer(seconds, action)
+        timer.daemon = True
+        timer.start()
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        head = psutil.Process(pid)
+        return [head, *head.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+@contextmanager
+def _signals_passed_on(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in _PASSED_ON}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -7,22 +7,31 @@ grace, and what is left of KillWait belongs to the release.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 import psutil
 
-__all__ = ["GRACE_SECONDS", "run_supervised"]
+__all__ = ["ALIVE_SECONDS", "GRACE_SECONDS", "run_supervised"]
+
+logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 5.0
 """Seconds that a command has between SIGTERM and SIGKILL, well inside Slurm's KillWait of 30."""
 
+ALIVE_SECONDS = 30.0
+"""Seconds without a touch after which the side that wants the result counts as dead."""
+
+_LOOK_SECONDS = 5.0
 _STUCK_SECONDS = 2.0
 _STOPPING = frozenset({signal.SIGTERM, signal.SIGHUP})
 _PASSED_ON = (*_STOPPING, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -34,6 +43,7 @@ def run_supervised(
     environ: Mapping[str, str],
     release: Callable[[], None],
     grace: float = GRACE_SECONDS,
+    alive: Path | None = None,
 ) -> int:
     """Run a command to its end and call `release` after it, on every path.
 
@@ -42,6 +52,8 @@ def run_supervised(
         environ: Its environment.
         release: Gives the leases back; safe to call from another thread.
         grace: Seconds between SIGTERM and SIGKILL.
+        alive: A file that whoever wants the result keeps touching; the command is stopped as by
+            SIGTERM when nobody has for `ALIVE_SECONDS`.
 
     Returns:
         Its exit code; 128 + N when signal N ended it.
@@ -55,6 +67,8 @@ def run_supervised(
             # In this process's own group: Slurm may track a job by it, a terminal signals it.
             child = subprocess.Popen(list(argv), env=dict(environ))
             stopper.watch(child)
+            if alive is not None:
+                _stop_when_abandoned(alive)
             code = child.wait()
         finally:
             release()
@@ -107,6 +121,29 @@ class _Stopper:
         timer = threading.Timer(seconds, action)
         timer.daemon = True
         timer.start()
+
+
+def _stop_when_abandoned(alive: Path) -> None:
+    threading.Thread(target=_watch, args=(alive,), name="alive", daemon=True).start()
+
+
+def _watch(alive: Path) -> None:
+    # Only changes of the file's time count: the clocks of two hosts need not agree.
+    last, since = _touched(alive), time.monotonic()
+    while time.monotonic() - since < ALIVE_SECONDS:
+        time.sleep(_LOOK_SECONDS)
+        now = _touched(alive)
+        if now != last:
+            last, since = now, time.monotonic()
+    logger.warning("%s is touched no more: the submit side is dead; giving the QPU back", alive)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _touched(file: Path) -> int | None:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _family(pid: int) -> list[psutil.Process]:

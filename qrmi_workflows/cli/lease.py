@@ -35,8 +35,20 @@ def lease() -> None:
     metavar="SECONDS",
     help="What the command has between SIGTERM and SIGKILL.",
 )
+@click.option(
+    "--alive",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Stop COMMAND when nobody has touched FILE for 30 s: who wants the result is dead.",
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def lease_exec(qpus: str | None, config: Path | None, grace: float, command: tuple[str]) -> None:
+def lease_exec(
+    qpus: str | None,
+    config: Path | None,
+    grace: float,
+    alive: Path | None,
+    command: tuple[str, ...],
+) -> None:
     r"""Run COMMAND under the lease of a QPU.
 
     Adopts the lease that this job carries already, or acquires one from qrmi_config.json, and
@@ -66,4 +78,4 @@ def lease_exec(qpus: str | None, config: Path | None, grace: float, command: tup
                 click.echo(f"qpu: {error}", err=True)
 
     environ = {**os.environ, **held.environment()}
-    sys.exit(run_supervised(command, environ=environ, release=release, grace=grace))
+    sys.exit(run_supervised(command, environ=environ, release=release, grace=grace, alive=alive))

@@ -1,18 +1,52 @@
-"""What all schedulers share: the request for a QPU, and the one function that runs a command."""
+"""What all schedulers share: the request for a QPU, the hooks of one, the function that runs it.
+
+A scheduler is a file with pure pairs of hooks: an argv builder and a parser for each operation.
+"""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
 
+from qrmi_workflows.config import SitePolicy
 from qrmi_workflows.errors import RequestError, SchedulerError
 
-__all__ = ["COMMAND_TIMEOUT", "Completed", "QPURequest", "run_command"]
+__all__ = [
+    "COMMAND_TIMEOUT",
+    "Completed",
+    "JobState",
+    "QPURequest",
+    "Scheduler",
+    "require_success",
+    "run_command",
+]
 
 COMMAND_TIMEOUT = 30.0
 """Seconds that a scheduler's command may take: slurmctld's own message timeout is 10 s, and its
 clients ask three times."""
+
+
+class JobState(StrEnum):
+    """A job's state, whatever the scheduler calls it."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+    HELD = "held"
+    UNKNOWN = "unknown"
+
+    @property
+    def final(self) -> bool:
+        """Whether the job has ended."""
+        ended = (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.TIMEOUT)
+        return self in ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +78,62 @@ class Completed:
     returncode: int
     stdout: str
     stderr: str
+
+
+class Scheduler(Protocol):
+    """One scheduler's hooks; every `…_argv` has the parser that reads what it prints."""
+
+    def check_offered(self, request: QPURequest, site: SitePolicy) -> None:
+        """Ask the scheduler whether it offers the QPU.
+
+        Raises:
+            UnknownQPUError: The site policy, or the scheduler, does not have it.
+            SchedulerError: The scheduler does not answer.
+        """
+
+    def qpu_options(self, request: QPURequest, site: SitePolicy) -> list[str]:
+        """Render the options that ask for the QPU, as the site grants it."""
+
+    def directive(self, option: str) -> str:
+        """Render an option as a line of a job script (`#SBATCH --gres=…`)."""
+
+    def submit_argv(self, script: Path) -> list[str]:
+        """Build the command that submits a script."""
+
+    def parse_job_id(self, output: str) -> str | None:
+        """Read the job's id from what the submission printed."""
+
+    def status_argv(self) -> list[str]:
+        """Build the command that lists this user's jobs, the recently ended ones included."""
+
+    def parse_status(self, output: str) -> dict[str, tuple[JobState, str]]:
+        """Read each listed job's state and name, by its id."""
+
+    def history_argv(self, job_ids: Iterable[str]) -> list[str] | None:
+        """Build the command that asks the accounting for jobs that are listed no more."""
+
+    def cancel_argv(self, job_ids: Iterable[str]) -> list[str]:
+        """Build the command that cancels jobs."""
+
+    def cancel_by_name_argv(self, name: str) -> list[str]:
+        """Build the command that cancels the jobs of a name."""
+
+
+def require_success(done: Completed) -> Completed:
+    """Return what a command left, when it succeeded.
+
+    Raises:
+        SchedulerError: It did not, with what it printed.
+    """
+    if done.returncode == 0:
+        return done
+    said = done.stderr.strip() or done.stdout.strip() or "nothing printed"
+    raise SchedulerError(
+        f"`{' '.join(done.argv[:2])}` failed with exit status {done.returncode}: {said}",
+        done.argv,
+        done.returncode,
+        done.stderr,
+    )
 
 
 def run_command(

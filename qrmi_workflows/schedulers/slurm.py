@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from qrmi_workflows.config import QPUPolicy, SitePolicy
-from qrmi_workflows.errors import RequestError, SchedulerError, UnknownQPUError
-from qrmi_workflows.schedulers.base import QPURequest, run_command
+from qrmi_workflows.errors import RequestError, UnknownQPUError
+from qrmi_workflows.schedulers.base import JobState, QPURequest, require_success, run_command
 
 __all__ = [
+    "Slurm",
     "check_offered",
     "gres_of_job",
-    "jobs_of_squeue",
     "offered_gres",
     "qpu_options",
     "refuse_options",
@@ -96,24 +98,9 @@ def check_offered(request: QPURequest, site: SitePolicy) -> QPUPolicy:
         SchedulerError: Slurm does not answer.
     """
     policy = site.qpu(request.qpu)
-    argv = ["sinfo", "--noheader", "--format=%G"]
-    done = run_command(argv)
-    if done.returncode != 0:
-        raise SchedulerError(
-            f"sinfo failed: {done.stderr.strip()}. Is this Slurm running?",
-            done.argv,
-            done.returncode,
-            done.stderr,
-            retryable=True,
-        )
+    done = require_success(run_command(["sinfo", "--noheader", "--format=%G"]))
     require_gres(policy, offered_gres(done.stdout))
     return policy
-
-
-def jobs_of_squeue(output: str) -> dict[str, str]:
-    """Parse `squeue --noheader --format=%i|%T`: job id to state (`RUNNING`)."""
-    rows = (line.split("|") for line in output.splitlines() if "|" in line)
-    return {row[0].strip(): row[1].strip() for row in rows}
 
 
 def gres_of_job(scontrol_output: str) -> Mapping[str, str]:
@@ -128,3 +115,99 @@ def gres_of_job(scontrol_output: str) -> Mapping[str, str]:
         "gres": gres,
         "licences": pairs.get("Licenses", "").replace("(null)", ""),
     }
+
+
+_STATES = {
+    "PENDING": JobState.PENDING,
+    "CONFIGURING": JobState.PENDING,
+    "REQUEUED": JobState.PENDING,
+    "REQUEUE_FED": JobState.PENDING,
+    "REQUEUE_HOLD": JobState.HELD,
+    "RESV_DEL_HOLD": JobState.HELD,
+    "SPECIAL_EXIT": JobState.HELD,
+    "RUNNING": JobState.RUNNING,
+    "COMPLETING": JobState.RUNNING,  # its processes, and with them a lease, may still be there
+    "SIGNALING": JobState.RUNNING,
+    "STAGE_OUT": JobState.RUNNING,
+    "RESIZING": JobState.RUNNING,
+    "STOPPED": JobState.HELD,
+    "SUSPENDED": JobState.HELD,
+    "COMPLETED": JobState.COMPLETED,
+    "CANCELLED": JobState.CANCELLED,
+    "REVOKED": JobState.CANCELLED,
+    "FAILED": JobState.FAILED,
+    "BOOT_FAIL": JobState.FAILED,
+    "LAUNCH_FAILED": JobState.FAILED,
+    "NODE_FAIL": JobState.FAILED,
+    "OUT_OF_MEMORY": JobState.FAILED,
+    "RECONFIG_FAIL": JobState.FAILED,
+    "DEADLINE": JobState.TIMEOUT,
+    "PREEMPTED": JobState.TIMEOUT,
+    "TIMEOUT": JobState.TIMEOUT,
+}
+"""https://slurm.schedmd.com/job_state_codes.html, and how each counts here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slurm:
+    """Slurm's hooks (see `Scheduler`).
+
+    Attributes:
+        clusters: The clusters to submit to, comma-separated, in a federation.
+    """
+
+    clusters: str | None = None
+
+    def check_offered(self, request: QPURequest, site: SitePolicy) -> None:
+        """Ask Slurm whether it offers the QPU (see `check_offered`)."""
+        check_offered(request, site)
+
+    def qpu_options(self, request: QPURequest, site: SitePolicy) -> list[str]:
+        """Render the options of sbatch that ask for the QPU (see `qpu_options`)."""
+        return qpu_options(request, site.qpu(request.qpu))
+
+    def directive(self, option: str) -> str:
+        """Render `#SBATCH --gres=…`."""
+        return f"#SBATCH {option}"
+
+    def submit_argv(self, script: Path) -> list[str]:
+        """Build `sbatch --parsable SCRIPT`."""
+        return ["sbatch", "--parsable", *self._clusters(), str(script)]
+
+    def parse_job_id(self, output: str) -> str | None:
+        """Read `17` or `17;cluster`, the last line: a site's submit plugin may print more."""
+        last = output.strip().rpartition("\n")[2].partition(";")[0]
+        return last if last.isdigit() else None
+
+    def status_argv(self) -> list[str]:
+        """Build a squeue of all states; of all jobs, for one unknown id would make it fail."""
+        form = "--format=%i|%T|%j"
+        return ["squeue", "--me", "--noheader", "--states=all", *self._clusters(), form]
+
+    def parse_status(self, output: str) -> dict[str, tuple[JobState, str]]:
+        """Read `17|RUNNING|name`, from squeue or sacct; array tasks keep their ids (`17_3`)."""
+        rows = (line.split("|", 2) for line in output.splitlines() if line.count("|") >= 2)
+        return {row[0].strip(): (_state(row[1]), row[2].strip()) for row in rows}
+
+    def history_argv(self, job_ids: Iterable[str]) -> list[str] | None:
+        """Build the sacct of these jobs."""
+        form = "--format=JobID,State,JobName"
+        jobs = f"--jobs={','.join(job_ids)}"
+        return ["sacct", "-X", "--noheader", "--parsable2", *self._clusters(), form, jobs]
+
+    def cancel_argv(self, job_ids: Iterable[str]) -> list[str]:
+        """Build the scancel of these jobs: SIGTERM now, SIGKILL after KillWait."""
+        return ["scancel", *self._clusters(), *job_ids]
+
+    def cancel_by_name_argv(self, name: str) -> list[str]:
+        """Build the scancel of this user's jobs of one name."""
+        return ["scancel", "--me", *self._clusters(), f"--name={name}"]
+
+    def _clusters(self) -> list[str]:
+        return [f"--clusters={self.clusters}"] if self.clusters else []
+
+
+def _state(word: str) -> JobState:
+    """Translate a state; sacct writes `CANCELLED by 1000`."""
+    first = word.split()[0].rstrip("+") if word.split() else ""
+    return _STATES.get(first, JobState.UNKNOWN)

@@ -1,0 +1,89 @@
+"""Parsl apps on a QPU: the function asks for the block's lease by a parameter."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from parsl import python_app
+
+from qrmi_workflows.lease import Lease, open_lease
+
+__all__ = ["block_lease", "qpu_app"]
+
+_LEASE = "lease"
+
+
+def qpu_app(
+    function: Callable[..., Any] | None = None,
+    *,
+    qpu: str | None = None,
+    executors: list[str] | str = "qpu",
+    cache: bool = False,
+    ignore_for_cache: list[str] | None = None,
+    data_flow_kernel: Any = None,
+) -> Callable[..., Any]:
+    """Make a function a Parsl app that runs in a block which holds a QPU.
+
+    A parameter named `lease` receives the block's lease; callers do not pass it. Return data that
+    pickles::
+
+        @qpu_app
+        def sample(payload, *, lease):
+            return lease.run(payload).counts()
+
+    Parameters
+    ----------
+    function : callable
+        Do not pass it by name; it lets `@qpu_app` be written without parentheses.
+    qpu : str | None
+        Which of the block's QPUs, where it holds several.
+    executors : list of str, or str
+        Labels of the executors that it may run on. Default is "qpu", `QPUExecutor`'s.
+    cache, ignore_for_cache, data_flow_kernel
+        As in Parsl's `python_app`.
+
+    Returns
+    -------
+    callable
+        The app: a call returns an `AppFuture`.
+    """
+
+    def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
+        labels = [executors] if isinstance(executors, str) and executors != "all" else executors
+        app: Callable[..., Any] = python_app(
+            _with_lease(body, qpu),
+            data_flow_kernel=data_flow_kernel,
+            executors=labels,
+            cache=cache,
+            ignore_for_cache=ignore_for_cache,
+        )
+        return app
+
+    return decorate if function is None else decorate(function)
+
+
+@functools.cache
+def block_lease(qpu: str | None = None) -> Lease:
+    """Return this worker's hold on its block's lease: adopted, opened once for a process.
+
+    Raises:
+        ConfigError: The worker runs in no block that holds a QPU.
+    """
+    return open_lease(qpu)
+
+
+def _with_lease(body: Callable[..., Any], qpu: str | None) -> Callable[..., Any]:
+    if _LEASE not in inspect.signature(body).parameters:
+        return body
+
+    @functools.wraps(body)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        from parsl_ext.apps import block_lease  # in the worker, where this is pickled by value
+
+        kwargs.setdefault("lease", block_lease(qpu))
+        return body(*args, **kwargs)
+
+    return run

@@ -1,0 +1,35 @@
+"""Classical preparation: the Hamiltonian of H2 at each bond length, and the exact energies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydrogen import exact, hamiltonian
+
+
+def prepare(bond_lengths: Sequence[float]) -> dict[str, Any]:
+    """Return one Hamiltonian for each bond length, and the exact curve that they lie on."""
+    grid = np.geomspace(min(bond_lengths) - 0.1, max(bond_lengths) + 0.1, 50)
+    return {
+        "molecules": [molecule(length) for length in bond_lengths],
+        "curve": {
+            "bond_lengths": grid.tolist(),
+            "exact": [exact(hamiltonian(length)) for length in grid],
+        },
+    }
+
+
+def molecule(bond_length: float) -> dict[str, Any]:
+    operator = hamiltonian(bond_length)
+    terms = {pauli: coefficient.real for pauli, coefficient in operator.to_list()}
+    return {"bond_length": bond_length, "hamiltonian": terms, "exact": exact(operator)}
+
+
+if __name__ == "__main__":
+    rule = snakemake  # noqa: F821 - Snakemake gives its scripts the rule that they run for
+    document = prepare(rule.params.bond_lengths)
+    Path(rule.output[0]).write_text(json.dumps(document, indent=1), encoding="utf-8")

@@ -1,0 +1,49 @@
+"""The antennas as atoms, and the sweep that solves them, as one payload for the QPU's own device.
+
+Atoms obey the antennas' rule by nature: two within the blockade radius are never both excited. A
+slow sweep of the laser's detuning takes them from none excited to as many as the rule allows
+(Ebadi et al., Science 376, 1209 (2022)).
+"""
+
+from __future__ import annotations
+
+import json
+from math import pi
+from pathlib import Path
+from typing import Any
+
+from antennas import SITES
+from pulser import Pulse, Register, Sequence
+from pulser.abstract_repr import deserialize_device
+from pulser.devices import Device
+from pulser.waveforms import InterpolatedWaveform
+
+DURATION = 4000  # ns
+RABI_FREQUENCY = 2 * pi  # rad/µs: the blockade radius is then 7.2 µm
+DETUNING = 3 * pi  # rad/µs: more than the interaction of far atoms, less than of near ones
+
+
+def sequence(device: Device) -> Sequence:
+    """Return the sweep, measured: one 0 or 1 for each atom, in the order of `SITES`."""
+    register = Register.from_coordinates(SITES, prefix="antenna")
+    if device.requires_layout:
+        register = register.with_automatic_layout(device)
+    sweep = Sequence(register, device)
+    sweep.declare_channel("global", "rydberg_global")
+    amplitude = InterpolatedWaveform(DURATION, [0, RABI_FREQUENCY, 0])
+    detuning = InterpolatedWaveform(DURATION, [-DETUNING, 0, DETUNING])
+    sweep.add(Pulse(amplitude, detuning, phase=0), "global")
+    sweep.measure()
+    return sweep
+
+
+def sampled(target: str, runs: int) -> dict[str, Any]:
+    """Return the payload that samples the sweep on the device that a QPU's target describes."""
+    device = deserialize_device(json.loads(target)["specs"])
+    return {"sequence": json.loads(sequence(device).to_abstract_repr()), "job_runs": runs}
+
+
+if __name__ == "__main__":
+    rule = snakemake  # noqa: F821 - Snakemake gives its scripts the rule that they run for
+    payload = sampled(Path(rule.input[0]).read_text(encoding="utf-8"), rule.params.runs)
+    Path(rule.output[0]).write_text(json.dumps(payload), encoding="utf-8")

@@ -211,3 +211,9 @@ def _state(word: str) -> JobState:
     """Translate a state; sacct writes `CANCELLED by 1000`."""
     first = word.split()[0].rstrip("+") if word.split() else ""
     return _STATES.get(first, JobState.UNKNOWN)
+
+
+def has_accounting(scontrol_output: str) -> bool:
+    """Parse `scontrol show config`: whether `sacct` can answer at this site."""
+    match = re.search(r"^AccountingStorageType\s*=\s*(\S+)", scontrol_output, re.MULTILINE)
+    return match is not None and match[1].rpartition("/")[2] not in {"none", "(null)"}

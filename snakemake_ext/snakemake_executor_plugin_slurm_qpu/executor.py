@@ -1,0 +1,201 @@
+"""The executor: jobs that ask for a QPU go their own way, all others the stock Slurm executor's.
+
+A job with a QPU runs without a jobstep and without srun: its batch script is one supervisor that
+holds the lease, and under it the rule's command (or one Snakemake, where the rule needs it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import AsyncGenerator, Sequence
+from contextvars import ContextVar
+from functools import cached_property
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
+from snakemake_executor_plugin_slurm.submit_string import get_submit_command
+from snakemake_executor_plugin_slurm.utils import get_job_wildcards, set_gres_string
+from snakemake_executor_plugin_slurm.validation import (
+    validate_or_get_slurm_job_id,
+    validate_slurm_extra,
+)
+from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+
+from qrmi_workflows.schedulers.base import QPURequest, run_command
+from qrmi_workflows.schedulers.slurm import has_accounting
+from snakemake_executor_plugin_slurm_qpu.direct import can_run_directly, render_command
+from snakemake_executor_plugin_slurm_qpu.markers import POLL_SECONDS, Markers
+from snakemake_executor_plugin_slurm_qpu.requests import QPURequests
+from snakemake_executor_plugin_slurm_qpu.script import lease_command, render_script
+
+__all__ = ["Executor"]
+
+_HOLDS_QPU: ContextVar[bool] = ContextVar("_HOLDS_QPU", default=False)
+
+
+class Executor(SlurmExecutor):
+    """Runs jobs on Slurm, those with `qpu=1` under a lease of their QPU."""
+
+    def __init__(self, workflow: Any, logger: Any) -> None:
+        # Before super(): it starts the thread that polls.
+        self._requests = QPURequests()
+        self._markers = Markers(Path(".snakemake/slurm_qpu"))
+        self._running: dict[str, SubmittedJobInfo] = {}
+        self._settled: set[str] = set()
+        self._cancelled = False
+        super().__init__(workflow, logger)
+
+    def __post_init__(self, test_mode: bool = False) -> None:
+        """Refuse what cannot be met before any job of the workflow runs."""
+        super().__post_init__(test_mode)
+        self._requests.check_workflow(self.workflow.dag)
+
+    # Submission
+
+    def run_jobs(self, jobs: Sequence[Any]) -> None:
+        """Submit jobs; here, in the main thread, a bad request still ends the workflow.
+
+        Jobs that hold a QPU are never put into job arrays.
+        """
+        requests = {job: self._requests.find(job) for job in jobs}
+        super().run_jobs([job for job, request in requests.items() if request is None])
+        for job in (job for job, request in requests.items() if request is not None):
+            self._submit_job(job)
+
+    def run_job(self, job: Any) -> None:
+        """Submit one job, in a thread of its own: whatever goes wrong fails this job alone."""
+        try:
+            request = self._requests.find(job)
+            if request is None:
+                super().run_job(job)
+            elif not self._cancelled:
+                self._submit_with_qpu(job, request)
+        except Exception as error:
+            # The stock executor's own handler fails on groups and would leave them waiting.
+            cause = error.__context__ if isinstance(error, AttributeError) else error
+            self._report_job_error_threadsafe(
+                SubmittedJobInfo(job), f"Job submission failed: {cause or error}. "
+            )
+
+    def _submit_with_qpu(self, job: Any, request: QPURequest) -> None:
+        log_file = self._log_file(job)
+        command = lease_command(
+            shlex.split(self.get_python_executable()), request.qpu, self._command(job)
+        )
+        done = run_command(
+            self._sbatch(job, request, log_file), stdin=render_script(command, self._markers.folder)
+        )
+        if done.returncode != 0:
+            raise WorkflowError(
+                f"sbatch refused the job for QPU {request.qpu!r}: {done.stderr.strip()}"
+            )
+        job_id = validate_or_get_slurm_job_id(done.stdout.strip().split(";")[0], done.stdout)
+        log_file = log_file.with_name(f"{job_id}.log")
+        self.logger.info(
+            f"Job {job.jobid} has been submitted with SLURM jobid {job_id}, for QPU "
+            f"{request.qpu} (log: {log_file})."
+        )
+        info = SubmittedJobInfo(job, external_jobid=job_id, aux={"slurm_logfile": log_file})
+        self._running[job_id] = info
+        self._markers.expect(job_id)
+        self._report_job_submission_threadsafe(info)
+
+    def _log_file(self, job: Any) -> Path:
+        kind = "group" if job.is_group() else "rule"
+        folder = self.slurm_logdir / f"{kind}_{job.name}" / get_job_wildcards(job)
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(folder / "%j.log")
+
+    def _sbatch(self, job: Any, request: QPURequest, log_file: Path) -> list[str]:
+        """Render the stock executor's sbatch call, as argv, with the request's options."""
+        settings = self.workflow.executor_settings
+        validate_slurm_extra(job)
+        wildcards = get_job_wildcards(job)
+        partition_given = bool(job.resources.get("slurm_partition"))
+        options = self._requests.options(request, partition=not partition_given)
+        site_chooses = any(option.startswith("--partition=") for option in options)
+        call = get_submit_command(
+            job,
+            {
+                "run_uuid": self.run_uuid,
+                "slurm_logfile": log_file,
+                "comment_str": f"rule_{job.name}" + (f"_wildcards_{wildcards}" * bool(wildcards)),
+                "account": "" if settings.no_account else next(self.get_account_arg(job)),
+                "partition": "" if site_chooses else self.get_partition_arg(job),
+                "workdir": self.workflow.workdir_init,
+            },
+            settings=settings,
+            failed_nodes=self._failed_nodes,
+        )
+        requeue = [] if settings.requeue or settings.no_requeue else ["--no-requeue"]
+        return [*shlex.split(call + set_gres_string(job)), *requeue, *options]
+
+    def _command(self, job: Any) -> list[str]:
+        if can_run_directly(job, self.workflow) and not self.workflow.executor_settings.nested:
+            return ["/bin/bash", "-c", render_command(job)]
+        return ["/bin/bash", "-c", self.format_job_exec(job)]
+
+    def format_job_exec(self, job: Any) -> str:
+        """Render the Snakemake call inside the job."""
+        token = _HOLDS_QPU.set(self._requests.find(job) is not None)
+        try:
+            return str(super().format_job_exec(job))
+        finally:
+            _HOLDS_QPU.reset(token)
+
+    def additional_general_args(self) -> str:
+        """No jobstep and no srun under a lease; the stock ones for all other jobs."""
+        return "" if _HOLDS_QPU.get() else str(super().additional_general_args())
+
+    # Completion
+
+    async def sleep(self) -> None:
+        """Sleep until the stock schedule asks Slurm again, or until a marker says to ask now."""
+        wake_at = monotonic() + self.next_seconds_between_status_checks
+        while self.wait and monotonic() < wake_at and not self._markers.due():
+            await asyncio.sleep(POLL_SECONDS)
+
+    def get_status_command(self) -> str:
+        """Return `sacct` or `squeue`; never `sacct` where Slurm has no accounting."""
+        return str(super().get_status_command()) if self._has_accounting else "squeue"
+
+    @cached_property
+    def _has_accounting(self) -> bool:
+        return has_accounting(run_command(["scontrol", "show", "config"]).stdout)
+
+    async def check_active_jobs(
+        self, active_jobs: list[SubmittedJobInfo]
+    ) -> AsyncGenerator[SubmittedJobInfo, None]:
+        """Ask Slurm what became of the jobs; yields those that are not over."""
+        self._settled.clear()
+        active = {info.external_jobid: info for info in active_jobs}
+        async for info in super().check_active_jobs(active_jobs):
+            self._markers.postpone(info.external_jobid)
+            del active[info.external_jobid]
+            yield info
+        # When Slurm does not answer, the stock executor forgets its jobs and waits for ever.
+        for job_id in active.keys() - self._settled:
+            self._markers.postpone(job_id)
+            yield active[job_id]
+
+    def report_job_success(self, job_info: SubmittedJobInfo) -> None:
+        """Report that Slurm says COMPLETED."""
+        self._forget(job_info)
+        super().report_job_success(job_info)
+
+    def report_job_error(
+        self, job_info: SubmittedJobInfo, msg: str | None = None, **kwargs: Any
+    ) -> None:
+        """Report a job that failed, or that was never accepted."""
+        self._forget(job_info)
+        super().report_job_error(job_info, msg=msg, **kwargs)
+
+    def _forget(self, job_info: SubmittedJobInfo) -> None:
+        if job_info.external_jobid is not None:
+            self._settled.add(job_info.external_jobid)
+            self._running.pop(job_info.external_jobid, None)
+            self._markers.forget(job_info.external_jobid)

@@ -1,0 +1,72 @@
+"""Completion markers: files that say that a job has ended, until Slurm has confirmed it.
+
+A marker only decides *when* Slurm is asked; Slurm's answer decides what became of the job. A
+marker that cannot be seen (no shared file system, a full disk) costs nothing: the stock schedule
+asks then.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from time import monotonic
+
+__all__ = ["POLL_SECONDS", "Markers"]
+
+POLL_SECONDS = 0.1
+"""How often the folder is looked at: one `scandir`, no scheduler."""
+
+_FIRST_PAUSE = 0.2
+"""Seconds from a marker to the question: a batch script's exit takes slurmctld that long."""
+
+_LONGEST_PAUSE = 30.0
+"""The pause doubles up to here while Slurm says that the job runs: a long epilog, say."""
+
+
+class Markers:
+    """The markers of one run's jobs, in a folder of their own.
+
+    Args:
+        parent: Where the folder is made, at the first job.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        self._parent = parent
+        self._waiting: set[str] = set()
+        self._ask_at: dict[str, float] = {}
+        self._pause: dict[str, float] = {}
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder, which all nodes see."""
+        self._parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=self._parent.resolve()))
+
+    def expect(self, job_id: str) -> None:
+        """Look for the marker of a job from now on."""
+        self._waiting.add(job_id)  # from the submitting threads: one atomic step
+
+    def forget(self, job_id: str) -> None:
+        """Slurm has said what became of the job: its marker is needed no more."""
+        if job_id in self._waiting:
+            self._waiting.discard(job_id)
+            self._ask_at.pop(job_id, None)
+            self._pause.pop(job_id, None)
+            (self.folder / job_id).unlink(missing_ok=True)
+
+    def postpone(self, job_id: str) -> None:
+        """Slurm says that the job is not over: wait twice as long before asking again."""
+        if job_id in self._ask_at:
+            pause = min(2 * self._pause[job_id], _LONGEST_PAUSE)
+            self._pause[job_id], self._ask_at[job_id] = pause, monotonic() + pause
+
+    def due(self) -> bool:
+        """Whether a job has left its marker and Slurm should be asked now."""
+        if not self._waiting:
+            return False
+        now = monotonic()
+        for job_id in self._waiting.intersection(os.listdir(self.folder)) - set(self._ask_at):
+            self._pause[job_id], self._ask_at[job_id] = _FIRST_PAUSE, now + _FIRST_PAUSE
+        return any(now >= ask_at for ask_at in self._ask_at.values())

@@ -1,0 +1,40 @@
+"""The batch script of a job that holds a QPU: pure text."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["lease_command", "render_script"]
+
+_SCRIPT = """\
+#!/bin/bash
+marker={markers}/"$SLURM_JOB_ID"
+rm -f "$marker"
+trap : HUP INT TERM
+{command}
+status=$?
+echo "$status" > "$marker.part" && mv "$marker.part" "$marker"
+exit "$status"
+"""
+# bash: dash, Debian's /bin/sh, drops the variables of a QPU whose name has a hyphen.
+# rm: a requeued job must not be taken for done.
+# trap: the shell must outlive the lease's supervisor. When a batch script ends, Slurm kills what is
+# left of its job at once, and the supervisor would have no time to release.
+
+
+def lease_command(python: Sequence[str], qpu: str, command: Sequence[str]) -> list[str]:
+    """Render the argv that runs a command under a lease of a QPU."""
+    return [*python, "-m", "qrmi_workflows", "lease", "exec", "--qpu", qpu, "--", *command]
+
+
+def render_script(command: Sequence[str], markers: Path) -> str:
+    """Render the batch script that runs a command and leaves a marker when it has ended.
+
+    Args:
+        command: The argv.
+        markers: The folder of the markers; the marker is named after the Slurm job's id and
+            holds the exit status.
+    """
+    return _SCRIPT.format(markers=shlex.quote(str(markers)), command=shlex.join(command))

@@ -26,8 +26,6 @@ __all__ = [
     "require_gres",
 ]
 
-_GRES_OF_NODE = re.compile(r"([^,(\s]+)(?:\([^)]*\))?")
-
 
 def qpu_options(request: QPURequest, policy: QPUPolicy) -> list[str]:
     """Render the sbatch options that ask for a QPU, as the site grants it.
@@ -67,10 +65,10 @@ def offered_gres(sinfo_output: str) -> set[str]:
     `qpu:ibm_fez:1(S:0),gpu:2` gives `{"qpu:ibm_fez", "gpu"}`.
     """
     found = set()
-    for match in _GRES_OF_NODE.finditer(sinfo_output):
-        parts = match[1].split(":")
+    for entry in re.split(r"[,\s]+", re.sub(r"\([^)]*\)", "", sinfo_output)):
+        parts = entry.split(":")
         found.add(":".join(parts[:-1] if parts[-1][:1].isdigit() else parts))
-    return found - {"", "null"}
+    return found - {""}
 
 
 def require_gres(policy: QPUPolicy, offered: set[str]) -> None:

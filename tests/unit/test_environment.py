@@ -1,0 +1,68 @@
+"""The environment contract, against upstream's own reader."""
+
+import pytest
+import qrmi
+
+from qrmi_workflows.environment import JobQPU, read_job, write_job
+from qrmi_workflows.errors import ConfigError
+
+FEZ = JobQPU(
+    name="ibm_fez",
+    type="ibm-quantum-compute-service",
+    environment={"QRMI_IBM_QCS_ENDPOINT": "http://127.0.0.1:1"},
+    token="session-1",
+)
+FRESNEL = JobQPU(name="FRESNEL", type="pasqal-cloud", environment={}, token="t2")
+CAN1 = JobQPU(name="FRESNEL_CAN1", type="pasqal-cloud", environment={"QRMI_X": "1"}, token="t3")
+
+
+def test_what_is_written_is_read_back():
+    written = write_job([FEZ, FRESNEL, CAN1])
+
+    assert read_job(written) == {"ibm_fez": FEZ, "FRESNEL": FRESNEL, "FRESNEL_CAN1": CAN1}
+
+
+def test_upstreams_own_reader_understands_what_is_written(monkeypatch):
+    for name, value in write_job([FEZ, FRESNEL]).items():
+        monkeypatch.setenv(name, value)
+
+    assert qrmi.get_job_qpu_resources_and_types() == (
+        ["ibm_fez", "FRESNEL"],
+        ["ibm-quantum-compute-service", "pasqal-cloud"],
+    )
+
+
+def test_the_variables_are_those_of_upstreams_contract():
+    assert write_job([FEZ], timeout_seconds=600) == {
+        "QRMI_LIST_DELIMITER": ",",
+        "QRMI_JOB_QPU_RESOURCES": "ibm_fez",
+        "QRMI_JOB_QPU_TYPES": "ibm-quantum-compute-service",
+        "ibm_fez_QRMI_IBM_QCS_ENDPOINT": "http://127.0.0.1:1",
+        "ibm_fez_QRMI_JOB_TIMEOUT_SECONDS": "600",
+        "ibm_fez_QRMI_JOB_ACQUISITION_TOKEN": "session-1",
+    }
+
+
+def test_the_legacy_names_are_read_too():
+    legacy = {
+        "SLURM_JOB_QPU_RESOURCES": "a;b",
+        "SLURM_JOB_QPU_TYPES": "pasqal-cloud;pasqal-cloud",
+        "QRMI_LIST_DELIMITER": ";",
+        "b_QRMI_JOB_ACQUISITION_TOKEN": "t",
+    }
+
+    assert [(qpu.name, qpu.token) for qpu in read_job(legacy).values()] == [("a", None), ("b", "t")]
+
+
+def test_outside_a_job_there_is_none():
+    assert read_job({}) == {}
+
+
+def test_lists_of_different_length_are_refused():
+    with pytest.raises(ConfigError, match="names 2 QPUs"):
+        read_job({"QRMI_JOB_QPU_RESOURCES": "a,b", "QRMI_JOB_QPU_TYPES": "pasqal-cloud"})
+
+
+def test_credentials_and_tokens_stay_out_of_repr():
+    assert "127.0.0.1" not in repr(FEZ)
+    assert "session-1" not in repr(FEZ)

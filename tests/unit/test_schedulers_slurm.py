@@ -1,0 +1,113 @@
+"""Slurm's argv builders and parsers, on recorded output."""
+
+from pathlib import Path
+
+import pytest
+
+from qrmi_workflows.config import QPUPolicy
+from qrmi_workflows.errors import RequestError, SchedulerError, UnknownQPUError
+from qrmi_workflows.schedulers.base import JobState, QPURequest, require_success, run_command
+from qrmi_workflows.schedulers.slurm import (
+    Slurm,
+    gres_of_job,
+    offered_gres,
+    qpu_options,
+    refuse_options,
+    require_gres,
+)
+
+FEZ = QPUPolicy(name="ibm_fez", gres="qpu:ibm_fez", licence="qpu_ibm_fez")
+
+
+def test_a_request_becomes_gres_and_licence():
+    assert qpu_options(QPURequest(qpu="ibm_fez"), FEZ) == [
+        "--gres=qpu:ibm_fez:1",
+        "--licenses=qpu_ibm_fez:1",
+    ]
+
+
+def test_a_request_becomes_whatever_the_site_has():
+    policy = QPUPolicy(name="a", qpu_option=True, partition="quantum")
+
+    assert qpu_options(QPURequest(qpu="a"), policy) == ["--partition=quantum", "--qpu=a"]
+    assert qpu_options(QPURequest(qpu="ibm_fez", count=2), FEZ)[0] == "--gres=qpu:ibm_fez:2"
+
+
+@pytest.mark.parametrize("count", [0, -1, True, 1.5, "1"])
+def test_a_count_that_nothing_could_grant_is_refused(count):
+    with pytest.raises(RequestError, match="whole number from 1 on"):
+        QPURequest(qpu="a", count=count)
+
+
+@pytest.mark.parametrize("options", ["--gres=gpu:1", "#SBATCH --gres gpu:1", "-x --licenses=a"])
+def test_an_option_that_would_override_the_request_is_refused(options):
+    with pytest.raises(RequestError, match="would override"):
+        refuse_options(options, ["gres", "licenses"], where="scheduler_options")
+
+
+def test_other_options_pass():
+    refuse_options("--gres-flags=enforce-binding -n1", ["gres"], where="scheduler_options")
+
+
+def test_the_gres_of_all_nodes_are_read():
+    output = "qpu:ibm_fez:1(S:0),qpu:FRESNEL:1\ngpu:2,qpu:ibm_fez:1\n(null)\n"
+
+    assert offered_gres(output) == {"qpu:ibm_fez", "qpu:FRESNEL", "gpu"}
+
+
+def test_a_qpu_whose_gres_no_node_has_is_refused_with_those_there_are():
+    require_gres(FEZ, {"qpu:IBM_FEZ"})  # Slurm does not mind the case
+    with pytest.raises(UnknownQPUError, match=r"no node has GRES 'qpu:ibm_fez'; allowed: a, b"):
+        require_gres(FEZ, {"qpu:a", "qpu:b", "gpu"})
+
+
+@pytest.mark.parametrize("written", ["gres:qpu:ibm_fez:1", "gres/qpu:ibm_fez:1"])
+def test_the_gres_of_a_job_is_read_from_both_forms(written):
+    shown = f"JobId=3 JobName=x\n   JobState=RUNNING Reason=None\n   TresPerNode={written}\n"
+
+    assert gres_of_job(shown + "   Licenses=qpu_ibm_fez:1 Network=(null)") == {
+        "state": "RUNNING",
+        "gres": "qpu:ibm_fez:1",
+        "licences": "qpu_ibm_fez:1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("output", "job"),
+    [("17\n", "17"), ("17;alpha\n", "17"), ("quota: fine\n17\n", "17"), ("", None), ("no", None)],
+)
+def test_the_id_of_a_submission_is_read(output, job):
+    assert Slurm().parse_job_id(output) == job
+
+
+def test_states_are_read_and_an_unknown_one_is_unknown():
+    output = "1|RUNNING|a\n2_3|COMPLETING|b\n4|CANCELLED by 0|c\n5|NEWLY_INVENTED|d|e\nnoise\n"
+
+    assert Slurm().parse_status(output) == {
+        "1": (JobState.RUNNING, "a"),
+        "2_3": (JobState.RUNNING, "b"),
+        "4": (JobState.CANCELLED, "c"),
+        "5": (JobState.UNKNOWN, "d|e"),
+    }
+
+
+def test_commands_are_argv_lists_for_the_right_cluster():
+    slurm = Slurm(clusters="alpha")
+
+    assert slurm.submit_argv(Path("a b.sh")) == [
+        "sbatch", "--parsable", "--clusters=alpha", "a b.sh",
+    ]  # fmt: skip
+    assert slurm.cancel_argv(["1", "2"]) == ["scancel", "--clusters=alpha", "1", "2"]
+    assert slurm.cancel_by_name_argv("n") == ["scancel", "--me", "--clusters=alpha", "--name=n"]
+
+
+def test_a_command_that_is_absent_silent_or_failing_is_an_error_with_its_words():
+    with pytest.raises(SchedulerError, match="not on PATH"):
+        run_command(["no-such-scheduler"])
+    with pytest.raises(SchedulerError, match=r"did not end within 0\.05 s") as silent:
+        run_command(["sleep", "5"], timeout=0.05)
+    with pytest.raises(SchedulerError, match="exit status 3: denied"):
+        require_success(run_command(["sh", "-c", "echo denied >&2; exit 3"]))
+
+    assert silent.value.retryable
+    assert silent.value.argv == ("sleep", "5")

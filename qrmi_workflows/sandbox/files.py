@@ -1,0 +1,81 @@
+"""Writes the files of a sandbox."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from qrmi_workflows.sandbox import render
+from qrmi_workflows.sandbox.layout import WRAPPERS_MARK, Layout, Programs
+from qrmi_workflows.sandbox.state import State
+from qrmi_workflows.schedulers.base import run_command
+
+__all__ = ["write_files"]
+
+_KEY_BYTES = 1024
+
+
+def write_files(layout: Layout, state: State, programs: Programs, lanes: Mapping[str, int]) -> None:
+    """Write all that the daemons and the commands read, but what the emulator writes itself.
+
+    Args:
+        layout: Where to.
+        state: The nodes and ports.
+        programs: The real Slurm.
+        lanes: The QPUs' names, and how many lanes each has.
+    """
+    cluster = render.Cluster(
+        layout=layout,
+        runtime=state.runtime,
+        host=socket.gethostname().split(".")[0],
+        user=_user(),
+        controller_port=state.controller_port,
+        node_ports=state.node_ports,
+        qpus=tuple(lanes),
+    )
+    _write(layout.slurm_conf, render.render_slurm_conf(cluster))
+    _write(layout.etc / "gres.conf", render.render_gres_conf(lanes))
+    _write(layout.etc / "cgroup.conf", render.render_cgroup_conf(_version(programs)))
+    _write(layout.etc / "plugstack.conf", "")
+    _write(layout.etc / "task_prolog", render.render_task_prolog(layout), mode=0o700)
+    _write(layout.site_policy, render.render_site_policy(lanes))
+    if not layout.munge_key.exists():
+        _write(layout.munge_key, os.urandom(_KEY_BYTES))
+    _write_wrappers(layout, programs)
+
+
+def _write_wrappers(layout: Layout, programs: Programs) -> None:
+    variables = {"SLURM_CONF": str(layout.slurm_conf)}
+    commands: dict[str, list[str | Path]] = {
+        name: [path] for name, path in programs.clients.items()
+    }
+    commands["qpu"] = [sys.executable, "-m", "qrmi_workflows"]
+    (layout.wrappers / WRAPPERS_MARK).touch()
+    for name, argv in commands.items():
+        _write(layout.wrappers / name, render.render_wrapper(argv, variables), mode=0o700)
+
+
+def _write(path: Path, content: str | bytes, mode: int = 0o600) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.touch(mode=mode)
+    temporary.chmod(mode)
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    temporary.replace(path)
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def _version(programs: Programs) -> tuple[int, ...]:
+    """Ask Slurm for its version: `slurm-wlm 22.05.8` gives `(22, 5)`."""
+    found = re.search(r"(\d+)\.(\d+)", run_command([str(programs.slurmctld), "-V"]).stdout)
+    return (int(found[1]), int(found[2])) if found else (0, 0)

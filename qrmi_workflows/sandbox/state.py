@@ -1,0 +1,118 @@
+"""What a sandbox remembers between commands: its nodes, QPUs, ports and processes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from random import Random
+
+from qrmi_workflows.errors import SandboxError
+from qrmi_workflows.sandbox.layout import Layout
+from qrmi_workflows.sandbox.processes import ProcessRecord
+
+__all__ = ["State", "are_free", "free_ports", "locked", "read_state", "write_state"]
+
+_PORTS = range(20000, 32000)  # below the range that Linux gives to outgoing connections
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """A sandbox that was started, and not stopped since.
+
+    Attributes:
+        nodes: How many nodes.
+        qpus: What was asked for: `NAME=TYPE[:MODEL]`; the emulator's own choice when empty.
+        runtime: The short folder for sockets.
+        controller_port: slurmctld's TCP port.
+        node_ports: The TCP port of each node's slurmd.
+        daemons: What was started, by name.
+    """
+
+    nodes: int
+    qpus: tuple[str, ...]
+    runtime: Path
+    controller_port: int
+    node_ports: tuple[int, ...]
+    daemons: Mapping[str, ProcessRecord] = field(default_factory=dict)
+
+    def with_daemon(self, name: str, record: ProcessRecord) -> State:
+        """Return the state with one more daemon."""
+        return replace(self, daemons={**self.daemons, name: record})
+
+
+def read_state(layout: Layout) -> State | None:
+    """Read the state; `None` when the sandbox is down.
+
+    Raises:
+        SandboxError: The file is damaged.
+    """
+    path = layout.state_file
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        daemons = {name: ProcessRecord(**item) for name, item in document.pop("daemons").items()}
+        return State(
+            nodes=document["nodes"],
+            qpus=tuple(document["qpus"]),
+            runtime=Path(document["runtime"]),
+            controller_port=document["controller_port"],
+            node_ports=tuple(document["node_ports"]),
+            daemons=daemons,
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SandboxError(
+            f"{path}: not a sandbox's state: {error}. Remove that file, or name another folder "
+            "with --dir."
+        ) from error
+
+
+def write_state(layout: Layout, state: State) -> None:
+    """Write the state, whole or not at all."""
+    text = json.dumps(asdict(state), indent=2, default=str) + "\n"
+    temporary = layout.state_file.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(layout.state_file)
+
+
+@contextmanager
+def locked(layout: Layout) -> Iterator[None]:
+    """Let one command at a time start or stop this sandbox; another one waits."""
+    with layout.lock_file.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """Find TCP ports of the loopback interface that nobody listens on.
+
+    Raises:
+        SandboxError: There are not as many.
+    """
+    found: list[int] = []
+    for port in Random(os.urandom(8)).sample(_PORTS, len(_PORTS)):  # noqa: S311 - no secret
+        if len(found) == count:
+            return tuple(found)
+        if are_free([port]):
+            found.append(port)
+    raise SandboxError(
+        f"no {count} free TCP ports between {_PORTS[0]} and {_PORTS[-1]}. End what listens there."
+    )
+
+
+def are_free(ports: Iterable[int]) -> bool:
+    """Say whether nobody listens on any of these TCP ports."""
+    for port in ports:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("0.0.0.0", port))  # noqa: S104 - bound for a moment, never listened on
+            except OSError:
+                return False
+    return True

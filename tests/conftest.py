@@ -1,0 +1,26 @@
+"""What all tiers share: one sandbox, a site in miniature, for all tests that need Slurm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from qrmi_workflows.sandbox import Sandbox
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A sandbox that is up: real Slurm, two nodes, the emulator's default QPUs."""
+    box = Sandbox(tmp_path_factory.mktemp("sandbox"))
+    box.up()
+    yield box
+    box.down()
+
+
+@pytest.fixture
+def in_sandbox(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """The same, with this process's environment leading to it."""
+    for name, value in sandbox.environment().items():
+        monkeypatch.setenv(name, value)
+    return sandbox

@@ -1,0 +1,99 @@
+"""`qpu emulator`: the emulator alone, without Slurm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+__all__ = ["emulator"]
+
+_FOLDER = Path("qpu-emulator")
+
+
+class _ServeByDefault(click.Group):
+    """`qpu emulator --port 8000` is `qpu emulator serve --port 8000`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `serve` in front where no command is named."""
+        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
+            args = ["serve", *args]
+        return super().parse_args(ctx, args)
+
+
+_folder_option = click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=_FOLDER,
+    show_default=True,
+    help="The emulator's state folder.",
+)
+
+
+@click.group(cls=_ServeByDefault)
+def emulator() -> None:
+    """Emulated QPUs behind their vendors' HTTP APIs; alone, it serves in the foreground."""
+
+
+@emulator.command()
+@_folder_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to bind.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="The port; by default the one of the last run if it is free, else any.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A TOML file with [qpus.NAME] tables.",
+)
+@click.option("--qpu", "qpus", multiple=True, metavar="NAME=TYPE[:MODEL]", help="A QPU to emulate.")
+@click.option("--seed", type=int, help="What random numbers derive from.")
+@click.option("--json", "as_json", is_flag=True, help="Announce readiness as one JSON line.")
+def serve(
+    folder: Path,
+    host: str,
+    port: int | None,
+    config: Path | None,
+    qpus: tuple[str, ...],
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM."""
+    from qrmi_workflows.emulator.folder import Folder
+    from qrmi_workflows.emulator.server import Readiness
+    from qrmi_workflows.emulator.server import serve as run_server
+    from qrmi_workflows.emulator.settings import read_settings
+
+    def announce(ready: Readiness) -> None:
+        if as_json:
+            text = {"url": ready.url, "config": str(ready.config), "qpus": list(ready.qpus)}
+            click.echo(json.dumps(text))
+        else:
+            click.echo(f"Serving {', '.join(ready.qpus)} at {ready.url}; config: {ready.config}")
+
+    settings = read_settings(config, qpus, seed)
+    run_server(settings, Folder(folder.resolve()), host, port, announce)
+
+
+@emulator.command()
+@_folder_option
+def counters(folder: Path) -> None:
+    """Print how many tasks and sessions there were and are, as JSON."""
+    from qrmi_workflows.emulator.client import Control
+
+    click.echo(json.dumps(Control(folder).counters(), indent=2))
+
+
+@emulator.command()
+@_folder_option
+@click.argument("name")
+@click.argument("availability", type=click.Choice(["online", "paused", "offline"]))
+def set(folder: Path, name: str, availability: str) -> None:  # noqa: A001 - the command's name
+    """Bring a QPU online, pause it, or take it offline."""
+    from qrmi_workflows.emulator.client import Control
+
+    Control(folder).ask("PATCH", f"/qpus/{name}", {"availability": availability})

@@ -1,0 +1,178 @@
+"""Start an emulator from Python, and ask a running one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from qrmi_workflows.errors import EmulatorError
+
+__all__ = ["Control", "Emulator", "start_emulator"]
+
+_START_SECONDS = 20.0
+_STOP_SECONDS = 10.0
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Control:
+    """The control endpoint of the emulator that serves a folder.
+
+    Args:
+        folder: The emulator's state folder.
+
+    Raises:
+        EmulatorError: No emulator has served that folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "control.json"
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise EmulatorError(
+                f"{path}: {error}. Name the --dir of a running emulator; "
+                "`qpu emulator --dir DIR` starts one."
+            ) from error
+        self._url: str = document["url"]
+        self._token: str = document["token"]
+
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        """Send one request and return the decoded answer.
+
+        Raises:
+            EmulatorError: The emulator refused it, or does not run.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(  # noqa: S310 - our own http address
+            f"{self._url}{path}",
+            data=data,
+            method=method,
+            headers={
+                "Authorization": f"Bearer {self._token}",
+                "Content-Type": "application/json",
+            },
+        )
+        try:
+            with _DIRECT.open(request, timeout=10) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            reason = json.loads(error.read() or b"{}").get("error", error.reason)
+            raise EmulatorError(f"the emulator refused {method} {path}: {reason}") from error
+        except OSError as error:
+            raise EmulatorError(
+                f"no emulator answers at {self._url}: {error}. `qpu emulator` starts one."
+            ) from error
+
+    def counters(self) -> dict[str, Any]:
+        """Return how many tasks and sessions there were and are, in all and per QPU."""
+        counters: dict[str, Any] = self.ask("GET", "/counters")
+        return counters
+
+
+class Emulator:
+    """An emulator in a process of its own; leaving the `with` block stops it.
+
+    Attributes:
+        url: Where it serves.
+        config_path: The `qrmi_config.json` that it wrote.
+        folder: Its state folder.
+        process: Its process.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path, url: str) -> None:
+        self.process = process
+        self.folder = folder
+        self.url = url
+        self.config_path = folder / "qrmi_config.json"
+
+    @property
+    def control(self) -> Control:
+        """Its control endpoint."""
+        return Control(self.folder)
+
+    def counters(self) -> dict[str, Any]:
+        """Return how many tasks and sessions there were and are, in all and per QPU."""
+        return self.control.counters()
+
+    def stop(self) -> int:
+        """Stop it and return its exit status; does nothing when it has ended."""
+        self.process.terminate()
+        try:
+            return self.process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+    def __enter__(self) -> Emulator:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def start_emulator(
+    folder: Path,
+    qpus: Iterable[str] = (),
+    *,
+    config: Path | None = None,
+    port: int | None = None,
+    options: Iterable[str] = (),
+) -> Emulator:
+    """Start an emulator and wait until it answers.
+
+    Args:
+        folder: Its state folder; its log is `emulator.log` there.
+        qpus: QPUs as `NAME=TYPE[:MODEL]`; the defaults when there are none and no `config`.
+        config: A TOML file with its settings.
+        port: The port; the last one of that folder or a free one when it is `None`.
+        options: Further options of `qpu emulator`.
+
+    Raises:
+        EmulatorError: It did not start within 20 seconds.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    argv = [sys.executable, "-m", "qrmi_workflows", "emulator", "serve", "--json"]
+    argv += ["--dir", str(folder)]
+    argv += [item for qpu in qpus for item in ("--qpu", qpu)]
+    argv += ["--config", str(config)] if config else []
+    argv += ["--port", str(port)] if port is not None else []
+    log = folder / "emulator.log"
+    ready = folder / ".ready"
+    with log.open("ab") as errors, ready.open("wb") as output:
+        process = subprocess.Popen(
+            [*argv, *options], stdin=subprocess.DEVNULL, stdout=output, stderr=errors
+        )
+    try:
+        url = _await_readiness(process, ready, log)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return Emulator(process, folder, url)
+
+
+def _await_readiness(process: subprocess.Popen[bytes], ready: Path, log: Path) -> str:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        text = ready.read_text(encoding="utf-8")
+        if text.endswith("\n"):
+            return str(json.loads(text)["url"])
+        if process.poll() is not None:
+            break
+        time.sleep(0.01)
+    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:])
+    how = f"ended with status {process.poll()}" if process.poll() is not None else "is not ready"
+    raise EmulatorError(f"the emulator {how} after {_START_SECONDS:g} s; its log {log}:\n{tail}")

@@ -1,0 +1,26 @@
+"""The emulator's idea of the time: the machine's, plus a skew that a fault may add."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+__all__ = ["Clock"]
+
+
+class Clock:
+    """A wall clock that can be wrong on purpose."""
+
+    def __init__(self) -> None:
+        self.skew_seconds = 0.0
+
+    def now(self) -> float:
+        """Return the time in seconds since the epoch."""
+        return time.time() + self.skew_seconds
+
+    @staticmethod
+    def iso(moment: float | None) -> str | None:
+        """Render a time as ISO 8601 in UTC with microseconds, `None` as `None`."""
+        if moment is None:
+            return None
+        return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,388 @@
+"""IBM Quantum Compute Service: https://quantum.cloud.ibm.com/docs/api/qiskit-runtime-rest.
+
+Jobs and sessions over a REST API behind IBM Cloud IAM: a key is exchanged for a Bearer token, and
+each request names the service instance by its CRN.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from qrmi_workflows.emulator.device import Device
+from qrmi_workflows.emulator.dialects.base import (
+    Dialect,
+    Handler,
+    JSONResponse,
+    RefusalError,
+    json_object,
+    wanted,
+)
+from qrmi_workflows.emulator.dialects.ibm import (
+    backend_document,
+    exchange_key,
+    fake_backends,
+    new_api_key,
+)
+from qrmi_workflows.emulator.store import FINAL_STATES, Session, Task
+
+__all__ = ["QuantumComputeService"]
+
+PROGRAMS = ("sampler", "estimator", "executor", "noise-learner", "noiselearner")
+_STATUS = {
+    "queued": "Queued",
+    "running": "Running",
+    "completed": "Completed",
+    "failed": "Failed",
+    "cancelled": "Cancelled",
+}
+_PENDING: tuple[str, ...] = ("queued", "running")
+_MAX_TTL = 28800
+
+
+class QuantumComputeService(Dialect):
+    """The dialect `ibm-quantum-compute-service`."""
+
+    type = "ibm-quantum-compute-service"
+    simulators = ("aer", "null")
+    default_model = "fez"
+
+    def models(self) -> tuple[str, ...]:
+        """Return the names of qiskit-ibm-runtime's fake backends."""
+        return fake_backends()
+
+    def new_secrets(self) -> dict[str, str]:
+        """Return an API key and a service instance."""
+        instance = f"a/{secrets.token_hex(16)}:{uuid4()}"
+        return {
+            "apikey": new_api_key(),
+            "crn": f"crn:v1:bluemix:public:quantum-computing:us-east:{instance}::",
+        }
+
+    def environment(self, qpu: str, url: str, secrets: Mapping[str, str]) -> dict[str, str]:
+        """Return `QRMI_IBM_QCS_*`."""
+        del qpu
+        return {
+            "QRMI_IBM_QCS_ENDPOINT": url,
+            "QRMI_IBM_QCS_IAM_ENDPOINT": url,
+            "QRMI_IBM_QCS_IAM_APIKEY": secrets["apikey"],
+            "QRMI_IBM_QCS_SERVICE_CRN": secrets["crn"],
+        }
+
+    def handlers(self) -> list[tuple[str, str, Handler]]:
+        """Return the API."""
+        return [
+            ("GET", "/jobs/{id}", self._get_job),
+            ("POST", "/jobs", self._create_job),
+            ("GET", "/jobs/{id}/results", self._get_results),
+            ("POST", "/identity/token", self._issue_token),
+            ("GET", "/jobs", self._list_jobs),
+            ("GET", "/jobs/{id}/logs", self._get_logs),
+            ("GET", "/jobs/{id}/metrics", self._get_metrics),
+            ("POST", "/jobs/{id}/cancel", self._cancel_job),
+            ("DELETE", "/jobs/{id}", self._delete_job),
+            ("POST", "/sessions", self._create_session),
+            ("GET", "/sessions/{id}", self._get_session),
+            ("PATCH", "/sessions/{id}", self._update_session),
+            ("DELETE", "/sessions/{id}/close", self._close_session),
+            ("GET", "/backends", self._list_backends),
+            ("GET", "/backends/{name}/status", self._get_backend_status),
+            ("GET", "/backends/{name}/configuration", self._get_configuration),
+            ("GET", "/backends/{name}/properties", self._get_properties),
+        ]
+
+    def refuse(self, refusal: RefusalError) -> Response:
+        """Render IBM's error document."""
+        error = {
+            "code": refusal.code or refusal.status,
+            "message": refusal.message,
+            "solution": "Correct the request and send it again.",
+            "more_info": "https://quantum.cloud.ibm.com/docs/errors",
+        }
+        document = {"errors": [error], "trace": str(uuid4()), "status_code": refusal.status}
+        return JSONResponse(document, status_code=refusal.status)
+
+    def _authorize(self, request: Request) -> None:
+        if not self.fleet.tokens.accepts(self.bearer(request), self.type):
+            raise RefusalError(401, "The access token is missing, invalid or expired.")
+        if request.headers.get("service-crn") != self.secrets["crn"]:
+            raise RefusalError(
+                403, "The header Service-CRN does not name an instance of this account."
+            )
+
+    async def _issue_token(self, request: Request) -> Response:
+        return await exchange_key(request, self)
+
+    # Jobs
+
+    async def _create_job(self, request: Request) -> Response:
+        self._authorize(request)
+        body = await json_object(request)
+        device = self.device(wanted(body, "backend", str))
+        program = wanted(body, "program_id", str)
+        if program not in PROGRAMS:
+            raise RefusalError(
+                404, f"Program {program!r} was not found; there are {_join(PROGRAMS)}."
+            )
+        params = wanted(body, "params", dict)
+        if program in ("sampler", "estimator") and not params.get("pubs"):
+            raise RefusalError(400, "The field 'params.pubs' must be a list of at least one PUB.")
+        session_id = body.get("session_id")
+        if session_id is not None:
+            self._session_accepts(session_id, device)
+        task = self._new_task(device, program, session_id, body)
+        self.fleet.store.add_task(task, json.dumps(params))
+        device.submit([task])
+        return JSONResponse(
+            {"id": task.id, "backend": device.name, "session_id": session_id, "private": False}
+        )
+
+    def _new_task(
+        self, device: Device, program: str, session_id: str | None, body: Mapping[str, Any]
+    ) -> Task:
+        kept = {key: body[key] for key in ("tags", "cost", "private") if body.get(key)}
+        return Task(
+            id=secrets.token_hex(10),
+            qpu=device.name,
+            program=program,
+            session=session_id,
+            accepted=self.fleet.clock.now(),
+            details=kept,
+        )
+
+    def _task(self, request: Request) -> Task:
+        self._authorize(request)
+        task_id = request.path_params["id"]
+        task = self.fleet.task(task_id)
+        if task is None or task.qpu not in {device.name for device in self.devices}:
+            raise RefusalError(404, f"Job not found. Job ID: {task_id}", 1291)
+        return task
+
+    async def _get_job(self, request: Request) -> Response:
+        task = self._task(request)
+        document = self._job_document(task)
+        if request.query_params.get("exclude_params", "").lower() == "false":
+            document["params"] = json.loads(self.fleet.store.request(task.id))
+        return JSONResponse(document)
+
+    def _job_document(self, task: Task) -> dict[str, Any]:
+        status = _STATUS[task.state]
+        state: dict[str, Any] = {"status": status}
+        if task.reason:
+            state |= {"reason": task.reason, "reason_code": _reason_code(task)}
+        seconds = (task.finished or task.started or 0) - (task.started or 0)
+        return {
+            "id": task.id,
+            "backend": task.qpu,
+            "state": state,
+            "status": status,
+            "program": {"id": task.program},
+            "created": self.fleet.clock.iso(task.accepted),
+            "cost": task.details.get("cost", 10000),
+            "tags": task.details.get("tags", []),
+            "session_id": task.session,
+            "private": False,
+            "user_id": "emulator",
+            "usage": {"seconds": seconds, "quantum_seconds": seconds},
+        }
+
+    async def _list_jobs(self, request: Request) -> Response:
+        self._authorize(request)
+        query = request.query_params
+        limit, offset = _whole(query, "limit", 10), _whole(query, "offset", 0)
+        states = {"true": _PENDING, "false": FINAL_STATES}.get(query.get("pending", "").lower(), ())
+        columns = {"backend": "qpu", "session_id": "session", "program": "program"}
+        equal = {column: query[key] for key, column in columns.items() if query.get(key)}
+        names = {device.name for device in self.devices}
+        tasks = self.fleet.store.find_tasks(
+            limit=limit,
+            offset=offset,
+            newest_first=query.get("sort", "DESC").upper() != "ASC",
+            states=states,
+            **equal,
+        )
+        jobs = [self._job_document(self.fleet.live(task)) for task in tasks if task.qpu in names]
+        return JSONResponse({"jobs": jobs, "count": len(jobs), "limit": limit, "offset": offset})
+
+    async def _get_results(self, request: Request) -> Response:
+        task = self._task(request)
+        if task.state == "completed":
+            return PlainTextResponse(self.fleet.store.result(task.id) or "")
+        if task.is_final:
+            return PlainTextResponse(task.reason or "")
+        return Response(status_code=204)
+
+    async def _get_logs(self, request: Request) -> Response:
+        return PlainTextResponse(self.fleet.store.logs(self._task(request).id))
+
+    async def _get_metrics(self, request: Request) -> Response:
+        task, iso = self._task(request), self.fleet.clock.iso
+        stamps = {
+            "created": iso(task.accepted),
+            "running": iso(task.started),
+            "finished": iso(task.finished),
+        }
+        seconds = (task.finished or 0) - (task.started or 0) if task.finished else 0
+        return JSONResponse({"timestamps": stamps, "usage": {"seconds": seconds}})
+
+    async def _cancel_job(self, request: Request) -> Response:
+        task = self._task(request)
+        if task.is_final or not self.fleet.devices[task.qpu].cancel(task.id):
+            raise RefusalError(409, f"Job {task.id} has ended: {_STATUS[task.state]}.")
+        return Response(status_code=204)
+
+    async def _delete_job(self, request: Request) -> Response:
+        task = self._task(request)
+        if not task.is_final:
+            raise RefusalError(409, f"Job {task.id} has not ended: {_STATUS[task.state]}.")
+        task.deleted = True
+        self.fleet.store.save_task(task)
+        return Response(status_code=204)
+
+    # Sessions
+
+    async def _create_session(self, request: Request) -> Response:
+        self._authorize(request)
+        body = await json_object(request)
+        device = self.device(body.get("backend") or wanted(body, "backend_name", str))
+        mode = wanted(body, "mode", str)
+        if mode not in ("dedicated", "batch"):
+            raise RefusalError(
+                400, f"The field 'mode' must be 'dedicated' or 'batch', not {mode!r}."
+            )
+        max_ttl = wanted(body, "max_ttl", int) if body.get("max_ttl") is not None else _MAX_TTL
+        if max_ttl < 1:
+            raise RefusalError(
+                400, f"The field 'max_ttl' must be at least 1 second, not {max_ttl}."
+            )
+        session = Session(
+            id=secrets.token_hex(10),
+            qpu=device.name,
+            mode=mode,
+            max_ttl=max_ttl,
+            created=self.fleet.clock.now(),
+        )
+        device.sessions.open(session)
+        return JSONResponse(self._session_document(session))
+
+    def _session(self, request: Request) -> tuple[Session, Device]:
+        self._authorize(request)
+        session_id = request.path_params["id"]
+        session = self.fleet.session(session_id)
+        if session is None or session.qpu not in {device.name for device in self.devices}:
+            raise RefusalError(404, f"Session not found. Session ID: {session_id}")
+        return session, self.fleet.devices[session.qpu]
+
+    def _session_accepts(self, session_id: str, device: Device) -> None:
+        session = self.fleet.session(session_id)
+        if session is None or session.qpu != device.name:
+            raise RefusalError(404, f"Session {session_id} of backend {device.name} was not found.")
+        if not session.accepting or session.state == "closed":
+            raise RefusalError(400, f"Session {session_id} has been closed.", 1217)
+
+    def _session_document(self, session: Session) -> dict[str, Any]:
+        iso, device = self.fleet.clock.iso, self.fleet.devices[session.qpu]
+        return {
+            "id": session.id,
+            "backend_name": session.qpu,
+            "mode": session.mode,
+            "state": session.state,
+            "state_reason": session.reason,
+            "accepting_jobs": session.accepting,
+            "started_at": iso(session.created),
+            "activated_at": iso(session.activated),
+            "closed_at": iso(session.closed),
+            "last_job_started": iso(session.last_started),
+            "last_job_completed": iso(session.last_finished),
+            "interactive_ttl": int(device.settings.interactive_ttl_seconds),
+            "max_ttl": session.max_ttl,
+            "active_ttl": device.sessions.remaining_ttl(session),
+            "user_id": "emulator",
+        }
+
+    async def _get_session(self, request: Request) -> Response:
+        return JSONResponse(self._session_document(self._session(request)[0]))
+
+    async def _update_session(self, request: Request) -> Response:
+        session, device = self._session(request)
+        body = await json_object(request)
+        if wanted(body, "accepting_jobs", bool):
+            raise RefusalError(400, "A session cannot be reopened; 'accepting_jobs' must be false.")
+        device.sessions.stop_accepting(session.id)
+        return Response(status_code=204)
+
+    async def _close_session(self, request: Request) -> Response:
+        session, device = self._session(request)
+        device.sessions.close(session.id)
+        return Response(status_code=204)
+
+    # Backends
+
+    async def _list_backends(self, request: Request) -> Response:
+        self._authorize(request)
+        return JSONResponse({"devices": [self._backend(device) for device in self.devices]})
+
+    def _backend(self, device: Device) -> dict[str, Any]:
+        configuration = backend_document(device.settings.model, "conf")
+        return {
+            "name": device.name,
+            "status": {"name": device.availability, "reason": ""},
+            "is_simulator": False,
+            "qubits": configuration["n_qubits"],
+            "clops": None,
+            "processor_type": configuration.get("processor_type"),
+            "queue_length": device.queue_length + device.busy_lanes,
+            "wait_time_seconds": None,
+        }
+
+    def _backend_of(self, request: Request) -> Device:
+        self._authorize(request)
+        return self.device(request.path_params["name"])
+
+    async def _get_backend_status(self, request: Request) -> Response:
+        device = self._backend_of(request)
+        status = "active" if device.availability == "online" else device.availability
+        return JSONResponse(
+            {
+                "state": device.availability != "offline",
+                "status": status,
+                "message": "",
+                "length_queue": device.queue_length + device.busy_lanes,
+                "backend_version": backend_document(device.settings.model, "conf")[
+                    "backend_version"
+                ],
+            }
+        )
+
+    async def _get_configuration(self, request: Request) -> Response:
+        device = self._backend_of(request)
+        document = backend_document(device.settings.model, "conf") | {"backend_name": device.name}
+        return JSONResponse(document | {"simulator": False, "local": False})
+
+    async def _get_properties(self, request: Request) -> Response:
+        device = self._backend_of(request)
+        document = backend_document(device.settings.model, "props")
+        return JSONResponse(document | {"backend_name": device.name})
+
+
+def _reason_code(task: Task) -> int:
+    return 1500 if task.state == "failed" else 1200
+
+
+def _whole(query: Mapping[str, str], key: str, default: int) -> int:
+    text = query.get(key, "")
+    if text and not text.isdecimal():
+        raise RefusalError(
+            400, f"The query parameter {key!r} must be a whole number, not {text!r}."
+        )
+    return int(text) if text else default
+
+
+def _join(names: tuple[str, ...]) -> str:
+    return ", ".join(names)

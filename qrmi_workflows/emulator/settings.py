@@ -1,0 +1,211 @@
+"""What the emulator serves: its QPUs and how each behaves, from the command line or a TOML file.
+
+::
+
+    seed = 7                    # identical requests give identical counts under one seed
+    independent = false         # true: identical requests are sampled independently
+    workers = 2                 # processes that simulate
+    worker_memory_gib = 4.0     # the memory that each may use
+
+    [qpus.ibm_fez]
+    type = "ibm-quantum-compute-service"
+    model = "fez"               # whose configuration, properties and noise it has
+    simulator = "aer"           # or "null": a valid result at once, for benchmarks
+    noise = false               # true: the model's calibrated noise
+    exact = false               # true: estimates without shot noise, whatever the precision
+    lanes = 5                   # tasks prepared in parallel; one executes at a time
+    preparation_seconds = 0.0   # or [low, high], {normal = [mean, deviation]}, …
+    execution_seconds = 0.5     # without it: as long as the simulator takes
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qrmi_workflows.emulator.dialects import DIALECTS, load_dialect
+from qrmi_workflows.emulator.durations import Duration
+from qrmi_workflows.errors import EmulatorError, UnknownQPUError
+
+__all__ = ["DEFAULT_QPUS", "EmulatorSettings", "QPUSettings", "parse_qpu", "read_settings"]
+
+DEFAULT_QPUS = ("ibm_fez=ibm-quantum-compute-service:fez", "FRESNEL=pasqal-cloud:AnalogDevice")
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QPUSettings:
+    """One emulated QPU.
+
+    Attributes:
+        name: The name that jobs ask for.
+        type: QRMI's resource type: which dialect it speaks.
+        model: The machine that it resembles (`fez`, `AnalogDevice`).
+        simulator: What computes its results.
+        noise: Whether results carry the model's calibrated noise.
+        exact: Whether estimates come without shot noise, whatever precision was asked for.
+        lanes: How many tasks it prepares in parallel.
+        preparation: How long a lane prepares a task.
+        execution: How long the device executes a task; `None`: as long as the simulator runs.
+        interactive_ttl_seconds: How long an idle session keeps the device.
+    """
+
+    name: str
+    type: str
+    model: str = ""
+    simulator: str = ""
+    noise: bool = False
+    exact: bool = False
+    lanes: int = 5
+    preparation: Duration = field(default_factory=Duration)
+    execution: Duration | None = None
+    interactive_ttl_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Fill in the dialect's defaults and refuse what it does not have."""
+        where = f"QPU {self.name!r}"
+        if not _NAME.fullmatch(self.name):
+            raise EmulatorError(
+                f"{where}: allowed in a name are letters, digits, `_`, `.` and `-`. Rename it."
+            )
+        if self.type not in DIALECTS:
+            raise _not_allowed(f"{where}: type", self.type, DIALECTS)
+        dialect = load_dialect(self.type)
+        if dialect.names and self.name not in dialect.names:
+            raise _not_allowed(f"name of a {self.type} QPU", self.name, dialect.names)
+        object.__setattr__(self, "model", self.model or dialect.default_model)
+        object.__setattr__(self, "simulator", self.simulator or dialect.simulators[0])
+        if self.model not in dialect.models():
+            raise _not_allowed(f"{where}: model", self.model, dialect.models())
+        if self.simulator not in dialect.simulators:
+            raise _not_allowed(f"{where}: simulator", self.simulator, dialect.simulators)
+        if self.lanes < 1:
+            raise EmulatorError(f"{where}: lanes = {self.lanes}; allowed is 1 or more.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmulatorSettings:
+    """What one emulator serves.
+
+    Attributes:
+        qpus: Its QPUs, by name.
+        seed: What the simulators' random numbers derive from.
+        independent: Whether identical requests are sampled independently of one another.
+        workers: How many processes simulate.
+        worker_memory_gib: The address space that each of them may use, in GiB.
+    """
+
+    qpus: Mapping[str, QPUSettings]
+    seed: int = 0
+    independent: bool = False
+    workers: int = field(default_factory=lambda: max(2, os.cpu_count() or 1))
+    worker_memory_gib: float = 4.0
+
+    def qpu(self, name: str) -> QPUSettings:
+        """Return the settings of one QPU.
+
+        Raises:
+            UnknownQPUError: There is none of that name.
+        """
+        if name not in self.qpus:
+            raise UnknownQPUError(name, self.qpus, "in this emulator")
+        return self.qpus[name]
+
+
+def parse_qpu(text: str) -> QPUSettings:
+    """Read a QPU as the command line gives it: `NAME=TYPE` or `NAME=TYPE:MODEL`.
+
+    Raises:
+        EmulatorError: It is neither, or names a type or model that does not exist.
+    """
+    name, _, rest = text.partition("=")
+    type_, _, model = rest.partition(":")
+    if not name or not type_:
+        raise EmulatorError(
+            f"--qpu {text!r}; allowed is NAME=TYPE or NAME=TYPE:MODEL, "
+            f"such as {DEFAULT_QPUS[0]}. Correct it."
+        )
+    return QPUSettings(name=name, type=type_, model=model)
+
+
+def read_settings(
+    path: Path | None = None, qpus: Iterable[str] = (), seed: int | None = None
+) -> EmulatorSettings:
+    """Combine a TOML file and QPUs from the command line; the defaults when there is neither.
+
+    Raises:
+        EmulatorError: The file cannot be read, or asks for something that does not exist.
+    """
+    document = _read_toml(path) if path else {}
+    tables = document.pop("qpus", {})
+    where = str(path)
+    if not isinstance(tables, dict) or not all(isinstance(item, dict) for item in tables.values()):
+        raise EmulatorError(f"{where}: qpus = {tables!r}; allowed is one table [qpus.NAME] each.")
+    given = [_qpu(name, table, where) for name, table in tables.items()]
+    given += [parse_qpu(text) for text in qpus]
+    given = given or [parse_qpu(text) for text in DEFAULT_QPUS]
+    settings = _checked(document, {"seed", "independent", "workers", "worker_memory_gib"}, where)
+    if seed is not None:
+        settings["seed"] = seed
+    return EmulatorSettings(qpus={qpu.name: qpu for qpu in given}, **settings)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "type": (str,),
+    "model": (str,),
+    "simulator": (str,),
+    "noise": (bool,),
+    "exact": (bool,),
+    "lanes": (int,),
+    "interactive_ttl_seconds": (int, float),
+    "seed": (int,),
+    "independent": (bool,),
+    "workers": (int,),
+    "worker_memory_gib": (int, float),
+}
+_DURATIONS = {"preparation_seconds": "preparation", "execution_seconds": "execution"}
+_TOP = {"seed", "independent", "workers", "worker_memory_gib"}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise EmulatorError(f"{path}: not TOML: {error}. Correct that place.") from error
+    except OSError as error:
+        raise EmulatorError(
+            f"{path}: {error.strerror or error}. Name a TOML file that you can read."
+        ) from error
+
+
+def _qpu(name: str, table: dict[str, Any], path: str) -> QPUSettings:
+    where = f"{path}: [qpus.{name}]"
+    settings = _checked(table, (_TYPES.keys() - _TOP) | _DURATIONS.keys(), where)
+    for key, attribute in _DURATIONS.items():
+        if key in settings:
+            settings[attribute] = Duration.parse(settings.pop(key), f"{where}: {key}")
+    if "type" not in settings:
+        raise EmulatorError(f"{where}: no `type`; allowed: {', '.join(sorted(DIALECTS))}. Add it.")
+    return QPUSettings(name=name, **settings)
+
+
+def _checked(table: Mapping[str, Any], allowed: Iterable[str], where: str) -> dict[str, Any]:
+    for key, value in table.items():
+        if key not in set(allowed):
+            raise _not_allowed(f"{where}: key", key, allowed)
+        wanted = _TYPES.get(key)
+        if wanted and type(value) not in wanted:
+            names = " or ".join(item.__name__ for item in wanted)
+            raise EmulatorError(f"{where}: {key} = {value!r}; allowed is a {names}. Correct it.")
+        if key in ("workers", "worker_memory_gib", "interactive_ttl_seconds") and value <= 0:
+            raise EmulatorError(f"{where}: {key} = {value!r}; allowed is more than 0. Correct it.")
+    return dict(table)
+
+
+def _not_allowed(what: str, value: str, allowed: Iterable[str]) -> EmulatorError:
+    return EmulatorError(f"{what} {value!r} is unknown; allowed: {', '.join(sorted(allowed))}.")

@@ -1,0 +1,60 @@
+"""The numerical engines behind the emulated QPUs. Each is one file with a function `run`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["SIMULATORS", "Outcome", "SimulationError", "load_simulator", "null_outcome"]
+
+SIMULATORS = {
+    "aer": "qrmi_workflows.emulator.simulators.aer",
+    "pulser": "qrmi_workflows.emulator.simulators.pulser",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a simulation gave: the vendor's result document as text, and what was logged."""
+
+    result: str
+    logs: str = ""
+
+
+class SimulationError(Exception):
+    """A task that cannot be simulated; the vendor would say Failed.
+
+    Args:
+        reason: What cannot be done and what can.
+        logs: What was logged before.
+    """
+
+    def __init__(self, reason: str, logs: str = "") -> None:
+        super().__init__(reason, logs)
+        self.reason = reason
+        self.logs = logs
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def load_simulator(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Import a simulator, in a worker process only: this takes seconds."""
+    module = importlib.import_module(SIMULATORS[name])
+    run: Callable[[dict[str, Any]], dict[str, Any]] = module.run
+    return run
+
+
+def null_outcome(program: str, request: str) -> Outcome:
+    """Return a small valid result at once, for benchmarks of everything but the simulation."""
+    if program == "sequence":
+        return Outcome(result=json.dumps({"0": json.loads(request)["runs"]}))
+    return Outcome(result=_NULL_PRIMITIVES)
+
+
+_NULL_PRIMITIVES = json.dumps(
+    {"__type__": "PrimitiveResult", "__value__": {"pub_results": [], "metadata": {"version": 2}}}
+)

@@ -1,0 +1,134 @@
+"""Circuits as clients send them, made ready to simulate.
+
+A transpiled circuit has the width of its QPU, 156 qubits say, of which a few are in use. Only
+those are simulated. Runs in worker processes alone: it imports qiskit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qrmi_workflows.emulator.simulators import SimulationError
+
+__all__ = ["LoadedCircuit", "load_circuit", "parameter_sets"]
+
+_INPUT = re.compile(r"^\s*input\s+[^;]*?([^\s;]+)\s*;", re.MULTILINE)
+_IDLE = ("barrier", "delay")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedCircuit:
+    """A circuit without its idle qubits.
+
+    Attributes:
+        circuit: The circuit on the qubits in use.
+        parameters: Its parameters in the order in which values are sent.
+        active: The position of each of its qubits in the circuit as it was sent.
+        width: How many qubits that one has.
+    """
+
+    circuit: Any
+    parameters: tuple[Any, ...]
+    active: tuple[int, ...]
+    width: int
+
+
+def load_circuit(source: object) -> LoadedCircuit:
+    """Read a circuit from OpenQASM 3, or take one that was decoded already.
+
+    Raises:
+        SimulationError: It is neither, or cannot be parsed.
+    """
+    from qiskit import QuantumCircuit
+
+    if isinstance(source, str):
+        circuit = _parse(source)
+        declared = {name: rank for rank, name in enumerate(_INPUT.findall(source))}
+        parameters = sorted(circuit.parameters, key=lambda item: declared.get(item.name, 0))
+    elif isinstance(source, QuantumCircuit):
+        circuit, parameters = source, list(source.parameters)
+    else:
+        raise SimulationError(
+            f"a PUB's circuit must be OpenQASM 3 or a QPY circuit, not {source!r:.80}"
+        )
+    reduced, active = _drop_idle_qubits(circuit)
+    return LoadedCircuit(
+        circuit=reduced,
+        parameters=tuple(parameters),
+        active=tuple(active),
+        width=circuit.num_qubits,
+    )
+
+
+def parameter_sets(values: object, parameters: Sequence[Any]) -> Any:
+    """Return parameter values as a `BindingsArray`.
+
+    Args:
+        values: Nested lists whose last axis runs over the parameters, a mapping by name, or a
+            `BindingsArray`.
+        parameters: The circuit's parameters in the order of the last axis.
+
+    Raises:
+        SimulationError: The values do not fit the parameters.
+    """
+    import numpy as np
+    from qiskit.primitives.containers import BindingsArray
+
+    if isinstance(values, BindingsArray):
+        return values
+    if isinstance(values, dict):
+        return BindingsArray(values)
+    try:
+        array = np.asarray([] if values is None else values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise SimulationError(f"parameter values {values!r:.80} are no array of numbers") from error
+    count = len(parameters)
+    if count == 0:
+        return BindingsArray(shape=array.shape[:-1] if array.ndim > 1 else ())
+    if count == 1 and (array.ndim == 0 or array.shape[-1] != 1):
+        array = array[..., np.newaxis]
+    if array.ndim == 0 or array.shape[-1] != count:
+        raise SimulationError(
+            f"parameter values of shape {array.shape} do not fit a circuit of {count} parameters; "
+            f"the last axis must have length {count}"
+        )
+    return BindingsArray({tuple(parameters): array})
+
+
+def _parse(source: str) -> Any:
+    from qiskit import qasm3
+
+    try:
+        return qasm3.loads(source)
+    except Exception as error:  # the parser raises many types, antlr's among them
+        text = getattr(error, "message", None) or str(error) or type(error).__name__
+        raise SimulationError(f"the circuit is not OpenQASM 3 that is supported: {text}") from error
+
+
+def _drop_idle_qubits(circuit: Any) -> tuple[Any, list[int]]:
+    from qiskit import QuantumCircuit, QuantumRegister
+
+    used = {
+        circuit.find_bit(qubit).index
+        for instruction in circuit.data
+        if instruction.operation.name not in _IDLE
+        for qubit in instruction.qubits
+    }
+    active = sorted(used) or [0]
+    reduced = QuantumCircuit(QuantumRegister(len(active), "q"), metadata=circuit.metadata)
+    reduced.add_bits([bit for bit in circuit.clbits if not circuit.find_bit(bit).registers])
+    for register in circuit.cregs:
+        reduced.add_register(register)
+    for variable in circuit.iter_declared_vars():
+        reduced.add_uninitialized_var(variable)
+    kept = {circuit.qubits[index]: reduced.qubits[rank] for rank, index in enumerate(active)}
+    for instruction in circuit.data:
+        qubits = [kept[qubit] for qubit in instruction.qubits if qubit in kept]
+        if len(qubits) == len(instruction.qubits):
+            reduced.append(instruction.operation, qubits, instruction.clbits, copy=False)
+        elif qubits and instruction.operation.name == "barrier":
+            reduced.barrier(qubits)
+    return reduced, active

@@ -1,0 +1,70 @@
+"""Pulser's simulation behind Pasqal's QPUs: a sequence of pulses on an array of atoms.
+
+Runs in worker processes alone: it imports pulser.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from qrmi_workflows.emulator.simulators import SimulationError
+
+__all__ = ["run"]
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Run a sequence, or describe the device.
+
+    Args:
+        job: `program`: `sequence` or `specs`; `model`; `qpu`; for a sequence also `request` (JSON
+            text with `sequence`, `runs`, `variables`), `seed` and `noise`.
+
+    Returns:
+        `result` (the counts of bitstrings, or the device, as JSON text) and `logs`.
+
+    Raises:
+        SimulationError: It cannot be simulated.
+    """
+    if job["program"] == "specs":
+        return {"result": _specs(job["model"], job["qpu"]), "logs": ""}
+    request = json.loads(job["request"])
+    sequence = _load(request["sequence"], request.get("variables") or {})
+    counts = _simulate(sequence, request["runs"], job["seed"], job["noise"])
+    atoms = len(sequence.register.qubit_ids)
+    logs = f"sequence of {atoms} atoms, {sequence.get_duration()} ns, {request['runs']} runs\n"
+    return {"result": json.dumps(counts), "logs": logs}
+
+
+def _specs(model: str, name: str) -> str:
+    import pulser
+
+    device = dataclasses.replace(getattr(pulser.devices, model), name=name)
+    return str(device.to_abstract_repr())
+
+
+def _load(text: str, variables: dict[str, Any]) -> Any:
+    from pulser import Sequence
+
+    try:
+        sequence = Sequence.from_abstract_repr(text)
+        if sequence.is_parametrized() or sequence.is_register_mappable():
+            sequence = sequence.build(**variables)
+    except Exception as error:  # pulser and jsonschema raise many types
+        reason = getattr(error, "message", None) or str(error)
+        raise SimulationError(f"the sequence is not valid: {reason}") from error
+    return sequence
+
+
+def _simulate(sequence: Any, runs: int, seed: int, noise: bool) -> dict[str, int]:
+    import numpy as np
+    from pulser_simulation import QutipEmulator
+
+    try:
+        np.random.seed(seed)  # pulser draws from the global generator
+        emulator = QutipEmulator.from_sequence(sequence, with_modulation=noise)
+        counts = emulator.run().sample_final_state(N_samples=runs)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise SimulationError(f"the sequence cannot be simulated: {error}") from error
+    return {str(bits): int(count) for bits, count in counts.items()}

@@ -1,0 +1,51 @@
+"""The emulator that most of these tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from emulator_clients import connect
+from qrmi import QuantumResource
+
+from qrmi_workflows.emulator import Emulator, start_emulator
+
+CONFIG = """
+[qpus.ibm_fez]
+type = "ibm-quantum-compute-service"
+
+[qpus.ibm_slow]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 30
+lanes = 1
+interactive_ttl_seconds = 0.3
+
+[qpus.ibm_quick]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 0.05
+
+[qpus.FRESNEL]
+type = "pasqal-cloud"
+
+[qpus.EMU_FREE]
+type = "pasqal-cloud"
+model = "MockDevice"
+"""
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """One emulator for all tests that leave no trace in one another."""
+    folder = tmp_path_factory.mktemp("emulator")
+    config = folder / "emulator.toml"
+    config.write_text(CONFIG)
+    with start_emulator(folder / "state", config=config) as running:
+        yield running
+
+
+@pytest.fixture
+def qpu(emulator: Emulator) -> Callable[..., QuantumResource]:
+    """Connect to a QPU of the shared emulator by name."""
+    return lambda name, **extra: connect(emulator, name, **extra)

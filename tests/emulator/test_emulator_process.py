@@ -1,0 +1,153 @@
+"""The emulator as a process: its files, its port, restarts, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from emulator_clients import bell, connect, primitive, wait
+from qrmi import AuthenticationFailedError, TaskStatus
+
+from qrmi_workflows.emulator import start_emulator
+from qrmi_workflows.errors import EmulatorError
+
+NULL = """
+[qpus.ibm_null]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+"""
+
+
+@pytest.fixture
+def null_config(tmp_path: Path) -> Path:
+    path = tmp_path / "null.toml"
+    path.write_text(NULL)
+    return path
+
+
+def qpu_emulator(*arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "qrmi_workflows", "emulator", *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_credentials_port_and_tasks_survive_kill_9(tmp_path, null_config):
+    """The same handle, with the token it already has, finds its task after a restart."""
+    first = start_emulator(tmp_path / "state", config=null_config)
+    resource = connect(first, "ibm_null")
+    task = resource.task_start(primitive("sampler", [[bell()]]))
+    assert wait(resource, task) == TaskStatus.Completed
+    first.control.ask("PATCH", "/qpus/ibm_null", {"availability": "paused"})
+    queued = resource.task_start(primitive("sampler", [[bell()]]))
+    token = resource.acquire()
+    config = first.config_path.read_text()
+    first.process.kill()
+    first.process.wait()
+    with start_emulator(tmp_path / "state", config=null_config) as second:
+        assert second.url == first.url
+        assert second.config_path.read_text() == config
+        assert resource.task_status(task) == TaskStatus.Completed
+        assert resource.task_status(queued) == TaskStatus.Queued
+        assert second.counters()["sessions"]["open"] == 1
+        second.control.ask("PATCH", "/qpus/ibm_null", {"availability": "online"})
+        assert wait(resource, queued) == TaskStatus.Completed
+        resource.release(token)
+        assert second.counters()["tasks"]["completed"] == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly_with_its_workers(tmp_path, number):
+    """Exit status 0, no traceback, and no process left behind."""
+    emulator = start_emulator(tmp_path / "state")
+    children = psutil.Process(emulator.process.pid).children(recursive=True)
+    os.kill(emulator.process.pid, number)
+    assert emulator.process.wait(10) == 0
+    assert (tmp_path / "state" / "emulator.log").read_text() == ""
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert alive == []
+
+
+def test_its_files_are_private(emulator):
+    """Credentials are for the owner alone."""
+    for name in ("qrmi_config.json", "credentials.json", "control.json", "emulator.db"):
+        assert (emulator.folder / name).stat().st_mode & 0o777 == 0o600, name
+
+
+def test_wrong_credentials_are_refused(qpu):
+    """A wrong key gives no token, a wrong CRN no access."""
+    task = primitive("sampler", [[bell()]])
+    with pytest.raises(AuthenticationFailedError):
+        qpu("ibm_quick", QRMI_IBM_QCS_IAM_APIKEY="wrong").task_start(task)
+    with pytest.raises(Exception, match="403"):
+        qpu("ibm_quick", QRMI_IBM_QCS_SERVICE_CRN="crn:v1:wrong").task_start(task)
+
+
+def test_a_taken_port_and_a_taken_folder_are_said(emulator, tmp_path):
+    """One message each, exit status 2."""
+    port = emulator.url.rpartition(":")[2]
+    taken = qpu_emulator("--dir", str(tmp_path), "--port", port)
+    assert (taken.returncode, len(taken.stderr.splitlines())) == (2, 1)
+    assert f"127.0.0.1:{port}" in taken.stderr
+    twice = qpu_emulator("--dir", str(emulator.folder))
+    assert twice.returncode == 2
+    assert str(emulator.process.pid) in twice.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--qpu", "a=nonsense"], "pasqal-cloud"),
+        (["--qpu", "a=ibm-quantum-compute-service:nonsense"], "fez"),
+        (["--qpu", "a=pasqal-cloud"], "FRESNEL"),
+        (["--qpu", "nonsense"], "NAME=TYPE"),
+        (["--config", "/nonexistent.toml"], "No such file"),
+    ],
+)
+def test_bad_arguments_are_refused_with_what_is_allowed(tmp_path, arguments, expected):
+    """One message, exit status 2, no traceback."""
+    ended = qpu_emulator("--dir", str(tmp_path), *arguments)
+    assert ended.returncode == 2
+    assert expected in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("seeed = 1", "independent"),
+        ("[qpus.x]\ntype = 'pasqal-cloud'\nlanez = 3", "lanes"),
+        ("[qpus.FRESNEL]\ntype = 'pasqal-cloud'\nlanes = 0", "1 or more"),
+        ("[qpus.FRESNEL]\ntype = 'pasqal-cloud'\nnoise = 3", "bool"),
+        ("[qpus.FRESNEL]\ntype = 'pasqal-cloud'\nexecution_seconds = -1", "[low, high]"),
+        ("[qpus.FRESNEL]\n", "type"),
+        ("qpus = 3", "[qpus.NAME]"),
+        ("= 3", "not TOML"),
+    ],
+)
+def test_a_bad_file_is_refused_with_what_is_allowed(tmp_path, text, expected):
+    """Each message names the value and what is allowed."""
+    from qrmi_workflows.emulator.settings import read_settings
+
+    path = tmp_path / "emulator.toml"
+    path.write_text(text)
+    with pytest.raises(EmulatorError) as caught:
+        read_settings(path)
+    assert expected in str(caught.value)
+
+
+def test_health_needs_no_token_and_control_does(emulator):
+    """The sandbox asks for health without a credential."""
+    import urllib.error
+    import urllib.request
+
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    health = json.loads(opener.open(f"{emulator.url}/healthz").read())
+    assert health["status"] == "ok"
+    assert "ibm_fez" in health["qpus"]
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        opener.open(f"{emulator.url}/control/counters")

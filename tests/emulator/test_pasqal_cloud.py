@@ -1,0 +1,64 @@
+"""Pasqal Cloud, through the real `qrmi` client."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pulser
+import pytest
+from emulator_clients import wait
+from pulser.abstract_repr import deserialize_device
+from qrmi import Payload, QrmiError, ResourceStatusCode, TaskStatus
+
+
+def blockade(device, distance: float = 5.0) -> str:
+    """Return a sequence that drives two atoms from the ground to one shared excitation."""
+    register = pulser.Register.from_coordinates([(0, 0), (distance, 0)], prefix="q")
+    sequence = pulser.Sequence(register.with_automatic_layout(device), device)
+    sequence.declare_channel("global", "rydberg_global")
+    sequence.add(pulser.Pulse.ConstantPulse(352, 2 * np.pi, 0, 0), "global")
+    sequence.measure()
+    return sequence.to_abstract_repr()
+
+
+def device_of(resource):
+    """Return the Pulser device that a resource's target describes."""
+    return deserialize_device(json.loads(resource.target().value)[0]["specs"])
+
+
+def test_every_method_of_a_resource_and_a_rydberg_blockade(qpu):
+    """Two atoms within the blockade radius share one excitation: 11 is suppressed."""
+    resource = qpu("FRESNEL")
+    assert resource.status().status == ResourceStatusCode.Online
+    device = device_of(resource)
+    assert device.name == "FRESNEL"
+    token = resource.acquire()
+    task = resource.task_start(Payload.PasqalCloud(sequence=blockade(device), job_runs=1000))
+    assert wait(resource, task) == TaskStatus.Completed
+    counter = json.loads(resource.task_result(task).value)["counter"]
+    assert sum(counter.values()) == 1000
+    assert counter.get("11", 0) + counter.get("00", 0) < 30
+    assert abs(counter["01"] - counter["10"]) < 5 * np.sqrt(1000)
+    assert resource.task_logs(task)
+    resource.task_stop(task)
+    resource.release(token)
+    assert resource.metadata()["backend_name"] == "FRESNEL"
+
+
+def test_a_sequence_that_cannot_be_simulated_fails(qpu):
+    """Valid JSON that is no sequence is accepted, as the vendor does, and ends as an error."""
+    resource = qpu("FRESNEL")
+    task = resource.task_start(Payload.PasqalCloud(sequence='{"device": {}}', job_runs=10))
+    assert wait(resource, task) == TaskStatus.Failed
+
+
+def test_bad_requests_are_refused_in_the_vendors_form(qpu):
+    """A sequence that is no JSON, no runs, an unknown task."""
+    resource = qpu("FRESNEL")
+    with pytest.raises(QrmiError, match=r"400 Bad Request.*not JSON"):
+        resource.task_start(Payload.PasqalCloud(sequence="nonsense", job_runs=10))
+    with pytest.raises(QrmiError, match=r"400 Bad Request.*at least 1"):
+        resource.task_start(Payload.PasqalCloud(sequence='{"device": {}}', job_runs=0))
+    with pytest.raises(QrmiError, match="404 Not Found"):
+        resource.task_status("unknown")

@@ -1,0 +1,31 @@
+# Every target sets up what it needs (tools/setup): on a fresh Debian machine, type `make demo`.
+
+BIN := .venv/bin
+TIERS := tests/unit tests/emulator tests/slurm tests/engines
+NO_DEMO_SLURM := the demo runs the same workflow on the embedded default.
+NO_TEST_SLURM := `apt-get install slurm-wlm munge` as root, or run `make test-noslurm`.
+# Only root can make the other users that some tests need.
+AS_USER := $(if $(filter 0,$(shell id -u)),,-m 'not root')
+
+.PHONY: demo test test-noslurm lint clean
+
+demo:
+	@slurm=; tools/setup slurm '$(NO_DEMO_SLURM)' || slurm=--no-slurm; \
+	tools/setup venv && $(BIN)/python examples/demo.py $$slurm
+
+test:
+	@tools/setup slurm '$(NO_TEST_SLURM)'
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/pytest $(AS_USER) $(TIERS)
+
+test-noslurm: lint
+	@$(BIN)/pytest -m 'not slurm' $(TIERS)
+
+lint:
+	@tools/setup venv
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist demo-run .setup.log

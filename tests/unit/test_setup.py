@@ -1,0 +1,226 @@
+"""The set-up script and the Makefile: what they decide on machines where something is absent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ("sh", "make", "cat", "cksum", "dirname", "rm", "mkdir", "chmod")
+SLURM = (
+    "munged",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "srun",
+    "sinfo",
+    "squeue",
+    "scancel",
+    "scontrol",
+)
+RECORD = 'echo "$(basename "$0") $*" >>"$CALLS"'
+
+
+class Machine:
+    """A checkout, and a PATH with exactly the commands that a test puts there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.checkout, self.bin = folder / "checkout", folder / "bin"
+        self.calls = folder / "calls"
+        self.calls.touch()
+        for part in ("tools", "snakemake_ext", ".venv/bin"):
+            (self.checkout / part).mkdir(parents=True)
+        for name in ("Makefile", "tools/setup", "constraints.txt", "pyproject.toml"):
+            shutil.copy(ROOT / name, self.checkout / name)
+        shutil.copy(ROOT / "snakemake_ext/pyproject.toml", self.checkout / "snakemake_ext")
+        self.bin.mkdir()
+        for name in (*TOOLS, "basename"):
+            found = shutil.which(name)
+            assert found is not None
+            (self.bin / name).symlink_to(found)
+        self.is_user(0)
+
+    def has(self, name: str, does: str = ":") -> None:
+        """Put a command on PATH."""
+        self.write(self.bin / name, does)
+
+    def write(self, path: Path, does: str) -> None:
+        """Write a script."""
+        path.write_text(f"#!/bin/sh\n{does}\n")
+        path.chmod(0o755)
+
+    def is_user(self, uid: int) -> None:
+        """Be that user."""
+        self.has("id", f"echo {uid}")
+
+    def has_venv(self) -> None:
+        """Have a .venv whose Python records what it is told to do."""
+        self.write(self.checkout / ".venv/bin/python", RECORD)
+
+    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the checkout."""
+        environ = {"PATH": str(self.bin), "CALLS": str(self.calls)}
+        return subprocess.run(
+            argv, cwd=self.checkout, env=environ, capture_output=True, text=True, check=False
+        )
+
+    def setup(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run tools/setup."""
+        return self.run(str(self.bin / "sh"), "tools/setup", *arguments)
+
+    def called(self) -> list[str]:
+        """Return the recorded calls."""
+        return self.calls.read_text().splitlines()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def install(names: tuple[str, ...]) -> str:
+    """An apt-get that records its calls, and with `install` brings these commands."""
+    brings = "\n".join(f'ln -sf "$(command -v true)" "{name}"' for name in names)
+    return f'{RECORD}\n[ "$1" = install ] || exit 0\ncd "$(dirname "$0")"\n{brings}'
+
+
+def test_slurm_that_is_here_is_left_alone(machine: Machine) -> None:
+    """Nothing is installed, nothing said."""
+    for name in SLURM:
+        machine.has(name)
+    machine.has("apt-get", RECORD)
+    done = machine.setup("slurm", "x")
+    assert (done.returncode, done.stdout, done.stderr, machine.called()) == (0, "", "", [])
+
+
+def test_root_installs_slurm_from_the_distribution(machine: Machine) -> None:
+    """The lists are updated first, and recommended packages left out."""
+    for name in ("ln", "true"):
+        found = shutil.which(name)
+        assert found is not None
+        (machine.bin / name).symlink_to(found)
+    machine.has("apt-get", install(SLURM))
+    done = machine.setup("slurm", "x")
+    assert done.returncode == 0, done.stderr
+    assert machine.called() == [
+        "apt-get update",
+        "apt-get install -y --no-install-recommends slurm-wlm munge",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("uid", "apt", "reason"),
+    [
+        (1000, RECORD, "not root"),
+        (0, None, "no apt-get"),
+        (0, "exit 100", "apt-get failed, see .setup.log"),
+        (0, "exit 0", "apt-get failed, see .setup.log"),
+    ],
+)
+def test_absent_slurm_is_said_in_one_line(
+    machine: Machine, uid: int, apt: str | None, reason: str
+) -> None:
+    """Why it cannot be installed, and what follows."""
+    machine.is_user(uid)
+    if apt:
+        machine.has("apt-get", apt)
+    done = machine.setup("slurm", "what to do now.")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"Slurm is not here and cannot be installed ({reason}): what to do now.\n"
+    )
+    assert machine.called() == []
+
+
+def test_make_test_without_slurm_fails_with_one_line(machine: Machine) -> None:
+    """It tells what to install, and names the tiers that need no Slurm."""
+    machine.is_user(1000)
+    machine.has_venv()
+    done = machine.run(str(machine.bin / "make"), "test")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
+    assert "`apt-get install slurm-wlm munge`" in line
+    assert "`make test-noslurm`" in line
+    assert machine.called() == []
+
+
+def test_make_demo_without_slurm_runs_on_the_embedded_default(machine: Machine) -> None:
+    """One line says so; the demo is told."""
+    machine.is_user(1000)
+    machine.has_venv()
+    done = machine.run(str(machine.bin / "make"), "demo")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "embedded default" in done.stderr
+    assert machine.called()[-1] == "python examples/demo.py --no-slurm"
+
+
+def test_make_demo_with_slurm(machine: Machine) -> None:
+    """The demo runs on it."""
+    for name in SLURM:
+        machine.has(name)
+    machine.has_venv()
+    done = machine.run(str(machine.bin / "make"), "demo")
+    assert done.returncode == 0, done.stderr
+    assert machine.called()[-1].rstrip() == "python examples/demo.py"
+
+
+def test_packages_are_installed_in_their_order_and_only_when_they_change(machine: Machine) -> None:
+    """Once; again after a change of the constraints; not when nothing changed."""
+    machine.has_venv()
+    assert machine.setup("venv").returncode == 0
+    (pip,) = [call for call in machine.called() if "install" in call]
+    assert pip.endswith("-c constraints.txt -e .[dev] -e ./snakemake_ext")
+    count = len(machine.called())
+    assert machine.setup("venv").stdout == ""
+    assert len(machine.called()) == count
+    with (machine.checkout / "constraints.txt").open("a") as constraints:
+        constraints.write("click==8.5.1\n")
+    assert machine.setup("venv").returncode == 0
+    assert len(machine.called()) == 2 * count
+
+
+def test_packages_that_failed_to_install_are_tried_again(machine: Machine) -> None:
+    """A failure is no success the next time."""
+    machine.write(machine.checkout / ".venv/bin/python", 'case "$*" in *install*) exit 1 ;; esac')
+    assert machine.setup("venv").returncode == 1
+    machine.has_venv()
+    assert machine.setup("venv").returncode == 0
+    assert any("install" in call for call in machine.called())
+
+
+def test_python_without_venv(machine: Machine) -> None:
+    """Debian has it in a package of its own: root installs it, others are told."""
+    machine.has("python3", "exit 1")
+    machine.is_user(1000)
+    done = machine.setup("venv")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "Python has no module venv: as root, `apt-get install python3-venv`."
+    ]
+    machine.is_user(0)
+    machine.has("apt-get", RECORD)
+    machine.setup("venv")
+    assert machine.called()[1] == (
+        "apt-get install -y --no-install-recommends python3 python3-venv"
+    )
+
+
+def test_every_tier_is_in_make_test() -> None:
+    """No folder of tests is left out."""
+    (line,) = [
+        line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("TIERS :=")
+    ]
+    folders = {f"tests/{path.parent.name}" for path in ROOT.glob("tests/*/test_*.py")}
+    assert folders <= set(line.split()[2:])
+
+
+def test_ci_runs_make_test() -> None:
+    """Continuous integration has no set-up of its own."""
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert script.read_text().splitlines()[-1] == "exec make test"

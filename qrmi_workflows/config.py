@@ -21,6 +21,7 @@ from qrmi_workflows.errors import ConfigError, UnknownQPUError
 __all__ = [
     "CONFIG_VARIABLE",
     "SITE_VARIABLE",
+    "STATE_VARIABLE",
     "QPUDefinition",
     "QPUPolicy",
     "SitePolicy",
@@ -29,10 +30,12 @@ __all__ = [
     "load_qpus",
     "load_site_policy",
     "select_qpu",
+    "state_folder",
 ]
 
 CONFIG_VARIABLE = "QPU_CONFIG"
 SITE_VARIABLE = "QPU_SITE"
+STATE_VARIABLE = "QPU_STATE"
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _START = "Run `qpu sandbox up` for a site of your own, or ask your administrators."
 
@@ -113,6 +116,17 @@ def find_site_policy(environ: Mapping[str, str] = os.environ) -> Path:
         ConfigError: There is none.
     """
     return _find(environ, SITE_VARIABLE, "site.toml", Path("/etc/qrmi-workflows/site.toml"))
+
+
+def state_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of the journal and the leases' records: `$QPU_STATE`, or the user's own.
+
+    It must lie on a file system that all hosts of a job share.
+    """
+    if named := environ.get(STATE_VARIABLE):
+        return Path(named)
+    home = Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return home / "qrmi-workflows"
 
 
 def load_qpus(path: Path | None = None) -> dict[str, QPUDefinition]:

@@ -15,7 +15,9 @@ The tree::
     ├── TaskError                a task did not complete
     │   ├── TaskFailedError      the vendor says Failed
     │   ├── TaskCancelledError   the vendor says Cancelled
-    │   └── TaskUnknownError     the vendor does not know the task
+    │   ├── TaskUnknownError     the vendor does not know the task
+    │   └── AmbiguousTaskError   nobody knows whether the vendor accepted the task
+    ├── JournalError             the journal could not be read or written
     ├── SchedulerError           a scheduler's command failed
     ├── SandboxError             the personal Slurm cluster could not be run
     └── EmulatorError            the emulator was asked for something it does not have
@@ -32,10 +34,12 @@ from difflib import get_close_matches
 from typing import ClassVar
 
 __all__ = [
+    "AmbiguousTaskError",
     "AuthenticationError",
     "ConfigError",
     "DeadlineError",
     "EmulatorError",
+    "JournalError",
     "LeaseError",
     "PayloadError",
     "QPUError",
@@ -187,6 +191,14 @@ class TaskCancelledError(TaskError):
 
 class TaskUnknownError(TaskError):
     """The vendor does not know, or no longer knows, the task."""
+
+
+class AmbiguousTaskError(TaskError):
+    """A submission's answer was lost: the vendor may have accepted the task, or not."""
+
+
+class JournalError(QPUError):
+    """The journal of tasks could not be read or written; nothing was submitted without it."""
 
 
 class SchedulerError(QPUError):

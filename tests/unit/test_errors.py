@@ -21,6 +21,8 @@ EXAMPLES = [
     errors.TaskFailedError("no", "ibm_fez", "t1"),
     errors.TaskCancelledError("no", "ibm_fez", "t1"),
     errors.TaskUnknownError("no", "ibm_fez", "t1"),
+    errors.AmbiguousTaskError("no", "ibm_fez"),
+    errors.JournalError("no"),
     errors.SchedulerError("no", ("sbatch", "x"), 1, "denied", True),
     errors.SandboxError("no"),
     errors.EmulatorError("no"),

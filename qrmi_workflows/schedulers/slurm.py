@@ -23,7 +23,9 @@ __all__ = [
     "offered_gres",
     "qpu_options",
     "refuse_options",
+    "require_count",
     "require_gres",
+    "units_of",
 ]
 
 
@@ -59,27 +61,31 @@ def refuse_options(options: str, names: Iterable[str], *, where: str) -> None:
             )
 
 
-def offered_gres(sinfo_output: str) -> set[str]:
-    """Parse `sinfo --noheader --format=%G`: the GRES of all nodes, without counts.
+def offered_gres(sinfo_output: str) -> dict[str, int]:
+    """Parse `sinfo --noheader --format=%G`: the GRES of all nodes, and the most that one has.
 
-    `qpu:ibm_fez:1(S:0),gpu:2` gives `{"qpu:ibm_fez", "gpu"}`.
+    `qpu:ibm_fez:1(S:0),gpu:2` gives `{"qpu:ibm_fez": 1, "gpu": 2}`.
     """
-    found = set()
+    found: dict[str, int] = {}
     for entry in re.split(r"[,\s]+", re.sub(r"\([^)]*\)", "", sinfo_output)):
-        parts = entry.split(":")
-        found.add(":".join(parts[:-1] if parts[-1][:1].isdigit() else parts))
-    return found - {""}
+        name, _, count = entry.rpartition(":")
+        if not count[:1].isdigit():
+            name, count = entry, "1"
+        # A count may end in K, M, …: then it is no count of QPUs, and one is as good as many.
+        found[name] = max(found.get(name, 0), int(count) if count.isdigit() else 1)
+    found.pop("", None)
+    return found
 
 
-def require_gres(policy: QPUPolicy, offered: set[str]) -> None:
+def require_gres(policy: QPUPolicy, offered: Iterable[str]) -> None:
     """Refuse a QPU whose GRES no node has.
 
     Raises:
         UnknownQPUError: No node offers it.
     """
-    wanted = policy.gres
-    if wanted is not None and wanted.lower() not in {gres.lower() for gres in offered}:
-        names = {gres.partition(":")[2] for gres in offered if gres.startswith("qpu:")}
+    wanted, known = policy.gres, set(offered)
+    if wanted is not None and wanted.lower() not in {gres.lower() for gres in known}:
+        names = {gres.partition(":")[2] for gres in known if gres.startswith("qpu:")}
         raise UnknownQPUError(
             policy.name,
             names,
@@ -88,16 +94,39 @@ def require_gres(policy: QPUPolicy, offered: set[str]) -> None:
         )
 
 
+def units_of(policy: QPUPolicy, offered: Mapping[str, int]) -> int | None:
+    """Return how many units of a QPU one node offers; `None` when no GRES counts them."""
+    wanted = (policy.gres or "").lower()
+    return max((n for gres, n in offered.items() if gres.lower() == wanted), default=None)
+
+
+def require_count(request: QPURequest, policy: QPUPolicy, offered: Mapping[str, int]) -> None:
+    """Refuse more units of a QPU than any node has: sbatch's own message names none of them.
+
+    Raises:
+        RequestError: No node has as many.
+    """
+    most = units_of(policy, offered)
+    if most is not None and request.count > most:
+        raise RequestError(
+            f"qpu={request.count} for QPU {request.qpu!r}: no node of this Slurm has more than "
+            f"{most} of GRES {policy.gres!r}. Ask for qpu={most} or fewer."
+        )
+
+
 def check_offered(request: QPURequest, site: SitePolicy) -> QPUPolicy:
     """Ask Slurm whether it offers the requested QPU, before anything is submitted.
 
     Raises:
         UnknownQPUError: The site policy, or Slurm, does not have it.
+        RequestError: Slurm does not have as many units of it.
         SchedulerError: Slurm does not answer.
     """
     policy = site.qpu(request.qpu)
     done = require_success(run_command(["sinfo", "--noheader", "--format=%G"]))
-    require_gres(policy, offered_gres(done.stdout))
+    offered = offered_gres(done.stdout)
+    require_gres(policy, offered)
+    require_count(request, policy, offered)
     return policy
 
 

@@ -8,8 +8,8 @@ are prepared at submission, and the command runs as Snakemake's own `shell` woul
 
 from __future__ import annotations
 
-import os
 import shlex
+from pathlib import Path
 from typing import Any
 
 from snakemake.common.tbdstring import TBDString
@@ -49,7 +49,7 @@ def render_command(job: Any) -> str:
     command = f"{shell._get_process_prefix(executable)}{job.shellcmd} {shell._process_suffix}"
     exports = " ".join(f"{name}={job.threads}" for name in _THREAD_VARIABLES)
     inner = shlex.join([executable, "-c", command.strip()])
-    return f"cd {shlex.quote(os.getcwd())} && export {exports} && exec {inner}"
+    return f"cd {shlex.quote(str(Path.cwd()))} && export {exports} && exec {inner}"
 
 
 def _is_plain_workflow(workflow: Any) -> bool:

@@ -7,7 +7,6 @@ asks then.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from functools import cached_property
 from pathlib import Path
@@ -67,6 +66,7 @@ class Markers:
         if not self._waiting:
             return False
         now = monotonic()
-        for job_id in self._waiting.intersection(os.listdir(self.folder)) - set(self._ask_at):
+        marked = self._waiting.intersection(entry.name for entry in self.folder.iterdir())
+        for job_id in marked - self._ask_at.keys():
             self._pause[job_id], self._ask_at[job_id] = _FIRST_PAUSE, now + _FIRST_PAUSE
         return any(now >= ask_at for ask_at in self._ask_at.values())

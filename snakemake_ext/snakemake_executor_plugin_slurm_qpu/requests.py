@@ -1,14 +1,16 @@
 """From the resources of a Snakemake job to a request for a QPU, refused early when it is wrong.
 
-What a rule may say: `qpu` (how many of the scheduler's units of the QPU; 0 is a rule without one,
-so that a profile can set it for all rules) and `qpu_name`. A group of jobs shares one lease, so
-all of it must mean the same QPU.
+What a rule may say: `qpu` (how many of the scheduler's units of the QPU, one lane each where the
+site counts lanes; 0 is a rule without a QPU, so that a profile can set it for all rules),
+`qpu_name`, and `qpu_exclusive` (all units). A group of jobs shares one lease, so all of it must
+mean the same QPU.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,12 +19,31 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from qrmi_workflows.config import SitePolicy, load_site_policy
 from qrmi_workflows.errors import QPUError, RequestError
-from qrmi_workflows.schedulers.base import QPURequest
-from qrmi_workflows.schedulers.slurm import check_offered, qpu_options, refuse_options
+from qrmi_workflows.schedulers.base import QPURequest, require_success, run_command
+from qrmi_workflows.schedulers.slurm import (
+    offered_gres,
+    qpu_options,
+    refuse_options,
+    require_count,
+    require_gres,
+    units_of,
+)
 
-__all__ = ["QPURequests"]
+__all__ = ["QPURequestError", "QPURequests"]
 
 _SET_BY_THE_REQUEST = ("gres", "licenses", "qpu")
+
+
+class QPURequestError(WorkflowError):
+    """A request that cannot be met: the user's to correct, so its message alone is shown."""
+
+    @property
+    def __traceback__(self) -> None:
+        """None: Snakemake prints the traceback that a WorkflowError has below its message."""
+
+    @__traceback__.setter
+    def __traceback__(self, value: object) -> None:
+        """Contextlib sets it on the way up."""
 
 
 class QPURequests:
@@ -36,11 +57,17 @@ class QPURequests:
         """The site policy, read when the first job asks for a QPU."""
         return load_site_policy()
 
+    @cached_property
+    def _offered(self) -> dict[str, int]:
+        return offered_gres(
+            require_success(run_command(["sinfo", "--noheader", "--format=%G"])).stdout
+        )
+
     def find(self, job: Any) -> QPURequest | None:
         """Return the checked request of a job or group of jobs, or `None` when it has none.
 
         Raises:
-            WorkflowError: The request is malformed, or cannot be met here.
+            QPURequestError: The request is malformed, or cannot be met here.
         """
         asking = [member for member in _members(job) if _asks(member)]
         if not asking:
@@ -48,21 +75,30 @@ class QPURequests:
         try:
             request = self._merge(job, asking)
             if request not in self._met:
-                check_offered(request, self.site)
+                policy = self.site.qpu(request.qpu)
+                require_gres(policy, self._offered)
+                require_count(request, policy, self._offered)
                 self._met.add(request)
         except QPUError as error:
-            raise WorkflowError(str(error), rule=asking[0].rule) from error
+            raise QPURequestError(f"rule {asking[0].rule.name!r}: {error}") from error
         return request
 
     def check_workflow(self, dag: Any) -> None:
         """Refuse every request of a workflow that cannot be met, before any job runs.
 
         Raises:
-            WorkflowError: One cannot be met, or would run without Slurm.
+            QPURequestError: One cannot be met, or would run without Slurm.
         """
         for job in {dag.get_job_group(job) or job for job in dag.needrun_jobs()}:
-            if self.find(job) is not None and job.is_local:
-                raise _local_error(job)
+            request = self.find(job)
+            if request is not None and job.is_local:
+                raise QPURequestError(
+                    f"rule {job.name!r} is a localrule and asks for qpu={request.count}: it would "
+                    "run here, without Slurm and without a lease. Take it out of `localrules`, or "
+                    "remove `qpu`."
+                )
+            if request is not None and job.is_group():
+                _name_siblings(job, request.qpu)
 
     def options(self, request: QPURequest, *, partition: bool) -> list[str]:
         """Render the sbatch options of a request.
@@ -75,7 +111,7 @@ class QPURequests:
         return [o for o in options if partition or not o.startswith("--partition=")]
 
     def _merge(self, job: Any, asking: Iterable[Any]) -> QPURequest:
-        requests = {_read(member, self.site) for member in asking}
+        requests = {self._read(member) for member in asking}
         names = sorted({request.qpu for request in requests})
         if len(names) > 1:
             raise RequestError(
@@ -85,9 +121,30 @@ class QPURequests:
             )
         return max(requests, key=lambda request: request.count)
 
+    def _read(self, job: Any) -> QPURequest:
+        resources = job.resources
+        _refuse_conflicts(resources)
+        name = self._name(resources)
+        request = QPURequest(qpu=name, count=resources.qpu)
+        if not resources.get("qpu_exclusive"):
+            return request
+        units = units_of(self.site.qpu(name), self._offered)
+        return replace(request, count=units or request.count)
+
+    def _name(self, resources: Any) -> str:
+        name, site = resources.get("qpu_name"), self.site
+        if name is None and len(site.qpus) == 1:
+            return next(iter(site.qpus))
+        if not isinstance(name, str) or isinstance(name, TBDString):
+            raise RequestError(
+                f"it asks for qpu={resources.qpu!r} with qpu_name={name!r}; allowed: "
+                f'{", ".join(sorted(site.qpus))}. Add qpu_name="…" to its resources.'
+            )
+        return site.qpu(name).name
+
 
 def _members(job: Any) -> list[Any]:
-    return list(job.jobs) if job.is_group() else [job]
+    return sorted(job.jobs, key=str) if job.is_group() else [job]
 
 
 def _asks(job: Any) -> bool:
@@ -95,47 +152,30 @@ def _asks(job: Any) -> bool:
     return not isinstance(count, TBDString) and (isinstance(count, bool) or count != 0)
 
 
-def _read(job: Any, site: SitePolicy) -> QPURequest:
-    resources = job.resources
+def _refuse_conflicts(resources: Any) -> None:
     if gres := resources.get("gres"):
         raise RequestError(
-            f"rule {job.rule.name!r} asks for gres={gres!r} and for qpu={resources.qpu!r}; sbatch "
-            "keeps only one --gres, so with `qpu` no `gres` is allowed. Remove `gres` (GPUs: use "
-            "`gpu`)."
+            f"it asks for gres={gres!r} and for qpu={resources.qpu!r}; sbatch keeps only one "
+            "--gres, so with `qpu` no `gres` is allowed. Remove `gres` (GPUs: use `gpu`)."
         )
     extra = resources.get("slurm_extra") or ""
-    where = f"slurm_extra of rule {job.rule.name!r}"
-    refuse_options(extra, _SET_BY_THE_REQUEST, where=where)
+    refuse_options(extra, _SET_BY_THE_REQUEST, where=f"slurm_extra={extra!r}")
     if re.search(r"(?:^|\s)-L", extra):
         raise RequestError(
-            f"{where}: -L is set by the request for a QPU and would override it. Remove -L."
+            f"slurm_extra={extra!r}: -L is set by the request for a QPU and would override it. "
+            "Remove -L."
         )
-    return QPURequest(qpu=_name(job, site), count=resources.qpu)
 
 
-def _name(job: Any, site: SitePolicy) -> str:
-    name = job.resources.get("qpu_name")
-    if name is None and len(site.qpus) == 1:
-        return next(iter(site.qpus))
-    if not isinstance(name, str) or isinstance(name, TBDString):
-        raise RequestError(
-            f"rule {job.rule.name!r} asks for qpu={job.resources.qpu!r} with qpu_name={name!r}; "
-            f"allowed: {', '.join(sorted(site.qpus))}. Add qpu_name=\"…\" to its resources."
-        )
-    return site.qpu(name).name
-
-
-def _local_error(job: Any) -> WorkflowError:
-    local = next(member for member in _members(job) if member.is_local)
-    if job.is_group():
-        return WorkflowError(
-            f"rule {local.rule.name!r} is a localrule in group {job.groupid!r}, which asks for a "
-            "QPU: Snakemake would run the whole group here, without Slurm and without a lease. "
-            "Take the rule out of `localrules`, or out of the group.",
-            rule=local.rule,
-        )
-    return WorkflowError(
-        f"rule {local.rule.name!r} is a localrule and asks for a QPU: it would run here, without "
-        "Slurm and without a lease. Take it out of `localrules`, or remove `qpu`.",
-        rule=local.rule,
-    )
+def _name_siblings(group: Any, qpu: str) -> None:
+    """Let the classical jobs of a group name its QPU too: Snakemake wants equal strings there."""
+    for job in group.jobs:
+        name = job.resources.get("qpu_name")
+        if name is None:
+            job.add_aux_resource("qpu_name", qpu)
+        elif name != qpu:
+            raise QPURequestError(
+                f"rule {job.rule.name!r} of group {group.groupid!r} has qpu_name={name!r}, and the "
+                f"group asks for QPU {qpu!r}; within a group one qpu_name is allowed. Set "
+                f'qpu_name="{qpu}" for that rule, or take it out of the group.'
+            )

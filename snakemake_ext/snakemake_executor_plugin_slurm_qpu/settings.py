@@ -16,8 +16,8 @@ class ExecutorSettings(SlurmSettings):
     nested: bool = field(
         default=False,
         metadata={
-            "help": "Run the `shell:` rules that hold a QPU through a Snakemake of their own inside "
-            "the job, as the stock executor does. By default the job runs the shell command "
+            "help": "Run the `shell:` rules that hold a QPU through a Snakemake of their own "
+            "inside the job, as the stock executor does. By default the job runs the shell command "
             "itself, which starts seconds earlier."
         },
     )

@@ -10,9 +10,11 @@ from qrmi_workflows.schedulers.base import JobState, QPURequest, require_success
 from qrmi_workflows.schedulers.slurm import (
     Slurm,
     gres_of_job,
+    has_accounting,
     offered_gres,
     qpu_options,
     refuse_options,
+    require_count,
     require_gres,
 )
 
@@ -50,15 +52,31 @@ def test_other_options_pass():
 
 
 def test_the_gres_of_all_nodes_are_read():
-    output = "qpu:ibm_fez:1(S:0),qpu:FRESNEL:1\ngpu:2,qpu:ibm_fez:1\n(null)\n"
+    output = "qpu:ibm_fez:1(S:0),qpu:FRESNEL:1\ngpu:2,qpu:ibm_fez:5,tape\n(null)\n"
 
-    assert offered_gres(output) == {"qpu:ibm_fez", "qpu:FRESNEL", "gpu"}
+    assert offered_gres(output) == {"qpu:ibm_fez": 5, "qpu:FRESNEL": 1, "gpu": 2, "tape": 1}
 
 
 def test_a_qpu_whose_gres_no_node_has_is_refused_with_those_there_are():
     require_gres(FEZ, {"qpu:IBM_FEZ"})  # Slurm does not mind the case
     with pytest.raises(UnknownQPUError, match=r"no node has GRES 'qpu:ibm_fez'; allowed: a, b"):
         require_gres(FEZ, {"qpu:a", "qpu:b", "gpu"})
+
+
+def test_more_of_a_qpu_than_any_node_has_is_refused():
+    require_count(QPURequest(qpu="ibm_fez", count=5), FEZ, {"qpu:ibm_fez": 5})
+    with pytest.raises(RequestError, match=r"no node of this Slurm has more than 5 .* fewer"):
+        require_count(QPURequest(qpu="ibm_fez", count=6), FEZ, {"qpu:IBM_fez": 5})
+
+
+def test_a_qpu_that_no_gres_counts_has_no_limit_here():
+    require_count(QPURequest(qpu="a", count=6), QPUPolicy(name="a", qpu_option=True), {"gpu": 1})
+
+
+@pytest.mark.parametrize("recorded", ["accounting_storage/none", "(null)"])
+def test_accounting_that_is_off_is_seen(recorded):
+    assert not has_accounting(f"AccountingStorageTRES = cpu\nAccountingStorageType = {recorded}\n")
+    assert has_accounting("AccountingStorageType   = accounting_storage/slurmdbd\n")
 
 
 @pytest.mark.parametrize("written", ["gres:qpu:ibm_fez:1", "gres/qpu:ibm_fez:1"])

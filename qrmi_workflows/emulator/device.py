@@ -13,18 +13,29 @@ import logging
 import random
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Protocol
 
 from qrmi_workflows.emulator.clock import Clock
+from qrmi_workflows.emulator.dialects.base import Dialect
 from qrmi_workflows.emulator.reservations import Reservations
 from qrmi_workflows.emulator.settings import EmulatorSettings, QPUSettings
 from qrmi_workflows.emulator.simulators import Outcome, SimulationError, null_outcome
 from qrmi_workflows.emulator.store import Session, Store, Task
 from qrmi_workflows.emulator.workers import WorkerPool
 
-__all__ = ["AVAILABILITIES", "Device"]
+__all__ = ["AVAILABILITIES", "RAN_TOO_LONG", "Device", "Shared"]
 
-AVAILABILITIES = ("online", "paused", "offline")
+AVAILABILITIES = ("online", "paused", "offline", "reserved")
+RAN_TOO_LONG = "ran too long"
 _log = logging.getLogger(__name__)
+
+
+class Shared(Protocol):
+    """What all devices of an emulator share."""
+
+    store: Store
+    pool: WorkerPool
+    clock: Clock
 
 
 @dataclass(slots=True)
@@ -38,31 +49,30 @@ class Device:
 
     Args:
         settings: How it behaves.
-        emulator: What all QPUs of this emulator share.
-        store: Where tasks and sessions are remembered.
-        pool: The worker processes.
-        clock: The time.
+        emulator: What holds for all QPUs.
+        shared: The store, the workers and the clock of all QPUs.
+        dialect: The API that it is seen through.
     """
 
     def __init__(
         self,
         settings: QPUSettings,
         emulator: EmulatorSettings,
-        store: Store,
-        pool: WorkerPool,
-        clock: Clock,
+        shared: Shared,
+        dialect: Dialect,
     ) -> None:
         self.settings = settings
         self.availability = "online"
         self._emulator = emulator
-        self._store = store
-        self._pool = pool
-        self._clock = clock
+        self._store = shared.store
+        self._pool = shared.pool
+        self._clock = shared.clock
+        self._dialect = dialect
         self._random = random.Random(f"{emulator.seed}:{settings.name}")  # noqa: S311 - no secret
         self._queue: OrderedDict[str, Task] = OrderedDict()
         self._lanes: dict[str, _Running] = {}
         self._executing = asyncio.Lock()
-        self.sessions = Reservations(settings, store, clock, self._on_session_change)
+        self.sessions = Reservations(settings, shared.store, shared.clock, self._on_session_change)
 
     @property
     def name(self) -> str:
@@ -161,15 +171,26 @@ class Device:
         running.activity = asyncio.ensure_future(self._run(task))
 
     async def _run(self, task: Task) -> None:
+        state, logs = "failed", ""
+        reason: str | None = "internal error of the emulator"
+        result: str | None = None
         try:
-            outcome = await self._prepare_and_execute(task)
+            async with asyncio.timeout(task.details.get("timeout_seconds")):
+                outcome = await self._prepare_and_execute(task)
+            state, reason, logs, result = "completed", None, outcome.logs, outcome.result
+        except TimeoutError:
+            state, reason = "cancelled", RAN_TOO_LONG
         except SimulationError as error:
-            self._settle(task, "failed", reason=str(error), logs=error.logs)
+            reason, logs = str(error), error.logs
         except Exception:
             _log.exception("task %s of %s", task.id, self.name)
-            self._settle(task, "failed", reason="internal error of the emulator")
-        else:
-            self._settle(task, "completed", outcome=outcome)
+        if reason:
+            logs += f"{Clock.iso(self._clock.now())} {state}: {reason}\n"
+        try:
+            await self._dialect.write_outcome(task, result, logs)
+        except SimulationError as error:
+            state, reason, result = "failed", str(error), None
+        self._settle(task, state, reason=reason, result=result, logs=logs)
         self.pump()
 
     async def _prepare_and_execute(self, task: Task) -> Outcome:
@@ -185,7 +206,7 @@ class Device:
         return outcome
 
     async def _simulate(self, task: Task) -> Outcome:
-        request = self._store.request(task.id)
+        request = await self._dialect.read_request(task, self._store.request(task.id))
         if self.settings.simulator == "null":
             return null_outcome(task.program, request)
         return await self._pool.run(
@@ -213,17 +234,13 @@ class Device:
         state: str,
         *,
         reason: str | None = None,
-        outcome: Outcome | None = None,
+        result: str | None = None,
         logs: str = "",
     ) -> None:
         if task.is_final:
             return
         task.state, task.reason, task.finished = state, reason, self._clock.now()
-        if outcome is not None:
-            logs = outcome.logs
-        elif reason:
-            logs = f"{logs}{Clock.iso(task.finished)} {state}: {reason}\n"
-        self._store.save_task(task, outcome.result if outcome else None, logs)
+        self._store.save_task(task, result, logs)
         self._lanes.pop(task.id, None)
         self.sessions.left(task)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from qrmi_workflows.emulator.clock import Clock
 from qrmi_workflows.emulator.device import Device
+from qrmi_workflows.emulator.dialects import load_dialect
 from qrmi_workflows.emulator.folder import Credentials, Folder
 from qrmi_workflows.emulator.settings import EmulatorSettings
 from qrmi_workflows.emulator.store import Session, Store, Task
@@ -35,8 +36,11 @@ class Fleet:
         self.tokens = TokenIssuer(credentials.signing_key, self.clock)
         self.store = Store(folder.database)
         self.pool = WorkerPool(settings.workers, settings.worker_memory_gib)
+        self.dialects = {name: load_dialect(name) for name in sorted(_types(settings))}
+        for dialect in self.dialects.values():
+            dialect.fleet = self
         self.devices = {
-            name: Device(qpu, settings, self.store, self.pool, self.clock)
+            name: Device(qpu, settings, self, self.dialects[qpu.type])
             for name, qpu in settings.qpus.items()
         }
 
@@ -95,6 +99,10 @@ class Fleet:
             tasks = qpus[device.name]["tasks"]
             tasks["queued"], tasks["running"] = device.queue_length, device.busy_lanes
         return {**_sum(qpus), "qpus": qpus}
+
+
+def _types(settings: EmulatorSettings) -> set[str]:
+    return {qpu.type for qpu in settings.qpus.values()}
 
 
 def _zero() -> dict[str, dict[str, int]]:

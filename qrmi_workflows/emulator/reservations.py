@@ -1,10 +1,11 @@
 """Sessions on one device: who holds it, until when, and what ends a session.
 
-A session is `open` until its first task reaches the head of the queue, then `active`. A
-`dedicated` session that is active keeps all other tasks off the device; a `batch` session's tasks
-go first, but exclude nobody. An active session that idles for longer than the interactive TTL
-becomes `inactive` and queues again with its next task. Closing it lets its tasks end; cancelling
-it, or its maximum TTL, cancels those that still wait. What runs is never interrupted.
+A session is `open` until its first task reaches the head of the queue, then `active`. While it is
+active, a `dedicated` session keeps all other tasks off the device, a `batch` session's tasks go
+first but exclude nobody, and a `shared` session only tells whose a task is. A session that idles
+for longer than the interactive TTL becomes `inactive` and queues again with its next task. Closing
+it lets its tasks end; cancelling it, or its maximum TTL, cancels those that still wait. What runs
+is never interrupted.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ class Reservations:
         if self.holder is not None:
             return next(iter(self._live[self.holder.id].queued), None)
         for live in self._live.values():
-            if live.session.state == "active" and live.queued:
+            if live.session.mode == "batch" and live.session.state == "active" and live.queued:
                 return next(iter(live.queued))
         return None
 

@@ -20,7 +20,6 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 
 from qrmi_workflows.emulator.control import control_routes
-from qrmi_workflows.emulator.dialects import load_dialect
 from qrmi_workflows.emulator.dialects.base import JSONResponse
 from qrmi_workflows.emulator.fleet import Fleet
 from qrmi_workflows.emulator.folder import Folder
@@ -102,9 +101,8 @@ def serve(
 
 def build_app(fleet: Fleet) -> Starlette:
     """Return the whole API: the dialects in use, health and control."""
-    types = sorted({device.settings.type for device in fleet.devices.values()})
     mounts: list[BaseRoute] = [
-        Mount(f"/{name}", routes=load_dialect(name).routes(fleet)) for name in types
+        Mount(f"/{name}", routes=dialect.routes()) for name, dialect in fleet.dialects.items()
     ]
 
     async def health(request: Request) -> Response:

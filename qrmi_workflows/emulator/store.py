@@ -80,7 +80,7 @@ class Session:
     Attributes:
         id: The vendor's id of it.
         qpu: The QPU's name.
-        mode: `dedicated` (excludes other tasks while active) or `batch`.
+        mode: `dedicated` (excludes other tasks while active), `batch` or `shared`.
         max_ttl: How many seconds it may last once active.
         state: `open` (waiting for its first task), `active`, `inactive` or `closed`.
         accepting: Whether it takes new tasks.
@@ -273,6 +273,10 @@ class Store:
     def delete_object(self, bucket: str, key: str) -> None:
         """Forget an object; not an error when there is none."""
         self._db.execute("DELETE FROM objects WHERE bucket=? AND key=?", (bucket, key))
+
+    def next_number(self) -> int:
+        """Return a number that no task has had yet."""
+        return int(self._db.execute("SELECT coalesce(max(rowid), 0) + 1 FROM tasks").fetchone()[0])
 
     def note(self, name: str) -> str | None:
         """Return a remembered value."""

@@ -26,6 +26,19 @@ type = "ibm-quantum-compute-service"
 simulator = "null"
 execution_seconds = 0.05
 
+[qpus.ibm_system]
+type = "ibm-quantum-system"
+lanes = 2
+
+[qpus.ibm_full]
+type = "ibm-quantum-system"
+simulator = "null"
+execution_seconds = 30
+lanes = 1
+
+[qpus.fresnel_local]
+type = "pasqal-local"
+
 [qpus.FRESNEL]
 type = "pasqal-cloud"
 

@@ -11,7 +11,9 @@ __all__ = ["DIALECTS", "Dialect", "load_dialect"]
 _HERE = "qrmi_workflows.emulator.dialects."
 DIALECTS = {
     "ibm-quantum-compute-service": _HERE + "ibm_quantum_compute_service:QuantumComputeService",
+    "ibm-quantum-system": _HERE + "ibm_quantum_system:QuantumSystem",
     "pasqal-cloud": _HERE + "pasqal_cloud:PasqalCloud",
+    "pasqal-local": _HERE + "pasqal_local:PasqalLocal",
 }
 
 

@@ -15,6 +15,7 @@ from starlette.routing import Route
 if TYPE_CHECKING:
     from qrmi_workflows.emulator.device import Device
     from qrmi_workflows.emulator.fleet import Fleet
+    from qrmi_workflows.emulator.store import Task
 
 __all__ = [
     "Dialect",
@@ -102,9 +103,8 @@ class Dialect(ABC):
     def refuse(self, refusal: RefusalError) -> Response:
         """Render a refusal as the vendor does."""
 
-    def routes(self, fleet: Fleet) -> list[Route]:
+    def routes(self) -> list[Route]:
         """Return the API's routes; every error leaves in the vendor's form."""
-        self.fleet = fleet
         routes = [
             Route(path, self._guard(handler), methods=[method])
             for method, path, handler in self.handlers()
@@ -121,6 +121,15 @@ class Dialect(ABC):
         if device is None or device.settings.type != self.type:
             raise RefusalError(404, f"Backend {name!r} was not found.")
         return device
+
+    async def read_request(self, task: Task, request: str) -> str:
+        """Return the input of a task that starts, given what was remembered of it."""
+        del task
+        return request
+
+    async def write_outcome(self, task: Task, result: str | None, logs: str) -> None:
+        """Deliver what a task gave before it is said to have ended; `None`: it failed."""
+        del task, result, logs
 
     @property
     def devices(self) -> list[Device]:

@@ -15,7 +15,7 @@ from uuid import uuid4
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from qrmi_workflows.emulator.device import Device
+from qrmi_workflows.emulator.device import RAN_TOO_LONG, Device
 from qrmi_workflows.emulator.dialects.base import (
     Dialect,
     Handler,
@@ -147,6 +147,8 @@ class QuantumComputeService(Dialect):
         self, device: Device, program: str, session_id: str | None, body: Mapping[str, Any]
     ) -> Task:
         kept = {key: body[key] for key in ("tags", "cost", "private") if body.get(key)}
+        if isinstance(body.get("cost"), int) and body["cost"] > 0:
+            kept["timeout_seconds"] = body["cost"]
         return Task(
             id=secrets.token_hex(10),
             qpu=device.name,
@@ -181,7 +183,7 @@ class QuantumComputeService(Dialect):
             "id": task.id,
             "backend": task.qpu,
             "state": state,
-            "status": status,
+            "status": f"{status} - Ran too long" if task.reason == RAN_TOO_LONG else status,
             "program": {"id": task.program},
             "created": self.fleet.clock.iso(task.accepted),
             "cost": task.details.get("cost", 10000),
@@ -332,7 +334,7 @@ class QuantumComputeService(Dialect):
         configuration = backend_document(device.settings.model, "conf")
         return {
             "name": device.name,
-            "status": {"name": device.availability, "reason": ""},
+            "status": {"name": _availability(device), "reason": ""},
             "is_simulator": False,
             "qubits": configuration["n_qubits"],
             "clops": None,
@@ -347,7 +349,7 @@ class QuantumComputeService(Dialect):
 
     async def _get_backend_status(self, request: Request) -> Response:
         device = self._backend_of(request)
-        status = "active" if device.availability == "online" else device.availability
+        status = "active" if device.availability == "online" else _availability(device)
         return JSONResponse(
             {
                 "state": device.availability != "offline",
@@ -369,6 +371,10 @@ class QuantumComputeService(Dialect):
         device = self._backend_of(request)
         document = backend_document(device.settings.model, "props")
         return JSONResponse(document | {"backend_name": device.name})
+
+
+def _availability(device: Device) -> str:
+    return "paused" if device.availability == "reserved" else device.availability
 
 
 def _reason_code(task: Task) -> int:

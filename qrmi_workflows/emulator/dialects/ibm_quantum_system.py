@@ -1,0 +1,332 @@
+"""IBM Quantum System API, formerly Direct Access API.
+
+A job's input, results and logs travel through S3-compatible storage, by presigned URLs that the
+client makes. There is no queue: when all lanes are busy a job is refused (429), and when another
+workload manager has reserved them too (423).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID, uuid4
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from qrmi_workflows.emulator.device import Device
+from qrmi_workflows.emulator.dialects.base import (
+    Dialect,
+    Handler,
+    JSONResponse,
+    RefusalError,
+    json_object,
+    wanted,
+)
+from qrmi_workflows.emulator.dialects.ibm import (
+    backend_document,
+    exchange_key,
+    fake_backends,
+    new_api_key,
+)
+from qrmi_workflows.emulator.objects import ObjectStore
+from qrmi_workflows.emulator.simulators import SimulationError
+from qrmi_workflows.emulator.store import Task
+
+__all__ = ["QuantumSystem"]
+
+_STATUS = {
+    "queued": "Running",
+    "running": "Running",
+    "completed": "Completed",
+    "failed": "Failed",
+    "cancelled": "Cancelled",
+}
+_UNFINISHED = ("queued", "running")
+_BUCKET = "qrmi"
+_STORAGE_SECONDS = 60
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class QuantumSystem(Dialect):
+    """The dialect `ibm-quantum-system`."""
+
+    type = "ibm-quantum-system"
+    simulators = ("aer", "null")
+    default_model = "fez"
+
+    def models(self) -> tuple[str, ...]:
+        """Return the names of qiskit-ibm-runtime's fake backends."""
+        return fake_backends()
+
+    def new_secrets(self) -> dict[str, str]:
+        """Return an API key, a service instance and a pair of S3 keys."""
+        instance = f"a/{secrets.token_hex(16)}:{uuid4()}"
+        return {
+            "apikey": new_api_key(),
+            "crn": f"crn:v1:bluemix:public:quantum-computing:us-east:{instance}::",
+            "access_key": secrets.token_hex(16),
+            "secret_key": secrets.token_hex(24),
+        }
+
+    def environment(self, qpu: str, url: str, secrets: Mapping[str, str]) -> dict[str, str]:
+        """Return `QRMI_IBM_QS_*`."""
+        del qpu
+        return {
+            "QRMI_IBM_QS_ENDPOINT": url,
+            "QRMI_IBM_QS_IAM_ENDPOINT": url,
+            "QRMI_IBM_QS_IAM_APIKEY": secrets["apikey"],
+            "QRMI_IBM_QS_SERVICE_CRN": secrets["crn"],
+            "QRMI_IBM_QS_S3_ENDPOINT": f"{url}/s3/",  # without the slash, QRMI's paths go wrong
+            "QRMI_IBM_QS_S3_BUCKET": _BUCKET,
+            "QRMI_IBM_QS_S3_REGION": "us-east",
+            "QRMI_IBM_QS_AWS_ACCESS_KEY_ID": secrets["access_key"],
+            "QRMI_IBM_QS_AWS_SECRET_ACCESS_KEY": secrets["secret_key"],
+        }
+
+    def handlers(self) -> list[tuple[str, str, Handler]]:
+        """Return the API and the object store."""
+        objects = "/s3/{bucket}/{key:path}"
+        return [
+            ("GET", "/v1/jobs/{id}", self._get_job),
+            ("POST", "/v1/jobs", self._create_job),
+            ("GET", objects, self._answer_object),
+            ("PUT", objects, self._answer_object),
+            ("DELETE", objects, self._answer_object),
+            ("POST", "/identity/token", self._issue_token),
+            ("GET", "/v1/jobs", self._list_jobs),
+            ("POST", "/v1/jobs/{id}/cancel", self._cancel_job),
+            ("DELETE", "/v1/jobs/{id}", self._delete_job),
+            ("GET", "/v1/backends", self._list_backends),
+            ("GET", "/v1/backends/{name}", self._get_backend),
+            ("GET", "/v1/backends/{name}/lanes", self._get_lanes),
+            ("GET", "/v1/backends/{name}/configuration", self._get_configuration),
+            ("GET", "/v1/backends/{name}/properties", self._get_properties),
+            ("GET", "/version", self._get_version),
+        ]
+
+    def refuse(self, refusal: RefusalError) -> Response:
+        """Render IBM's error document."""
+        error = {
+            "code": str(refusal.code or refusal.status),
+            "message": refusal.message,
+            "more_info": "https://cloud.ibm.com/apidocs/quantum-computing#error-handling",
+        }
+        document = {
+            "status_code": refusal.status,
+            "title": refusal.message,
+            "trace": str(uuid4()),
+            "correlation_id": secrets.token_hex(10),
+            "errors": [error],
+        }
+        return JSONResponse(document, status_code=refusal.status)
+
+    async def read_request(self, task: Task, request: str) -> str:
+        """Fetch a job's input from the storage that it names."""
+        del task
+        url = json.loads(request)["input"]["presigned_url"]
+        return (await _transfer("GET", url)).decode(errors="replace")
+
+    async def write_outcome(self, task: Task, result: str | None, logs: str) -> None:
+        """Put a job's results and logs into the storage that it names."""
+        storage = json.loads(self.fleet.store.request(task.id))
+        if result is not None:
+            await _transfer("PUT", storage["results"]["presigned_url"], result.encode())
+        await _transfer("PUT", storage["logs"]["presigned_url"], logs.encode())
+
+    def _authorize(self, request: Request) -> None:
+        if not self.fleet.tokens.accepts(self.bearer(request), self.type):
+            raise RefusalError(401, "The access token is missing, invalid or expired.")
+        if request.headers.get("service-crn") != self.secrets["crn"]:
+            raise RefusalError(403, "The header Service-CRN names no instance of this account.")
+
+    async def _issue_token(self, request: Request) -> Response:
+        return await exchange_key(request, self)
+
+    async def _answer_object(self, request: Request) -> Response:
+        keys = {self.secrets["access_key"]: self.secrets["secret_key"]}
+        objects = ObjectStore(self.fleet.store, self.fleet.clock, _BUCKET, keys)
+        return await objects.answer(request)
+
+    async def _get_version(self, request: Request) -> Response:
+        del request
+        return JSONResponse({"version": "emulator"})
+
+    # Jobs
+
+    async def _create_job(self, request: Request) -> Response:
+        self._authorize(request)
+        body = await json_object(request)
+        device = self.device(wanted(body, "backend", str))
+        program = wanted(body, "program_id", str)
+        if program not in ("sampler", "estimator"):
+            raise RefusalError(400, f"Program {program!r}; allowed are sampler and estimator.")
+        timeout = wanted(body, "timeout_secs", int)
+        if timeout < 1:
+            raise RefusalError(400, f"The field 'timeout_secs' must be at least 1, not {timeout}.")
+        task = Task(
+            id=_job_id(body),
+            qpu=device.name,
+            program=program,
+            accepted=self.fleet.clock.now(),
+            details={"timeout_seconds": timeout},
+        )
+        storage = json.dumps(_storage(body))
+        if self._is_repeated(task, storage):
+            return Response(status_code=204)
+        self._require_lane(device)
+        self.fleet.store.add_task(task, storage)
+        device.submit([task])
+        return Response(status_code=204)
+
+    def _is_repeated(self, task: Task, storage: str) -> bool:
+        if self.fleet.task(task.id) is None:
+            return False
+        if self.fleet.store.request(task.id) != storage:
+            raise RefusalError(409, f"Job {task.id} exists with another input.")
+        return True
+
+    def _require_lane(self, device: Device) -> None:
+        if device.availability == "reserved":
+            raise RefusalError(423, f"Backend {device.name} is reserved.")
+        if device.availability == "offline":
+            raise RefusalError(409, f"Backend {device.name} is offline.")
+        if device.busy_lanes + device.queue_length >= device.settings.lanes:
+            raise RefusalError(
+                429, f"All {device.settings.lanes} lanes of backend {device.name} are in use."
+            )
+
+    def _task(self, request: Request) -> Task:
+        self._authorize(request)
+        task_id = request.path_params["id"]
+        task = self.fleet.task(task_id)
+        if task is None or task.qpu not in {device.name for device in self.devices}:
+            raise RefusalError(404, f"Job {task_id} not found.", "1291")
+        return task
+
+    def _document(self, task: Task) -> dict[str, Any]:
+        iso = self.fleet.clock.iso
+        document: dict[str, Any] = {
+            "id": task.id,
+            "backend": task.qpu,
+            "program_id": task.program,
+            "timeout_secs": task.details["timeout_seconds"],
+            "status": _STATUS[task.state],
+            "created_time": iso(task.accepted),
+            "storage": json.loads(self.fleet.store.request(task.id)),
+        }
+        if task.is_final:
+            nanoseconds = int(1e9 * ((task.finished or 0) - (task.started or task.finished or 0)))
+            document["end_time"] = iso(task.finished)
+            document["usage"] = {"quantum_nanoseconds": nanoseconds}
+        if task.state == "failed":
+            document |= {"reason_code": 1500, "reason_message": task.reason}
+        return document
+
+    async def _get_job(self, request: Request) -> Response:
+        return JSONResponse(self._document(self._task(request)))
+
+    async def _list_jobs(self, request: Request) -> Response:
+        self._authorize(request)
+        jobs = [
+            self._document(self.fleet.live(task))
+            for device in self.devices
+            for task in self.fleet.store.find_tasks(qpu=device.name, limit=1000, newest_first=True)
+        ]
+        return JSONResponse({"jobs": jobs})
+
+    async def _cancel_job(self, request: Request) -> Response:
+        task = self._task(request)
+        if task.is_final or not self.fleet.devices[task.qpu].cancel(task.id):
+            raise RefusalError(409, f"Job {task.id} has ended: {_STATUS[task.state]}.")
+        return Response(status_code=204)
+
+    async def _delete_job(self, request: Request) -> Response:
+        task = self._task(request)
+        if not task.is_final:
+            raise RefusalError(409, f"Job {task.id} has not ended: {_STATUS[task.state]}.")
+        task.deleted = True
+        self.fleet.store.save_task(task)
+        return Response(status_code=204)
+
+    # Backends
+
+    def _backend(self, request: Request) -> Device:
+        self._authorize(request)
+        return self.device(request.path_params["name"])
+
+    async def _list_backends(self, request: Request) -> Response:
+        self._authorize(request)
+        return JSONResponse({"backends": [_backend_document(device) for device in self.devices]})
+
+    async def _get_backend(self, request: Request) -> Response:
+        return JSONResponse(_backend_document(self._backend(request)))
+
+    async def _get_lanes(self, request: Request) -> Response:
+        lanes = self._backend(request).settings.lanes
+        return JSONResponse(
+            {"hpc_workload_manager": {"lanes": lanes}, "ibm_quantum_compute": {"lanes": 0}}
+        )
+
+    async def _get_configuration(self, request: Request) -> Response:
+        device = self._backend(request)
+        document = backend_document(device.settings.model, "conf")
+        return JSONResponse(document | {"backend_name": device.name, "simulator": False})
+
+    async def _get_properties(self, request: Request) -> Response:
+        device = self._backend(request)
+        document = backend_document(device.settings.model, "props")
+        return JSONResponse(document | {"backend_name": device.name})
+
+
+def _backend_document(device: Device) -> dict[str, Any]:
+    reserved = device.availability == "reserved"
+    return {
+        "name": device.name,
+        "status": "online" if reserved else device.availability,
+        "message": "",
+        "version": backend_document(device.settings.model, "conf")["backend_version"],
+        "locked": reserved,
+    }
+
+
+def _job_id(body: Mapping[str, Any]) -> str:
+    text = wanted(body, "id", str)
+    try:
+        return str(UUID(text))
+    except ValueError as error:
+        raise RefusalError(400, f"The field 'id' must be a UUID, not {text!r:.80}.") from error
+
+
+def _storage(body: Mapping[str, Any]) -> dict[str, Any]:
+    storage: dict[str, Any] = wanted(body, "storage", dict)
+    for name in ("input", "results", "logs"):
+        entry = wanted(storage, name, dict)
+        url = wanted(entry, "presigned_url", str)
+        if not url.startswith(("http://", "https://")):
+            raise RefusalError(400, f"The field 'storage.{name}.presigned_url' is no HTTP URL.")
+    return storage
+
+
+async def _transfer(method: str, url: str, body: bytes | None = None) -> bytes:
+    try:
+        return await asyncio.to_thread(_request, method, url, body)
+    except urllib.error.HTTPError as error:
+        text = error.read().decode(errors="replace")
+        raise SimulationError(f"{method} of the job's storage: {error.code} {text}") from error
+    except (OSError, ValueError) as error:
+        raise SimulationError(f"{method} of the job's storage: {error}") from error
+
+
+def _request(method: str, url: str, body: bytes | None) -> bytes:
+    request = urllib.request.Request(url, data=body, method=method)  # noqa: S310 - checked above
+    if body is not None:
+        request.add_header("Content-Type", "application/json")
+    with _DIRECT.open(request, timeout=_STORAGE_SECONDS) as answer:
+        content: bytes = answer.read()
+    return content

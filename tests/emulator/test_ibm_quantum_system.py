@@ -1,0 +1,137 @@
+"""IBM Quantum System API with its S3-compatible storage, through the real `qrmi` client."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from emulator_clients import bell, primitive, wait
+from qiskit_ibm_runtime.decoders.result_decoder import ResultDecoder
+from qrmi import QrmiError, ResourceStatusCode, TaskNotFoundError, TaskNotReadyError, TaskStatus
+from qrmi.primitives.ibm import SamplerV2, get_backend
+
+from qrmi_workflows.emulator.sigv4 import SignatureError, SignedRequest, check_signature
+
+LIMIT = {"QRMI_JOB_TIMEOUT_SECONDS": "60"}
+
+
+def test_every_method_of_a_resource(qpu):
+    """Input, result and logs travel through the object store by signed requests."""
+    resource = qpu("ibm_system", **LIMIT)
+    status = resource.status()
+    assert status.status == ResourceStatusCode.Online
+    assert status.capacity.available_slots == 2
+    assert json.loads(resource.target().value)["configuration"]["backend_name"] == "ibm_system"
+    token = resource.acquire()
+    task = resource.task_start(primitive("sampler", [[bell(), None, 500]]))
+    assert wait(resource, task) == TaskStatus.Completed
+    result = ResultDecoder.decode(resource.task_result(task).value)
+    assert set(result[0].data.meas.get_counts()) == {"00", "11"}
+    assert "500 shots" in resource.task_logs(task)
+    resource.task_stop(task)
+    with pytest.raises(TaskNotFoundError):
+        resource.task_status(task)
+    resource.release(token)
+    assert resource.metadata()["backend_name"] == "ibm_system"
+
+
+def test_primitives(qpu):
+    """`qrmi.primitives.ibm` needs nothing else on this type."""
+    from qiskit import QuantumCircuit, transpile
+
+    resource = qpu("ibm_system", **LIMIT)
+    circuit = QuantumCircuit(1)
+    circuit.x(0)
+    circuit.measure_all()
+    isa = transpile(circuit, get_backend(resource))
+    counts = SamplerV2(resource).run([isa], shots=100).result()[0].data.meas.get_counts()
+    assert counts == {"1": 100}
+
+
+def test_a_failed_task_tells_its_reason(qpu):
+    """The vendor's reason reaches the caller, and the logs too."""
+    resource = qpu("ibm_system", **LIMIT)
+    task = resource.task_start(primitive("estimator", [["nonsense", "Z"]]))
+    assert wait(resource, task) == TaskStatus.Failed
+    with pytest.raises(TaskNotReadyError, match="not OpenQASM 3"):
+        resource.task_result(task)
+    assert "not OpenQASM 3" in resource.task_logs(task)
+
+
+def test_full_lanes_show_and_a_stopped_task_frees_its_lane(qpu):
+    """A queued job does not exist here: the lane is taken at once."""
+    resource = qpu("ibm_full", **LIMIT)
+    task = resource.task_start(primitive("sampler", [[bell()]]))
+    assert resource.task_status(task) == TaskStatus.Running
+    assert resource.status().capacity.available_slots == 0
+    with pytest.raises(TaskNotReadyError):
+        resource.task_result(task)
+    resource.task_stop(task)
+    assert resource.status().capacity.available_slots == 1
+
+
+def test_a_reserved_backend_is_busy(qpu, emulator):
+    """Lanes that another workload manager holds."""
+    emulator.control.ask("PATCH", "/qpus/ibm_full", {"availability": "reserved"})
+    assert qpu("ibm_full", **LIMIT).status().busy
+    emulator.control.ask("PATCH", "/qpus/ibm_full", {"availability": "online"})
+    assert not qpu("ibm_full", **LIMIT).status().busy
+
+
+def test_a_wrong_secret_key_cannot_store_an_input(qpu):
+    """The signature is checked, not only its form."""
+    resource = qpu("ibm_system", **LIMIT, QRMI_IBM_QS_AWS_SECRET_ACCESS_KEY="wrong")
+    with pytest.raises(QrmiError, match="SignatureDoesNotMatch"):
+        resource.task_start(primitive("sampler", [[bell()]]))
+
+
+# Amazon's own examples: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
+# and https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
+KEYS = {"AKIAIOSFODNN7EXAMPLE": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}
+SCOPE = "AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request"
+MOMENT = 1369353600.0
+EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+SIGNED = SignedRequest(
+    method="GET",
+    path="/test.txt",
+    query="",
+    headers={
+        "host": "examplebucket.s3.amazonaws.com",
+        "range": "bytes=0-9",
+        "x-amz-content-sha256": EMPTY,
+        "x-amz-date": "20130524T000000Z",
+        "authorization": f"AWS4-HMAC-SHA256 Credential={SCOPE},"
+        "SignedHeaders=host;range;x-amz-content-sha256;x-amz-date,"
+        "Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41",
+    },
+)
+PRESIGNED = SignedRequest(
+    method="GET",
+    path="/test.txt",
+    query="X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential="
+    + SCOPE.replace("/", "%2F")
+    + "&X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=host&X-Amz-Signature="
+    "aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404",
+    headers={"host": "examplebucket.s3.amazonaws.com"},
+)
+
+
+def test_signatures_agree_with_amazons_examples():
+    """Both forms of Signature Version 4."""
+    check_signature(SIGNED, KEYS, b"", MOMENT)
+    check_signature(PRESIGNED, KEYS, b"", MOMENT + 86399)
+
+
+@pytest.mark.parametrize(
+    ("request_", "body", "now", "code"),
+    [
+        (SIGNED, b"x", MOMENT, "XAmzContentSHA256Mismatch"),
+        (SIGNED, b"", MOMENT + 1000, "RequestTimeTooSkewed"),
+        (PRESIGNED, b"", MOMENT + 86401, "AccessDenied"),
+    ],
+)
+def test_a_signature_does_not_outlive_its_time_or_another_body(request_, body, now, code):
+    """What was signed is checked as a whole."""
+    with pytest.raises(SignatureError) as caught:
+        check_signature(request_, KEYS, body, now)
+    assert caught.value.code == code

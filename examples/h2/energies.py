@@ -1,7 +1,5 @@
 """The ground-state energies from the QPU's result, and a picture of them beside the exact curve."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

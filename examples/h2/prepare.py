@@ -1,7 +1,5 @@
 """Classical preparation: the Hamiltonian of H2 at each bond length, and the exact energies."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The ansatz on the QPU's own qubits and gates, with every Hamiltonian, as one payload."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The largest independent set that the QPU found, beside the exact one, and a picture of it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -5,8 +5,6 @@ slow sweep of the laser's detuning takes them from none excited to as many as th
 (Ebadi et al., Science 376, 1209 (2022)).
 """
 
-from __future__ import annotations
-
 import json
 from math import pi
 from pathlib import Path
@@ -39,7 +37,8 @@ def sequence(device: Device) -> Sequence:
 
 def sampled(target: str, runs: int) -> dict[str, Any]:
     """Return the payload that samples the sweep on the device that a QPU's target describes."""
-    device = deserialize_device(json.loads(target)["specs"])
+    (listed,) = json.loads(target)
+    device = deserialize_device(listed["specs"])
     return {"sequence": json.loads(sequence(device).to_abstract_repr()), "job_runs": runs}
 
 

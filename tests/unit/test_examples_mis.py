@@ -19,7 +19,7 @@ from qrmi_workflows import Payload
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "mis"))
 antennas, sweep, solution = map(import_module, ("antennas", "sweep", "solution"))
 
-TARGET = json.dumps({"device_type": "FRESNEL", "specs": AnalogDevice.to_abstract_repr()})
+TARGET = json.dumps([{"device_type": "FRESNEL", "specs": AnalogDevice.to_abstract_repr()}])
 
 
 def test_atoms_within_reach_are_exactly_those_that_block_each_other() -> None:

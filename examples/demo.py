@@ -1,0 +1,170 @@
+"""The whole path on real input: Snakemake, Parsl and two emulated QPUs, on a Slurm of its own.
+
+    python examples/demo.py               on a personal Slurm cluster, made for this
+    python examples/demo.py --no-slurm    the same workflow on the emulator alone
+
+Everything it makes is in `demo-run/`. Its exit code is 1 when an answer is wrong or a lease is left
+open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from demo_report import Report, collect
+from rich.console import Console
+
+from qrmi_workflows import QPUError
+from qrmi_workflows.emulator import Control, start_emulator
+from qrmi_workflows.sandbox import Sandbox
+
+EXAMPLES = Path(__file__).parent.resolve()
+RUN = Path("demo-run").resolve()
+
+progress = Console(stderr=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where the workflows run."""
+
+    environment: Mapping[str, str]
+    snakemake: tuple[str, ...]
+    parsl: tuple[str, ...]
+    emulator: Path
+    slurm: bool
+
+
+@contextmanager
+def slurm_site() -> Iterator[Site]:
+    """A personal Slurm cluster with two emulated QPUs."""
+    sandbox = Sandbox(RUN / "sandbox")
+    with step("Slurm with two emulated QPUs"):
+        sandbox.up()
+    try:
+        yield Site(
+            environment={**os.environ, **sandbox.environment()},
+            snakemake=(
+                *("--executor", "slurm-qpu", "--jobs", "4"),
+                *("--slurm-qpu-init-seconds-before-status-checks", "1"),
+            ),
+            parsl=(),
+            emulator=RUN / "sandbox" / "emulator",
+            slurm=True,
+        )
+    finally:
+        sandbox.down()
+
+
+@contextmanager
+def embedded_site() -> Iterator[Site]:
+    """Two emulated QPUs; the workflows' jobs are processes of this machine."""
+    with start_emulator(RUN / "emulator") as emulator:
+        yield Site(
+            environment={**os.environ, "QPU_CONFIG": str(emulator.config_path)},
+            snakemake=("--cores", "2"),
+            parsl=("--local",),
+            emulator=emulator.folder,
+            slurm=False,
+        )
+
+
+def run_workflows(site: Site) -> Report:
+    """Run both workflow engines, one after the other: they want the same QPU."""
+    with step("Snakemake: hydrogen's energies on ibm_fez, antennas on FRESNEL"):
+        options = ("--snakefile", str(EXAMPLES / "Snakefile"), *site.snakemake)
+        run("snakemake", ["snakemake", *options], site)
+    with step("Parsl: a variational loop on ibm_fez"):
+        loop = ("python", str(EXAMPLES / "h2" / "vqe.py"), "h2/target.json")
+        options = ("--output", "vqe/vqe.json", "--address", "127.0.0.1", *site.parsl)
+        run("vqe", [*loop, *options], site)
+    jobs = ask(["scontrol", "show", "job", "--oneliner"], site) if site.slurm else ""
+    return collect(RUN, Control(site.emulator).counters(), jobs)
+
+
+def ask(argv: list[str], site: Site) -> str:
+    """Return what a command prints."""
+    return subprocess.run(
+        argv, env=site.environment, check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+
+
+def run(name: str, argv: list[str], site: Site) -> None:
+    """Run a program; when it fails, show the end of its log and give up."""
+    log = RUN / f"{name}.log"
+    tools = os.pathsep.join([str(Path(sys.executable).parent), site.environment["PATH"]])
+    environment = {**site.environment, "PATH": tools}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            argv,
+            cwd=RUN,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        code = process.wait()
+    except BaseException:
+        interrupt(process)
+        raise
+    if code:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        sys.exit("\n".join([*lines[-40:], f"demo: {name} ended with {code}; its log is {log}."]))
+
+
+def interrupt(process: subprocess.Popen[bytes]) -> None:
+    """End a program and its children as Ctrl-C would, so that they release their leases."""
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(timeout=15)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Say what runs, and how long it took."""
+    start = time.monotonic()
+    with progress.status(what):
+        yield
+    progress.print(f"{time.monotonic() - start:6.1f} s  {what}", highlight=False)
+
+
+def clear() -> None:
+    """Remove what an earlier run left, even one that was killed."""
+    if (RUN / "sandbox").exists():
+        Sandbox(RUN / "sandbox").down()
+    shutil.rmtree(RUN, ignore_errors=True)
+    (RUN / "vqe").mkdir(parents=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--no-slurm", action="store_true", help="on the emulator alone")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        clear()
+        with embedded_site() if arguments.no_slurm else slurm_site() as site:
+            report = run_workflows(site)
+    except QPUError as error:
+        sys.exit(f"demo: {error}")
+    report.print(as_json=arguments.json)
+    return 1 if report.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""What the demo shows in the end: energies, Slurm's jobs, leases, and whether all is well."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from qrmi_workflows.schedulers.slurm import gres_of_job
+
+CHEMICAL_ACCURACY = 1.6e-3
+"""In hartree. The emulator is noise-free, so every energy must be within it."""
+
+LEASES = {"ibm_fez": 2}
+"""How often a session must be opened there: once for the curve, once for the whole loop."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that is shown.
+
+    Attributes:
+        energies: One for each bond length, from Snakemake.
+        vqe: The variational loop, from Parsl, with its iterations.
+        mis: The antennas, from Snakemake.
+        qpus: The emulator's counters of tasks and sessions, by QPU.
+        jobs: What Slurm says of each job; none without Slurm.
+        files: Where the pictures, and Slurm's own words, are.
+    """
+
+    energies: list[Row]
+    vqe: Row
+    mis: Row
+    qpus: dict[str, dict[str, dict[str, int]]]
+    jobs: list[dict[str, str]]
+    files: list[str]
+
+    @property
+    def faults(self) -> list[str]:
+        """What is not as it must be; empty when all is well."""
+        return [*self._wrong_answers(), *self._wrong_leases()]
+
+    def _wrong_answers(self) -> list[str]:
+        found = [
+            f"H2 at {row['bond_length']} Å is off by {_error(row):+.2f} mHa"
+            for row in [*self.energies, self.vqe]
+            if not abs(_error(row)) <= 1000 * CHEMICAL_ACCURACY
+        ]
+        if self.mis["size"] != self.mis["exact_size"]:
+            found.append(f"{self.mis['size']} antennas were chosen, not {self.mis['exact_size']}")
+        return found
+
+    def _wrong_leases(self) -> list[str]:
+        sessions = {qpu: counters["sessions"] for qpu, counters in self.qpus.items()}
+        found = [
+            f"{count['open']} leases of {qpu} are open"
+            for qpu, count in sessions.items()
+            if count["open"]
+        ]
+        found += [
+            f"{sessions[qpu]['opened']} leases of {qpu} were opened, not {wanted}"
+            for qpu, wanted in LEASES.items()
+            if sessions[qpu]["opened"] != wanted
+        ]
+        blocks = {iteration["job"] for iteration in self.vqe["iterations"]}
+        if len(blocks) != 1:
+            found.append(f"the variational loop ran in {len(blocks)} blocks, not in one")
+        return found
+
+    def print(self, *, as_json: bool = False) -> None:
+        if as_json:
+            print(json.dumps(asdict(self) | {"faults": self.faults}, indent=1))
+            return
+        console = Console(highlight=False)
+        console.print(
+            "[bold]Ground-state energy of H2[/] in STO-3G", _energies(self), _answers(self)
+        )
+        if self.jobs:
+            console.print("[bold]Slurm's jobs[/] as `scontrol show job` has them", _jobs(self.jobs))
+            console.print("Parsl ends its blocks by cancelling them.\n")
+        console.print("[bold]Leases[/] as the emulated vendors count them", _leases(self.qpus))
+        alone = ": Slurm's licence alone excludes" if self.jobs else ""
+        console.print(f"FRESNEL's vendor has no sessions to count{alone}.\n")
+        for line in self.files:
+            console.print(line, markup=False, soft_wrap=True)
+        for fault in self.faults:
+            console.print(f"[bold red]Wrong:[/] {fault}.")
+
+
+def collect(run: Path, counters: Mapping[str, Any], scontrol: str) -> Report:
+    """Gather the report from a run's files and the words of `scontrol show job --oneliner`."""
+    files = [f"Plot: {run / 'h2' / 'curve.png'}", f"Antennas: {run / 'mis' / 'solution.png'}"]
+    if scontrol:
+        words = run / "slurm-jobs.txt"
+        words.write_text(scontrol, encoding="utf-8")
+        files.append(f"Slurm's own words: {words}")
+    return Report(
+        energies=_read(run / "h2" / "energies.json"),
+        vqe=_read(run / "vqe" / "vqe.json"),
+        mis=_read(run / "mis" / "solution.json"),
+        qpus=counters["qpus"],
+        jobs=[parse_job(line) for line in scontrol.splitlines() if line.startswith("JobId=")],
+        files=files,
+    )
+
+
+def parse_job(line: str) -> dict[str, str]:
+    """Parse one line of `scontrol show job --oneliner`."""
+    words = dict(word.partition("=")[::2] for word in line.split())
+    name = words.get("Comment", words["JobName"])  # Snakemake's job names are numbers
+    name = re.sub(r"^rule_|\.[0-9a-f]{12}$", "", name)
+    return {"id": words["JobId"], "name": name, "node": words["NodeList"], **gres_of_job(line)}
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _error(row: Row) -> float:
+    return 1000 * float(row["energy"] - row["exact"])
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        right = heading.endswith(("Ha", "Å", "tasks", "opened", "closed"))
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def _energies(report: Report) -> Table:
+    table = _table("bond / Å", "QPU / Ha", "exact / Ha", "error / mHa", "from")
+    rows = [(row, "Snakemake") for row in report.energies] + [(report.vqe, "Parsl")]
+    for row, engine in rows:
+        energies = (f"{row[key]:.5f}" for key in ("energy", "exact"))
+        table.add_row(f"{row['bond_length']:.3f}", *energies, f"{_error(row):+.3f}", engine)
+    return table
+
+
+def _answers(report: Report) -> str:
+    mis, tasks = report.mis, len(report.vqe["iterations"])
+    return (
+        f"Snakemake: {len(report.energies)} molecules in one task. "
+        f"Parsl: {tasks} iterations, {tasks} tasks, one lease.\n"
+        f"Antennas: {mis['size']} of {len(mis['found'])} may share a channel, "
+        f"exact {mis['exact_size']}; {mis['share']:.0%} of the samples.\n"
+    )
+
+
+def _jobs(jobs: list[dict[str, str]]) -> Table:
+    table = _table("job", "name", "GRES held", "licence held", "state")
+    for job in jobs:
+        held = (job[key] or "-" for key in ("gres", "licences"))
+        table.add_row(job["id"], job["name"], *held, job["state"])
+    return table
+
+
+def _leases(qpus: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Table:
+    table = _table("QPU", "tasks", "opened", "closed")
+    for qpu, counters in qpus.items():
+        sessions = counters["sessions"]
+        cells = (counters["tasks"]["completed"], sessions["opened"], sessions["closed"])
+        table.add_row(qpu, *map(str, cells))
+    return table

@@ -1,0 +1,84 @@
+"""The ground state of H2 by a variational loop in Parsl: many tasks, one block, one lease.
+
+The optimiser runs here; every energy that it asks for is a task in the block that holds the QPU.
+
+    qpu target ibm_fez -o target.json
+    python vqe.py target.json -o vqe.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import parsl
+from hydrogen import exact, hamiltonian
+from parsl.config import Config
+from parsl.providers import LocalProvider
+from scipy.optimize import minimize
+from transpile import estimator_payload, place, transpile
+
+from parsl_ext import LeaseLauncher, QPUExecutor, QPUSlurmProvider, qpu_app
+
+
+@qpu_app
+def estimate(payload: dict[str, Any], *, lease: Any) -> dict[str, Any]:
+    """Run one task; this runs in the block, whose lease Parsl passes in."""
+    import os
+
+    result = lease.run(payload)
+    energies, _ = result.expectation_values()
+    return {"energy": energies[0], "task": result.task_id, "job": os.environ.get("QRMI_JOB_ID")}
+
+
+def vqe(bond_length: float, target: str, precision: float) -> dict[str, Any]:
+    """Minimise the energy over the ansatz's angle; return it with every iteration."""
+    operator, circuit = hamiltonian(bond_length), transpile(target)
+    observable = place(operator, circuit)
+    iterations: list[dict[str, Any]] = []
+
+    def energy(angles: Any) -> float:
+        payload = estimator_payload(circuit, observable, angles.tolist(), precision)
+        iterations.append({"angle": float(angles[0]), **estimate(payload).result()})
+        return float(iterations[-1]["energy"])
+
+    found = minimize(energy, x0=[0.0], method="COBYLA", options={"rhobeg": 0.3, "tol": 0.01})
+    return {
+        "bond_length": bond_length,
+        "energy": float(found.fun),
+        "exact": exact(operator),
+        "iterations": iterations,
+    }
+
+
+def configuration(arguments: argparse.Namespace) -> Config:
+    """Return one block that holds the QPU: a Slurm job, or a process here."""
+    launcher = LeaseLauncher(qpu=arguments.qpu)
+    if arguments.local:
+        provider = LocalProvider(launcher=launcher)
+    else:
+        provider = QPUSlurmProvider(qpu=arguments.qpu, walltime="00:10:00", launcher=launcher)
+    executor = QPUExecutor(provider=provider, address=arguments.address)
+    return Config(executors=[executor], run_dir=str(arguments.output.parent / "parsl"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("target", type=Path, help="the QPU's target, from `qpu target`")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--qpu", default="ibm_fez")
+    parser.add_argument("--bond-length", type=float, default=0.735, help="in ångström")
+    parser.add_argument("--precision", type=float, default=1e-4, help="in hartree")
+    parser.add_argument("--address", help="of this machine, as the block reaches it")
+    parser.add_argument("--local", action="store_true", help="without Slurm")
+    arguments = parser.parse_args()
+    target = arguments.target.read_text(encoding="utf-8")
+    with parsl.load(configuration(arguments)):
+        found = vqe(arguments.bond_length, target, arguments.precision)
+    arguments.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -30,7 +30,7 @@ from qrmi_workflows.schedulers.slurm import has_accounting
 from snakemake_executor_plugin_slurm_qpu.direct import can_run_directly, render_command
 from snakemake_executor_plugin_slurm_qpu.markers import POLL_SECONDS, Markers
 from snakemake_executor_plugin_slurm_qpu.requests import QPURequests
-from snakemake_executor_plugin_slurm_qpu.script import lease_command, render_script
+from snakemake_executor_plugin_slurm_qpu.script import lease_command, read_end, render_script
 
 __all__ = ["Executor"]
 
@@ -44,7 +44,6 @@ class Executor(SlurmExecutor):
         # Before super(): it starts the thread that polls.
         self._requests = QPURequests()
         self._markers = Markers(Path(".snakemake/slurm_qpu"))
-        self._running: dict[str, SubmittedJobInfo] = {}
         self._settled: set[str] = set()
         self._cancelled = False
         super().__init__(workflow, logger)
@@ -99,10 +98,9 @@ class Executor(SlurmExecutor):
             f"Job {job.jobid} has been submitted with SLURM jobid {job_id}, for QPU "
             f"{request.qpu} (log: {log_file})."
         )
-        info = SubmittedJobInfo(job, external_jobid=job_id, aux={"slurm_logfile": log_file})
-        self._running[job_id] = info
-        self._markers.expect(job_id)
-        self._report_job_submission_threadsafe(info)
+        self._report_job_submission_threadsafe(
+            SubmittedJobInfo(job, external_jobid=job_id, aux={"slurm_logfile": log_file})
+        )
 
     def _log_file(self, job: Any) -> Path:
         kind = "group" if job.is_group() else "rule"
@@ -151,6 +149,26 @@ class Executor(SlurmExecutor):
         """No jobstep and no srun under a lease; the stock ones for all other jobs."""
         return "" if _HOLDS_QPU.get() else str(super().additional_general_args())
 
+    def get_job_exec_suffix(self, job: Any) -> str:
+        """Add the marker of a job without a QPU, when the user wants it."""
+        if _HOLDS_QPU.get() or not self._is_marked(job):
+            return ""
+        marker = shlex.quote(str(self._markers.folder / _marker(job)))
+        return f"touch {marker} || {{ touch {marker}; exit 1; }}"
+
+    def _is_marked(self, job: Any) -> bool:
+        # The stock executor appends to the command of an array job.
+        in_array = not job.is_group() and self.array_jobs & {"all", job.rule.name}
+        return self.workflow.executor_settings.mark_all and not in_array
+
+    def report_job_submission(self, job_info: SubmittedJobInfo, register_job: bool = True) -> None:
+        """Report a job that Slurm has accepted."""
+        holds_qpu = self._requests.find(job_info.job) is not None
+        if holds_qpu or self._is_marked(job_info.job):
+            marker = None if holds_qpu else _marker(job_info.job)
+            self._markers.expect(job_info.external_jobid, marker)
+        super().report_job_submission(job_info, register_job=register_job)
+
     # Completion
 
     async def sleep(self) -> None:
@@ -184,18 +202,42 @@ class Executor(SlurmExecutor):
 
     def report_job_success(self, job_info: SubmittedJobInfo) -> None:
         """Report that Slurm says COMPLETED."""
-        self._forget(job_info)
+        self._settle(job_info)
         super().report_job_success(job_info)
 
     def report_job_error(
         self, job_info: SubmittedJobInfo, msg: str | None = None, **kwargs: Any
     ) -> None:
-        """Report a job that failed, or that was never accepted."""
-        self._forget(job_info)
+        """Report a job that failed, with the end of its log, or that was never accepted."""
+        self._settle(job_info)
+        end = read_end((job_info.aux or {}).get("slurm_logfile"))
+        if end and self._requests.find(job_info.job) is not None:
+            msg = f"{msg} Its log ends with:\n{end}\n"
         super().report_job_error(job_info, msg=msg, **kwargs)
 
-    def _forget(self, job_info: SubmittedJobInfo) -> None:
+    def _settle(self, job_info: SubmittedJobInfo) -> None:
         if job_info.external_jobid is not None:
             self._settled.add(job_info.external_jobid)
-            self._running.pop(job_info.external_jobid, None)
             self._markers.forget(job_info.external_jobid)
+
+    # The end
+
+    def cancel(self) -> None:
+        """Cancel the jobs, and those whose submission is under way."""
+        self._cancelled = True
+        self._job_submission_executor.shutdown(wait=True, cancel_futures=True)
+        super().cancel()
+
+    def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
+        """Cancel every job of this run: by name, so that none that Slurm accepted is missed."""
+        run_command(["scancel", f"--name={self.run_uuid}"])
+        super().cancel_jobs(active_jobs)
+
+    def shutdown(self) -> None:
+        """End the polling, and remove the markers' folder when no job will write there."""
+        super().shutdown()
+        self._markers.close()
+
+
+def _marker(job: Any) -> str:
+    return f"{job.jobid}-{job.attempt}"

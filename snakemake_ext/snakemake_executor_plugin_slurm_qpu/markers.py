@@ -7,6 +7,7 @@ asks then.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +34,7 @@ class Markers:
 
     def __init__(self, parent: Path) -> None:
         self._parent = parent
-        self._waiting: set[str] = set()
+        self._waiting: dict[str, str] = {}
         self._ask_at: dict[str, float] = {}
         self._pause: dict[str, float] = {}
 
@@ -43,17 +44,16 @@ class Markers:
         self._parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(dir=self._parent.resolve()))
 
-    def expect(self, job_id: str) -> None:
-        """Look for the marker of a job from now on."""
-        self._waiting.add(job_id)  # from the submitting threads: one atomic step
+    def expect(self, job_id: str, marker: str | None = None) -> None:
+        """Look for the marker of a job from now on; it is named after the Slurm job's id."""
+        self._waiting[job_id] = marker or job_id  # from the submitting threads: one atomic step
 
     def forget(self, job_id: str) -> None:
         """Slurm has said what became of the job: its marker is needed no more."""
-        if job_id in self._waiting:
-            self._waiting.discard(job_id)
+        if marker := self._waiting.pop(job_id, None):
             self._ask_at.pop(job_id, None)
             self._pause.pop(job_id, None)
-            (self.folder / job_id).unlink(missing_ok=True)
+            (self.folder / marker).unlink(missing_ok=True)
 
     def postpone(self, job_id: str) -> None:
         """Slurm says that the job is not over: wait twice as long before asking again."""
@@ -65,8 +65,13 @@ class Markers:
         """Whether a job has left its marker and Slurm should be asked now."""
         if not self._waiting:
             return False
-        now = monotonic()
-        marked = self._waiting.intersection(entry.name for entry in self.folder.iterdir())
-        for job_id in marked - self._ask_at.keys():
-            self._pause[job_id], self._ask_at[job_id] = _FIRST_PAUSE, now + _FIRST_PAUSE
+        now, marked = monotonic(), {entry.name for entry in self.folder.iterdir()}
+        for job_id, marker in list(self._waiting.items()):
+            if marker in marked and job_id not in self._ask_at:
+                self._pause[job_id], self._ask_at[job_id] = _FIRST_PAUSE, now + _FIRST_PAUSE
         return any(now >= ask_at for ask_at in self._ask_at.values())
+
+    def close(self) -> None:
+        """Remove the folder, unless jobs are left that will write there."""
+        if not self._waiting and "folder" in self.__dict__:
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The batch script of a job that holds a QPU: pure text."""
+"""The batch script of a job that holds a QPU, and the log that it leaves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["lease_command", "render_script"]
+__all__ = ["lease_command", "read_end", "render_script"]
+
+_END_LINES = 12
+_END_BYTES = 4096
 
 _SCRIPT = """\
 #!/bin/bash
@@ -38,3 +41,13 @@ def render_script(command: Sequence[str], markers: Path) -> str:
             holds the exit status.
     """
     return _SCRIPT.format(markers=shlex.quote(str(markers)), command=shlex.join(command))
+
+
+def read_end(log: Path | None) -> str:
+    """Return the last lines of a job's log, indented; nothing when it cannot be read."""
+    try:
+        data = log.read_bytes()[-_END_BYTES:] if log else b""
+    except OSError:
+        return ""
+    lines = data.decode(errors="replace").splitlines()[-_END_LINES:]
+    return "\n".join(f"    {line}" for line in lines)

@@ -21,3 +21,12 @@ class ExecutorSettings(SlurmSettings):
             "itself, which starts seconds earlier."
         },
     )
+
+    mark_all: bool = field(
+        default=False,
+        metadata={
+            "help": "Let the jobs without a QPU leave a completion marker too, so that their end "
+            "is noticed within a second. Their command gets `&& touch MARKER`; without this "
+            "option they run exactly as under the stock executor."
+        },
+    )

@@ -141,6 +141,7 @@ class ResourceError(QPUError):
         call: QRMI's method (`task_start`).
         status_code: The vendor's HTTP status where it is known.
         retryable: Whether the same call may succeed later.
+        refused: Whether the vendor certainly did not act on the call.
     """
 
     def __init__(
@@ -150,12 +151,14 @@ class ResourceError(QPUError):
         call: str = "",
         status_code: int | None = None,
         retryable: bool = False,
+        refused: bool = False,
     ) -> None:
-        super().__init__(message, qpu, call, status_code, retryable)
+        super().__init__(message, qpu, call, status_code, retryable, refused)
         self.qpu = qpu
         self.call = call
         self.status_code = status_code
         self.retryable = retryable
+        self.refused = refused
 
 
 class AuthenticationError(ResourceError):

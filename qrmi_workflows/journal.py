@@ -5,9 +5,9 @@ is asked, *submitted* with the vendor's id, *completed* with the result, or *fai
 reason. Each is written whole (temporary file, fsync, rename), so that whatever ends the process,
 a rerun of the same step finds where it was.
 
-A task's key is its step, its payload's digest and its number among the equal payloads of that step:
-a rerun asks in the same order and finds the same keys; two identical tasks on purpose have two
-numbers. A step is named by who runs it (`$QPU_STEP`, set by the engines; `qpu run`'s output file);
+A task's key is its step, its QPU, its payload's digest and its number among the equal ones. A rerun
+asks in the same order and finds the same keys; two identical tasks on purpose have two numbers. A
+step is named by who runs it (`$QPU_STEP`, set by the engines; the output file of `qpu run`);
 without a name it is the Slurm job, which a requeue runs again under the same id, or just this
 process.
 """
@@ -156,7 +156,7 @@ class Step:
         self.folder = folder
         self.name = name
         self._owner = Owner.this_process()
-        self._given: Counter[str] = Counter()
+        self._given: Counter[tuple[str, str]] = Counter()
         self._mine: set[Path] = set()
         self._lock = threading.Lock()
 
@@ -172,9 +172,9 @@ class Step:
         """
         with self._lock, _locked(self.folder):
             while True:
-                number = self._given[digest]
-                self._given[digest] += 1
-                path = self.folder / f"{digest[:32]}-{number}.json"
+                number = self._given[digest, qpu]
+                self._given[digest, qpu] += 1
+                path = self.folder / f"{digest[:32]}-{qpu}-{number}.json"
                 before = _read(path)
                 if before is None:
                     return self._new(path, digest, number, qpu, program), None

@@ -13,20 +13,33 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self, overload
+from typing import Self, TypedDict, Unpack, overload
 
-from qrmi_workflows.config import find_config, load_qpus, select_qpu
+from qrmi_workflows.config import find_config, load_qpus, load_site_policy, select_qpu
 from qrmi_workflows.environment import JobQPU, describe_job, read_job, write_job
 from qrmi_workflows.errors import ConfigError, LeaseError, QPUError, UnknownQPUError
+from qrmi_workflows.journal import Journal, step_name
+from qrmi_workflows.lanes import Lanes, TaskFuture
 from qrmi_workflows.resource import QRMIResource, QuantumResource, TaskState
 from qrmi_workflows.results import QuantumResult
-from qrmi_workflows.tasks import PayloadLike, run_task, to_payload
+from qrmi_workflows.tasks import OnAmbiguous, OnStop, PayloadLike, TaskRun, to_payload
 
-__all__ = ["Lease", "LeaseSet", "find_qpu", "open_lease"]
+__all__ = ["Lease", "LeaseSet", "TaskOptions", "find_qpu", "open_lease"]
+
+_STOP_SECONDS = 20.0
+
+
+class TaskOptions(TypedDict, total=False):
+    """What can be said of a task besides its payload (see `Lease.submit`)."""
+
+    on_state: Callable[[str, TaskState], None] | None
+    on_stop: OnStop
+    on_ambiguous: OnAmbiguous
 
 
 class Lease:
@@ -37,15 +50,25 @@ class Lease:
         type: QRMI's resource type.
         adopted: Whether another process owns the lease: then `release` leaves it open.
         resource: The QPU under this lease, as QRMI gives it.
+        step: The step whose tasks run under it, as the journal knows it.
     """
 
-    def __init__(self, held: JobQPU, resource: QuantumResource, *, adopted: bool) -> None:
+    def __init__(
+        self,
+        held: JobQPU,
+        resource: QuantumResource,
+        *,
+        adopted: bool,
+        step: str | None = None,
+    ) -> None:
         self.qpu = held.name
         self.type = held.type
         self.adopted = adopted
         self.resource = resource
+        self.step = Journal().step(step or step_name())
         self._held = held
         self._released = False
+        self._lanes: Lanes | None = None
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -53,29 +76,77 @@ class Lease:
         return f"<Lease of {self.qpu!r} ({self.type}), {how}>"
 
     def run(
-        self,
-        payload: PayloadLike,
-        *,
-        shots: int | None = None,
-        on_state: Callable[[str, TaskState], None] | None = None,
+        self, payload: PayloadLike, *, shots: int | None = None, **options: Unpack[TaskOptions]
     ) -> QuantumResult:
-        """Run one task and return its result.
+        """Run one task and return its result (see `submit`).
 
-        Args:
-            payload: A payload, the content of one, or the path of its file.
-            shots: Another number of shots than the payload's own.
-            on_state: Called with the task's id and each new state of it.
+        Interrupted, it has the task cancelled, or left as `on_stop` says.
 
         Raises:
             PayloadError: The payload is not valid, or for another vendor.
             TaskError: The task ended without a result.
             ResourceError: The vendor refused or failed.
+            JournalError: The journal cannot be used; nothing was submitted.
+        """
+        future = self.submit(payload, shots=shots, **options)
+        try:
+            return future.result()
+        except BaseException:
+            if future.cancel():
+                wait([future], timeout=_STOP_SECONDS)
+            raise
+
+    def submit(
+        self, payload: PayloadLike, *, shots: int | None = None, **options: Unpack[TaskOptions]
+    ) -> TaskFuture:
+        """Start one task as soon as one of the QPU's lanes is free.
+
+        Args:
+            payload: A payload, the content of one, or the path of its file.
+            shots: Another number of shots than the payload's own.
+            **options: `on_state`: called with the task's id and each new state of it. `on_stop`:
+                whether the task is cancelled when the step is stopped (`"cancel"`), or left to a
+                rerun (`"leave"`). `on_ambiguous`: what to do when nobody knows whether the vendor
+                accepted the task (`"fail"`, `"resubmit"`).
+
+        Returns:
+            A `concurrent.futures.Future` of the result.
+
+        Raises:
+            PayloadError: The payload is not valid, or for another vendor.
         """
         valid = to_payload(payload)
         valid.require_type(self.qpu, self.type)
         if shots is not None:
             valid = valid.with_shots(shots)
-        return run_task(self.resource, valid, resource_type=self.type, on_state=on_state)
+        return self._open_lanes().submit(
+            TaskRun(
+                resource=self.resource,
+                resource_type=self.type,
+                payload=valid,
+                step=self.step,
+                **options,
+            )
+        )
+
+    def map(
+        self,
+        payloads: Iterable[PayloadLike],
+        *,
+        shots: int | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> Iterator[QuantumResult]:
+        """Run many tasks, as many at once as the QPU has lanes; yield results in their order.
+
+        When one fails, the others are cancelled.
+        """
+        futures = [self.submit(payload, shots=shots, **options) for payload in payloads]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
 
     def target(self) -> str:
         """Return what the QPU can do, as the vendor's JSON: for IBM configuration and properties.
@@ -92,6 +163,8 @@ class Lease:
     def release(self) -> None:
         """Release the lease, once; leave it open when another process owns it.
 
+        Tasks still in flight are stopped first; leaving a `with` block in order awaits them.
+
         Raises:
             LeaseError: The vendor did not take it back.
         """
@@ -100,6 +173,9 @@ class Lease:
                 return
             self._released = True
         _forget(self)
+        if self._lanes is not None:
+            self._lanes.close()
+        self.step.close()
         if self.adopted:
             return
         try:
@@ -122,7 +198,19 @@ class Lease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if kind is None and self._lanes is not None:
+            self._lanes.drain()
         self.release()
+
+    def _open_lanes(self) -> Lanes:
+        with self._lock:
+            if self._released:
+                raise LeaseError(
+                    f"the lease of QPU {self.qpu!r} has been released. Open another.", self.qpu
+                )
+            if self._lanes is None:
+                self._lanes = Lanes(_count_lanes(self.qpu))
+            return self._lanes
 
 
 class LeaseSet(Mapping[str, Lease]):
@@ -168,6 +256,7 @@ def open_lease(
     *,
     config: Path | str | None = None,
     environ: Mapping[str, str] | None = None,
+    step: str | None = None,
 ) -> Lease: ...
 @overload
 def open_lease(
@@ -175,12 +264,14 @@ def open_lease(
     *,
     config: Path | str | None = None,
     environ: Mapping[str, str] | None = None,
+    step: str | None = None,
 ) -> LeaseSet: ...
 def open_lease(
     qpu: str | list[str] | None = None,
     *,
     config: Path | str | None = None,
     environ: Mapping[str, str] | None = None,
+    step: str | None = None,
 ) -> Lease | LeaseSet:
     """Open the lease of a QPU: adopt the one that this job carries, or acquire it.
 
@@ -189,6 +280,8 @@ def open_lease(
             A list of names opens all of them, or none.
         config: The path of `qrmi_config.json`; found by `find_config` when it is `None`.
         environ: The job's environment; this process's when it is `None`.
+        step: The name under which a rerun finds this step's tasks again; when it is `None`
+            `$QPU_STEP`, else the Slurm job, else nothing: every run is new.
 
     Returns:
         A lease, or for a list a `LeaseSet`: context managers that release.
@@ -201,12 +294,19 @@ def open_lease(
     path = None if config is None else Path(config)
     environ = os.environ if environ is None else environ
     if not isinstance(qpu, list):
-        return _open(find_qpu(qpu, config=path, environ=environ))
+        return _open(find_qpu(qpu, config=path, environ=environ), step)
     wanted = [find_qpu(name, config=path, environ=environ) for name in qpu]
     with ExitStack() as stack:
-        leases = [stack.enter_context(_open(one)) for one in wanted]
+        leases = [stack.enter_context(_open(one, step)) for one in wanted]
         stack.pop_all()
         return LeaseSet(leases)
+
+
+def _count_lanes(qpu: str) -> int:
+    try:
+        return load_site_policy().qpu(qpu).lanes
+    except ConfigError:  # the site says nothing of this QPU
+        return 1
 
 
 def find_qpu(
@@ -238,12 +338,12 @@ def find_qpu(
     return JobQPU(name=defined.name, type=defined.type, environment=defined.environment, token=None)
 
 
-def _open(found: JobQPU) -> Lease:
+def _open(found: JobQPU, step: str | None) -> Lease:
     adopted = found.token is not None
     resource = QRMIResource(found.name, found.type, found.environment, token=found.token)
     if not adopted:
         found, resource = _acquire(found, resource)
-    lease = Lease(found, resource, adopted=adopted)
+    lease = Lease(found, resource, adopted=adopted, step=step)
     if not adopted:
         _remember(lease)
     return lease

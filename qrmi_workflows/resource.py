@@ -55,6 +55,10 @@ _TYPES = {
 }
 _STATUS = re.compile(r"(?:status(?: code)?|body|http)[ :=(]*([1-5]\d\d)\b", re.IGNORECASE)
 _TRANSIENT = frozenset({408, 423, 425, 429, 500, 502, 503, 504})
+_NOT_ACTED_ON = frozenset({*range(400, 500), 503}) - {408}
+_REFUSALS = frozenset(
+    {"InvalidInputError", "ResourceNotFoundError", "UnsupportedPayloadError", "ConfigError"}
+)
 
 
 class TaskState(StrEnum):
@@ -349,7 +353,8 @@ def _classify(
         return TaskUnknownError(f"{said}. The vendor does not know it.", qpu, str(args[0]))
     if name == "AuthenticationFailedError" or status == 401:
         remedy = "Renew the QPU's credentials in qrmi_config.json."
-        return AuthenticationError(f"{said}. {remedy}", qpu, method, 401)
-    connection = "error sending request" in text or "onnection" in text
-    transient = status in _TRANSIENT or (status is None and connection)
-    return ResourceError(said, qpu, method, status, transient)
+        return AuthenticationError(f"{said}. {remedy}", qpu, method, 401, refused=True)
+    unreachable = "tcp connect" in text or "onnection refused" in text or "dns error" in text
+    transient = status in _TRANSIENT or (status is None and "error sending request" in text)
+    refused = name in _REFUSALS or unreachable or status in _NOT_ACTED_ON
+    return ResourceError(said, qpu, method, status, transient or unreachable, refused)

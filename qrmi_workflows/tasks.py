@@ -1,40 +1,73 @@
-"""Tasks: start, wait, fetch; how often to ask is the polling law.
+"""Tasks: start or re-attach, wait, fetch. How often to ask is the polling law.
 
 Asking may add at most 5 % of a task's own duration plus 10 ms: the pause between two questions is
 a twentieth of the time that the task has run, at least 5 ms and at most a minute. While it is
 queued its own duration has not begun, so the pause is at most a second.
+
+Every task is journaled: what an earlier run of the step has submitted is never submitted again.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 from tenacity import (
     RetryCallState,
     Retrying,
     retry_if_exception,
     stop_after_delay,
+    stop_any,
+    stop_when_event_set,
     wait_random_exponential,
 )
+from tenacity.nap import sleep_using_event
 
-from qrmi_workflows.errors import QPUError, TaskCancelledError, TaskFailedError
+from qrmi_workflows.errors import (
+    AmbiguousTaskError,
+    JournalError,
+    QPUError,
+    ResourceError,
+    TaskCancelledError,
+    TaskFailedError,
+    TaskUnknownError,
+)
+from qrmi_workflows.journal import Entry, RecordState, Step, TaskRecord
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.resource import QuantumResource, TaskState
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.vendors import load_vendor
 
-__all__ = ["RETRY_SECONDS", "PayloadLike", "next_pause", "run_task", "to_payload"]
+__all__ = [
+    "RETRY_SECONDS",
+    "OnAmbiguous",
+    "OnStop",
+    "PayloadLike",
+    "TaskRun",
+    "next_pause",
+    "to_payload",
+]
+
+logger = logging.getLogger(__name__)
 
 PayloadLike = Payload | Mapping[str, Any] | Path | str
 """A payload, the content of one, or the path of its file."""
 
+OnAmbiguous = Literal["fail", "resubmit"]
+"""What to do about a task that the vendor may have accepted or not."""
+
+OnStop = Literal["cancel", "leave"]
+"""What becomes of the tasks in flight when their step is stopped."""
+
 RETRY_SECONDS = 120.0
-"""How long a question that is safe to repeat is repeated while the vendor fails."""
+"""How long a request that is safe to repeat is repeated while the vendor fails."""
 
 _FRACTION, _LEAST, _MOST_RUNNING, _MOST_QUEUED = 0.05, 0.005, 60.0, 1.0
 
@@ -63,103 +96,215 @@ def next_pause(state: TaskState, seconds: float) -> float:
     return min(max(_FRACTION * seconds, _LEAST), most)
 
 
-def run_task(
-    resource: QuantumResource,
-    payload: Payload,
-    *,
-    resource_type: str,
-    on_state: Callable[[str, TaskState], None] | None = None,
-) -> QuantumResult:
-    """Run one task to its end.
+@dataclass(slots=True, kw_only=True)
+class TaskRun:
+    """One task on its way from payload to result. Called once, it runs the task to its end.
 
-    Args:
+    Attributes:
         resource: The QPU, acquired where it needs to be.
-        payload: The task's input; of the QPU's vendor.
         resource_type: QRMI's type of the QPU.
+        payload: The task's input; of the QPU's vendor.
+        step: The step that it belongs to.
+        stop: Set to end the run.
+        on_stop: Whether the task is cancelled at the vendor then, or left for a rerun.
+        on_ambiguous: What to do when nobody knows whether the vendor accepted it.
         on_state: Called with the task's id and each new state.
-
-    Raises:
-        TaskFailedError, TaskCancelledError, TaskUnknownError: The task ended without a result.
-        ResourceError: The vendor failed for longer than `RETRY_SECONDS`, or refused.
-        ResultError: The result is not of the vendor's form.
-
-    When it is interrupted it cancels the task.
+        task_id: The vendor's id, once it is known.
     """
-    vendor = load_vendor(payload.vendor)
-    submitted = _now()
-    task_id = resource.task_start(vendor.encode(payload.content))
-    try:
-        state = _wait(resource, task_id, on_state)
-    except BaseException:
+
+    resource: QuantumResource
+    resource_type: str
+    payload: Payload
+    step: Step
+    stop: threading.Event = field(default_factory=threading.Event)
+    on_stop: OnStop = "cancel"
+    on_ambiguous: OnAmbiguous = "fail"
+    on_state: Callable[[str, TaskState], None] | None = None
+    task_id: str | None = None
+
+    def __call__(self, lane: AbstractContextManager[object]) -> QuantumResult:
+        """Recall the task, or submit it; wait; fetch.
+
+        Args:
+            lane: Held while the vendor has the task.
+
+        Raises:
+            TaskFailedError, TaskCancelledError: It ended without a result.
+            AmbiguousTaskError: Nobody knows whether the vendor accepted it.
+            ResourceError: The vendor failed for longer than `RETRY_SECONDS`, or refused.
+            ResultError: The result is not of the vendor's form.
+            JournalError: The journal could not be read or written; nothing was submitted.
+        """
+        entry, known = self._recall()
+        if isinstance(known, QuantumResult):
+            self.task_id = known.task_id
+            return known
+        with lane:
+            state = self._reach_end(entry, known)
+        return self._fetch(entry, state)
+
+    def _recall(self) -> tuple[Entry, QuantumResult | str | None]:
+        """Look the task up in the journal: its result, or its id, or nothing yet."""
+        qpu = self.resource.resource_id()
+        entry, before = self.step.claim(self.payload.digest, qpu=qpu, program=self.payload.program)
+        if before is None:
+            return entry, None
+        if before.state is RecordState.COMPLETED:
+            logger.info("task %s was completed by an earlier run", before.task_id)
+            return entry, before.result
+        if before.state is RecordState.SUBMITTED:
+            logger.info("re-attaching to task %s", before.task_id)
+            return entry, before.task_id
+        if before.state is RecordState.FAILED and not before.retryable:
+            raise self._failed_before(before)
+        if before.state is RecordState.INTENT:
+            self._decide_ambiguous("an earlier run ended before the vendor had answered")
+        entry.renewed()
+        return entry, None
+
+    def _reach_end(self, entry: Entry, known: str | None) -> TaskState:
+        self.task_id = known or self._start(entry)
+        try:
+            return self._wait(entry)
+        except TaskUnknownError:
+            if known is None:
+                raise
+        logger.warning("the vendor no longer knows task %s; submitting it again", self.task_id)
+        entry.renewed()
+        self.task_id = self._start(entry)
+        return self._wait(entry)
+
+    def _start(self, entry: Entry) -> str:
+        encoded = load_vendor(self.payload.vendor).encode(self.payload.content)
+        while not self.stop.is_set():
+            try:
+                task_id: str = self._repeated(
+                    lambda: self.resource.task_start(encoded), _refused_for_now
+                )
+            except ResourceError as error:
+                if error.refused:
+                    _note(entry.failed, error.message, retryable=error.retryable)
+                    raise
+                self._decide_ambiguous(error.message, error)
+            else:
+                _note(entry.submitted, task_id)
+                return task_id
+        _note(entry.failed, "stopped before it was submitted", retryable=True)
+        raise self._stopped("was not submitted: the step was stopped")
+
+    def _wait(self, entry: Entry) -> TaskState:
+        task_id = str(self.task_id)
+        last, since = None, time.monotonic()
+        while True:
+            state: TaskState = self._repeated(
+                lambda: TaskState.of(self.resource.task_status(task_id)), _passing
+            )
+            if state is not last:
+                last, since = state, time.monotonic()
+                if self.on_state:
+                    self.on_state(task_id, state)
+            if state.final:
+                return state
+            if self.stop.wait(next_pause(state, time.monotonic() - since)):
+                self._stop(entry)
+
+    def _stop(self, entry: Entry) -> NoReturn:
+        if self.on_stop == "leave":
+            raise self._stopped("was left to a rerun: the step was stopped")
         with suppress(QPUError):
-            resource.task_stop(task_id)
-        raise
-    completed = _now()
-    if state is not TaskState.COMPLETED:
-        raise _ended_without_result(resource, task_id, state)
-    text = _repeated(lambda: resource.task_result(task_id).value)
-    return QuantumResult(
-        qpu=resource.resource_id(),
-        type=resource_type,
-        program=payload.program,
-        task_id=task_id,
-        payload_digest=payload.digest,
-        submitted=submitted,
-        completed=completed,
-        data=vendor.decode(payload.program, text),
-        vendor_result=text,
-    )
+            self.resource.task_stop(str(self.task_id))
+        _note(entry.failed, "stopped with its step", retryable=True)
+        raise self._stopped("was stopped")
+
+    def _fetch(self, entry: Entry, state: TaskState) -> QuantumResult:
+        task_id = str(self.task_id)
+        if state is not TaskState.COMPLETED:
+            error = self._ended_without_result(state)
+            _note(entry.failed, error.message, retryable=state is TaskState.CANCELLED)
+            raise error
+        completed = _now()
+        text = self._repeated(lambda: self.resource.task_result(task_id).value, _passing)
+        result = QuantumResult(
+            qpu=self.resource.resource_id(),
+            type=self.resource_type,
+            program=self.payload.program,
+            task_id=task_id,
+            payload_digest=self.payload.digest,
+            submitted=entry.record.since,
+            completed=completed,
+            data=load_vendor(self.payload.vendor).decode(self.payload.program, text),
+            vendor_result=text,
+        )
+        _note(entry.completed, result)
+        return result
+
+    def _repeated(self, request: Callable[[], Any], again: Callable[[BaseException], bool]) -> Any:
+        return Retrying(
+            retry=retry_if_exception(again),
+            wait=wait_random_exponential(multiplier=0.2, max=10),
+            stop=stop_any(stop_after_delay(RETRY_SECONDS), stop_when_event_set(self.stop)),
+            sleep=sleep_using_event(self.stop),
+            retry_error_callback=_last_error,
+        )(request)
+
+    def _decide_ambiguous(self, why: str, cause: Exception | None = None) -> None:
+        qpu = self.resource.resource_id()
+        said = (
+            f"nobody knows whether QPU {qpu!r} accepted a task of step {self.step.name!r} "
+            f"(payload {self.payload.digest[:12]}): {why}."
+        )
+        if self.on_ambiguous == "fail":
+            raise AmbiguousTaskError(
+                f"{said} Look at the vendor's list of tasks; then run the step again with "
+                "`--on-ambiguous resubmit` (on_ambiguous='resubmit'), which may pay for it twice.",
+                qpu,
+            ) from cause
+        logger.warning("%s Submitting it again, as asked.", said)
+
+    def _stopped(self, what: str) -> TaskCancelledError:
+        qpu, task_id = self.resource.resource_id(), self.task_id or ""
+        return TaskCancelledError(f"task {task_id} on QPU {qpu!r} {what}.", qpu, task_id)
+
+    def _failed_before(self, before: TaskRecord) -> TaskFailedError:
+        return TaskFailedError(
+            f"{before.reason} An earlier run of step {before.step!r} recorded this; it is not "
+            f"submitted again. `qpu journal prune --step {before.step!r}` forgets it.",
+            before.qpu,
+            before.task_id or "",
+        )
+
+    def _ended_without_result(self, state: TaskState) -> TaskFailedError | TaskCancelledError:
+        qpu, task_id = self.resource.resource_id(), str(self.task_id)
+        if state is TaskState.CANCELLED:
+            return self._stopped("was cancelled at the vendor")
+        reason = ""
+        with suppress(QPUError):
+            reason = self.resource.task_logs(task_id).strip()
+        return TaskFailedError(
+            f"task {task_id} on QPU {qpu!r} failed at the vendor: {reason or 'no reason given'}",
+            qpu,
+            task_id,
+        )
 
 
-def _wait(
-    resource: QuantumResource,
-    task_id: str,
-    on_state: Callable[[str, TaskState], None] | None,
-) -> TaskState:
-    last, since = None, time.monotonic()
-    while True:
-        state: TaskState = _repeated(lambda: TaskState.of(resource.task_status(task_id)))
-        if state is not last:
-            last, since = state, time.monotonic()
-            if on_state:
-                on_state(task_id, state)
-        if state.final:
-            return state
-        time.sleep(next_pause(state, time.monotonic() - since))
+def _note(write: Callable[..., None], *args: object, **kwargs: object) -> None:
+    """Record what is true already; a journal that fails now must not lose what is in hand."""
+    try:
+        write(*args, **kwargs)
+    except JournalError as error:
+        logger.warning("not recorded, so that a crash from now on would lose it: %s", error)
 
 
-def _repeated(question: Callable[[], Any]) -> Any:
-    """Ask something that changes nothing, again while the vendor fails in a way that passes."""
-    return Retrying(
-        retry=retry_if_exception(lambda error: isinstance(error, QPUError) and error.retryable),
-        wait=wait_random_exponential(multiplier=0.2, max=10),
-        stop=stop_after_delay(RETRY_SECONDS),
-        retry_error_callback=_last_error,
-    )(question)
+def _passing(error: BaseException) -> bool:
+    return isinstance(error, QPUError) and error.retryable
+
+
+def _refused_for_now(error: BaseException) -> bool:
+    return isinstance(error, ResourceError) and error.retryable and error.refused
 
 
 def _last_error(state: RetryCallState) -> Any:
-    if state.outcome is not None:
-        return state.outcome.result()
-    return None
-
-
-def _ended_without_result(
-    resource: QuantumResource, task_id: str, state: TaskState
-) -> TaskFailedError | TaskCancelledError:
-    qpu = resource.resource_id()
-    if state is TaskState.CANCELLED:
-        return TaskCancelledError(
-            f"task {task_id} on QPU {qpu!r} was cancelled at the vendor.", qpu, task_id
-        )
-    reason = ""
-    with suppress(QPUError):
-        reason = resource.task_logs(task_id).strip()
-    return TaskFailedError(
-        f"task {task_id} on QPU {qpu!r} failed at the vendor: {reason or 'no reason given'}",
-        qpu,
-        task_id,
-    )
+    return state.outcome and state.outcome.result()
 
 
 def _now() -> str:

@@ -258,16 +258,22 @@ class Journal:
         for folder in sorted(self.folder.glob(pattern)):
             yield from _records_of(folder)
 
-    def prune(self, *, older_than_days: float, step: str | None = None) -> int:
-        """Forget settled steps, and the open step of a name, that have not changed for so long.
+    def prune(self, *, older_than_days: float) -> int:
+        """Forget settled steps that have not changed for so long.
 
         Returns:
             How many tasks were forgotten.
         """
-        folders = list(self.folder.glob("settled/*"))
-        folders += [self.step(step).folder] if step else []
         limit = datetime.now(UTC).timestamp() - older_than_days * 86400
-        return sum(_forget(folder) for folder in folders if _age(folder) <= limit)
+        return sum(_forget(one) for one in self.folder.glob("settled/*") if _age(one) <= limit)
+
+    def forget(self, step: str) -> int:
+        """Forget an open step, whatever its state: its next run submits everything anew.
+
+        Returns:
+            How many tasks were forgotten.
+        """
+        return _forget(self.step(step).folder)
 
 
 def step_name(environ: Mapping[str, str] = os.environ) -> str:

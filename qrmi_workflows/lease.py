@@ -12,21 +12,32 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self, TypedDict, Unpack, overload
 
 from qrmi_workflows.config import find_config, load_qpus, load_site_policy, select_qpu
 from qrmi_workflows.environment import JobQPU, describe_job, read_job, write_job
-from qrmi_workflows.errors import ConfigError, LeaseError, QPUError, UnknownQPUError
-from qrmi_workflows.journal import Journal, step_name
+from qrmi_workflows.errors import (
+    ConfigError,
+    LeaseError,
+    QPUError,
+    SchedulerError,
+    UnknownQPUError,
+)
+from qrmi_workflows.journal import STEP_VARIABLE, Journal, step_name
 from qrmi_workflows.lanes import Lanes, TaskFuture
+from qrmi_workflows.ledger import USAGE_VARIABLE, OpenLease
+from qrmi_workflows.reap import reap
 from qrmi_workflows.resource import QRMIResource, QuantumResource, TaskState
 from qrmi_workflows.results import QuantumResult
+from qrmi_workflows.schedulers.base import run_command
 from qrmi_workflows.tasks import OnAmbiguous, OnStop, PayloadLike, TaskRun, to_payload
 
 __all__ = ["Lease", "LeaseSet", "TaskOptions", "find_qpu", "open_lease"]
@@ -60,6 +71,7 @@ class Lease:
         *,
         adopted: bool,
         step: str | None = None,
+        opened: OpenLease | None = None,
     ) -> None:
         self.qpu = held.name
         self.type = held.type
@@ -67,6 +79,7 @@ class Lease:
         self.resource = resource
         self.step = Journal().step(step or step_name())
         self._held = held
+        self._opened = opened
         self._released = False
         self._lanes: Lanes | None = None
         self._lock = threading.Lock()
@@ -125,6 +138,7 @@ class Lease:
                 resource_type=self.type,
                 payload=valid,
                 step=self.step,
+                usage=self._usage_path(),
                 **options,
             )
         )
@@ -181,10 +195,11 @@ class Lease:
         try:
             with _exit_put_off():
                 self.resource.release(self._held.token or "")
+                self._record_end()
         except QPUError as error:
             raise LeaseError(
-                f"the lease of QPU {self.qpu!r} could not be released: {error} The vendor ends it "
-                "when its time to live is over.",
+                f"the lease of QPU {self.qpu!r} could not be released: {error} `qpu reap` tries "
+                "again; the vendor ends it when its time to live is over.",
                 self.qpu,
                 retryable=True,
             ) from error
@@ -201,6 +216,16 @@ class Lease:
         if kind is None and self._lanes is not None:
             self._lanes.drain()
         self.release()
+
+    def _usage_path(self) -> Path | None:
+        if self._opened is not None:
+            return self._opened.usage_path
+        named = os.environ.get(USAGE_VARIABLE)
+        return Path(named) if named else None
+
+    def _record_end(self) -> None:
+        if self._opened is not None:
+            self._opened.close(queue_wait=_queue_wait())
 
     def _open_lanes(self) -> Lanes:
         with self._lock:
@@ -294,12 +319,20 @@ def open_lease(
     path = None if config is None else Path(config)
     environ = os.environ if environ is None else environ
     if not isinstance(qpu, list):
-        return _open(find_qpu(qpu, config=path, environ=environ), step)
+        return _open(find_qpu(qpu, config=path, environ=environ), step, path or _config(environ))
     wanted = [find_qpu(name, config=path, environ=environ) for name in qpu]
+    found = path or _config(environ)
     with ExitStack() as stack:
-        leases = [stack.enter_context(_open(one, step)) for one in wanted]
+        leases = [stack.enter_context(_open(one, step, found)) for one in wanted]
         stack.pop_all()
         return LeaseSet(leases)
+
+
+def _config(environ: Mapping[str, str]) -> Path | None:
+    try:
+        return find_config(environ)
+    except ConfigError:  # a job whose environment alone defines its QPUs
+        return None
 
 
 def _count_lanes(qpu: str) -> int:
@@ -338,14 +371,24 @@ def find_qpu(
     return JobQPU(name=defined.name, type=defined.type, environment=defined.environment, token=None)
 
 
-def _open(found: JobQPU, step: str | None) -> Lease:
+def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
     adopted = found.token is not None
     resource = QRMIResource(found.name, found.type, found.environment, token=found.token)
-    if not adopted:
-        found, resource = _acquire(found, resource)
-    lease = Lease(found, resource, adopted=adopted, step=step)
-    if not adopted:
-        _remember(lease)
+    if adopted:
+        return Lease(found, resource, adopted=True, step=step)
+    reap()
+    before = time.monotonic()
+    held, resource = _acquire(found, resource)
+    opened = OpenLease.create(
+        qpu=held.name,
+        type=held.type,
+        step=step or os.environ.get(STEP_VARIABLE, ""),
+        acquire=time.monotonic() - before,
+        config=config,
+        token=held.token or "",
+    )
+    lease = Lease(held, resource, adopted=False, step=step, opened=opened)
+    _remember(lease)
     return lease
 
 
@@ -367,7 +410,23 @@ def _acquire(found: JobQPU, resource: QRMIResource) -> tuple[JobQPU, QRMIResourc
 
 
 def _environment(leases: Iterable[Lease]) -> dict[str, str]:
-    return describe_job() | write_job(lease._held for lease in leases)
+    held = list(leases)
+    variables = describe_job() | write_job(lease._held for lease in held)
+    usage = next((path for lease in held if (path := lease._usage_path())), None)
+    return variables | ({USAGE_VARIABLE: str(usage)} if usage else {})
+
+
+def _queue_wait() -> float | None:
+    """Ask Slurm how long this job waited; not worth more than two seconds at its end."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return None
+    with suppress(SchedulerError, ValueError):
+        shown = run_command(["squeue", "--noheader", f"--jobs={job}", "--format=%V|%S"], timeout=2)
+        submitted, started = shown.stdout.strip().split("|")
+        waited = datetime.fromisoformat(started) - datetime.fromisoformat(submitted)
+        return waited.total_seconds()
+    return None
 
 
 # What this process owns, so that its end, by exit or SIGTERM, releases it.

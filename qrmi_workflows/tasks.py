@@ -9,12 +9,13 @@ Every task is journaled: what an earlier run of the step has submitted is never 
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -40,6 +41,7 @@ from qrmi_workflows.errors import (
     TaskUnknownError,
 )
 from qrmi_workflows.journal import Entry, RecordState, Step, TaskRecord
+from qrmi_workflows.ledger import TaskUsage, append_line
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.resource import QuantumResource, TaskState
 from qrmi_workflows.results import QuantumResult
@@ -109,6 +111,7 @@ class TaskRun:
         on_stop: Whether the task is cancelled at the vendor then, or left for a rerun.
         on_ambiguous: What to do when nobody knows whether the vendor accepted it.
         on_state: Called with the task's id and each new state.
+        usage: The lease's file of what its tasks used.
         task_id: The vendor's id, once it is known.
     """
 
@@ -120,6 +123,7 @@ class TaskRun:
     on_stop: OnStop = "cancel"
     on_ambiguous: OnAmbiguous = "fail"
     on_state: Callable[[str, TaskState], None] | None = None
+    usage: Path | None = None
     task_id: str | None = None
 
     def __call__(self, lane: AbstractContextManager[object]) -> QuantumResult:
@@ -140,7 +144,9 @@ class TaskRun:
             self.task_id = known.task_id
             return known
         with lane:
+            started = time.time()
             state = self._reach_end(entry, known)
+        self._note_usage(started, state)
         return self._fetch(entry, state)
 
     def _recall(self) -> tuple[Entry, QuantumResult | str | None]:
@@ -237,6 +243,19 @@ class TaskRun:
         )
         _note(entry.completed, result)
         return result
+
+    def _note_usage(self, started: float, state: TaskState) -> None:
+        if self.usage is None:
+            return
+        used = TaskUsage(
+            qpu=self.resource.resource_id(),
+            task_id=str(self.task_id),
+            started=started,
+            ended=time.time(),
+            state=state,
+        )
+        with suppress(OSError):
+            append_line(self.usage, json.dumps(asdict(used)))
 
     def _repeated(self, request: Callable[[], Any], again: Callable[[BaseException], bool]) -> Any:
         return Retrying(

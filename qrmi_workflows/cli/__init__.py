@@ -14,8 +14,10 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "emulator": "qrmi_workflows.cli.emulator:emulator",
+    "journal": "qrmi_workflows.cli.journal:journal",
     "lease": "qrmi_workflows.cli.lease:lease",
     "list": "qrmi_workflows.cli.qpus:list_qpus",
+    "reap": "qrmi_workflows.cli.reap:reap",
     "run": "qrmi_workflows.cli.run:run",
     "sandbox": "qrmi_workflows.cli.sandbox:sandbox",
     "target": "qrmi_workflows.cli.qpus:target",

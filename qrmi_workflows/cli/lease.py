@@ -36,6 +36,17 @@ def lease() -> None:
     help="What the command has between SIGTERM and SIGKILL.",
 )
 @click.option(
+    "--step",
+    metavar="NAME",
+    help="The step's name: a rerun finds its tasks again, until COMMAND has exited with 0.",
+)
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Append the lease record there; else to the user's state folder.",
+)
+@click.option(
     "--alive",
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -46,6 +57,8 @@ def lease_exec(
     qpus: str | None,
     config: Path | None,
     grace: float,
+    step: str | None,
+    record: Path | None,
     alive: Path | None,
     command: tuple[str, ...],
 ) -> None:
@@ -61,12 +74,18 @@ def lease_exec(
     Example:
       qpu lease exec --qpu ibm_fez -- python vqe.py
     """
+    from qrmi_workflows.journal import STEP_VARIABLE, Journal
     from qrmi_workflows.lease import open_lease
+    from qrmi_workflows.ledger import RECORD_VARIABLE
     from qrmi_workflows.supervise import run_supervised
 
     if shutil.which(command[0]) is None:
         click.echo(f"qpu: no command {command[0]!r} on PATH. Correct its name or PATH.", err=True)
         sys.exit(127)
+    if record is not None:
+        os.environ[RECORD_VARIABLE] = str(record.absolute())
+    if step is not None:
+        os.environ[STEP_VARIABLE] = step
     names = qpus.split(",") if qpus and "," in qpus else qpus
     held = open_lease(names, config=config)
 
@@ -78,4 +97,7 @@ def lease_exec(
                 click.echo(f"qpu: {error}", err=True)
 
     environ = {**os.environ, **held.environment()}
-    sys.exit(run_supervised(command, environ=environ, release=release, grace=grace, alive=alive))
+    code = run_supervised(command, environ=environ, release=release, grace=grace, alive=alive)
+    if step is not None and code == 0:
+        Journal().settle(step)
+    sys.exit(code)

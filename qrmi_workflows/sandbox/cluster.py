@@ -24,6 +24,7 @@ from qrmi_workflows.sandbox.layout import (
     make_runtime_directory,
 )
 from qrmi_workflows.sandbox.processes import (
+    adopters,
     daemon_environment,
     end,
     families,
@@ -47,6 +48,7 @@ __all__ = ["DaemonStatus", "Sandbox", "SandboxStatus"]
 
 _READY_SECONDS = 30.0
 _END_SECONDS = 10.0
+_POLL_SECONDS = 0.05
 _MOST_NODES = 16
 
 
@@ -74,11 +76,13 @@ class SandboxStatus:
     Attributes:
         directory: Its state folder.
         state: `up`, `broken` (a daemon is gone) or `down`.
+        qpus: The names of its QPUs.
         daemons: Its daemons; none when it is down.
     """
 
     directory: Path
     state: str
+    qpus: tuple[str, ...]
     daemons: tuple[DaemonStatus, ...]
 
     @property
@@ -167,7 +171,7 @@ class Sandbox:
         """Look at every daemon."""
         state = read_state(self._layout)
         if state is None:
-            return SandboxStatus(directory=self.directory, state="down", daemons=())
+            return SandboxStatus(directory=self.directory, state="down", qpus=(), daemons=())
         ports = _ports(state, self._layout)
         daemons = tuple(
             DaemonStatus(name=name, pid=record.pid, port=ports.get(name), alive=record.alive)
@@ -175,7 +179,10 @@ class Sandbox:
         )
         whole = len(daemons) == state.nodes + 3 and all(daemon.alive for daemon in daemons)
         return SandboxStatus(
-            directory=self.directory, state="up" if whole else "broken", daemons=daemons
+            directory=self.directory,
+            state="up" if whole else "broken",
+            qpus=tuple(self._emulated(state)),
+            daemons=daemons,
         )
 
     def environment(self, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -188,9 +195,7 @@ class Sandbox:
 
     def _start(self, state: State, programs: Programs) -> tuple[str, ...]:
         layout = self._layout
-        emulated = read_settings(_settings_file(layout), state.qpus).qpus
-        lanes = {name: qpu.lanes for name, qpu in emulated.items()}
-        write_files(layout, state, programs, lanes)
+        write_files(layout, state, programs, self._emulated(state))
         environ = daemon_environment(layout)
         started, waiting = [], []
         for daemon in daemons_of(state, layout, programs, environ):
@@ -207,6 +212,11 @@ class Sandbox:
         for daemon in waiting:
             self._wait(daemon, state)
         return tuple(started)
+
+    def _emulated(self, state: State) -> dict[str, int]:
+        """Return the names of the QPUs, and how many lanes each has."""
+        settings = read_settings(_settings_file(self._layout), state.qpus)
+        return {name: qpu.lanes for name, qpu in settings.qpus.items()}
 
     def _wait(self, daemon: Daemon, state: State) -> None:
         name, log = daemon.name, self._layout.log(daemon.name)
@@ -240,11 +250,12 @@ class Sandbox:
 
     def _end_leftovers(self) -> None:
         deadline = time.monotonic() + _END_SECONDS
-        while left := leftovers(self._layout):
+        while left := [*leftovers(self._layout), *adopters(self._layout)]:
             if time.monotonic() > deadline:
                 pids = [process.pid for process in left]
                 raise SandboxError(f"processes {pids} of {self.directory} outlived SIGKILL.")
-            end(left, grace=0.0)
+            end(leftovers(self._layout), grace=0.0)
+            time.sleep(_POLL_SECONDS)
 
 
 def _check_nodes(nodes: int | None) -> None:
@@ -324,7 +335,7 @@ def _wait_for_jobs(layout: Layout, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     with suppress(SchedulerError):
         while run_command(queue).stdout.strip() and time.monotonic() < deadline:
-            time.sleep(0.1)
+            time.sleep(_POLL_SECONDS)
 
 
 def _forget_jobs(layout: Layout) -> None:

@@ -24,6 +24,7 @@ from qrmi_workflows.sandbox.layout import Layout
 
 __all__ = [
     "ProcessRecord",
+    "adopters",
     "daemon_environment",
     "end",
     "families",
@@ -161,16 +162,27 @@ def leftovers(layout: Layout) -> list[psutil.Process]:
 
     The parents that adopt orphans are not among them: each ends with its last child.
     """
-    found: dict[int, psutil.Process] = {}
-    for process in psutil.process_iter():
-        if _belongs(process, layout):
-            found |= {item.pid: item for item in (process, *_descendants(process))}
-    return [item for item in found.values() if item.pid != os.getpid() and not _adopts(item)]
+    return [process for process in _members(layout) if not _adopts(process)]
+
+
+def adopters(layout: Layout) -> list[psutil.Process]:
+    """Find the parents that adopt orphans."""
+    for parent in _PARENTS:
+        parent.poll()
+    return [process for process in _members(layout) if _adopts(process)]
 
 
 def jobs_among(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """Leave out slurmstepd, which reports that its tasks have ended."""
     return [process for process in processes if _name(process) != "slurmstepd"]
+
+
+def _members(layout: Layout) -> list[psutil.Process]:
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        if _belongs(process, layout):
+            found |= {item.pid: item for item in (process, *_descendants(process))}
+    return [process for process in found.values() if process.pid != os.getpid()]
 
 
 def _belongs(process: psutil.Process, layout: Layout) -> bool:

@@ -1,0 +1,31 @@
+"""What the tests on a real Slurm share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from site_under_test import Site
+
+
+@pytest.fixture
+def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Makes sandboxes that are ended with the test."""
+    sites: list[Site] = []
+
+    def make(name: str = "site", **options: object) -> Site:
+        site = Site(tmp_path / name)
+        sites.append(site)
+        site.box.up(**options)  # type: ignore[arg-type]
+        return site
+
+    yield make
+    for site in sites:
+        site.box.down(grace=0)
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    """A sandbox of the test's own that is up."""
+    return make_site()

@@ -1,0 +1,49 @@
+"""Watches folders: counts every opening, reading, writing and making of a file in them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+_IN_ALL_EVENTS = 0xFFF  # <sys/inotify.h>
+_HEADER = struct.Struct("iIII")
+
+
+class Watch:
+    """Watches folders for as long as its context is open."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._folders = tuple(folders)
+
+    def __enter__(self) -> Watch:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._queue = libc.inotify_init1(os.O_NONBLOCK)
+        for folder in self._folders:
+            if libc.inotify_add_watch(self._queue, os.fsencode(folder), _IN_ALL_EVENTS) < 0:
+                raise OSError(ctypes.get_errno(), f"inotify_add_watch {folder}")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._queue)
+
+    def events(self) -> int:
+        """Return how many events there were since this was last asked."""
+        try:
+            data = os.read(self._queue, 1 << 16)
+        except BlockingIOError:
+            return 0
+        count = at = 0
+        while at < len(data):
+            *_, name_length = _HEADER.unpack_from(data, at)
+            at += _HEADER.size + name_length
+            count += 1
+        return count

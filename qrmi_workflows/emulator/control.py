@@ -1,4 +1,4 @@
-"""The control endpoint: counters, and a QPU's availability; opened by a token of its own."""
+"""The control endpoint: counters, faults, a QPU's availability; opened by a token of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from starlette.routing import Route
 
 from qrmi_workflows.emulator.device import AVAILABILITIES
 from qrmi_workflows.emulator.dialects.base import JSONResponse, RefusalError, json_object
+from qrmi_workflows.emulator.faults import IMMEDIATE, FaultRule
 from qrmi_workflows.emulator.fleet import Fleet
+from qrmi_workflows.errors import EmulatorError
 
 __all__ = ["control_routes"]
 
@@ -35,8 +37,37 @@ def control_routes(fleet: Fleet) -> list[Route]:
         fleet.devices[name].set_availability(availability)
         return JSONResponse({"name": name, "availability": availability})
 
+    async def add_fault(request: Request) -> Response:
+        try:
+            rule = FaultRule.parse(await json_object(request))
+        except EmulatorError as error:
+            raise RefusalError(400, str(error)) from error
+        if rule.kind in IMMEDIATE and rule.route == "*":
+            fleet.apply_immediate(rule)
+            return JSONResponse({"number": None})
+        return JSONResponse({"number": fleet.faults.add(rule)})
+
+    async def list_faults(request: Request) -> Response:
+        del request
+        return JSONResponse(fleet.faults.list())
+
+    async def clear_faults(request: Request) -> Response:
+        del request
+        fleet.faults.clear()
+        return JSONResponse(None)
+
+    async def remove_fault(request: Request) -> Response:
+        number = request.path_params["number"]
+        if not fleet.faults.remove(number):
+            raise RefusalError(404, f"there is no fault {number}.")
+        return JSONResponse(None)
+
     handlers: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
         ("GET", "/counters", counters),
+        ("POST", "/faults", add_fault),
+        ("GET", "/faults", list_faults),
+        ("DELETE", "/faults", clear_faults),
+        ("DELETE", "/faults/{number:int}", remove_fault),
         ("PATCH", "/qpus/{name}", set_qpu),
     ]
     return [

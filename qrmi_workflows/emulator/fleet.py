@@ -9,6 +9,7 @@ from typing import Any
 from qrmi_workflows.emulator.clock import Clock
 from qrmi_workflows.emulator.device import Device
 from qrmi_workflows.emulator.dialects import load_dialect
+from qrmi_workflows.emulator.faults import FaultRule, FaultRules
 from qrmi_workflows.emulator.folder import Credentials, Folder
 from qrmi_workflows.emulator.settings import EmulatorSettings
 from qrmi_workflows.emulator.store import Session, Store, Task
@@ -31,10 +32,15 @@ class Fleet:
         self, settings: EmulatorSettings, folder: Folder, credentials: Credentials
     ) -> None:
         self.settings = settings
+        self.folder = folder
         self.credentials = credentials
         self.clock = Clock()
-        self.tokens = TokenIssuer(credentials.signing_key, self.clock)
+        self.faults = FaultRules()
+        for rule in settings.faults:
+            self.faults.add(rule)
         self.store = Store(folder.database)
+        generation = int(self.store.note("token generation") or 0)
+        self.tokens = TokenIssuer(credentials.signing_key, self.clock, generation)
         self.pool = WorkerPool(settings.workers, settings.worker_memory_gib)
         self.dialects = {name: load_dialect(name) for name in sorted(_types(settings))}
         for dialect in self.dialects.values():
@@ -87,6 +93,17 @@ class Fleet:
             known = (await self.pool.run("pulser", job)).result
             self.store.set_note(name, known)
         return known
+
+    def apply_immediate(self, rule: FaultRule) -> None:
+        """Let a fault happen that is not about one request."""
+        if rule.kind == "expire-tokens":
+            self.tokens.expire_all()
+            self.store.set_note("token generation", str(self.tokens.generation))
+        elif rule.kind == "clock-skew":
+            self.clock.skew_seconds = rule.seconds
+        elif rule.kind == "close-sessions":
+            for device in self.devices.values():
+                device.sessions.close_all("closed early, as a fault")
 
     def counters(self) -> dict[str, Any]:
         """Return how many tasks and sessions there were and are, in all and per QPU."""

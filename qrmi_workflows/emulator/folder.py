@@ -59,6 +59,7 @@ class Folder:
         self.config = path / "qrmi_config.json"
         self.control = path / "control.json"
         self.database = path / "emulator.db"
+        self.requests = path / "requests.jsonl"
         self._credentials = path / "credentials.json"
         self._lock: int | None = None
 

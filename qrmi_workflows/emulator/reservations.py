@@ -115,6 +115,11 @@ class Reservations:
             self._on_change(live.session, True)
             self._close_when_drained(live, reason)
 
+    def close_all(self, reason: str) -> None:
+        """Close every session now."""
+        for session_id in tuple(self._live):
+            self.close(session_id, reason)
+
     def preferred(self) -> str | None:
         """Return the id of the task that an active session puts before all others."""
         if self.holder is not None:

@@ -18,11 +18,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp
 
 from qrmi_workflows.emulator.control import control_routes
 from qrmi_workflows.emulator.dialects.base import JSONResponse
 from qrmi_workflows.emulator.fleet import Fleet
 from qrmi_workflows.emulator.folder import Folder
+from qrmi_workflows.emulator.injection import FaultInjector, Protocol, Recorder
 from qrmi_workflows.emulator.settings import EmulatorSettings
 from qrmi_workflows.errors import EmulatorError
 
@@ -99,8 +101,8 @@ def serve(
         runner.run(main())
 
 
-def build_app(fleet: Fleet) -> Starlette:
-    """Return the whole API: the dialects in use, health and control."""
+def build_app(fleet: Fleet) -> ASGIApp:
+    """Return the whole API: the dialects in use, health and control, faults and recording."""
     mounts: list[BaseRoute] = [
         Mount(f"/{name}", routes=dialect.routes()) for name, dialect in fleet.dialects.items()
     ]
@@ -113,14 +115,15 @@ def build_app(fleet: Fleet) -> Starlette:
         Route("/healthz", health),
         Mount("/control", routes=control_routes(fleet)),
     ]
-    return Starlette(routes=[*mounts, *others])
+    injector = FaultInjector(Starlette(routes=[*mounts, *others]), fleet)
+    return Recorder(injector, fleet.folder.requests) if fleet.settings.record else injector
 
 
-def _configuration(app: Starlette) -> uvicorn.Config:
+def _configuration(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="off",
         access_log=False,

@@ -6,6 +6,7 @@
     independent = false         # true: identical requests are sampled independently
     workers = 2                 # processes that simulate
     worker_memory_gib = 4.0     # the memory that each may use
+    record = false              # true: every request is written to requests.jsonl
 
     [qpus.ibm_fez]
     type = "ibm-quantum-compute-service"
@@ -16,6 +17,10 @@
     lanes = 5                   # tasks prepared in parallel; one executes at a time
     preparation_seconds = 0.0   # or [low, high], {normal = [mean, deviation]}, …
     execution_seconds = 0.5     # without it: as long as the simulator takes
+
+    [[faults]]                  # see faults.py
+    kind = "status"
+    status = 503
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ from typing import Any
 
 from qrmi_workflows.emulator.dialects import DIALECTS, load_dialect
 from qrmi_workflows.emulator.durations import Duration
+from qrmi_workflows.emulator.faults import FaultRule
 from qrmi_workflows.errors import EmulatorError, UnknownQPUError
 
 __all__ = ["DEFAULT_QPUS", "EmulatorSettings", "QPUSettings", "parse_qpu", "read_settings"]
@@ -98,6 +104,8 @@ class EmulatorSettings:
         independent: Whether identical requests are sampled independently of one another.
         workers: How many processes simulate.
         worker_memory_gib: The address space that each of them may use, in GiB.
+        record: Whether every request is written to `requests.jsonl` in the state folder.
+        faults: The fault rules in force from the start.
     """
 
     qpus: Mapping[str, QPUSettings]
@@ -105,6 +113,8 @@ class EmulatorSettings:
     independent: bool = False
     workers: int = field(default_factory=lambda: max(2, os.cpu_count() or 1))
     worker_memory_gib: float = 4.0
+    record: bool = False
+    faults: tuple[FaultRule, ...] = ()
 
     def qpu(self, name: str) -> QPUSettings:
         """Return the settings of one QPU.
@@ -134,7 +144,10 @@ def parse_qpu(text: str) -> QPUSettings:
 
 
 def read_settings(
-    path: Path | None = None, qpus: Iterable[str] = (), seed: int | None = None
+    path: Path | None = None,
+    qpus: Iterable[str] = (),
+    seed: int | None = None,
+    record: bool = False,
 ) -> EmulatorSettings:
     """Combine a TOML file and QPUs from the command line; the defaults when there is neither.
 
@@ -146,13 +159,18 @@ def read_settings(
     where = str(path)
     if not isinstance(tables, dict) or not all(isinstance(item, dict) for item in tables.values()):
         raise EmulatorError(f"{where}: qpus = {tables!r}; allowed is one table [qpus.NAME] each.")
+    faults = document.pop("faults", [])
+    if not isinstance(faults, list) or not all(isinstance(item, dict) for item in faults):
+        raise EmulatorError(f"{where}: faults = {faults!r}; allowed is one table [[faults]] each.")
+    rules = tuple(FaultRule.parse(item, f"{where}: [[faults]]") for item in faults)
     given = [_qpu(name, table, where) for name, table in tables.items()]
     given += [parse_qpu(text) for text in qpus]
     given = given or [parse_qpu(text) for text in DEFAULT_QPUS]
-    settings = _checked(document, {"seed", "independent", "workers", "worker_memory_gib"}, where)
+    settings = _checked(document, _TOP, where)
+    settings["record"] = record or settings.get("record", False)
     if seed is not None:
         settings["seed"] = seed
-    return EmulatorSettings(qpus={qpu.name: qpu for qpu in given}, **settings)
+    return EmulatorSettings(qpus={qpu.name: qpu for qpu in given}, faults=rules, **settings)
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -165,11 +183,12 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "interactive_ttl_seconds": (int, float),
     "seed": (int,),
     "independent": (bool,),
+    "record": (bool,),
     "workers": (int,),
     "worker_memory_gib": (int, float),
 }
 _DURATIONS = {"preparation_seconds": "preparation", "execution_seconds": "execution"}
-_TOP = {"seed", "independent", "workers", "worker_memory_gib"}
+_TOP = {"seed", "independent", "workers", "worker_memory_gib", "record"}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -25,19 +25,31 @@ class TokenIssuer:
     Args:
         key: The signing key.
         clock: What expiry is measured with.
+        generation: Tokens of other generations have expired.
     """
 
-    def __init__(self, key: bytes, clock: Clock) -> None:
+    def __init__(self, key: bytes, clock: Clock, generation: int = 0) -> None:
         self._key = key
         self._clock = clock
+        self.generation = generation
         self._known: dict[tuple[str, str], float] = {}
 
     def issue(self, audience: str, lifetime_seconds: int = LIFETIME_SECONDS) -> str:
         """Return a new token for one vendor's API."""
         now = int(self._clock.now())
-        claims = {"aud": audience, "iat": now, "exp": now + lifetime_seconds, "sub": "emulator"}
+        claims = {
+            "aud": audience,
+            "iat": now,
+            "exp": now + lifetime_seconds,
+            "gen": self.generation,
+        }
         head = _encode({"alg": "HS256", "typ": "JWT"}) + "." + _encode(claims)
         return f"{head}.{self._sign(head)}"
+
+    def expire_all(self) -> None:
+        """Make every token that was issued until now expire."""
+        self.generation += 1
+        self._known.clear()
 
     def accepts(self, token: str, audience: str) -> bool:
         """Return whether a token is ours, for this audience, and has not expired."""
@@ -54,7 +66,9 @@ class TokenIssuer:
         if not hmac.compare_digest(signature.encode(), self._sign(head).encode()):
             return 0.0
         claims: dict[str, Any] = json.loads(_decode(head.partition(".")[2]))
-        return float(claims["exp"]) if claims["aud"] == audience else 0.0
+        if claims["aud"] != audience or claims["gen"] != self.generation:
+            return 0.0
+        return float(claims["exp"])
 
     def _sign(self, head: str) -> str:
         return _base64(hmac.digest(self._key, head.encode(), hashlib.sha256))

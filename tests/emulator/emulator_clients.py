@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import pulser
+from pulser.abstract_repr import deserialize_device
 from qiskit import QuantumCircuit, qasm3
 from qrmi import Payload, QuantumResource, ResourceType, TaskStatus
 
@@ -54,6 +59,51 @@ def run(resource: QuantumResource, payload: Payload) -> str:
     status = wait(resource, task_id)
     assert status == TaskStatus.Completed, resource.task_logs(task_id)
     return str(resource.task_result(task_id).value)
+
+
+def ask(
+    emulator: Emulator, method: str, path: str, body: object = None, headers: Any = None
+) -> tuple[int, Any]:
+    """Send a request as no client of the vendor would; return the status and the decoded body."""
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(  # noqa: S310 - our own http address
+        emulator.url + path, data=data, method=method, headers=headers or {}
+    )
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
+            status, content = answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        status, content = error.code, error.read()
+    try:
+        return status, json.loads(content)
+    except ValueError:
+        return status, content
+
+
+def device_of(resource: QuantumResource) -> Any:
+    """Return the Pulser device that a resource's target describes."""
+    return deserialize_device(json.loads(resource.target().value)[0]["specs"])
+
+
+def blockade(device: Any, distance: float = 5.0) -> str:
+    """Return a sequence that drives two atoms from the ground to one shared excitation."""
+    register = pulser.Register.from_coordinates([(0, 0), (distance, 0)], prefix="q")
+    return _driven(register, device, 352)
+
+
+def pi_pulse(device: Any) -> str:
+    """Return a sequence that excites one atom."""
+    return _driven(pulser.Register.from_coordinates([(0, 0)], prefix="q"), device, 500)
+
+
+def _driven(register: Any, device: Any, nanoseconds: int) -> str:
+    if getattr(device, "requires_layout", False):
+        register = register.with_automatic_layout(device)
+    sequence = pulser.Sequence(register, device)
+    sequence.declare_channel("global", "rydberg_global")
+    sequence.add(pulser.Pulse.ConstantPulse(nanoseconds, 2 * np.pi, 0, 0), "global")
+    sequence.measure()
+    return str(sequence.to_abstract_repr())
 
 
 def bell(width: int = 2) -> str:

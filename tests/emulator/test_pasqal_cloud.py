@@ -5,26 +5,9 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pulser
 import pytest
-from emulator_clients import wait
-from pulser.abstract_repr import deserialize_device
+from emulator_clients import blockade, device_of, wait
 from qrmi import Payload, QrmiError, ResourceStatusCode, TaskStatus
-
-
-def blockade(device, distance: float = 5.0) -> str:
-    """Return a sequence that drives two atoms from the ground to one shared excitation."""
-    register = pulser.Register.from_coordinates([(0, 0), (distance, 0)], prefix="q")
-    sequence = pulser.Sequence(register.with_automatic_layout(device), device)
-    sequence.declare_channel("global", "rydberg_global")
-    sequence.add(pulser.Pulse.ConstantPulse(352, 2 * np.pi, 0, 0), "global")
-    sequence.measure()
-    return sequence.to_abstract_repr()
-
-
-def device_of(resource):
-    """Return the Pulser device that a resource's target describes."""
-    return deserialize_device(json.loads(resource.target().value)[0]["specs"])
 
 
 def test_every_method_of_a_resource_and_a_rydberg_blockade(qpu):

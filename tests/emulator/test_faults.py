@@ -1,0 +1,216 @@
+"""Faults by rule, seen through the real client and set through the real command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from emulator_clients import ask, bell, connect, primitive, wait
+from qrmi import AuthenticationFailedError, QrmiError, TaskStatus
+
+from qrmi_workflows.emulator import Emulator, start_emulator
+from qrmi_workflows.emulator.faults import FaultRule
+from qrmi_workflows.errors import EmulatorError
+
+STATUS = "GET /ibm-quantum-compute-service/jobs/*"
+START = "POST /ibm-quantum-compute-service/jobs"
+CONFIG = """
+record = true
+
+[qpus.ibm_null]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+
+[[faults]]
+kind = "status"
+status = 503
+count = 1
+route = "POST */sessions"
+"""
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """An emulator whose faults disturb no other test."""
+    folder = tmp_path_factory.mktemp("faulty")
+    (folder / "emulator.toml").write_text(CONFIG)
+    with start_emulator(folder / "state", config=folder / "emulator.toml") as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def fault(faulty: Emulator) -> Iterator[object]:
+    """Add a rule for one test."""
+    yield lambda **fields: faulty.control.ask("POST", "/faults", fields)
+    faulty.control.ask("DELETE", "/faults")
+    faulty.control.ask("POST", "/faults", {"kind": "clock-skew", "seconds": 0})
+
+
+@pytest.fixture
+def resource(faulty: Emulator):
+    return connect(faulty, "ibm_null")
+
+
+@pytest.fixture
+def task(resource) -> str:
+    """A task that has ended."""
+    task_id = resource.task_start(primitive("sampler", [[bell()]]))
+    wait(resource, task_id)
+    return str(task_id)
+
+
+def test_rules_from_the_file_are_in_force_from_the_start(faulty, resource):
+    """The first acquire meets the vendor's bad day, the second does not."""
+    with pytest.raises(QrmiError, match="503"):
+        resource.acquire()
+    resource.release(resource.acquire())
+
+
+def test_a_status_for_some_of_the_requests(fault, resource, task):
+    """The first request passes, the next two fail, and then it is over."""
+    fault(kind="status", route=STATUS, status=500, body="bad day", after=1, count=2)
+    assert resource.task_status(task) == TaskStatus.Completed
+    for _ in range(2):
+        with pytest.raises(QrmiError, match="bad day"):
+            resource.task_status(task)
+    assert resource.task_status(task) == TaskStatus.Completed
+
+
+def test_an_answer_that_is_lost_after_the_task_was_accepted(faulty, fault, resource):
+    """The ambiguous window: the client sees an error, the vendor has the task."""
+    accepted = faulty.counters()["tasks"]["accepted"]
+    fault(kind="drop", route=START, when="after", count=1)
+    with pytest.raises(QrmiError):
+        resource.task_start(primitive("sampler", [[bell()]]))
+    assert faulty.counters()["tasks"]["accepted"] == accepted + 1
+
+
+def test_a_connection_that_is_dropped_before_anything_happens(faulty, fault, resource):
+    """The vendor has no task then."""
+    accepted = faulty.counters()["tasks"]["accepted"]
+    fault(kind="drop", route=START, count=1)
+    with pytest.raises(QrmiError):
+        resource.task_start(primitive("sampler", [[bell()]]))
+    assert faulty.counters()["tasks"]["accepted"] == accepted
+
+
+def test_a_body_that_is_cut_in_half(fault, resource, task):
+    """The client cannot parse it and says so."""
+    fault(kind="malformed", route=STATUS, count=1)
+    with pytest.raises(QrmiError):
+        resource.task_status(task)
+    assert resource.task_status(task) == TaskStatus.Completed
+
+
+@pytest.mark.parametrize("kind", ["delay", "slow"])
+def test_an_answer_that_takes_its_time(fault, resource, task, kind):
+    """It is late, but right."""
+    fault(kind=kind, route=STATUS, seconds=0.3, count=1)
+    begun = time.monotonic()
+    assert resource.task_status(task) == TaskStatus.Completed
+    assert time.monotonic() - begun > 0.25
+
+
+def test_a_request_that_is_never_answered(faulty, fault, task):
+    """The client hangs; other clients do not, and the emulator still ends at once."""
+    fault(kind="hang", route=STATUS, count=1)
+    stuck = connect(faulty, "ibm_null")
+
+    def ask_in_vain() -> None:
+        with contextlib.suppress(QrmiError):  # when the emulator ends
+            stuck.task_status(task)
+
+    threading.Thread(target=ask_in_vain, daemon=True).start()
+    while not faulty.control.ask("GET", "/faults")[0]["matched"]:
+        time.sleep(0.005)
+    assert connect(faulty, "ibm_null").task_status(task) == TaskStatus.Completed
+
+
+def test_tokens_that_expire(fault, resource, task):
+    """QRMI does not refetch on 401: the handle is lost, a new one works."""
+    assert resource.task_status(task) == TaskStatus.Completed
+    fault(kind="expire-tokens")
+    with pytest.raises(AuthenticationFailedError):
+        resource.task_status(task)
+
+
+def test_a_session_that_is_closed_early(fault, resource):
+    """A lease can be lost without notice."""
+    token = resource.acquire()
+    fault(kind="close-sessions")
+    with pytest.raises(QrmiError, match="has been closed"):
+        resource.task_start(primitive("sampler", [[bell()]]))
+    resource.release(token)
+
+
+def test_a_clock_that_is_wrong(faulty, fault, resource, task):
+    """What the vendor calls now is an hour ahead: tokens have expired for it."""
+    assert resource.task_status(task) == TaskStatus.Completed
+    fault(kind="clock-skew", seconds=7200)
+    with pytest.raises(AuthenticationFailedError):
+        resource.task_status(task)
+    fault(kind="clock-skew", seconds=0)
+    assert resource.task_status(task) == TaskStatus.Completed
+
+
+def qpu_emulator(*arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "qrmi_workflows", "emulator", *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_the_command_adds_lists_and_clears(faulty, fault):
+    """What is added is listed, and gone when it is cleared."""
+    where = ("--dir", str(faulty.folder))
+    added = qpu_emulator("fault", "add", *where, "delay", "--seconds", "2", "--route", "PUT *")
+    assert added.returncode == 0, added.stderr
+    (listed,) = json.loads(qpu_emulator("fault", "list", *where).stdout)
+    assert (listed["kind"], listed["seconds"], listed["route"]) == ("delay", 2.0, "PUT *")
+    assert qpu_emulator("fault", "clear", *where, str(listed["number"])).returncode == 0
+    assert json.loads(qpu_emulator("fault", "list", *where).stdout) == []
+    unknown = qpu_emulator("fault", "add", *where, "gremlin")
+    assert unknown.returncode == 2
+    assert "close-sessions" in unknown.stderr
+    nowhere = qpu_emulator("fault", "list", "--dir", str(faulty.folder / "none"))
+    assert nowhere.returncode == 2
+    assert "Traceback" not in nowhere.stderr
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"kind": "delay", "secs": 1}, "seconds"),
+        ({"kind": "delay", "seconds": "long"}, "float"),
+        ({"kind": "status", "status": 7}, "100 to 599"),
+        ({"kind": "drop", "when": "never"}, "before, after"),
+        ({"kind": "drop", "count": 0}, "1 or more"),
+        ({"route": "*"}, "kind"),
+    ],
+)
+def test_a_bad_rule_is_refused_with_what_is_allowed(faulty, table, expected):
+    """In Python and at the control endpoint alike."""
+    with pytest.raises(EmulatorError) as caught:
+        FaultRule.parse(table)
+    assert expected in str(caught.value)
+    token = json.loads((faulty.folder / "control.json").read_text())["token"]
+    headers = {"Authorization": f"Bearer {token}"}
+    assert ask(faulty, "POST", "/control/faults", table, headers)[0] == 400
+
+
+def test_requests_are_recorded_without_credentials(faulty, task):
+    """One line for each, with its body; tokens and keys appear nowhere."""
+    text = (faulty.folder / "requests.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    start = next(line for line in lines if line["method"] == "POST" and line["path"] == START[5:])
+    assert "OPENQASM" in start["body"]
+    assert start["status"] == 200
+    assert any(line["path"].endswith("/identity/token") and not line["body"] for line in lines)
+    credentials = json.loads((faulty.folder / "credentials.json").read_text())
+    for secret in credentials["secrets"]["ibm-quantum-compute-service"].values():
+        assert secret not in text
+    assert "Bearer" not in text

@@ -17,10 +17,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from demo_report import Report, collect
 from rich.console import Console
 
@@ -30,6 +31,7 @@ from qrmi_workflows.sandbox import Sandbox
 
 EXAMPLES = Path(__file__).parent.resolve()
 RUN = Path("demo-run").resolve()
+ENGINE = RUN / "engine.pid"
 
 progress = Console(stderr=True)
 
@@ -70,8 +72,9 @@ def slurm_site() -> Iterator[Site]:
 def embedded_site() -> Iterator[Site]:
     """Two emulated QPUs; the workflows' jobs are processes of this machine."""
     with start_emulator(RUN / "emulator") as emulator:
+        direct = dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1")
         yield Site(
-            environment={**os.environ, "QPU_CONFIG": str(emulator.config_path)},
+            environment={**os.environ, **direct, "QPU_CONFIG": str(emulator.config_path)},
             snakemake=("--cores", "2"),
             parsl=("--local",),
             emulator=emulator.folder,
@@ -113,6 +116,7 @@ def run(name: str, argv: list[str], site: Site) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    ENGINE.write_text(str(process.pid), encoding="utf-8")
     try:
         code = process.wait()
     except BaseException:
@@ -144,6 +148,10 @@ def step(what: str) -> Iterator[None]:
 
 def clear() -> None:
     """Remove what an earlier run left, even one that was killed."""
+    with suppress(OSError, ValueError, psutil.Error):
+        engine = psutil.Process(int(ENGINE.read_text(encoding="utf-8")))
+        if engine.cwd() == str(RUN):
+            os.killpg(engine.pid, signal.SIGKILL)
     if (RUN / "sandbox").exists():
         Sandbox(RUN / "sandbox").down()
     shutil.rmtree(RUN, ignore_errors=True)
@@ -162,6 +170,8 @@ def main() -> int:
             report = run_workflows(site)
     except QPUError as error:
         sys.exit(f"demo: {error}")
+    except KeyboardInterrupt:
+        return 130
     report.print(as_json=arguments.json)
     return 1 if report.faults else 0
 

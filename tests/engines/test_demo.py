@@ -1,0 +1,129 @@
+"""The demo, as its users run it: on a Slurm of its own, without one, and interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
+SECONDS = 100
+
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(2 * SECONDS)]
+
+
+def run_demo(folder: Path, *options: str) -> dict[str, Any]:
+    argv = [sys.executable, str(DEMO), "--json", *options]
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+@pytest.fixture(scope="module")
+def slurm_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("slurm")
+    return folder, run_demo(folder)
+
+
+def check_answers(report: dict[str, Any]) -> None:
+    assert report["faults"] == []
+    assert len(report["energies"]) >= 6
+    for row in [*report["energies"], report["vqe"]]:
+        assert abs(row["energy"] - row["exact"]) < 1.6e-3
+    for file in report["files"]:
+        assert Path(file.partition(": ")[2]).stat().st_size > 0
+
+
+def check_leases(report: dict[str, Any]) -> None:
+    """One lease for the curve, one for the whole loop, which is many tasks."""
+    fez = report["qpus"]["ibm_fez"]
+    iterations = report["vqe"]["iterations"]
+    assert fez["sessions"] == {"opened": 2, "closed": 2, "open": 0}
+    assert len({iteration["task"] for iteration in iterations}) == len(iterations) > 5
+    assert fez["tasks"]["completed"] == 1 + len(iterations)
+    assert report["qpus"]["FRESNEL"]["tasks"]["completed"] == 1
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Name the processes that were started in or for a folder."""
+    return [
+        " ".join(process.info["cmdline"] or [])
+        for process in psutil.process_iter(["cmdline", "cwd"])
+        if str(folder) in " ".join([*(process.info["cmdline"] or []), process.info["cwd"] or ""])
+    ]
+
+
+def test_it_runs_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where a proxy is set, which must not be asked for this machine's own addresses."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    report = run_demo(tmp_path, "--no-slurm")
+    check_answers(report)
+    check_leases(report)
+    assert report["jobs"] == []
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.slurm
+def test_its_answers_are_right(slurm_run: tuple[Path, dict[str, Any]]) -> None:
+    _, report = slurm_run
+    check_answers(report)
+    check_leases(report)
+
+
+@pytest.mark.slurm
+def test_slurm_ran_its_jobs_with_their_qpus(slurm_run: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = slurm_run
+    held = {job["name"]: (job["gres"], job["licences"]) for job in report["jobs"]}
+    assert held == {
+        "prep_h2_prepare_h2_transpile": ("", ""),
+        "mis_sample": ("qpu:FRESNEL:1", "qpu_FRESNEL:1"),
+        "h2_estimate": ("qpu:ibm_fez:1", "qpu_ibm_fez:1"),
+        "parsl.qpu.block-0": ("qpu:ibm_fez:1", "qpu_ibm_fez:1"),
+    }
+    block = next(job["id"] for job in report["jobs"] if job["name"].startswith("parsl"))
+    assert {iteration["job"] for iteration in report["vqe"]["iterations"]} == {block}
+    words = (folder / "demo-run" / "slurm-jobs.txt").read_text()
+    assert words.count("gres:qpu:") + words.count("gres/qpu:") == 3
+
+
+@pytest.mark.slurm
+def test_it_leaves_no_process(slurm_run: tuple[Path, dict[str, Any]]) -> None:
+    assert processes_of(slurm_run[0]) == []
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    demo = subprocess.Popen([sys.executable, str(DEMO)], cwd=tmp_path)
+    wait_for(tmp_path / "demo-run" / ".snakemake" / "slurm_logs")
+    demo.send_signal(number)
+    assert demo.wait(60) == 128 + number
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.slurm
+def test_a_run_first_ends_what_a_killed_one_left(tmp_path: Path) -> None:
+    demo = subprocess.Popen([sys.executable, str(DEMO)], cwd=tmp_path)
+    wait_for(tmp_path / "demo-run" / "snakemake.log")
+    demo.kill()
+    demo.wait()
+    assert processes_of(tmp_path) != []
+    first = [sys.executable, "-c", "import demo; demo.clear()"]
+    subprocess.run(first, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(DEMO.parent)})
+    assert processes_of(tmp_path) == []
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.05)

@@ -1,0 +1,101 @@
+"""The README keeps its word: its commands run and print what it says, its snippets are files'."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+INSTALL = "pip install '.[parsl,ibm,pasqal]' ./snakemake_ext"
+RUN_ELSEWHERE = {
+    "make demo": "tests/unit/test_setup.py::test_make_demo_with_slurm",
+    "make test": "tests/unit/test_setup.py::test_ci_runs_make_test",
+    INSTALL: "tests/engines/test_readme.py::test_the_install_command_names_what_there_is",
+}
+"""Commands that would run the tests within the tests, or download for minutes."""
+
+
+def console() -> list[tuple[str, str]]:
+    """Return each command of the README with the output that it shows."""
+    text = "".join(block for kind, block in BLOCKS if kind == "console")
+    starts = [match.start() for match in re.finditer(r"^\$ ", text, re.MULTILINE)]
+    steps = [text[start:end] for start, end in pairwise([*starts, len(text)])]
+    return [step.removeprefix("$ ").partition("\n")[::2] for step in steps]
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str]]:
+    """Run the README's commands in one shell; give each one's exit status and output."""
+    folder = tmp_path_factory.mktemp("clone")
+    shutil.copytree(ROOT / "examples" / "bell", folder / "examples" / "bell")
+    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environ = {**os.environ, "PATH": tools, "QPU_SANDBOX": str(folder / "sandbox")}
+    commands = [command for command, _ in console() if command not in RUN_ELSEWHERE]
+    script = "\n".join(f'{{ {command}\n}} 2>&1; echo "\x1e$?"' for command in commands)
+    try:
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=folder, env=environ, stdout=subprocess.PIPE, text=True
+        )
+    finally:
+        down = [sys.executable, "-m", "qrmi_workflows", "sandbox", "down"]
+        subprocess.run(down, env=environ, check=True, stdout=subprocess.DEVNULL)
+    ended = re.findall(r"(.*?)\x1e(\d+)\n", done.stdout, re.DOTALL)
+    return [(int(status), output) for output, status in ended]
+
+
+@pytest.mark.slurm
+@pytest.mark.engines
+def test_its_commands_do_what_it_shows(session: list[tuple[int, str]]) -> None:
+    """`…` stands for anything; a refusal's exit code is 2."""
+    steps = [step for step in console() if step[0] not in RUN_ELSEWHERE]
+    assert len(session) == len(steps) > 5
+    for (command, shown), (status, output) in zip(steps, session, strict=True):
+        assert status == (2 if shown.startswith("qpu: ") else 0), f"{command}\n{output}"
+        if shown:
+            lines = [re.sub(r"\s*$", "", line) for line in output.splitlines()]
+            assert re.fullmatch(as_pattern(shown), "\n".join(lines), re.DOTALL), output
+
+
+def as_pattern(shown: str) -> str:
+    return re.escape(shown.rstrip("\n")).replace("…", ".*")
+
+
+@pytest.mark.parametrize("test", RUN_ELSEWHERE.values())
+def test_what_is_not_run_here_has_a_test_of_its_own(test: str) -> None:
+    path, _, name = test.partition("::")
+    module = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    assert name in {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
+    assert set(RUN_ELSEWHERE) <= {command for command, _ in console()}
+
+
+def test_the_install_command_names_what_there_is() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (extras,) = re.findall(r"\[(.*)\]", INSTALL)
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    assert (ROOT / INSTALL.split()[-1] / "pyproject.toml").is_file()
+
+
+def test_its_snippets_are_those_of_the_examples() -> None:
+    folder = ROOT / "examples" / "bell"
+    sources = "\n".join((folder / name).read_text() for name in ("Snakefile", "bell.py"))
+    snippets = [text for kind, text in BLOCKS if kind == "python"]
+    assert len(snippets) == 2
+    assert all(snippet in sources for snippet in snippets)
+
+
+def test_its_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!https://)([^)#]+)\)", README)
+    assert len(links) > 3
+    assert [link for link in links if not (ROOT / link).exists()] == []

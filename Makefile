@@ -5,9 +5,9 @@ TIERS := tests/unit tests/emulator tests/slurm tests/engines
 NO_DEMO_SLURM := the demo runs the same workflow on the embedded default.
 NO_TEST_SLURM := `apt-get install slurm-wlm munge` as root, or run `make test-noslurm`.
 # Only root can make the other users that some tests need.
-AS_USER := $(if $(filter 0,$(shell id -u)),,-m 'not root')
+AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
 
-.PHONY: demo test test-noslurm lint clean
+.PHONY: demo test test-noslurm test-slow lint clean
 
 demo:
 	@slurm=; tools/setup slurm '$(NO_DEMO_SLURM)' || slurm=--no-slurm; \
@@ -16,10 +16,15 @@ demo:
 test:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/pytest $(AS_USER) $(TIERS)
+	@$(BIN)/pytest -m 'not slow $(AS_USER)' $(TIERS)
 
 test-noslurm: lint
-	@$(BIN)/pytest -m 'not slurm' $(TIERS)
+	@$(BIN)/pytest -m 'not slurm and not slow' $(TIERS)
+
+test-slow:
+	@tools/setup slurm '$(NO_TEST_SLURM)'
+	@tools/setup venv
+	@$(BIN)/pytest -m 'slow $(AS_USER)' $(TIERS)
 
 lint:
 	@tools/setup venv

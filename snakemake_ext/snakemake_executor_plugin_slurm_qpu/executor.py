@@ -63,7 +63,23 @@ class Executor(SlurmExecutor):
         requests = {job: self._requests.find(job) for job in jobs}
         super().run_jobs([job for job, request in requests.items() if request is None])
         for job in (job for job, request in requests.items() if request is not None):
-            self._submit_job(job)
+            if self._prepare(job):
+                self._submit_job(job)
+
+    def _prepare(self, job: Any) -> bool:
+        """Do for a job that runs directly what a Snakemake in the job would do before it."""
+        if not self._runs_directly(job):
+            return True
+        try:
+            self.workflow.async_run(job.prepare())
+        except Exception as error:
+            self.report_job_error(SubmittedJobInfo(job), msg=f"{error} ")
+            return False
+        return True
+
+    def _runs_directly(self, job: Any) -> bool:
+        nested = self.workflow.executor_settings.nested
+        return not nested and can_run_directly(job, self.workflow)
 
     def run_job(self, job: Any) -> None:
         """Submit one job, in a thread of its own: whatever goes wrong fails this job alone."""
@@ -133,9 +149,8 @@ class Executor(SlurmExecutor):
         return [*shlex.split(call + set_gres_string(job)), *requeue, *options]
 
     def _command(self, job: Any) -> list[str]:
-        if can_run_directly(job, self.workflow) and not self.workflow.executor_settings.nested:
-            return ["/bin/bash", "-c", render_command(job)]
-        return ["/bin/bash", "-c", self.format_job_exec(job)]
+        text = render_command(job) if self._runs_directly(job) else self.format_job_exec(job)
+        return ["/bin/bash", "-c", text]
 
     def format_job_exec(self, job: Any) -> str:
         """Render the Snakemake call inside the job."""
@@ -213,6 +228,8 @@ class Executor(SlurmExecutor):
         end = read_end((job_info.aux or {}).get("slurm_logfile"))
         if end and self._requests.find(job_info.job) is not None:
             msg = f"{msg} Its log ends with:\n{end}\n"
+        if job_info.job.is_group():  # Snakemake shows a group's message nowhere
+            self.logger.error(f"Group {job_info.job.groupid}: {msg}")
         super().report_job_error(job_info, msg=msg, **kwargs)
 
     def _settle(self, job_info: SubmittedJobInfo) -> None:

@@ -1,0 +1,93 @@
+"""Running Snakemake as users do: a Snakefile in a folder, the `snakemake` command, its output."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+
+from qrmi_workflows.emulator.client import Control
+from qrmi_workflows.sandbox import Sandbox
+
+SNAKEMAKE = (sys.executable, "-m", "snakemake", "--executor", "slurm-qpu", "--jobs", "40")
+LIMIT = 60.0
+
+
+class Project:
+    """A workflow in a folder of its own, on a sandbox."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
+        self.folder = folder
+        self.environ = os.environ | sandbox.environment()
+        self.control = Control(sandbox.directory / "emulator")
+
+    def write(self, snakefile: str, **files: str) -> None:
+        """Write the Snakefile, and other files by their names' stems (`script` is script.py)."""
+        (self.folder / "Snakefile").write_text(dedent(snakefile))
+        for stem, text in files.items():
+            (self.folder / f"{stem}.py").write_text(dedent(text))
+
+    def read(self, name: str) -> str:
+        """Return what a file of the workflow has."""
+        return (self.folder / name).read_text()
+
+    def start(self, *options: str, **environ: str) -> subprocess.Popen[str]:
+        """Start the workflow."""
+        return subprocess.Popen(
+            [*SNAKEMAKE, *options],
+            cwd=self.folder,
+            env=self.environ | environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *options: str, fails: bool = False, **environ: str) -> str:
+        """Run the workflow to its end and return what it says; a run that hangs fails."""
+        return self.wait(self.start(*options, **environ), fails=fails)
+
+    def wait(self, process: subprocess.Popen[str], *, fails: bool = False) -> str:
+        """Wait for the end of a workflow."""
+        try:
+            output, _ = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError(f"Snakemake hangs: {process.communicate()[0]}") from None
+        assert (process.returncode != 0) == fails, output
+        assert "Traceback" not in output
+        return output
+
+    def slurm(self, *argv: str) -> str:
+        """Run one of Slurm's commands."""
+        return subprocess.run(
+            argv, env=self.environ, capture_output=True, text=True, check=True, timeout=LIMIT
+        ).stdout
+
+    def jobs(self) -> set[str]:
+        """Return the ids of the jobs that Slurm still has to run or to end."""
+        return set(self.slurm("squeue", "--noheader", "--format=%A").split())
+
+    def sessions(self) -> tuple[int, int]:
+        """Return how many sessions the emulator has opened, and how many are open."""
+        sessions = self.control.counters()["sessions"]
+        return sessions["opened"], sessions["open"]
+
+
+def submitted(output: str) -> list[str]:
+    """Return the ids of the Slurm jobs that a run has submitted for a QPU."""
+    return re.findall(r"SLURM jobid (\d+), for QPU", output)
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    """Wait for something that no event announces."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.05)

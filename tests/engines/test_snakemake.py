@@ -1,0 +1,319 @@
+"""Snakemake rules with `qpu=1`, on a real Slurm with emulated QPUs."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from snakemake_runs import Project, submitted, wait_until
+
+from qrmi_workflows.sandbox import Sandbox
+
+pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+
+
+@pytest.fixture
+def project(tmp_path: Path, sandbox: Sandbox) -> Project:
+    """A workflow's folder."""
+    return Project(tmp_path, sandbox)
+
+
+def test_a_rule_with_a_qpu_holds_gres_licence_and_lease_and_others_take_the_stock_path(project):
+    project.write(
+        """
+        rule classical:
+            input: "deep/folder/quantum.txt"
+            output: "classical.txt"
+            shell: "env > {output}"
+        rule quantum:
+            output: "deep/folder/quantum.txt"
+            resources: qpu=1, qpu_name="ibm_fez"
+            threads: 2
+            shell: "scontrol show job $SLURM_JOB_ID > {output}; env >> {output}"
+        """
+    )
+    opened, _ = project.sessions()
+
+    output = project.run("--slurm-qpu-mark-all")
+
+    quantum, classical = project.read("deep/folder/quantum.txt"), project.read("classical.txt")
+    assert "TresPerNode=gres:qpu:ibm_fez:1" in quantum
+    assert "Licenses=qpu_ibm_fez:1" in quantum
+    assert "Requeue=0" in quantum
+    assert "QRMI_JOB_QPU_RESOURCES=ibm_fez\n" in quantum
+    assert "OMP_NUM_THREADS=2\n" in quantum
+    assert "QRMI_JOB_QPU_RESOURCES" not in classical
+    assert "SLURM_STEP_ID=0\n" in classical
+    assert project.sessions() == (opened + 1, 0)
+    token = quantum.split("ibm_fez_QRMI_JOB_ACQUISITION_TOKEN=")[1].splitlines()[0]
+    assert token not in output
+
+
+def test_a_fan_out_of_twenty_takes_turns_on_its_qpus(project):
+    project.write(
+        """
+        QPUS = "FRESNEL", "ibm_fez"
+        rule all:
+            input: expand("{i}.txt", i=range(20))
+        rule quantum:
+            output: "{i}.txt"
+            resources: qpu=1, qpu_name=lambda wildcards: QPUS[int(wildcards.i) % 2]
+            shell: "mkdir {resources.qpu_name} && rmdir {resources.qpu_name} && touch {output}"
+        """
+    )
+
+    output = project.run()
+
+    assert len(submitted(output)) == 20
+
+
+def test_a_group_is_one_job_under_one_lease_with_its_classical_rules(project):
+    show = "echo $SLURM_JOB_ID $ibm_fez_QRMI_JOB_ACQUISITION_TOKEN > {output}"
+    project.write(
+        f"""
+        localrules: after
+        rule all:
+            input: "after.txt"
+        rule quantum:
+            output: "quantum{{i}}.txt"
+            group: "g"
+            resources: qpu=1, qpu_name="ibm_fez"
+            shell: "{show}"
+        rule sibling:
+            output: "sibling.txt"
+            group: "g"
+            shell: "{show}"
+        rule after:
+            input: "quantum1.txt", "quantum2.txt", "sibling.txt"
+            output: "after.txt"
+            group: "g"
+            shell: "{show}"
+        """
+    )
+    opened, _ = project.sessions()
+
+    output = project.run()
+
+    shown = {project.read(f"{n}.txt") for n in ("quantum1", "quantum2", "sibling", "after")}
+    (job, token), *others = (line.split() for line in shown)
+    assert not others
+    assert submitted(output) == [job]
+    assert token
+    assert project.sessions() == (opened + 1, 0)
+
+
+def test_what_needs_a_snakemake_in_the_job_gets_one_under_the_lease(project):
+    project.write(
+        """
+        rule all:
+            input: "script.txt", "run.txt", "shadow.txt", "benchmark.tsv", "tmpdir.txt"
+        rule script:
+            output: "script.txt"
+            resources: qpu=1, qpu_name="ibm_fez"
+            script: "script.py"
+        rule run:
+            output: "run.txt"
+            resources: qpu=1, qpu_name="ibm_fez"
+            run:
+                from qrmi_workflows.lease import open_lease
+                with open_lease("ibm_fez") as lease, open(output[0], "w") as file:
+                    file.write(lease.qpu)
+        rule shadow:
+            output: "shadow.txt"
+            resources: qpu=1, qpu_name="FRESNEL"
+            shadow: "minimal"
+            shell: "touch here && echo $QRMI_JOB_QPU_RESOURCES > {output}"
+        rule benchmark:
+            output: temp("benchmark.txt")
+            benchmark: "benchmark.tsv"
+            resources: qpu=1, qpu_name="FRESNEL"
+            shell: "touch {output}"
+        rule tmpdir:
+            output: "tmpdir.txt"
+            resources: qpu=1, qpu_name="ibm_fez"
+            shell: "echo {resources.tmpdir} > {output}"
+        """,
+        script="""
+        import os
+        open(snakemake.output[0], "w").write(os.environ["QRMI_JOB_QPU_RESOURCES"])
+        """,
+    )
+    opened, _ = project.sessions()
+
+    project.run()
+
+    assert project.read("script.txt") == project.read("run.txt") == "ibm_fez"
+    assert project.read("shadow.txt") == "FRESNEL\n"
+    assert not (project.folder / "here").exists()
+    assert project.read("benchmark.tsv").startswith("s\t")
+    assert Path(project.read("tmpdir.txt").strip()).is_dir()
+    assert project.sessions() == (opened + 3, 0)
+
+
+@pytest.mark.parametrize(
+    "option", [[], pytest.param(["--slurm-qpu-nested"], marks=pytest.mark.slow)]
+)
+def test_a_shell_command_means_the_same_with_and_without_a_snakemake_around_it(project, option):
+    project.write(
+        """
+        shell.prefix("set -euo pipefail; SET=prefix; ")
+        rule all:
+            input: expand("out/{name}.txt", name=["it's", "a b", "$HOME"])
+        rule source:
+            output: touch("in/{name}.txt")
+            localrule: True
+        rule quantum:
+            input: "in/{name}.txt"
+            output: "out/{name}.txt"
+            log: "logs/{name}.log"
+            params: text=r"back\\slash $PWD 'quoted'"
+            threads: 3
+            resources: qpu=1, qpu_name="FRESNEL"
+            shell:
+                '''
+                echo {input:q} {params.text:q} {threads} $SET $OMP_NUM_THREADS $(pwd) > {output:q}
+                # a comment with an apostrophe: it's one
+                echo "$- ${{BASH_VERSION%%.*}}" >> {output:q} 2> {log:q}
+                '''
+        """
+    )
+
+    project.run(*option)
+
+    for name in ("it's", "a b", "$HOME"):
+        first, second = project.read(f"out/{name}.txt").splitlines()
+        text = "back\\slash $PWD 'quoted'"
+        assert first == f"in/{name}.txt {text} 3 prefix 3 {project.folder}"
+        assert set("euh") <= set(second.split()[0])
+        assert (project.folder / f"logs/{name}.log").exists()
+
+
+def test_a_failing_command_fails_its_rule_at_once_and_shows_why(project):
+    project.write(
+        """
+        rule quantum:
+            output: "quantum.txt"
+            resources: qpu=1, qpu_name="ibm_fez"
+            shell: "touch {output}; false | cat; echo never"
+        """
+    )
+
+    output = project.run(fails=True)
+
+    assert "SLURM status is: 'FAILED'" in output
+    assert not (project.folder / "quantum.txt").exists()
+    assert project.sessions()[1] == 0
+    assert not project.jobs()
+
+
+def test_a_bad_payload_fails_in_the_job_and_says_what_is_wrong(project):
+    project.write(
+        """
+        rule quantum:
+            input: "Snakefile"
+            output: "result.json"
+            resources: qpu=1, qpu_name="ibm_fez"
+            shell: "qpu run {input} -o {output}"
+        """
+    )
+
+    output = project.run(fails=True)
+
+    assert "qpu: Snakefile: not JSON" in output
+
+
+def test_a_qpu_that_cannot_be_acquired_fails_the_rule(project, tmp_path_factory):
+    project.write(
+        """
+        rule quantum:
+            output: "quantum.txt"
+            resources: qpu=1, qpu_name="ibm_fez"
+            shell: "touch {output}"
+        """
+    )
+
+    output = project.run(fails=True, QPU_CONFIG="/nonexistent/qrmi_config.json")
+
+    assert "qpu: /nonexistent/qrmi_config.json: No such file or directory" in output
+
+
+def test_a_failing_rule_is_retried_and_each_attempt_has_its_lease(project):
+    project.write(
+        """
+        rule quantum:
+            output: "quantum.txt"
+            resources: qpu=1, qpu_name="ibm_fez", attempt=lambda wildcards, attempt: attempt
+            shell: "test {resources.attempt} = 3 && touch {output}"
+        """
+    )
+    opened, _ = project.sessions()
+
+    output = project.run("--retries", "2")
+
+    assert len(submitted(output)) == 3
+    assert project.sessions() == (opened + 3, 0)
+
+
+def test_the_lease_that_the_site_acquired_is_adopted(project):
+    project.write(
+        """
+        rule quantum:
+            output: "quantum.txt"
+            resources: qpu=1, qpu_name="ibm_fez"
+            shell: "echo $ibm_fez_QRMI_JOB_ACQUISITION_TOKEN > {output}"
+        """
+    )
+    opened, _ = project.sessions()
+    spank = {
+        "QRMI_JOB_QPU_RESOURCES": "ibm_fez",
+        "QRMI_JOB_QPU_TYPES": "ibm-quantum-compute-service",
+        "ibm_fez_QRMI_JOB_ACQUISITION_TOKEN": "of-the-site",
+    }
+
+    project.run(**spank)
+
+    assert project.read("quantum.txt") == "of-the-site\n"
+    assert project.sessions() == (opened, 0)
+
+
+def test_scancel_from_outside_ends_the_lease_and_fails_the_rule(project):
+    project.write(WAITING)
+    process = project.start()
+    wait_until((project.folder / "quantum.started").exists, "the rule's start")
+
+    project.slurm("scancel", *project.jobs())
+    output = project.wait(process, fails=True)
+
+    assert "SLURM status is: 'CANCELLED'" in output
+    wait_until(lambda: project.sessions()[1] == 0, "the session's end")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_snakemake_leaves_no_job_and_no_lease(project, number):
+    project.write(WAITING)
+    process = project.start()
+    wait_until((project.folder / "quantum.started").exists, "the rule's start")
+
+    process.send_signal(number)
+    if number == signal.SIGTERM:  # Snakemake lets running jobs end
+        (project.folder / "quantum.go").touch()
+    project.wait(process, fails=True)
+
+    wait_until(lambda: not project.jobs(), "the jobs' end")
+    assert project.sessions()[1] == 0
+
+
+WAITING = """
+rule all:
+    input: "quantum.txt", expand("more{i}.txt", i=range(2))
+rule quantum:
+    output: "quantum.txt"
+    priority: 1
+    resources: qpu=1, qpu_name="ibm_fez"
+    shell: "touch quantum.started; until test -e quantum.go; do sleep 0.05; done; touch {output}"
+rule more:
+    output: "more{i}.txt"
+    resources: qpu=1, qpu_name="ibm_fez"
+    shell: "touch {output}"
+"""

@@ -1,0 +1,49 @@
+"""The plugin as Snakemake and the plugin catalog import it."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import MISSING, fields
+
+from snakemake_executor_plugin_slurm import ExecutorSettings as SlurmSettings
+
+from snakemake_executor_plugin_slurm_qpu import ExecutorSettings, common_settings
+
+IMPORT = """
+import sys, time
+sys.modules["qrmi"] = None  # whoever imports it fails
+import snakemake_executor_plugin_slurm, snakemake.shell
+start = time.perf_counter()
+import snakemake_executor_plugin_slurm_qpu
+print(time.perf_counter() - start)
+"""
+
+
+def test_it_imports_without_slurm_and_without_qrmi_and_costs_little(tmp_path):
+    which = shutil.which("which")  # the stock plugin cannot be imported without it
+    assert which is not None
+    (tmp_path / "which").symlink_to(which)
+
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.5
+
+
+def test_every_setting_has_a_default_and_a_help_text():
+    for item in fields(ExecutorSettings):
+        assert item.default is not MISSING or item.default_factory is not MISSING, item.name
+        assert item.metadata["help"], item.name
+
+
+def test_it_has_all_settings_of_the_stock_executor():
+    stock = {item.name for item in fields(SlurmSettings)}
+
+    assert stock < {item.name for item in fields(ExecutorSettings)}
+    assert common_settings.non_local_exec

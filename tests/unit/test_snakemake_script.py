@@ -1,0 +1,81 @@
+"""The batch script of a Snakemake job with a QPU, as text and in a real shell."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from snakemake_executor_plugin_slurm_qpu.script import lease_command, read_end, render_script
+
+GOLDEN = """\
+#!/bin/bash
+marker='/home/it'"'"'s me/markers'/"$SLURM_JOB_ID"
+rm -f "$marker"
+trap : HUP INT TERM
+/opt/python -m qrmi_workflows lease exec --qpu ibm_fez -- bash -c 'echo "$HOME" && true'
+status=$?
+echo "$status" > "$marker.part" && mv "$marker.part" "$marker"
+exit "$status"
+"""
+
+
+def test_the_script_is_one_supervisor_and_a_marker(tmp_path):
+    command = lease_command(["/opt/python"], "ibm_fez", ["bash", "-c", 'echo "$HOME" && true'])
+
+    assert render_script(command, type(tmp_path)("/home/it's me/markers")) == GOLDEN
+
+
+def start(script, tmp_path, **environ):
+    return subprocess.Popen(
+        ["bash", "-c", script], cwd=tmp_path, env=os.environ | {"SLURM_JOB_ID": "7"} | environ
+    )
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_the_marker_holds_the_exit_status_which_the_script_passes_on(tmp_path, status):
+    script = render_script(["bash", "-c", f"exit {status}"], tmp_path)
+
+    assert start(script, tmp_path).wait(10) == status
+    assert (tmp_path / "7").read_text() == f"{status}\n"
+
+
+def test_a_requeued_job_starts_without_the_marker_of_its_first_run(tmp_path):
+    (tmp_path / "7").touch()
+
+    script = render_script(["bash", "-c", "test ! -e 7"], tmp_path)
+
+    assert start(script, tmp_path).wait(10) == 0
+
+
+def test_the_shell_outlives_the_supervisor_that_a_signal_ends(tmp_path):
+    """Slurm signals all of a job, and kills what is left when its batch script has ended."""
+    supervisor = "trap 'sleep 0.2; touch released; exit 143' TERM; touch up; sleep 60 & wait"
+    process = start(render_script(["bash", "-c", supervisor], tmp_path), tmp_path)
+    while not (tmp_path / "up").exists():
+        time.sleep(0.01)
+
+    children = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    for pid in (process.pid, *map(int, children)):
+        os.kill(pid, signal.SIGTERM)
+
+    assert process.wait(10) == 143
+    assert (tmp_path / "released").exists()
+    assert (tmp_path / "7").read_text() == "143\n"
+
+
+def test_a_qpu_name_with_a_hyphen_reaches_the_command_through_every_shell(tmp_path):
+    script = render_script(["bash", "-c", "env | grep ^ibm-fez_"], tmp_path)
+
+    assert start(script, tmp_path, **{"ibm-fez_QRMI_JOB_ACQUISITION_TOKEN": "t"}).wait(10) == 0
+
+
+def test_the_end_of_a_log_is_its_last_lines(tmp_path):
+    log = tmp_path / "1.log"
+    log.write_text("\n".join(map(str, range(100))))
+
+    assert read_end(log) == "\n".join(f"    {i}" for i in range(88, 100))
+    assert read_end(tmp_path / "none.log") == read_end(None) == ""

@@ -31,6 +31,7 @@ from qrmi_workflows.sandbox import Sandbox
 
 EXAMPLES = Path(__file__).parent.resolve()
 RUN = Path("demo-run").resolve()
+STATE = RUN / "state"
 ENGINE = RUN / "engine.pid"
 
 progress = Console(stderr=True)
@@ -56,10 +57,7 @@ def slurm_site() -> Iterator[Site]:
     try:
         yield Site(
             environment={**os.environ, **sandbox.environment()},
-            snakemake=(
-                *("--executor", "slurm-qpu", "--jobs", "4"),
-                *("--slurm-qpu-init-seconds-before-status-checks", "1"),
-            ),
+            snakemake=("--executor", "slurm-qpu", "--jobs", "4", "--slurm-qpu-mark-all"),
             parsl=(),
             emulator=RUN / "sandbox" / "emulator",
             slurm=True,
@@ -106,7 +104,7 @@ def run(name: str, argv: list[str], site: Site) -> None:
     """Run a program; when it fails, show the end of its log and give up."""
     log = RUN / f"{name}.log"
     tools = os.pathsep.join([str(Path(sys.executable).parent), site.environment["PATH"]])
-    environment = {**site.environment, "PATH": tools}
+    environment = {**site.environment, "PATH": tools, "QPU_STATE": str(STATE)}
     with log.open("wb") as output:
         process = subprocess.Popen(
             argv,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ from qrmi_workflows.schedulers.slurm import gres_of_job
 CHEMICAL_ACCURACY = 1.6e-3
 """In hartree. The emulator is noise-free, so every energy must be within it."""
 
-LEASES = {"ibm_fez": 2}
-"""How often a session must be opened there: once for the curve, once for the whole loop."""
+LEASES = {"FRESNEL": 1, "ibm_fez": 2}
+"""One for the antennas; one for hydrogen's curve, and one for the whole variational loop."""
 
 Row = dict[str, Any]
 
@@ -32,7 +33,9 @@ class Report:
         energies: One for each bond length, from Snakemake.
         vqe: The variational loop, from Parsl, with its iterations.
         mis: The antennas, from Snakemake.
-        qpus: The emulator's counters of tasks and sessions, by QPU.
+        leases: The records of the leases that were closed.
+        open: How many were not.
+        qpus: The emulator's own counters of tasks and sessions, by QPU.
         jobs: What Slurm says of each job; none without Slurm.
         files: Where the pictures, and Slurm's own words, are.
     """
@@ -40,6 +43,8 @@ class Report:
     energies: list[Row]
     vqe: Row
     mis: Row
+    leases: list[Row]
+    open: int
     qpus: dict[str, dict[str, dict[str, int]]]
     jobs: list[dict[str, str]]
     files: list[str]
@@ -60,20 +65,16 @@ class Report:
         return found
 
     def _wrong_leases(self) -> list[str]:
-        sessions = {qpu: counters["sessions"] for qpu, counters in self.qpus.items()}
-        found = [
-            f"{count['open']} leases of {qpu} are open"
-            for qpu, count in sessions.items()
-            if count["open"]
-        ]
-        found += [
-            f"{sessions[qpu]['opened']} leases of {qpu} were opened, not {wanted}"
-            for qpu, wanted in LEASES.items()
-            if sessions[qpu]["opened"] != wanted
-        ]
-        blocks = {iteration["job"] for iteration in self.vqe["iterations"]}
-        if len(blocks) != 1:
-            found.append(f"the variational loop ran in {len(blocks)} blocks, not in one")
+        found = [f"{self.open} leases were not released"] if self.open else []
+        opened = dict(sorted(Counter(lease["qpu"] for lease in self.leases).items()))
+        if opened != LEASES:
+            found.append(f"the leases were {opened}, not {LEASES}")
+        for qpu, counters in self.qpus.items():
+            if left := counters["sessions"]["open"]:
+                found.append(f"{left} sessions of {qpu} are open at its vendor")
+        loop = {iteration["task"] for iteration in self.vqe["iterations"]}
+        if not any(loop == set(lease["task_ids"]) for lease in self.leases):
+            found.append("the variational loop did not run under one lease of its own")
         return found
 
     def print(self, *, as_json: bool = False) -> None:
@@ -87,9 +88,7 @@ class Report:
         if self.jobs:
             console.print("[bold]Slurm's jobs[/] as `scontrol show job` has them", _jobs(self.jobs))
             console.print("Parsl ends its blocks by cancelling them.\n")
-        console.print("[bold]Leases[/] as the emulated vendors count them", _leases(self.qpus))
-        alone = ": Slurm's licence alone excludes" if self.jobs else ""
-        console.print(f"FRESNEL's vendor has no sessions to count{alone}.\n")
+        console.print("[bold]Leases[/]", _leases(self.leases), _vendors(self.qpus))
         for line in self.files:
             console.print(line, markup=False, soft_wrap=True)
         for fault in self.faults:
@@ -107,6 +106,8 @@ def collect(run: Path, counters: Mapping[str, Any], scontrol: str) -> Report:
         energies=_read(run / "h2" / "energies.json"),
         vqe=_read(run / "vqe" / "vqe.json"),
         mis=_read(run / "mis" / "solution.json"),
+        leases=[json.loads(line) for line in _lines(run / "state" / "leases")],
+        open=len(list((run / "state" / "leases" / "open").glob("*.json"))),
         qpus=counters["qpus"],
         jobs=[parse_job(line) for line in scontrol.splitlines() if line.startswith("JobId=")],
         files=files,
@@ -125,6 +126,11 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _lines(folder: Path) -> list[str]:
+    files = sorted(folder.glob("*.jsonl"))
+    return [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+
+
 def _error(row: Row) -> float:
     return 1000 * float(row["energy"] - row["exact"])
 
@@ -132,7 +138,7 @@ def _error(row: Row) -> float:
 def _table(*headings: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
-        right = heading.endswith(("Ha", "Å", "tasks", "opened", "closed"))
+        right = heading.endswith(("Ha", "Å", "/ s", "tasks"))
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
     return table
 
@@ -164,10 +170,19 @@ def _jobs(jobs: list[dict[str, str]]) -> Table:
     return table
 
 
-def _leases(qpus: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Table:
-    table = _table("QPU", "tasks", "opened", "closed")
-    for qpu, counters in qpus.items():
-        sessions = counters["sessions"]
-        cells = (counters["tasks"]["completed"], sessions["opened"], sessions["closed"])
-        table.add_row(qpu, *map(str, cells))
+def _leases(leases: list[Row]) -> Table:
+    table = _table("job", "QPU", "tasks", "opened (UTC)", "closed (UTC)", "held / s")
+    for lease in leases:
+        times = (lease[key][11:19] for key in ("acquired", "released"))
+        job = lease["owner"]["job"] or "-"
+        table.add_row(job, lease["qpu"], str(lease["tasks"]), *times, f"{lease['held']:.1f}")
     return table
+
+
+def _vendors(qpus: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
+    lines = ["As the emulated vendors count them (Pasqal Cloud has no sessions):"]
+    for qpu, counters in qpus.items():
+        tasks, sessions = counters["tasks"], counters["sessions"]
+        opened = f"sessions opened {sessions['opened']}, closed {sessions['closed']}"
+        lines.append(f"  {qpu}: tasks completed {tasks['completed']}, {opened}")
+    return "\n".join([*lines, ""])

@@ -44,13 +44,15 @@ def check_answers(report: dict[str, Any]) -> None:
 
 
 def check_leases(report: dict[str, Any]) -> None:
-    """One lease for the curve, one for the whole loop, which is many tasks."""
+    """One lease for the antennas, one for the curve, and one for all tasks of the loop."""
+    tasks = [iteration["task"] for iteration in report["vqe"]["iterations"]]
+    held = sorted((lease["qpu"], lease["tasks"]) for lease in report["leases"])
+    assert len(set(tasks)) == len(tasks) > 5
+    assert held == [("FRESNEL", 1), ("ibm_fez", 1), ("ibm_fez", len(tasks))]
+    assert report["open"] == 0
     fez = report["qpus"]["ibm_fez"]
-    iterations = report["vqe"]["iterations"]
     assert fez["sessions"] == {"opened": 2, "closed": 2, "open": 0}
-    assert len({iteration["task"] for iteration in iterations}) == len(iterations) > 5
-    assert fez["tasks"]["completed"] == 1 + len(iterations)
-    assert report["qpus"]["FRESNEL"]["tasks"]["completed"] == 1
+    assert fez["tasks"]["completed"] == 1 + len(tasks)
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -91,6 +93,8 @@ def test_slurm_ran_its_jobs_with_their_qpus(slurm_run: tuple[Path, dict[str, Any
     }
     block = next(job["id"] for job in report["jobs"] if job["name"].startswith("parsl"))
     assert {iteration["job"] for iteration in report["vqe"]["iterations"]} == {block}
+    owners = {lease["owner"]["job"] for lease in report["leases"]}
+    assert owners == {job["id"] for job in report["jobs"] if job["gres"]}
     words = (folder / "demo-run" / "slurm-jobs.txt").read_text()
     assert words.count("gres:qpu:") + words.count("gres/qpu:") == 3
 

@@ -41,7 +41,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str]]:
     folder = tmp_path_factory.mktemp("clone")
     shutil.copytree(ROOT / "examples" / "bell", folder / "examples" / "bell")
     tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environ = {**os.environ, "PATH": tools, "QPU_SANDBOX": str(folder / "sandbox")}
+    own = {"QPU_SANDBOX": str(folder / "sandbox"), "QPU_STATE": str(folder / "state")}
+    environ = {**os.environ, "PATH": tools, **own}
     commands = [command for command, _ in console() if command not in RUN_ELSEWHERE]
     script = "\n".join(f'{{ {command}\n}} 2>&1; echo "\x1e$?"' for command in commands)
     try:

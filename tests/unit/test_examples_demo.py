@@ -38,17 +38,26 @@ def run(tmp_path: Path) -> Path:
     energy = {"bond_length": 0.735, "energy": -1.1372, "exact": -1.1373, "hartree_fock": -1.117}
     documents: dict[str, Any] = {
         "h2/energies.json": [energy],
-        "vqe/vqe.json": {**energy, "iterations": [{"job": "5"}, {"job": "5"}]},
+        "vqe/vqe.json": {**energy, "iterations": [{"task": "c"}, {"task": "d"}]},
         "mis/solution.json": {"found": "1001", "size": 2, "exact_size": 2, "share": 0.5},
     }
     for name, document in documents.items():
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(json.dumps(document))
+    records = [lease("FRESNEL", "2", "a"), lease("ibm_fez", "4", "b"), lease("ibm_fez", "5", "dc")]
+    (tmp_path / "state" / "leases").mkdir(parents=True)
+    (tmp_path / "state" / "leases" / "2026-11-n1.jsonl").write_text("".join(records))
     return tmp_path
 
 
-def counters(opened: int = 2, left: int = 0) -> dict[str, Any]:
-    fez = {"opened": opened, "closed": opened - left, "open": left}
+def lease(qpu: str, job: str, tasks: str) -> str:
+    times = {"acquired": "2026-11-24T04:28:03.5+00:00", "released": "2026-11-24T04:28:05.6+00:00"}
+    record = {"qpu": qpu, "owner": {"job": job}, "tasks": len(tasks), "task_ids": list(tasks)}
+    return json.dumps({**record, **times, "held": 2.1}) + "\n"
+
+
+def counters(left: int = 0) -> dict[str, Any]:
+    fez = {"opened": 2, "closed": 2 - left, "open": left}
     none = {"opened": 0, "closed": 0, "open": 0}
     tasks = {"completed": 3}
     return {
@@ -84,8 +93,8 @@ def test_an_energy_beyond_chemical_accuracy_is_a_fault(run: Path, energy: float)
     ("change", "fault"),
     [
         ({"mis": {"size": 3, "exact_size": 4}}, "3 antennas were chosen, not 4"),
-        ({"qpus": counters(left=1)["qpus"]}, "1 leases of ibm_fez are open"),
-        ({"qpus": counters(opened=13)["qpus"]}, "13 leases of ibm_fez were opened, not 2"),
+        ({"qpus": counters(left=1)["qpus"]}, "1 sessions of ibm_fez are open at its vendor"),
+        ({"open": 1}, "1 leases were not released"),
     ],
 )
 def test_a_wrong_answer_or_lease_is_a_fault(run: Path, change: dict[str, Any], fault: str) -> None:
@@ -93,10 +102,24 @@ def test_a_wrong_answer_or_lease_is_a_fault(run: Path, change: dict[str, Any], f
     assert report.faults == [fault]
 
 
-def test_iterations_in_two_blocks_are_a_fault(run: Path) -> None:
+def test_a_lease_too_many_is_a_fault(run: Path) -> None:
+    """Were each iteration under a lease of its own, both faults would show."""
+    with (run / "state" / "leases" / "2026-11-n2.jsonl").open("w") as file:
+        file.write(lease("ibm_fez", "6", "e"))
+    (fault,) = demo_report.collect(run, counters(), "").faults
+    assert fault.startswith("the leases were {'FRESNEL': 1, 'ibm_fez': 3}")
+
+
+def test_an_iteration_under_another_lease_is_a_fault(run: Path) -> None:
     report = demo_report.collect(run, counters(), "")
-    wrong = replace(report, vqe={**report.vqe, "iterations": [{"job": "5"}, {"job": "6"}]})
-    assert wrong.faults == ["the variational loop ran in 2 blocks, not in one"]
+    wrong = replace(report, vqe={**report.vqe, "iterations": [{"task": "c"}, {"task": "b"}]})
+    assert wrong.faults == ["the variational loop did not run under one lease of its own"]
+
+
+def test_a_lease_that_is_still_on_file_is_open(run: Path) -> None:
+    (run / "state" / "leases" / "open").mkdir()
+    (run / "state" / "leases" / "open" / "a9.json").write_text("{}")
+    assert demo_report.collect(run, counters(), "").faults == ["1 leases were not released"]
 
 
 def test_the_screen_fits_80_columns(
@@ -110,9 +133,12 @@ def test_the_screen_fits_80_columns(
     assert max(len(line) for line in lines if line not in paths) <= 80
     assert len(paths) == 3
     assert any("h2_estimate" in line and "qpu:ibm_fez:1" in line for line in lines)
+    assert any("5 " in line and "04:28:03" in line and "04:28:05" in line for line in lines)
     assert any("0.735" in line and "+0.100" in line for line in lines)
 
 
 def test_json_has_the_faults(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo_report.collect(run, counters(left=1), "").print(as_json=True)
-    assert json.loads(capsys.readouterr().out)["faults"] == ["1 leases of ibm_fez are open"]
+    assert json.loads(capsys.readouterr().out)["faults"] == [
+        "1 sessions of ibm_fez are open at its vendor"
+    ]

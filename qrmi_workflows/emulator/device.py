@@ -19,7 +19,8 @@ from qrmi_workflows.emulator.clock import Clock
 from qrmi_workflows.emulator.dialects.base import Dialect
 from qrmi_workflows.emulator.reservations import Reservations
 from qrmi_workflows.emulator.settings import EmulatorSettings, QPUSettings
-from qrmi_workflows.emulator.simulators import Outcome, SimulationError, null_outcome
+from qrmi_workflows.emulator.simulators import Outcome, SimulationError
+from qrmi_workflows.emulator.simulators.null import null_outcome
 from qrmi_workflows.emulator.store import Session, Store, Task
 from qrmi_workflows.emulator.workers import WorkerPool
 

@@ -5,7 +5,7 @@
     seed = 7                    # identical requests give identical counts under one seed
     independent = false         # true: identical requests are sampled independently
     workers = 2                 # processes that simulate
-    worker_memory_gib = 4.0     # the memory that each may use
+    worker_memory_gib = 4.0     # the memory that a simulation may use
     record = false              # true: every request is written to requests.jsonl
 
     [qpus.ibm_fez]
@@ -103,7 +103,7 @@ class EmulatorSettings:
         seed: What the simulators' random numbers derive from.
         independent: Whether identical requests are sampled independently of one another.
         workers: How many processes simulate.
-        worker_memory_gib: The address space that each of them may use, in GiB.
+        worker_memory_gib: The memory that a simulation in one of them may use, in GiB.
         record: Whether every request is written to `requests.jsonl` in the state folder.
         faults: The fault rules in force from the start.
     """

@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from qrmi_workflows.emulator.simulators import SimulationError, load_simulator
@@ -29,7 +30,8 @@ def main() -> None:
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
     run = load_simulator(simulator)
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    limit = _address_space() + memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     while True:
         job = jobs.get()
         try:
@@ -50,6 +52,12 @@ def _take_standard_output() -> BinaryIO:
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return output
+
+
+def _address_space() -> int:
+    """Return what the libraries have reserved already, most of which is never used."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    return pages * resource.getpagesize()
 
 
 def _read_jobs(jobs: queue.SimpleQueue[dict[str, Any]]) -> None:

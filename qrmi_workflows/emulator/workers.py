@@ -75,7 +75,7 @@ class WorkerPool:
 
     Args:
         size: How many jobs may run at a time.
-        memory_gib: The address space of each worker, in GiB.
+        memory_gib: The memory that a job may use, in GiB.
     """
 
     def __init__(self, size: int, memory_gib: float) -> None:

@@ -14,6 +14,15 @@ CONFIG = """
 [qpus.ibm_fez]
 type = "ibm-quantum-compute-service"
 
+[qpus.ibm_noisy]
+type = "ibm-quantum-compute-service"
+model = "brisbane"
+noise = true
+
+[qpus.ibm_exact]
+type = "ibm-quantum-compute-service"
+exact = true
+
 [qpus.ibm_slow]
 type = "ibm-quantum-compute-service"
 simulator = "null"

@@ -1,14 +1,13 @@
-"""The numerical engines behind the emulated QPUs. Each is one file with a function `run`."""
+"""The numerical engines behind the emulated QPUs. Each is one file with `run` and `warm`."""
 
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["SIMULATORS", "Outcome", "SimulationError", "load_simulator", "null_outcome"]
+__all__ = ["SIMULATORS", "Outcome", "SimulationError", "load_simulator"]
 
 SIMULATORS = {
     "aer": "qrmi_workflows.emulator.simulators.aer",
@@ -42,19 +41,8 @@ class SimulationError(Exception):
 
 
 def load_simulator(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Import a simulator, in a worker process only: this takes seconds."""
+    """Import and warm up a simulator, in a worker process only: this takes seconds."""
     module = importlib.import_module(SIMULATORS[name])
+    module.warm()
     run: Callable[[dict[str, Any]], dict[str, Any]] = module.run
     return run
-
-
-def null_outcome(program: str, request: str) -> Outcome:
-    """Return a small valid result at once, for benchmarks of everything but the simulation."""
-    if program == "sequence":
-        return Outcome(result=json.dumps({"0": json.loads(request)["runs"]}))
-    return Outcome(result=_NULL_PRIMITIVES)
-
-
-_NULL_PRIMITIVES = json.dumps(
-    {"__type__": "PrimitiveResult", "__value__": {"pub_results": [], "metadata": {"version": 2}}}
-)

@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 from qrmi_workflows.emulator.simulators import SimulationError
 from qrmi_workflows.emulator.simulators.circuits import LoadedCircuit, load_circuit, parameter_sets
-from qrmi_workflows.emulator.simulators.observables import estimate, load_observables
+from qrmi_workflows.emulator.simulators.noise import choose_method, noise_model
+from qrmi_workflows.emulator.simulators.observables import Plan, estimate, load_observables
 
-__all__ = ["run"]
+__all__ = ["run", "warm"]
 
 DEFAULT_SHOTS = 4096
 DEFAULT_PRECISION = 0.015625
-STATEVECTOR_QUBITS = 26  # 2**26 amplitudes of 16 bytes: 1 GiB
+
+
+def warm() -> None:
+    """Run a small job, so that the first real one does not wait for imports."""
+    circuit = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; h $0; c[0] = measure $0;'
+    request = json.dumps({"pubs": [[circuit, None, 1]], "version": 2})
+    run({"program": "sampler", "request": request, "seed": 1, "noise": False, "exact": False})
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -58,41 +66,52 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 def _sample(
     pub: Any, params: dict[str, Any], options: dict[str, Any], job: dict[str, Any], logs: list[str]
 ) -> Any:
+    from qiskit.exceptions import QiskitError
     from qiskit.primitives.containers.sampler_pub import SamplerPub
     from qiskit_aer.primitives import SamplerV2
 
     source, values, shots = _fields(pub, 3)
     shots = shots or params.get("shots") or options.get("default_shots") or DEFAULT_SHOTS
-    loaded = load_circuit(source)
-    circuit = _runnable(loaded.circuit)
-    method = _method(circuit)
-    logs.append(_describe(loaded, method, f"{shots} shots"))
-    sampler = SamplerV2(seed=job["seed"], options={"backend_options": {"method": method}})
+    loaded, method, noise = _prepare(source, job)
+    logs.append(_describe(loaded, method, noise, f"{shots} shots"))
+    backend_options = {"method": method, "noise_model": noise}
+    sampler = SamplerV2(seed=job["seed"], options={"backend_options": backend_options})
     bindings = parameter_sets(values, loaded.parameters)
-    coerced = _coerced(SamplerPub, circuit, bindings, shots)
-    return sampler.run([coerced]).result()[0]
+    try:
+        return sampler.run([SamplerPub(loaded.circuit, bindings, shots)]).result()[0]
+    except (TypeError, ValueError, QiskitError) as error:
+        raise SimulationError(str(error)) from error
 
 
 def _estimate(
     pub: Any, params: dict[str, Any], options: dict[str, Any], job: dict[str, Any], logs: list[str]
 ) -> Any:
     source, observables, values, precision = _fields(pub, 4)
-    for candidate in (precision, params.get("precision"), options.get("default_precision")):
-        if candidate is not None:
-            precision = float(candidate)
-            break
-    else:
-        shots = options.get("default_shots")
-        precision = 1 / math.sqrt(shots) if shots else DEFAULT_PRECISION
-    if job["exact"]:
-        precision = 0.0
-    loaded = load_circuit(source)
-    circuit = _runnable(loaded.circuit)
-    method = _method(circuit)
-    logs.append(_describe(loaded, method, f"precision {precision:g}"))
+    precision = 0.0 if job["exact"] else _precision(precision, params, options)
+    loaded, method, noise = _prepare(source, job)
+    logs.append(_describe(loaded, method, noise, f"precision {precision:g}"))
     bindings = parameter_sets(values, loaded.parameters)
     terms = load_observables(observables, loaded)
-    return estimate(circuit, loaded.parameters, bindings, terms, precision, method, job["seed"])
+    plan = Plan(method=method, noise=noise, precision=precision, seed=job["seed"])
+    return estimate(loaded, bindings, terms, plan)
+
+
+def _precision(value: float | None, params: dict[str, Any], options: dict[str, Any]) -> float:
+    for candidate in (value, params.get("precision"), options.get("default_precision")):
+        if candidate is not None:
+            return float(candidate)
+    shots = options.get("default_shots")
+    return 1 / math.sqrt(shots) if shots else DEFAULT_PRECISION
+
+
+def _prepare(source: object, job: dict[str, Any]) -> tuple[LoadedCircuit, str, Any]:
+    loaded = load_circuit(source)
+    noise = None
+    if job["noise"]:
+        noise = noise_model(job["model"], loaded.active, loaded.circuit)
+    else:
+        loaded = replace(loaded, circuit=_runnable(loaded.circuit))
+    return loaded, choose_method(loaded.circuit, noise is not None), noise
 
 
 def _fields(pub: Any, count: int) -> list[Any]:
@@ -100,13 +119,6 @@ def _fields(pub: Any, count: int) -> list[Any]:
     if not 1 <= len(values) <= count:
         raise SimulationError(f"a PUB of {len(values)} elements; allowed are 1 to {count}")
     return values + [None] * (count - len(values))
-
-
-def _coerced(kind: Any, circuit: Any, bindings: Any, shots: int) -> Any:
-    try:
-        return kind(circuit, bindings, shots)
-    except (TypeError, ValueError) as error:
-        raise SimulationError(str(error)) from error
 
 
 def _runnable(circuit: Any) -> Any:
@@ -119,19 +131,9 @@ def _runnable(circuit: Any) -> Any:
     return transpile(circuit, backend, optimization_level=0)
 
 
-def _method(circuit: Any) -> str:
-    from qiskit_aer import AerSimulator
-
-    if circuit.num_qubits <= STATEVECTOR_QUBITS:
-        return "statevector"
-    stabilizer = set(AerSimulator(method="stabilizer").operation_names)
-    if set(circuit.count_ops()) <= stabilizer:
-        return "stabilizer"
-    return "matrix_product_state"
-
-
-def _describe(loaded: LoadedCircuit, method: str, effort: str) -> str:
+def _describe(loaded: LoadedCircuit, method: str, noise: Any, effort: str) -> str:
     return (
         f"circuit of {loaded.width} qubits, {len(loaded.active)} of them in use, "
-        f"{len(loaded.parameters)} parameters: method {method}, {effort}\n"
+        f"{len(loaded.parameters)} parameters: method {method}, "
+        f"{'with' if noise else 'without'} noise, {effort}\n"
     )

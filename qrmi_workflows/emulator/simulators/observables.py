@@ -2,20 +2,40 @@
 
 The shot noise is that of a device that measures every Pauli term in as many shots as the
 precision asks for (1 / precision², as IBM's estimator does): each term's mean is drawn from its
-binomial distribution. Without a precision the values are exact.
+binomial distribution. Without a precision the values are exact. With a backend's noise the terms
+are measured in shots of the noisy circuit, readout errors included, a million at most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass
 from typing import Any
 
 from qrmi_workflows.emulator.simulators import SimulationError
 from qrmi_workflows.emulator.simulators.circuits import LoadedCircuit
 
-__all__ = ["estimate", "load_observables"]
+__all__ = ["Plan", "estimate", "load_observables"]
 
 TRAJECTORIES = 4096
+NOISY_SHOTS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How to estimate.
+
+    Attributes:
+        method: Aer's simulation method.
+        noise: A noise model, or `None`.
+        precision: The standard error asked for, for a term of coefficient 1; 0 for exact values.
+        seed: What the shot noise is drawn with.
+    """
+
+    method: str
+    noise: Any
+    precision: float
+    seed: int
 
 
 def load_observables(observables: object, loaded: LoadedCircuit) -> Any:
@@ -41,25 +61,14 @@ def load_observables(observables: object, loaded: LoadedCircuit) -> Any:
     return result
 
 
-def estimate(
-    circuit: Any,
-    parameters: Sequence[Any],
-    bindings: Any,
-    observables: Any,
-    precision: float,
-    method: str,
-    seed: int,
-) -> Any:
+def estimate(loaded: LoadedCircuit, bindings: Any, observables: Any, plan: Plan) -> Any:
     """Return the `PubResult` of one estimator PUB.
 
     Args:
-        circuit: The circuit on its qubits in use.
-        parameters: Its parameters.
-        bindings: Their values, a `BindingsArray` of any shape.
+        loaded: The circuit.
+        bindings: Its parameters' values, a `BindingsArray` of any shape.
         observables: An array of `SparsePauliOp`; its shape broadcasts with the bindings'.
-        precision: The standard error asked for, for a term of coefficient 1; 0 for exact values.
-        method: Aer's simulation method.
-        seed: What the shot noise is drawn with.
+        plan: How to simulate, and how precisely.
     """
     import numpy as np
     from qiskit.primitives.containers import DataBin, PubResult
@@ -72,63 +81,105 @@ def estimate(
             f"{observables.shape} do not broadcast"
         ) from error
     labels = sorted({label for item in observables.flat for label in item.paulis.to_labels()})
-    table = _expectations(circuit, parameters, bindings, labels, method, seed)
+    means, shots = _means(loaded, bindings, labels, plan)
     sets = np.broadcast_to(np.arange(bindings.size).reshape(bindings.shape), shape)
     operators = np.broadcast_to(observables, shape)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(plan.seed)
     evs, stds = np.zeros(shape), np.zeros(shape)
     for index in np.ndindex(shape):
         operator: Any = operators[index]
-        terms = np.array([table[label][sets[index]] for label in operator.paulis.to_labels()])
-        evs[index], stds[index] = _measure(operator.coeffs.real, terms, precision, random)
+        terms = np.array([means[label][sets[index]] for label in operator.paulis.to_labels()])
+        if shots and plan.noise is None:
+            terms = 2 * random.binomial(shots, (1 + terms) / 2) / shots - 1
+        coefficients = operator.coeffs.real
+        evs[index] = coefficients @ terms
+        if shots:
+            stds[index] = np.sqrt((coefficients**2 * (1 - terms**2) / shots).sum())
     data = DataBin(evs=evs, stds=stds, ensemble_standard_error=stds.copy(), shape=shape)
-    return PubResult(
-        data,
-        metadata={"target_precision": precision, "circuit_metadata": circuit.metadata or {}},
-    )
+    metadata = {"target_precision": plan.precision, "shots": shots}
+    return PubResult(data, metadata=metadata | {"circuit_metadata": loaded.circuit.metadata or {}})
 
 
-def _measure(coefficients: Any, terms: Any, precision: float, random: Any) -> tuple[float, float]:
+def _means(
+    loaded: LoadedCircuit, bindings: Any, labels: list[str], plan: Plan
+) -> tuple[dict[str, Any], int]:
+    """Return each Pauli term's mean for each set of values, and the shots behind it (0: exact)."""
     import numpy as np
 
-    if precision <= 0:
-        return float(coefficients @ terms), 0.0
-    shots = int(np.ceil(precision**-2.0))
-    means = 2 * random.binomial(shots, (1 + terms) / 2) / shots - 1
-    variances = coefficients**2 * (1 - terms**2) / shots
-    return float(coefficients @ means), float(np.sqrt(variances.sum()))
+    wanted = int(np.ceil(plan.precision**-2.0)) if plan.precision > 0 else 0
+    if plan.noise is None:
+        return _exact_means(loaded, bindings, labels, plan), wanted
+    most = NOISY_SHOTS if plan.method == "density_matrix" else TRAJECTORIES
+    shots = min(wanted or most, most)
+    return _measured_means(loaded, bindings, labels, plan, shots), shots
 
 
-def _expectations(
-    circuit: Any,
-    parameters: Sequence[Any],
-    bindings: Any,
-    labels: list[str],
-    method: str,
-    seed: int,
+def _exact_means(
+    loaded: LoadedCircuit, bindings: Any, labels: list[str], plan: Plan
 ) -> dict[str, Any]:
     import numpy as np
     from qiskit.quantum_info import Pauli
     from qiskit_aer import AerSimulator
 
-    measured = circuit.copy()
+    circuit = loaded.circuit.copy()
     for label in labels:
-        measured.save_expectation_value(Pauli(label), measured.qubits, label=label)
+        circuit.save_expectation_value(Pauli(label), circuit.qubits, label=label)
     binds: list[dict[Any, list[float]]] = [{}]
-    if parameters:
-        values = bindings.as_array(parameters).reshape(-1, len(parameters))
-        binds = [{item: values[:, rank].tolist() for rank, item in enumerate(parameters)}]
+    if loaded.parameters:
+        values = bindings.as_array(loaded.parameters).reshape(-1, len(loaded.parameters))
+        binds = [{item: values[:, rank].tolist() for rank, item in enumerate(loaded.parameters)}]
     shots = TRAJECTORIES if "measure" in circuit.count_ops() else 1
-    backend = AerSimulator(method=method)
-    result = backend.run(measured, shots=shots, seed_simulator=seed, parameter_binds=binds).result()
+    result = (
+        AerSimulator(method=plan.method)
+        .run(circuit, shots=shots, seed_simulator=plan.seed, parameter_binds=binds)
+        .result()
+    )
     if not result.success:
         raise SimulationError(f"the simulation failed: {result.status}")
     found = [result.data(rank) for rank in range(len(result.results))]
-    count = bindings.size
     return {
-        label: np.clip(np.resize([item[label].real for item in found], count), -1, 1)
+        label: np.clip(np.resize([item[label].real for item in found], bindings.size), -1, 1)
         for label in labels
     }
+
+
+def _measured_means(
+    loaded: LoadedCircuit, bindings: Any, labels: list[str], plan: Plan, shots: int
+) -> dict[str, Any]:
+    import numpy as np
+    from qiskit.primitives.containers.sampler_pub import SamplerPub
+    from qiskit.quantum_info import PauliList
+    from qiskit_aer.primitives import SamplerV2
+
+    sampler = SamplerV2(
+        seed=plan.seed,
+        options={"backend_options": {"method": plan.method, "noise_model": plan.noise}},
+    )
+    means: dict[str, Any] = {}
+    for group in PauliList(labels).group_commuting(qubit_wise=True):
+        circuit = _measured_in(loaded.circuit, group)
+        bits = sampler.run([SamplerPub(circuit, bindings, shots)]).result()[0].data.measured
+        for label in group.to_labels():
+            diagonal = "".join("I" if letter == "I" else "Z" for letter in label)
+            means[label] = np.ravel(bits.expectation_values(diagonal))
+    return means
+
+
+def _measured_in(circuit: Any, group: Any) -> Any:
+    """Append the measurement of Pauli terms that commute qubit by qubit, in native gates."""
+    from qiskit import ClassicalRegister
+
+    measured = circuit.copy()
+    register = ClassicalRegister(circuit.num_qubits, "measured")
+    measured.add_register(register)
+    for qubit in range(circuit.num_qubits):
+        in_x, in_z = group.x[:, qubit].any(), group.z[:, qubit].any()
+        if in_x and not in_z:
+            measured.rz(math.pi / 2, qubit)
+        if in_x:
+            measured.sx(qubit)  # turns Y into Z; after the rotation above, X into Z
+        measured.measure(qubit, register[qubit])
+    return measured
 
 
 def _paulis(item: Any) -> Any:
@@ -144,21 +195,21 @@ def _restrict(operator: Any, loaded: LoadedCircuit) -> Any:
     from qiskit.quantum_info import SparsePauliOp
 
     width = operator.num_qubits
-    if width <= max(loaded.active) and len(loaded.active) > 1:
+    if width <= max(loaded.active):
         raise SimulationError(
             f"an observable on {width} qubits is narrower than the circuit, which uses qubit "
             f"{max(loaded.active)}; it must span the device"
         )
-    active = [qubit for qubit in loaded.active if qubit < width]
+    active = list(loaded.active)
     idle = [qubit for qubit in range(width) if qubit not in set(active)]
     in_zero = ~operator.paulis.x[:, idle].any(axis=1)
     if not in_zero.any():
         return SparsePauliOp("I" * len(loaded.active), [0.0])
     kept, coefficients = operator.paulis[in_zero], operator.coeffs[in_zero]
-    labels = [_label(pauli, active, len(loaded.active)) for pauli in kept]
+    labels = [_label(pauli, active) for pauli in kept]
     return SparsePauliOp(labels, coefficients).simplify()
 
 
-def _label(pauli: Any, active: list[int], width: int) -> str:
+def _label(pauli: Any, active: list[int]) -> str:
     text = pauli.to_label()[::-1]
-    return "".join(text[qubit] for qubit in active).ljust(width, "I")[::-1]
+    return "".join(text[qubit] for qubit in reversed(active))

@@ -11,7 +11,15 @@ from typing import Any
 
 from qrmi_workflows.emulator.simulators import SimulationError
 
-__all__ = ["run"]
+__all__ = ["run", "warm"]
+
+
+def warm() -> None:
+    """Import what the first task needs."""
+    import pulser
+    import pulser_simulation
+
+    del pulser, pulser_simulation
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,301 @@
+"""Samplers and estimators: the numbers are right, for every form of input that clients send."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from emulator_clients import bell, connect, primitive, run, submit_raw, wait
+from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister, qasm3, transpile
+from qiskit.circuit import Parameter, ParameterVector
+from qiskit.quantum_info import SparsePauliOp, Statevector
+from qiskit_ibm_runtime.decoders.result_decoder import ResultDecoder
+from qiskit_ibm_runtime.json import RuntimeEncoder
+from qrmi import Payload, TaskStatus
+from qrmi.primitives.ibm import get_backend
+
+from qrmi_workflows.emulator import start_emulator
+
+
+def sample(resource, *pub: Any, **fields: Any) -> Any:
+    """Run one sampler PUB and return its data."""
+    return ResultDecoder.decode(run(resource, primitive("sampler", [list(pub)], **fields)))[0].data
+
+
+def estimate(resource, *pub: Any, **fields: Any) -> Any:
+    """Run one estimator PUB and return its data."""
+    return ResultDecoder.decode(run(resource, primitive("estimator", [list(pub)], **fields)))[
+        0
+    ].data
+
+
+@pytest.mark.parametrize("width", [20, 127])
+def test_a_ghz_state_has_two_outcomes(qpu, width):
+    """20 qubits as a state vector, 127 by the stabilizer formalism, both on the device's gates."""
+    resource = qpu("ibm_fez")
+    circuit = qasm3.loads(bell(width))
+    isa = transpile(circuit, get_backend(resource), optimization_level=1, seed_transpiler=1)
+    counts = sample(resource, qasm3.dumps(isa), None, 1000).meas.get_counts()
+    assert set(counts) == {"0" * width, "1" * width}
+    assert abs(counts["0" * width] - 500) < 5 * np.sqrt(250)
+
+
+def test_a_wide_circuit_that_is_no_clifford_circuit(qpu):
+    """60 qubits by matrix product states, against what each pair of them must show."""
+    circuit = QuantumCircuit(60)
+    for qubit in range(0, 60, 2):
+        circuit.ry(0.7, qubit)
+        circuit.cx(qubit, qubit + 1)
+    observable = {"I" * 58 + "ZZ": 1.0, "I" * 57 + "Z" + "II": 1.0}
+    data = estimate(qpu("ibm_fez"), qasm3.dumps(circuit), observable, [], 0)
+    assert data.evs == pytest.approx(1 + np.cos(0.7), abs=1e-6)
+
+
+def test_parametrised_pubs_broadcast_over_many_values(qpu):
+    """Values in the order of the declared parameters, also beyond the tenth."""
+    theta = ParameterVector("θ", 11)
+    circuit = QuantumCircuit(11)
+    for rank in range(11):
+        circuit.rx(theta[rank], rank)
+    circuit.measure_all()
+    values = np.zeros((2, 3, 11))
+    values[1, 2, 10] = values[0, 1, 2] = np.pi
+    data = sample(qpu("ibm_fez"), qasm3.dumps(circuit), values.tolist(), 50)
+    assert data.meas.shape == (2, 3)
+    assert data.meas.get_counts((1, 2)) == {"1" + "0" * 10: 50}
+    assert data.meas.get_counts((0, 1)) == {"00000000100": 50}
+    assert data.meas.get_counts((0, 0)) == {"0" * 11: 50}
+
+
+def test_one_parameter_with_a_plain_list_of_values(qpu):
+    """A list of numbers is a list of parameter sets where there is one parameter."""
+    angle = Parameter("a")
+    circuit = QuantumCircuit(1)
+    circuit.ry(angle, 0)
+    data = estimate(qpu("ibm_fez"), qasm3.dumps(circuit), "Z", [0.0, np.pi / 3, np.pi], 0)
+    assert data.evs == pytest.approx([1.0, 0.5, -1.0])
+
+
+def test_mid_circuit_measurement_several_registers_and_a_condition(qpu):
+    """What was measured decides what is done, and each register comes back under its name."""
+    qubits = QuantumRegister(2, "q")
+    first, second = ClassicalRegister(1, "first"), ClassicalRegister(2, "second")
+    circuit = QuantumCircuit(qubits, first, second)
+    circuit.h(0)
+    circuit.measure(0, first[0])
+    with circuit.if_test((first, 1)):
+        circuit.x(1)
+    circuit.reset(0)
+    circuit.measure([0, 1], second)
+    data = sample(qpu("ibm_fez"), qasm3.dumps(circuit), None, 400)
+    one, two = data.first.get_bitstrings(), data.second.get_bitstrings()
+    assert [item + "0" for item in one] == two
+    assert {"0", "1"} == set(one)
+
+
+def test_circuits_as_qpy_with_bindings(qpu):
+    """The form that qiskit-ibm-runtime's own client sends."""
+    angle = Parameter("a")
+    circuit = QuantumCircuit(2)
+    circuit.rx(angle, 0)
+    circuit.measure_all()
+    document = {"pubs": [[circuit, [np.pi], 20]], "version": 2}
+    payload = Payload.QiskitPrimitive(
+        input=json.dumps(document, cls=RuntimeEncoder), program_id="sampler"
+    )
+    data = ResultDecoder.decode(run(qpu("ibm_fez"), payload))[0].data
+    assert data.meas.get_counts() == {"01": 20}
+
+
+def test_default_shots_and_precision(qpu):
+    """A PUB's own value goes first, then the input's, then the options', then IBM's default."""
+    resource = qpu("ibm_fez")
+    assert sample(resource, bell(), None, 7, shots=8).meas.num_shots == 7
+    assert sample(resource, bell(), shots=8).meas.num_shots == 8
+    assert sample(resource, bell(), options={"default_shots": 9}).meas.num_shots == 9
+    assert sample(resource, bell()).meas.num_shots == 4096
+    circuit = QuantumCircuit(1)
+    circuit.h(0)
+    text = qasm3.dumps(circuit)
+    assert estimate(resource, text, "Z", [], 0.1).stds == pytest.approx(0.1, rel=0.1)
+    assert estimate(resource, text, "Z", precision=0.05).stds == pytest.approx(0.05, rel=0.1)
+    assert estimate(resource, text, "Z").stds == pytest.approx(1 / 64, rel=0.1)
+
+
+def test_projectors_are_observables_too(qpu):
+    """0, 1, +, - as the schema allows, on qubits in use and on idle ones."""
+    circuit = QuantumCircuit(1)
+    circuit.ry(np.pi / 3, 0)
+    values = estimate(qpu("ibm_fez"), qasm3.dumps(circuit), ["I0", "I1", "0I", "+I", "1Z"], [], 0)
+    assert values.evs == pytest.approx([0.75, 0.25, 1.0, 0.5, 0.0])
+
+
+def test_a_qpu_that_is_exact_ignores_the_precision(qpu):
+    """For chemistry that must be compared to the last digit."""
+    circuit = QuantumCircuit(1)
+    circuit.ry(1.1, 0)
+    data = estimate(qpu("ibm_exact"), qasm3.dumps(circuit), "Z", [], 0.1)
+    assert data.evs == pytest.approx(np.cos(1.1), abs=1e-12)
+
+
+def test_identical_requests_give_identical_counts(qpu):
+    """One server seed, one result; another seed in the options, another result."""
+    resource = qpu("ibm_fez")
+    first, second = (sample(resource, bell(), None, 1000).meas.get_counts() for _ in range(2))
+    assert first == second
+    other = sample(resource, bell(), None, 1000, options={"simulator": {"seed_simulator": 5}})
+    assert other.meas.get_counts() != first
+
+
+def test_an_independent_emulator_samples_anew(tmp_path):
+    """Identical requests differ, as they do on a device."""
+    config = tmp_path / "emulator.toml"
+    config.write_text("independent = true\n[qpus.ibm]\ntype = 'ibm-quantum-compute-service'\n")
+    with start_emulator(tmp_path / "state", config=config) as emulator:
+        resource = connect(emulator, "ibm")
+        runs = [sample(resource, bell(), None, 1000).meas.get_counts()["00"] for _ in range(4)]
+    assert len(set(runs)) > 1
+
+
+def noisy_bell(resource) -> QuantumCircuit:
+    circuit = QuantumCircuit(2)
+    circuit.h(0)
+    circuit.cx(0, 1)
+    return transpile(circuit, get_backend(resource), initial_layout=[100, 110], seed_transpiler=1)
+
+
+def measured(isa: QuantumCircuit) -> QuantumCircuit:
+    """Measure the two qubits in use."""
+    circuit = isa.copy()
+    circuit.add_register(ClassicalRegister(2, "meas"))
+    circuit.measure([100, 110], [0, 1])
+    return circuit
+
+
+def test_noise_is_the_backends_own(qpu):
+    """Counts agree with those under the whole device's noise model, which takes far longer."""
+    from qiskit_aer.noise import NoiseModel
+    from qiskit_aer.primitives import SamplerV2
+    from qiskit_ibm_runtime.fake_provider import FakeBrisbane
+
+    resource = qpu("ibm_noisy")
+    isa = noisy_bell(resource)
+    isa = measured(isa)
+    counts = sample(resource, qasm3.dumps(isa), None, 20000).meas.get_counts()
+    options = {"noise_model": NoiseModel.from_backend(FakeBrisbane()), "method": "density_matrix"}
+    whole = SamplerV2(seed=1, options={"backend_options": options}).run([isa], shots=20000)
+    expected = whole.result()[0].data.meas.get_counts()
+    for outcome in ("00", "01", "10", "11"):
+        spread = 5 * np.sqrt(2 * max(expected.get(outcome, 0), 20))
+        assert abs(counts.get(outcome, 0) - expected.get(outcome, 0)) < spread
+    assert counts["01"] + counts["10"] > 100
+
+
+def test_noisy_estimates_are_damped_but_close(qpu):
+    """X, Y and Z terms of a Bell pair, measured through noisy gates and readout."""
+    resource = qpu("ibm_noisy")
+    isa = noisy_bell(resource)
+    operators = [SparsePauliOp(label).apply_layout(isa.layout) for label in ("XX", "YY", "ZZ")]
+    observables = [{operator.paulis[0].to_label(): 1.0} for operator in operators]
+    data = estimate(resource, qasm3.dumps(isa), observables, [], 0.01)
+    assert np.all(np.abs(data.evs - [1, -1, 1]) < 0.2)
+    assert np.all(np.abs(data.evs) < 0.995)
+    assert np.all(data.stds < 0.01)
+
+
+def test_noise_needs_the_devices_own_instructions(qpu):
+    """A circuit that was not transpiled is refused, as the vendor refuses it."""
+    resource = qpu("ibm_noisy")
+    task = resource.task_start(primitive("sampler", [[bell()]]))
+    assert wait(resource, task) == TaskStatus.Failed
+    assert "transpile the circuit" in resource.task_logs(task)
+
+
+@pytest.mark.parametrize(
+    ("program", "pub", "reason"),
+    [
+        ("sampler", [7], "must be OpenQASM 3"),
+        ("sampler", [bell(), [[1.0]] * 3, 10, 4, 5], "allowed are 1 to 3"),
+        ("sampler", ["OPENQASM 3.0; qubit q; pow(2) @ nope q;"], "not OpenQASM 3"),
+        ("estimator", [bell(), "ABC"], "observables"),
+        ("estimator", ["OPENQASM 3.0; include 'stdgates.inc'; x $5;", "ZZ"], "span the device"),
+        ("executor", [bell()], "sampler and estimator are"),
+    ],
+)
+def test_what_cannot_be_simulated_fails_with_a_reason(qpu, emulator, program, pub, reason):
+    """The task is accepted, fails, and its logs say why."""
+    resource = qpu("ibm_fez")
+    task = submit_raw(emulator, program, {"pubs": [pub], "version": 2})
+    assert wait(resource, task) == TaskStatus.Failed
+    assert reason in resource.task_logs(task)
+
+
+def heavy(width: int) -> str:
+    """A circuit that entangles all its qubits: no method makes it light."""
+    circuit = QuantumCircuit(width)
+    random = np.random.default_rng(1)
+    for _ in range(12):
+        for qubit in range(width):
+            circuit.ry(random.uniform(0.5, 2), qubit)
+        order = random.permutation(width)
+        for one, other in zip(order[::2], order[1::2], strict=False):
+            circuit.cx(int(one), int(other))
+    circuit.measure_all()
+    return qasm3.dumps(circuit)
+
+
+def busiest(emulator) -> psutil.Process:
+    """Return the worker that uses most of the processor, once one is busy."""
+    children = psutil.Process(emulator.process.pid).children()
+    for child in children:
+        child.cpu_percent()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        shares = {child: child.cpu_percent() for child in children if child.is_running()}
+        busy = max(shares, key=lambda child: shares[child])
+        if shares[busy] > 40:
+            return busy
+    raise AssertionError("no worker is busy")
+
+
+def test_cancelling_a_running_task_ends_its_simulation(qpu, emulator):
+    """The worker's process is gone, and the next task runs."""
+    resource = qpu("ibm_fez")
+    sample(resource, bell(), None, 1)
+    task = resource.task_start(primitive("sampler", [[heavy(24), None, 1]]))
+    worker = busiest(emulator)
+    resource.task_stop(task)
+    assert resource.task_status(task) == TaskStatus.Cancelled
+    worker.wait(5)
+    assert set(sample(resource, bell(), None, 100).meas.get_counts()) == {"00", "11"}
+
+
+def test_a_circuit_beyond_the_memory_bound_fails_and_the_next_one_runs(tmp_path):
+    """The bound holds for one worker; the emulator and other tasks do not notice."""
+    config = tmp_path / "emulator.toml"
+    config.write_text("worker_memory_gib = 0.2\n[qpus.ibm]\ntype = 'ibm-quantum-compute-service'\n")
+    with start_emulator(tmp_path / "state", config=config) as emulator:
+        resource = connect(emulator, "ibm")
+        task = resource.task_start(primitive("sampler", [[heavy(24), None, 1]]))
+        assert wait(resource, task) == TaskStatus.Failed
+        assert "memory" in resource.task_logs(task)
+        assert set(sample(resource, bell(), None, 100).meas.get_counts()) == {"00", "11"}
+
+
+def test_exact_values_of_a_random_circuit(qpu):
+    """All Pauli terms of three qubits against the state vector."""
+    circuit = QuantumCircuit(3)
+    angles = np.random.default_rng(3).uniform(0, 6, 9)
+    for rank, angle in enumerate(angles):
+        circuit.u(angle, angle / 2, angle / 3, rank % 3)
+        circuit.cx(rank % 3, (rank + 1) % 3)
+    labels = [a + b + c for a in "IXYZ" for b in "IXYZ" for c in "IXYZ"]
+    data = estimate(qpu("ibm_fez"), qasm3.dumps(circuit), labels, [], 0)
+    state = Statevector(circuit)
+    exact = [state.expectation_value(SparsePauliOp(label)).real for label in labels]
+    assert data.evs == pytest.approx(exact, abs=1e-9)

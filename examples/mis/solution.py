@@ -31,8 +31,9 @@ def plot(chosen: str, path: Path) -> None:
     axes.axis("off")
     for edge in EDGES:
         axes.plot(*zip(*(SITES[site] for site in edge), strict=True), color="0.8", zorder=1)
+    x, y = zip(*SITES, strict=True)
     colours = ["tab:blue" if bit == "1" else "white" for bit in chosen]
-    axes.scatter(*zip(*SITES, strict=True), s=300, c=colours, edgecolors="black", zorder=2)
+    axes.scatter(x, y, s=300, c=colours, edgecolors="black", zorder=2)
     figure.savefig(path, dpi=150)
 
 

@@ -96,7 +96,8 @@ def test_its_snippets_are_those_of_the_examples() -> None:
     assert all(snippet in sources for snippet in snippets)
 
 
-def test_its_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\((?!https://)([^)#]+)\)", README)
+@pytest.mark.parametrize("readme", [ROOT / "README.md", ROOT / "examples" / "README.md"])
+def test_its_links_lead_somewhere(readme: Path) -> None:
+    links = re.findall(r"\]\((?!https://)([^)#]+)\)", readme.read_text(encoding="utf-8"))
     assert len(links) > 3
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not (readme.parent / link).exists()] == []

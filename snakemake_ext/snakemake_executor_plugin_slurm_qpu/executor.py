@@ -31,6 +31,13 @@ from snakemake_executor_plugin_slurm_qpu.direct import can_run_directly, render_
 from snakemake_executor_plugin_slurm_qpu.markers import POLL_SECONDS, Markers
 from snakemake_executor_plugin_slurm_qpu.requests import QPURequests
 from snakemake_executor_plugin_slurm_qpu.script import lease_command, read_end, render_script
+from snakemake_executor_plugin_slurm_qpu.telemetry import (
+    EVENT,
+    RECORDS,
+    append_records,
+    describe_record,
+    read_records,
+)
 
 __all__ = ["Executor"]
 
@@ -43,7 +50,7 @@ class Executor(SlurmExecutor):
     def __init__(self, workflow: Any, logger: Any) -> None:
         # Before super(): it starts the thread that polls.
         self._requests = QPURequests()
-        self._markers = Markers(Path(".snakemake/slurm_qpu"))
+        self._markers = Markers(RECORDS.parent)
         self._settled: set[str] = set()
         self._cancelled = False
         super().__init__(workflow, logger)
@@ -218,6 +225,7 @@ class Executor(SlurmExecutor):
     def report_job_success(self, job_info: SubmittedJobInfo) -> None:
         """Report that Slurm says COMPLETED."""
         self._settle(job_info)
+        self._log_leases(job_info)
         super().report_job_success(job_info)
 
     def report_job_error(
@@ -225,6 +233,7 @@ class Executor(SlurmExecutor):
     ) -> None:
         """Report a job that failed, with the end of its log, or that was never accepted."""
         self._settle(job_info)
+        self._log_leases(job_info)
         end = read_end((job_info.aux or {}).get("slurm_logfile"))
         if end and self._requests.find(job_info.job) is not None:
             msg = f"{msg} Its log ends with:\n{end}\n"
@@ -236,6 +245,19 @@ class Executor(SlurmExecutor):
         if job_info.external_jobid is not None:
             self._settled.add(job_info.external_jobid)
             self._markers.forget(job_info.external_jobid)
+
+    def _log_leases(self, job_info: SubmittedJobInfo) -> None:
+        """Log what the job's leases used, and keep it for the workflow's report."""
+        job, job_id = job_info.job, job_info.external_jobid
+        if job_id is None or self._requests.find(job) is None:
+            return
+        records = [{"rule": job.name, **record} for record in read_records(job_id)]
+        for record in records:
+            self.logger.info(describe_record(record), extra={"event": EVENT, "lease": record})
+        try:
+            append_records(RECORDS, records)
+        except OSError as error:
+            self.logger.warning(f"{RECORDS}: {error}; the report will not have job {job_id}.")
 
     # The end
 

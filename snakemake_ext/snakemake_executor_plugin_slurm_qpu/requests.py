@@ -148,7 +148,7 @@ def _members(job: Any) -> list[Any]:
 
 
 def _asks(job: Any) -> bool:
-    count = job.resources.get("qpu", 0)
+    count = 0 if job.is_norun else job.resources.get("qpu", 0)
     return not isinstance(count, TBDString) and (isinstance(count, bool) or count != 0)
 
 

@@ -1,0 +1,219 @@
+"""Snakemake with a QPU: this project's executor beside the stock Slurm executor, in one run.
+
+    python benchmarks/snakemake.py [--rounds N] [--out FOLDER]
+
+Two workflows of one-task rules, each task 50 ms on an emulated QPU, on a sandbox of their own: a
+chain of five and a fan-out of eight. The stock executor runs each at its default settings and with
+its first look at jobs after 6 and after 1 s; its best counts. What is measured: the wall time of
+the `snakemake` command, and what slurmctld was asked meanwhile, by its own count (`sdiag`), from
+everywhere: the submitting process and the Snakemakes inside the jobs.
+
+The stock rules ask for the same GRES and licence, and `qpu run` opens a lease for itself in them.
+The one setting that they need is `--slurm-status-command squeue`: without an accounting database
+the stock executor's default waits for ever.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from qrmi_workflows.sandbox import Sandbox
+
+QUERIES = re.compile(r"^\s*(REQUEST_\w*INFO\w*)\s.*count:(\d+)", re.MULTILINE)
+STATE_QUERIES = ("REQUEST_JOB_INFO", "REQUEST_JOB_INFO_SINGLE")
+EMULATOR = """
+[qpus.ibm_fez]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 0.05
+"""
+PAYLOAD = {
+    "program_id": "sampler",
+    "parameters": {
+        "version": 2,
+        "support_qiskit": True,
+        "options": {},
+        "pubs": [
+            ['OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $0; c[0] = measure $0;', [], 100]
+        ],
+    },
+}
+WORKFLOWS = {
+    "chain of 5": """
+rule all:
+    input: "5.json"
+rule task:
+    input: lambda wildcards: f"{int(wildcards.i) - 1}.json" if int(wildcards.i) > 1 else []
+    output: "{i}.json"
+    resources: RESOURCES
+    shell: "qpu run payload -o {output} --qpu ibm_fez"
+""",
+    "fan-out of 8": """
+rule all:
+    input: expand("{i}.json", i=range(8))
+rule task:
+    output: "{i}.json"
+    resources: RESOURCES
+    shell: "qpu run payload -o {output} --qpu ibm_fez"
+""",
+}
+STOCK = 'gres="qpu:ibm_fez:1", slurm_extra="--licenses=qpu_ibm_fez:1"'
+OURS = 'qpu=1, qpu_name="ibm_fez"'
+STOCK_OPTIONS = ("--executor", "slurm", "--slurm-status-command", "squeue")
+FIRST_LOOK = "--slurm-init-seconds-before-status-checks"
+EXECUTORS = {
+    "slurm, defaults": (STOCK, STOCK_OPTIONS),
+    "slurm, first look at 6 s": (STOCK, (*STOCK_OPTIONS, FIRST_LOOK, "6")),
+    "slurm, first look at 1 s": (STOCK, (*STOCK_OPTIONS, FIRST_LOOK, "1")),
+    "slurm-qpu, defaults": (OURS, ("--executor", "slurm-qpu")),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One workflow under one executor.
+
+    Attributes:
+        workflow: Its name.
+        executor: The executor's, with its settings.
+        seconds: The wall time of the `snakemake` command.
+        state_queries: How often slurmctld was asked for jobs' states.
+        queries: How often it was asked for anything.
+    """
+
+    workflow: str
+    executor: str
+    seconds: float
+    state_queries: int
+    queries: int
+
+
+def measure(workflow: str, executor: str, environ: Mapping[str, str]) -> Run:
+    """Run a workflow once, in a folder of its own."""
+    resources, options = EXECUTORS[executor]
+    with tempfile.TemporaryDirectory() as folder:
+        snakefile = WORKFLOWS[workflow].replace("RESOURCES", resources)
+        Path(folder, "Snakefile").write_text(snakefile, encoding="utf-8")
+        Path(folder, "payload").write_text(json.dumps(PAYLOAD), encoding="utf-8")
+        call(["sdiag", "--reset"], environ)
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "snakemake", *options, "--jobs", "8"]
+        call(command, environ, folder)
+        seconds = time.perf_counter() - start
+    counts = {name: int(n) for name, n in QUERIES.findall(call(["sdiag"], environ))}
+    return Run(
+        workflow=workflow,
+        executor=executor,
+        seconds=seconds,
+        state_queries=sum(counts.get(name, 0) for name in STATE_QUERIES),
+        queries=sum(counts.values()),
+    )
+
+
+def call(argv: list[str], environ: Mapping[str, str], folder: str | None = None) -> str:
+    """Run a command that must succeed, and return what it prints."""
+    done = subprocess.run(
+        argv, env=environ, cwd=folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(argv)} failed:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def summarise(runs: Iterable[Run]) -> dict[str, dict[str, float]]:
+    """Return, for each workflow, how many times faster ours is than stock's defaults and best."""
+    times: dict[str, dict[str, list[float]]] = {}
+    for run in runs:
+        times.setdefault(run.workflow, {}).setdefault(run.executor, []).append(run.seconds)
+    ratios = {}
+    for workflow, by_executor in times.items():
+        medians = {executor: median(seconds) for executor, seconds in by_executor.items()}
+        ours = medians.pop("slurm-qpu, defaults")
+        ratios[workflow] = {
+            "against defaults": medians["slurm, defaults"] / ours,
+            "against its best": min(medians.values()) / ours,
+        }
+    return ratios
+
+
+def show(runs: Iterable[Run], ratios: Mapping[str, Mapping[str, float]]) -> None:
+    """Print every run and the ratios."""
+    table = Table("workflow", "executor", "wall time", "job queries", "all queries")
+    for run in runs:
+        table.add_row(
+            run.workflow,
+            run.executor,
+            f"{run.seconds:.1f} s",
+            str(run.state_queries),
+            str(run.queries),
+        )
+    console = Console(width=100)
+    console.print(table)
+    for workflow, by_kind in ratios.items():
+        shown = ", ".join(f"{ratio:.1f} times {kind}" for kind, ratio in by_kind.items())
+        console.print(f"{workflow}: slurm-qpu is faster {shown}")
+
+
+def draw(runs: Iterable[Run], path: Path) -> None:
+    """Draw the wall times."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    listed = list(runs)
+    figure, axes = plt.subplots(1, len(WORKFLOWS), figsize=(11, 3), layout="constrained")
+    for axis, workflow in zip(axes, WORKFLOWS, strict=True):
+        bars = {run.executor: run.seconds for run in listed if run.workflow == workflow}
+        axis.bar_label(axis.barh(list(bars), list(bars.values())), fmt="%.1f s", padding=3)
+        axis.set(title=workflow, xlabel="wall time [s]", xlim=(0, 1.15 * max(bars.values())))
+        axis.invert_yaxis()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Measure, print, and write JSON and a picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out"))
+    parser.add_argument("--executor", action="append", choices=list(EXECUTORS))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder, "emulator.toml")
+        settings.write_text(EMULATOR, encoding="utf-8")
+        sandbox = Sandbox(Path(folder, "sandbox"))
+        sandbox.up(config=settings)
+        try:
+            environ = os.environ | sandbox.environment()
+            runs = [
+                measure(workflow, executor, environ)
+                for _ in range(options.rounds)
+                for executor in options.executor or EXECUTORS
+                for workflow in WORKFLOWS
+            ]
+        finally:
+            sandbox.down()
+    ratios = {} if options.executor else summarise(runs)
+    show(runs, ratios)
+    document = {"runs": [asdict(run) for run in runs], "ratios": ratios}
+    (options.out / "snakemake.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    draw(runs, options.out / "snakemake.png")
+
+
+if __name__ == "__main__":
+    main()

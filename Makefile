@@ -1,7 +1,7 @@
 # Every target sets up what it needs (tools/setup): on a fresh Debian machine, type `make demo`.
 
 BIN := .venv/bin
-TIERS := tests/unit tests/emulator tests/slurm tests/engines
+TIERS := tests/unit tests/emulator tests/faults tests/slurm tests/engines
 NO_DEMO_SLURM := the demo runs the same workflow on the embedded default.
 NO_TEST_SLURM := `apt-get install slurm-wlm munge` as root, or run `make test-noslurm`.
 # Only root can make the other users that some tests need.

@@ -120,6 +120,8 @@ def _as_json(found: SandboxStatus) -> str:
 
 def _as_text(found: SandboxStatus) -> str:
     lines = [f"The sandbox in {found.directory} is {found.state}."]
+    if found.qpus:
+        lines.append(f"  QPUs: {', '.join(found.qpus)}")
     for daemon in found.daemons:
         port = f" port {daemon.port}" if daemon.port else ""
         how = f"pid {daemon.pid}{port}" if daemon.alive else "GONE"

@@ -133,7 +133,8 @@ class Sandbox:
         """
         _check_nodes(nodes)
         programs = find_programs()
-        read_settings(config, qpus)
+        read_settings(config, qpus)  # refuses what cannot be emulated, before anything is made
+        read_state(self._layout)  # and another user's sandbox
         self._layout.create()
         with locked(self._layout):
             state = read_state(self._layout)
@@ -159,7 +160,7 @@ class Sandbox:
         Raises:
             SandboxError: A process could not be ended.
         """
-        if not self.directory.is_dir():
+        if read_state(self._layout) is None and not self.directory.is_dir():
             return False
         with locked(self._layout):
             if read_state(self._layout) is None and not leftovers(self._layout):

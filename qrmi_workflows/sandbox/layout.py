@@ -135,6 +135,11 @@ class Layout:
         return self.directory / "slurmctld"
 
     @property
+    def leases(self) -> Path:
+        """The journal and the leases of this site: job ids mean something else elsewhere."""
+        return self.directory / "state"
+
+    @property
     def logs(self) -> Path:
         """One log for each daemon."""
         return self.directory / "log"
@@ -156,6 +161,7 @@ class Layout:
                 self.etc,
                 self.wrappers,
                 self.controller_state,
+                self.leases,
                 self.logs,
             ):
                 folder.mkdir(mode=_PRIVATE, exist_ok=True)

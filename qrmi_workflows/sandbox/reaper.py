@@ -11,6 +11,8 @@ import signal
 import sys
 from contextlib import suppress
 
+__all__ = ["main"]
+
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from qrmi_workflows.config import CONFIG_VARIABLE, SITE_VARIABLE
+from qrmi_workflows.config import CONFIG_VARIABLE, SITE_VARIABLE, STATE_VARIABLE
 from qrmi_workflows.sandbox.layout import DIRECTORY_VARIABLE, Layout
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _LOOPBACK = "127.0.0.1"
+_PROXY_VARIABLES = ("no_proxy", "NO_PROXY")
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 _DISABLES_CGROUPS = (24, 5)
 
@@ -154,25 +155,23 @@ def render_task_prolog(layout: Layout) -> str:
     """Render the TaskProlog: jobs find the sandbox too, `--export=NONE` or not.
 
     Slurm runs it in the environment of each task and sets what it prints as `export NAME=value`.
-    QPU_CONFIG and QPU_SITE stay as the user set them.
+    QPU_CONFIG, QPU_SITE and QPU_STATE stay as the user set them.
     """
-    bin_, loopback = layout.wrappers, _LOOPBACK
-    kept = {CONFIG_VARIABLE: layout.qrmi_config, SITE_VARIABLE: layout.site_policy}
+    always = {"SLURM_CONF": layout.slurm_conf, DIRECTORY_VARIABLE: layout.directory}
     lines = [
         "#!/bin/sh",
-        "set -f",
         'say() { printf \'export %s=%s\\n\' "$1" "$2"; }',
-        f"say SLURM_CONF {shlex.quote(str(layout.slurm_conf))}",
-        f"say {DIRECTORY_VARIABLE} {shlex.quote(str(layout.directory))}",
+        f"bin={shlex.quote(str(layout.wrappers))}",
+        *(f"say {name} {shlex.quote(str(path))}" for name, path in always.items()),
         *(
             f'[ -n "${name}" ] || say {name} {shlex.quote(str(path))}'
-            for name, path in kept.items()
+            for name, path in _places(layout).items()
         ),
-        f'case "$PATH" in {bin_}:*) ;; *) say PATH "{bin_}:${{PATH:-{_PATH}}}" ;; esac',
+        f'case "$PATH" in "$bin":*) ;; *) say PATH "$bin:${{PATH:-{_PATH}}}" ;; esac',
         *(
-            f'case ",${name}," in *,{loopback},*) ;; '
-            f'*) say {name} "${{{name}:+${name},}}{loopback}" ;; esac'
-            for name in ("no_proxy", "NO_PROXY")
+            f'case ",${name}," in *,{_LOOPBACK},*) ;; '
+            f'*) say {name} "${{{name}:+${name},}}{_LOOPBACK}" ;; esac'
+            for name in _PROXY_VARIABLES
         ),
     ]
     return "\n".join(lines) + "\n"
@@ -183,7 +182,8 @@ def environment(layout: Layout, environ: Mapping[str, str]) -> dict[str, str]:
 
     Args:
         layout: The sandbox's paths.
-        environ: The process's environment: PATH and no_proxy are added to, not replaced.
+        environ: The process's environment: PATH and no_proxy are added to, not replaced, and
+            QPU_STATE stays as the user set it.
     """
     wrappers = str(layout.wrappers)
     path = [entry for entry in environ.get("PATH", os.defpath).split(os.pathsep) if entry]
@@ -191,11 +191,26 @@ def environment(layout: Layout, environ: Mapping[str, str]) -> dict[str, str]:
     variables = {
         "PATH": os.pathsep.join([wrappers, *others]),
         "SLURM_CONF": str(layout.slurm_conf),
-        CONFIG_VARIABLE: str(layout.qrmi_config),
-        SITE_VARIABLE: str(layout.site_policy),
         DIRECTORY_VARIABLE: str(layout.directory),
+        **{name: str(place) for name, place in _places(layout).items()},
     }
-    for name in ("no_proxy", "NO_PROXY"):
+    if chosen := _chosen_state(environ):
+        variables[STATE_VARIABLE] = chosen
+    for name in _PROXY_VARIABLES:
         hosts = [host for host in environ.get(name, "").split(",") if host]
         variables[name] = ",".join(hosts if _LOOPBACK in hosts else [*hosts, _LOOPBACK])
     return variables
+
+
+def _places(layout: Layout) -> dict[str, Path]:
+    return {
+        CONFIG_VARIABLE: layout.qrmi_config,
+        SITE_VARIABLE: layout.site_policy,
+        STATE_VARIABLE: layout.leases,
+    }
+
+
+def _chosen_state(environ: Mapping[str, str]) -> str | None:
+    """Return the user's QPU_STATE; another sandbox's, in whose shell we may be, does not count."""
+    state, other = environ.get(STATE_VARIABLE), environ.get(DIRECTORY_VARIABLE)
+    return None if other and state == f"{other}/state" else state

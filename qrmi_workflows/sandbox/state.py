@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from qrmi_workflows.errors import SandboxError
 from qrmi_workflows.sandbox.layout import Layout
@@ -50,25 +51,25 @@ def read_state(layout: Layout) -> State | None:
     """Read the state; `None` when the sandbox is down.
 
     Raises:
-        SandboxError: The file is damaged.
+        SandboxError: The file is damaged, or another user's.
     """
     path = layout.state_file
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        daemons = {name: ProcessRecord(**item) for name, item in document.pop("daemons").items()}
-        return State(
-            nodes=document["nodes"],
-            qpus=tuple(document["qpus"]),
-            runtime=Path(document["runtime"]),
-            controller_port=document["controller_port"],
-            node_ports=tuple(document["node_ports"]),
-            daemons=daemons,
-        )
+        owner, text = path.stat().st_uid, path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise _no_access(path, error) from error
+    if owner != os.getuid():
         raise SandboxError(
-            f"{path}: not a sandbox's state: {error}. Remove that file, or name another folder "
+            f"the sandbox in {layout.directory} belongs to user {owner}; only that user may use "
+            "it. Name another folder with --dir."
+        )
+    try:
+        return _parse(json.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SandboxError(
+            f"{path}: not a sandbox's state: {error!r}. Remove that file, or name another folder "
             "with --dir."
         ) from error
 
@@ -83,8 +84,16 @@ def write_state(layout: Layout, state: State) -> None:
 
 @contextmanager
 def locked(layout: Layout) -> Iterator[None]:
-    """Let one command at a time start or stop this sandbox; another one waits."""
-    with layout.lock_file.open("w") as handle:
+    """Let one command at a time start or stop this sandbox; another one waits.
+
+    Raises:
+        SandboxError: The folder cannot be written.
+    """
+    try:
+        handle = layout.lock_file.open("w")
+    except OSError as error:
+        raise _no_access(layout.lock_file, error) from error
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
@@ -116,3 +125,21 @@ def are_free(ports: Iterable[int]) -> bool:
             except OSError:
                 return False
     return True
+
+
+def _parse(document: dict[str, Any]) -> State:
+    daemons = {name: ProcessRecord(**item) for name, item in document["daemons"].items()}
+    return State(
+        nodes=document["nodes"],
+        qpus=tuple(document["qpus"]),
+        runtime=Path(document["runtime"]),
+        controller_port=document["controller_port"],
+        node_ports=tuple(document["node_ports"]),
+        daemons=daemons,
+    )
+
+
+def _no_access(path: Path, error: OSError) -> SandboxError:
+    return SandboxError(
+        f"{path}: {error.strerror or error}. Name a folder that is yours with --dir."
+    )

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from site_under_test import Site
+from site_under_test import Site, wait
+
+from qrmi_workflows.sandbox import Sandbox
 
 
 @pytest.fixture
@@ -15,7 +17,7 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
     sites: list[Site] = []
 
     def make(name: str = "site", **options: object) -> Site:
-        site = Site(tmp_path / name)
+        site = Site(Sandbox(tmp_path / name), tmp_path / f"{name}-work")
         sites.append(site)
         site.box.up(**options)  # type: ignore[arg-type]
         return site
@@ -29,3 +31,12 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
 def site(make_site: Callable[..., Site]) -> Site:
     """A sandbox of the test's own that is up."""
     return make_site()
+
+
+@pytest.fixture
+def shared_site(sandbox: Sandbox, tmp_path: Path) -> Iterator[Site]:
+    """The sandbox of all tests, for those that leave it as it was; their jobs end with them."""
+    site = Site(sandbox, tmp_path / "work")
+    yield site
+    site.slurm("scancel", "--me")
+    wait(lambda: site.slurm("squeue", "--noheader") == "", "jobs to end")

@@ -20,12 +20,12 @@ QPU = (sys.executable, "-m", "qrmi_workflows", "sandbox")
 
 
 class Site:
-    """A sandbox of a test's own, used as a user would: through commands."""
+    """A sandbox used as a user would: through commands, in a folder for the user's files."""
 
-    def __init__(self, directory: Path) -> None:
-        self.box = Sandbox(directory)
-        self.work = directory.parent / f"{directory.name}-work"
-        self.work.mkdir()
+    def __init__(self, box: Sandbox, work: Path) -> None:
+        self.box = box
+        self.work = work
+        work.mkdir()
 
     def qpu(self, verb: str, *options: str) -> subprocess.CompletedProcess[str]:
         """Run `qpu sandbox VERB`."""

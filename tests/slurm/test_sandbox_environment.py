@@ -29,6 +29,12 @@ echo "$(sinfo --noheader --format=%D) $(env -u SLURM_CONF sinfo --noheader --for
 """
 
 
+@pytest.fixture
+def site(shared_site: Site) -> Site:
+    """The sandbox of all tests: nothing here ends a daemon."""
+    return shared_site
+
+
 def who(site: Site, nodes: int = 2) -> str:
     """Return what WHO prints in a sandbox."""
     folder = site.box.directory
@@ -58,6 +64,7 @@ def test_env_as_json_is_the_same(site: Site) -> None:
         "QPU_CONFIG",
         "QPU_SITE",
         "QPU_SANDBOX",
+        "QPU_STATE",
         "no_proxy",
         "NO_PROXY",
     }
@@ -113,7 +120,10 @@ def test_jobs_and_their_steps_find_it(site: Site, export: str) -> None:
     wrapped = shlex.quote(WHO)
     job = site.submit(f"{WHO}\nsrun sh -c {wrapped}", f"--export={export}", "--output=said")
     site.wait_for(job)
-    assert (site.work / "said").read_text().splitlines() == [who(site), who(site)]
+    assert (site.work / "said").read_text().splitlines() == [
+        who(site),
+        who(site),
+    ]
 
 
 def test_a_job_keeps_the_configuration_that_its_user_chose(site: Site) -> None:
@@ -193,8 +203,8 @@ def test_a_qpu_that_is_not_there_is_refused_at_once(site: Site) -> None:
 
 def test_nothing_listens_but_on_the_loopback_interface(site: Site) -> None:
     """Neither the daemons nor the clients that wait for a job."""
-    job = site.submit("srun sleep 100")
-    site.wait_for(job, "RUNNING")
+    site.submit("srun sh -c 'touch started; sleep 100'")
+    wait((site.work / "started").exists, "the step to start")
     members = [psutil.Process(pid) for pid in site.pids().values()]
     members += [child for process in members for child in process.children(recursive=True)]
     members += [process for process in psutil.process_iter() if _is_srun_of(process, site)]

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,6 +34,16 @@ echo $$ >>pids
 touch started
 while :; do sleep 1; done
 """
+
+
+@pytest.fixture(scope="module")
+def healed_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A sandbox whose daemons are killed and healed, test after test."""
+    folder = tmp_path_factory.mktemp("healed")
+    site = Site(Sandbox(folder / "site"), folder / "work")
+    site.box.up()
+    yield site
+    site.box.down(grace=0)
 
 
 def is_open(port: int) -> bool:
@@ -90,13 +100,13 @@ def test_jobs_have_time_to_end_by_themselves(site: Site) -> None:
     assert (site.work / "tidied").exists()
 
 
-def test_second_up_says_that_it_is_up_already(site: Site) -> None:
+def test_second_up_says_that_it_is_up_already(shared_site: Site) -> None:
     """Nothing is started twice."""
-    before = site.pids()
-    done = site.qpu("up")
+    before = shared_site.pids()
+    done = shared_site.qpu("up")
     assert done.returncode == 0
     assert "is up already" in done.stdout
-    assert site.pids() == before
+    assert shared_site.pids() == before
 
 
 def test_second_down_says_that_it_is_down_already(site: Site) -> None:
@@ -134,42 +144,42 @@ def test_two_sandboxes_side_by_side(make_site: MakeSite) -> None:
 
 
 @pytest.mark.parametrize("daemon", ["munged", "emulator", "slurmctld", "slurmd-n1"])
-def test_a_killed_daemon_is_named_and_healed(site: Site, daemon: str) -> None:
+def test_a_killed_daemon_is_named_and_healed(healed_site: Site, daemon: str) -> None:
     """`status` says which one is gone; `up` starts that one alone; jobs and ports are kept."""
-    job = site.submit("sleep 300", "--nodelist=n1")
-    site.wait_for(job, "RUNNING")
+    job = healed_site.submit("sleep 300", "--nodelist=n1")
+    healed_site.wait_for(job, "RUNNING")
     if daemon == "slurmctld":
-        wait_for_saved_state(site, job)
-    before, ports = site.pids(), site.ports()
+        wait_for_saved_state(healed_site, job)
+    before, ports = healed_site.pids(), healed_site.ports()
     kill(before[daemon])
 
-    done = site.qpu("status")
+    done = healed_site.qpu("status")
     assert done.returncode == 1
     assert f"{daemon} ended" in done.stdout
-    assert site.box.status().dead == (daemon,)
+    assert healed_site.box.status().dead == (daemon,)
 
-    done = site.qpu("up")
+    done = healed_site.qpu("up")
     assert done.returncode == 0, done.stderr
     assert f"up again: {daemon} restarted" in done.stdout
-    after = site.pids()
+    after = healed_site.pids()
     assert {name for name in after if after[name] != before[name]} == {daemon}
-    assert site.ports() == ports
-    assert site.states()[job] == "RUNNING"
-    site.wait_for(site.submit("true", "--nodelist=n1"))
+    assert healed_site.ports() == ports
+    assert healed_site.states()[job] == "RUNNING"
+    healed_site.wait_for(healed_site.submit("true", "--nodelist=n1"))
 
 
-def test_all_daemons_killed_at_once_are_healed(site: Site) -> None:
+def test_all_daemons_killed_at_once_are_healed(healed_site: Site) -> None:
     """As after a reboot, but that the running job lives on."""
-    job = site.submit("touch started; while [ ! -e go ]; do sleep 0.1; done; touch ended")
-    wait((site.work / "started").exists, "the job to start")
-    wait_for_saved_state(site, job)
-    kill(*site.pids().values())
-    assert len(site.box.status().dead) == 5
-    assert len(site.box.up()) == 5
-    assert site.states()[job] == "RUNNING"
-    (site.work / "go").touch()
-    site.wait_for(job)
-    assert (site.work / "ended").exists()
+    job = healed_site.submit("touch started; while [ ! -e go ]; do sleep 0.1; done; touch ended")
+    wait((healed_site.work / "started").exists, "the job to start")
+    wait_for_saved_state(healed_site, job)
+    kill(*healed_site.pids().values())
+    assert len(healed_site.box.status().dead) == 5
+    assert len(healed_site.box.up()) == 5
+    assert healed_site.states()[job] == "RUNNING"
+    (healed_site.work / "go").touch()
+    healed_site.wait_for(job)
+    assert (healed_site.work / "ended").exists()
 
 
 def wait_for_saved_state(site: Site, job: int) -> None:
@@ -180,12 +190,12 @@ def wait_for_saved_state(site: Site, job: int) -> None:
     wait(lambda: saved.exists() and saved.stat().st_mtime >= begin, "slurmctld to save")
 
 
-def test_the_emulator_keeps_its_state_when_it_is_killed(site: Site) -> None:
+def test_the_emulator_keeps_its_state_when_it_is_killed(healed_site: Site) -> None:
     """It comes back at the same port with the same credentials."""
-    config = site.box.environment()["QPU_CONFIG"]
+    config = healed_site.box.environment()["QPU_CONFIG"]
     before = Path(config).read_text()
-    kill(site.pids()["emulator"])
-    site.box.up()
+    kill(healed_site.pids()["emulator"])
+    healed_site.box.up()
     assert Path(config).read_text() == before
 
 
@@ -283,19 +293,19 @@ def test_a_start_that_fails_shows_the_log_and_leaves_nothing(make_site: MakeSite
     assert site.processes() == []
 
 
-def test_other_options_are_refused_while_it_is_up(site: Site, tmp_path: Path) -> None:
+def test_other_options_are_refused_while_it_is_up(shared_site: Site, tmp_path: Path) -> None:
     """The message says what runs, and what to do."""
-    before = site.pids()
+    before = shared_site.pids()
     with pytest.raises(SandboxError, match=r"runs with 2 nodes.*`qpu sandbox down` first"):
-        site.box.up(nodes=3)
+        shared_site.box.up(nodes=3)
     with pytest.raises(SandboxError, match="runs with QPUs by default"):
-        site.box.up(qpus=["ibm_one=ibm-quantum-compute-service"])
+        shared_site.box.up(qpus=["ibm_one=ibm-quantum-compute-service"])
     settings = tmp_path / "emulator.toml"
     settings.write_text("seed = 3\n")
     with pytest.raises(SandboxError, match="other settings of the emulator"):
-        site.box.up(config=settings)
-    assert site.box.up(nodes=2) == ()
-    assert site.pids() == before
+        shared_site.box.up(config=settings)
+    assert shared_site.box.up(nodes=2) == ()
+    assert shared_site.pids() == before
 
 
 def test_the_emulators_settings_are_kept_for_healing(make_site: MakeSite, tmp_path: Path) -> None:
@@ -328,13 +338,13 @@ def test_qpus_that_cannot_be_emulated_are_refused(
     assert not box.directory.exists()
 
 
-def test_status_as_json(site: Site) -> None:
+def test_status_as_json(shared_site: Site) -> None:
     """Names, process ids and ports are for programs too."""
-    done = site.qpu("status", "--json")
+    done = shared_site.qpu("status", "--json")
     assert done.returncode == 0
     found = json.loads(done.stdout)
     assert found["state"] == "up"
-    assert found["directory"] == str(site.box.directory)
+    assert found["directory"] == str(shared_site.box.directory)
     assert found["qpus"] == ["ibm_fez", "FRESNEL"]
     assert [daemon["name"] for daemon in found["daemons"]] == [
         "emulator",

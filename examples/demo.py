@@ -84,7 +84,7 @@ def run_workflows(site: Site) -> Report:
     """Run both workflow engines, one after the other: they want the same QPU."""
     with step("Snakemake: hydrogen's energies on ibm_fez, antennas on FRESNEL"):
         options = ("--snakefile", str(EXAMPLES / "Snakefile"), *site.snakemake)
-        run("snakemake", ["snakemake", *options], site)
+        run("snakemake", ["python", "-m", "snakemake", *options], site)
     with step("Parsl: a variational loop on ibm_fez"):
         loop = ("python", str(EXAMPLES / "h2" / "vqe.py"), "h2/target.json")
         options = ("--output", "vqe/vqe.json", "--address", "127.0.0.1", *site.parsl)

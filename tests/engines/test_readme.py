@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
-INSTALL = "pip install '.[parsl,ibm,pasqal]' ./snakemake_ext"
+INSTALL = "pip install snakemake '.[parsl,ibm,pasqal]' ./snakemake_ext"
 RUN_ELSEWHERE = {
     "make demo": "tests/unit/test_setup.py::test_make_demo_with_slurm",
     "make test": "tests/unit/test_setup.py::test_ci_runs_make_test",

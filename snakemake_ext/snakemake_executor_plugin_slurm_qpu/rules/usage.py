@@ -1,0 +1,50 @@
+"""The leases of this workflow, as a table and as a page of Snakemake's report."""
+
+import csv
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from snakemake_executor_plugin_slurm_qpu.telemetry import RECORDS
+
+COLUMNS = ("rule", "qpu", "job", "acquired", "queue_wait", "held", "busy", "idle", "tasks")
+
+
+def rows_of(lines: Iterable[str]) -> list[list[Any]]:
+    """Return the table's rows, one for each lease."""
+    records = [json.loads(line) for line in lines]
+    return [[_cell(record, name) for name in COLUMNS] for record in records]
+
+
+def render_page(rows: Sequence[Sequence[Any]]) -> str:
+    """Render the rows as a page that needs nothing else."""
+    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
+    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return (
+        '<!doctype html><meta charset="utf-8"><title>QPU usage</title>'
+        "<style>body{font:14px sans-serif}td,th{padding:.2em .8em;text-align:left}</style>"
+        f"<h1>{len(rows)} leases; spans in seconds</h1>"
+        f"<table><tr>{head}</tr>{body}</table>"
+    )
+
+
+def _cell(record: Mapping[str, Any], name: str) -> Any:
+    return record["owner"]["job"] if name == "job" else record[name]
+
+
+def _text(cell: object) -> str:
+    return html.escape("" if cell is None else str(cell))
+
+
+def _main(rule: Any) -> None:
+    lines = RECORDS.read_text(encoding="utf-8").splitlines() if RECORDS.exists() else []
+    rows = rows_of(lines)
+    with Path(rule.output.table).open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    Path(rule.output.page).write_text(render_page(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _main(snakemake)  # type: ignore[name-defined]  # noqa: F821 - Snakemake gives it to its scripts

@@ -1,6 +1,7 @@
 # Every target sets up what it needs (tools/setup): on a fresh Debian machine, type `make demo`.
 
 BIN := .venv/bin
+IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 TIERS := tests/unit tests/emulator tests/faults tests/slurm tests/engines
 NO_DEMO_SLURM := the demo runs the same workflow on the embedded default.
 NO_TEST_SLURM := `apt-get install slurm-wlm munge` as root, or run `make test-noslurm`.
@@ -11,26 +12,26 @@ AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
 
 demo:
 	@slurm=; tools/setup slurm '$(NO_DEMO_SLURM)' || slurm=--no-slurm; \
-	tools/setup venv && $(BIN)/python examples/demo.py $$slurm
+	tools/setup venv && $(IN_VENV) python examples/demo.py $$slurm
 
 test:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/pytest -m 'not slow $(AS_USER)' $(TIERS)
+	@$(IN_VENV) pytest -m 'not slow $(AS_USER)' $(TIERS)
 
 test-noslurm: lint
-	@$(BIN)/pytest -m 'not slurm and not slow' $(TIERS)
+	@$(IN_VENV) pytest -m 'not slurm and not slow' $(TIERS)
 
 test-slow:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@tools/setup venv
-	@$(BIN)/pytest -m 'slow $(AS_USER)' $(TIERS)
+	@$(IN_VENV) pytest -m 'slow $(AS_USER)' $(TIERS)
 
 lint:
 	@tools/setup venv
-	@$(BIN)/ruff check
-	@$(BIN)/ruff format --check
-	@$(BIN)/mypy
+	@$(IN_VENV) ruff check
+	@$(IN_VENV) ruff format --check
+	@$(IN_VENV) mypy
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist demo-run .setup.log

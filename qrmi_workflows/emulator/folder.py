@@ -43,8 +43,11 @@ class Credentials:
     def complete(self, settings: EmulatorSettings, port: int) -> Credentials:
         """Return these with an account for every resource type, and the port."""
         types = {qpu.type for qpu in settings.qpus.values()}
-        fresh = {name: load_dialect(name).new_secrets() for name in types - self.secrets.keys()}
-        return replace(self, port=port, secrets={**self.secrets, **fresh})
+        accounts = {
+            name: {**load_dialect(name).new_secrets(), **self.secrets.get(name, {})}
+            for name in sorted(types)
+        }
+        return replace(self, port=port, secrets={**self.secrets, **accounts})
 
 
 class Folder:

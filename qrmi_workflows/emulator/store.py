@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,18 +142,19 @@ class Store:
 
     def add_batch(self, batch: Batch, tasks: list[Task], requests: list[str]) -> None:
         """Remember a batch and its tasks, all or nothing."""
-        self._db.execute("BEGIN")
-        try:
+        with self._all_or_nothing():
             self._db.execute(
                 "INSERT INTO batches VALUES (?,?,?,?)",
                 (batch.id, batch.qpu, batch.created, json.dumps(batch.details)),
             )
             for task, request in zip(tasks, requests, strict=True):
                 self.add_task(task, request)
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+
+    def add_tasks(self, tasks: list[Task], requests: list[str]) -> None:
+        """Remember several accepted tasks, all or nothing."""
+        with self._all_or_nothing():
+            for task, request in zip(tasks, requests, strict=True):
+                self.add_task(task, request)
 
     def save_task(self, task: Task, result: str | None = None, logs: str | None = None) -> None:
         """Remember a task's new state, and its result and logs when it has ended."""
@@ -216,6 +218,15 @@ class Store:
         """Return how many tasks there are, as (QPU, state, count), deleted ones included."""
         yield from self._db.execute("SELECT qpu, state, count(*) FROM tasks GROUP BY qpu, state")
 
+    def busy_seconds(self, qpus: Iterable[str]) -> float:
+        """Return how long all tasks that ended on these QPUs took together."""
+        marks = ",".join("?" * len(names := tuple(qpus)))
+        row = self._db.execute(
+            f"SELECT total(finished - started) FROM tasks WHERE qpu IN ({marks})",  # noqa: S608
+            names,
+        ).fetchone()
+        return float(row[0])
+
     # Sessions
 
     def save_session(self, session: Session) -> None:
@@ -249,6 +260,11 @@ class Store:
         if row is None:
             return None
         return Batch(id=row[0], qpu=row[1], created=row[2], details=json.loads(row[3]))
+
+    def batches(self) -> list[Batch]:
+        """Return all batches, the newest first."""
+        rows = self._db.execute("SELECT id FROM batches ORDER BY rowid DESC").fetchall()
+        return [batch for (batch_id,) in rows if (batch := self.batch(batch_id))]
 
     def save_batch(self, batch: Batch) -> None:
         """Remember a batch's new details."""
@@ -286,6 +302,16 @@ class Store:
     def set_note(self, name: str, value: str) -> None:
         """Remember a value under a name."""
         self._db.execute("INSERT OR REPLACE INTO notes VALUES (?,?)", (name, value))
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        self._db.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
 
     def _column(self, column: str, task_id: str) -> str | None:
         row = self._db.execute(

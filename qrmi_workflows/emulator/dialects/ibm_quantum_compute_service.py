@@ -91,6 +91,8 @@ class QuantumComputeService(Dialect):
             ("GET", "/sessions/{id}", self._get_session),
             ("PATCH", "/sessions/{id}", self._update_session),
             ("DELETE", "/sessions/{id}/close", self._close_session),
+            ("PUT", "/jobs/{id}/tags", self._set_tags),
+            ("GET", "/instances/usage", self._get_usage),
             ("GET", "/backends", self._list_backends),
             ("GET", "/backends/{name}/status", self._get_backend_status),
             ("GET", "/backends/{name}/configuration", self._get_configuration),
@@ -168,10 +170,13 @@ class QuantumComputeService(Dialect):
 
     async def _get_job(self, request: Request) -> Response:
         task = self._task(request)
-        document = self._job_document(task)
-        if request.query_params.get("exclude_params", "").lower() == "false":
-            document["params"] = json.loads(self.fleet.store.request(task.id))
-        return JSONResponse(document)
+        answer = JSONResponse(self._job_document(task))
+        if request.query_params.get("exclude_params", "").lower() == "true":
+            return answer
+        # The input is JSON already: parsing it for every poll would cost more than all the rest.
+        params = self.fleet.store.request(task.id).encode()
+        body = bytes(answer.body)[:-1] + b',"params":' + params + b"}"
+        return Response(body, media_type="application/json")
 
     def _job_document(self, task: Task) -> dict[str, Any]:
         status = _STATUS[task.state]
@@ -246,6 +251,25 @@ class QuantumComputeService(Dialect):
         task.deleted = True
         self.fleet.store.save_task(task)
         return Response(status_code=204)
+
+    async def _set_tags(self, request: Request) -> Response:
+        task = self._task(request)
+        task.details["tags"] = wanted(await json_object(request), "tags", list)
+        self.fleet.store.save_task(task)
+        return Response(status_code=204)
+
+    async def _get_usage(self, request: Request) -> Response:
+        self._authorize(request)
+        names = {device.name for device in self.devices}
+        consumed = int(self.fleet.store.busy_seconds(names))
+        return JSONResponse(
+            {
+                "instance_id": self.secrets["crn"],
+                "plan_id": "emulator",
+                "usage_consumed_seconds": consumed,
+                "usage_limit_reached": False,
+            }
+        )
 
     # Sessions
 
@@ -338,7 +362,7 @@ class QuantumComputeService(Dialect):
             "is_simulator": False,
             "qubits": configuration["n_qubits"],
             "clops": None,
-            "processor_type": configuration.get("processor_type"),
+            "processor_type": _strings(configuration.get("processor_type")),
             "queue_length": device.queue_length + device.busy_lanes,
             "wait_time_seconds": None,
         }
@@ -371,6 +395,10 @@ class QuantumComputeService(Dialect):
         device = self._backend_of(request)
         document = backend_document(device.settings.model, "props")
         return JSONResponse(document | {"backend_name": device.name})
+
+
+def _strings(table: Mapping[str, Any] | None) -> dict[str, str]:
+    return {key: str(value) for key, value in (table or {}).items()}
 
 
 def _availability(device: Device) -> str:

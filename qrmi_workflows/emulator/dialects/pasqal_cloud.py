@@ -1,7 +1,7 @@
 """Pasqal Cloud: https://docs.pasqal.com/cloud/api. Batches of jobs that share one sequence.
 
 QRMI submits batches of one job; Pasqal's own SDK also parametrised sequences, several jobs with
-their variables, and open batches.
+their variables, and open batches to which jobs are added.
 """
 
 from __future__ import annotations
@@ -16,27 +16,31 @@ from uuid import uuid4
 from starlette.requests import Request
 from starlette.responses import Response
 
+from qrmi_workflows.emulator.device import Device
 from qrmi_workflows.emulator.dialects.base import (
     Dialect,
     Handler,
     JSONResponse,
     RefusalError,
-    json_object,
     wanted,
+)
+from qrmi_workflows.emulator.dialects.pasqal import (
+    PULSER_DEVICES,
+    STATUS,
+    batch_document,
+    job_document,
+    job_request,
+    read_body,
+    sequence_text,
 )
 from qrmi_workflows.emulator.store import Batch, Task
 from qrmi_workflows.emulator.tokens import LIFETIME_SECONDS
 
 __all__ = ["PasqalCloud"]
 
-_STATUS = {
-    "queued": "PENDING",
-    "running": "RUNNING",
-    "completed": "DONE",
-    "failed": "ERROR",
-    "cancelled": "CANCELED",
-}
 _API = "/core-fast/api"
+_PASSWORD_GRANTS = ("http://auth0.com/oauth/grant-type/password-realm", "password")
+_PAGE = 100
 
 
 class PasqalCloud(Dialect):
@@ -49,13 +53,15 @@ class PasqalCloud(Dialect):
 
     def models(self) -> tuple[str, ...]:
         """Return the names of Pulser's devices."""
-        return ("AnalogDevice", "DigitalAnalogDevice", "MockDevice")
+        return PULSER_DEVICES
 
     def new_secrets(self) -> dict[str, str]:
-        """Return a service account and a project."""
+        """Return a service account, a user and a project."""
         return {
             "client_id": secrets.token_urlsafe(24),
             "client_secret": secrets.token_urlsafe(48),
+            "username": "user@emulator",
+            "password": secrets.token_urlsafe(24),
             "project_id": str(uuid4()),
         }
 
@@ -72,17 +78,31 @@ class PasqalCloud(Dialect):
 
     def handlers(self) -> list[tuple[str, str, Handler]]:
         """Return the API."""
-        api = _API
+        one, two = f"{_API}/v1", f"{_API}/v2"
         return [
-            ("GET", f"{api}/v2/jobs/{{id}}", self._get_job),
-            ("GET", f"{api}/v2/batches/{{id}}", self._get_batch),
-            ("POST", f"{api}/v1/batches", self._create_batch),
-            ("GET", f"{api}/v1/batches/{{id}}/full_results", self._get_results),
-            ("PATCH", f"{api}/v2/batches/{{id}}/cancel", self._cancel_batch),
+            ("GET", f"{two}/jobs/{{id}}", self._get_job),
+            ("GET", f"{two}/batches/{{id}}", self._get_batch),
+            ("POST", f"{one}/batches", self._create_batch),
+            ("GET", f"{one}/batches/{{id}}/full_results", self._get_results),
+            ("PATCH", f"{two}/batches/{{id}}/cancel", self._cancel_batch),
             ("POST", "/oauth/token", self._issue_token),
-            ("GET", f"{api}/v1/devices", self._list_devices),
-            ("GET", f"{api}/v1/devices/public-specs", self._list_specs),
-            ("GET", f"{api}/v1/devices/specs/{{name}}", self._get_specs),
+            ("GET", f"{one}/batches", self._list_batches),
+            ("GET", f"{one}/batches/{{id}}/status", self._get_batch_status),
+            ("PATCH", f"{two}/batches/{{id}}/complete", self._close_batch),
+            ("PATCH", f"{one}/batches/cancel", self._cancel_batches),
+            ("PATCH", f"{one}/batches/{{id}}/tags", self._set_tags),
+            ("POST", f"{two}/batches/{{id}}/jobs", self._add_jobs),
+            ("PATCH", f"{two}/batches/{{id}}/cancel/jobs", self._cancel_jobs),
+            ("GET", f"{two}/jobs", self._list_jobs),
+            ("GET", f"{one}/jobs/{{id}}/status", self._get_job_status),
+            ("PATCH", f"{two}/jobs/{{id}}/cancel", self._cancel_job),
+            ("GET", f"{one}/jobs/{{id}}/results_link", self._get_results_link),
+            ("GET", "/results/{id}", self._download_results),
+            ("GET", f"{one}/devices", self._list_devices),
+            ("GET", f"{one}/devices/public-specs", self._list_specs),
+            ("GET", f"{one}/devices/specs", self._map_specs),
+            ("GET", f"{one}/devices/specs/{{name}}", self._get_specs),
+            ("GET", "/account/api/v1/projects", self._list_projects),
         ]
 
     def refuse(self, refusal: RefusalError) -> Response:
@@ -95,6 +115,8 @@ class PasqalCloud(Dialect):
         }
         return JSONResponse(document, status_code=refusal.status)
 
+    # Who calls
+
     def _authorize(self, request: Request) -> None:
         if not self.fleet.tokens.accepts(self.bearer(request), self.type):
             raise RefusalError(401, "The access token is missing, invalid or expired.")
@@ -102,119 +124,222 @@ class PasqalCloud(Dialect):
     async def _issue_token(self, request: Request) -> Response:
         body = (await request.body()).decode(errors="replace")
         form = {key: values[0] for key, values in parse_qs(body).items()}
-        expected = (self.secrets["client_id"], self.secrets["client_secret"])
-        given = (form.get("client_id", ""), form.get("client_secret", ""))
-        if form.get("grant_type") != "client_credentials":
-            return _oauth_error(400, "unsupported_grant_type", "allowed is client_credentials")
-        if not secrets.compare_digest("\n".join(given).encode(), "\n".join(expected).encode()):
+        grant = form.get("grant_type")
+        if grant == "client_credentials":
+            fields = ("client_id", "client_secret")
+        elif grant in _PASSWORD_GRANTS:
+            fields = ("username", "password")
+        else:
+            return _oauth_error(400, "unsupported_grant_type", f"{grant!r} is not supported")
+        given = "\n".join(form.get(field, "") for field in fields)
+        expected = "\n".join(self.secrets[field] for field in fields)
+        if not secrets.compare_digest(given.encode(), expected.encode()):
             return _oauth_error(401, "access_denied", "Unauthorized")
         token = self.fleet.tokens.issue(self.type)
         return JSONResponse(
             {"access_token": token, "expires_in": LIFETIME_SECONDS, "token_type": "Bearer"}
         )
 
-    # Batches and jobs
+    async def _list_projects(self, request: Request) -> Response:
+        self._authorize(request)
+        return _success([{"id": self.secrets["project_id"], "name": "emulator", "active": True}])
+
+    # Batches
 
     async def _create_batch(self, request: Request) -> Response:
         self._authorize(request)
-        body = await json_object(request)
+        body = await read_body(request)
+        if not isinstance(body, dict):
+            raise RefusalError(400, "The request body must be a JSON object.")
         if body.get("project_id") != self.secrets["project_id"]:
             raise RefusalError(403, f"No access to the project {body.get('project_id')!r}.")
-        device = self.device(wanted(body, "device_type", str))
-        sequence = _sequence(wanted(body, "sequence_builder", str))
-        jobs = wanted(body, "jobs", list)
-        if not jobs:
+        sequence = body.get("sequence_builder")
+        if sequence is not None:
+            sequence = sequence_text(sequence, "sequence_builder")
+        device = self._device_of(body, sequence)
+        batch = Batch(
+            id=str(uuid4()),
+            qpu=device.name,
+            created=self.fleet.clock.now(),
+            details={
+                "sequence": sequence,
+                "open": bool(body.get("open")),
+                "tags": body.get("tags"),
+            },
+        )
+        tasks, requests = self._new_tasks(batch, wanted(body, "jobs", list))
+        if not tasks and not batch.details["open"]:
             raise RefusalError(400, "The field 'jobs' must hold at least one job.")
-        batch = Batch(id=str(uuid4()), qpu=device.name, created=self.fleet.clock.now(), details={})
-        tasks, requests = [], []
-        for job in jobs:
-            document = _job_request(job, sequence)
-            tasks.append(self._new_task(batch, document))
-            requests.append(json.dumps(document))
         self.fleet.store.add_batch(batch, tasks, requests)
         device.submit(tasks)
-        return _success(self._batch_document(batch, tasks), status_code=201)
+        return self._show(batch, status_code=201)
 
-    def _new_task(self, batch: Batch, document: Mapping[str, Any]) -> Task:
-        return Task(
-            id=str(uuid4()),
-            qpu=batch.qpu,
-            program="sequence",
-            batch=batch.id,
-            accepted=batch.created,
-            details={"runs": document["runs"], "variables": document["variables"]},
-        )
+    def _device_of(self, body: Mapping[str, Any], sequence: str | None) -> Device:
+        name = body.get("device_type")
+        if name is None and sequence is not None:
+            name = json.loads(sequence)["device"].get("name")
+        if not isinstance(name, str):
+            raise RefusalError(400, "The field 'device_type' must name a device.")
+        return self.device(name)
 
-    def _batch(self, request: Request) -> tuple[Batch, list[Task]]:
+    def _new_tasks(self, batch: Batch, jobs: list[Any]) -> tuple[list[Task], list[str]]:
+        documents = [job_request(job, batch.details["sequence"]) for job in jobs]
+        tasks = [
+            Task(
+                id=str(uuid4()),
+                qpu=batch.qpu,
+                program="sequence",
+                batch=batch.id,
+                accepted=self.fleet.clock.now(),
+                details={"runs": item["runs"], "variables": item["variables"]},
+            )
+            for item in documents
+        ]
+        return tasks, [json.dumps(item) for item in documents]
+
+    def _batch(self, request: Request) -> Batch:
         self._authorize(request)
-        batch_id = request.path_params["id"]
+        return self._find_batch(request.path_params["id"])
+
+    def _find_batch(self, batch_id: str) -> Batch:
         batch = self.fleet.store.batch(batch_id)
         if batch is None:
             raise RefusalError(404, f"Batch {batch_id} not found.")
-        tasks = self.fleet.store.find_tasks(batch=batch_id)
-        return batch, [self.fleet.live(task) for task in tasks]
+        return batch
+
+    def _tasks(self, batch: Batch) -> list[Task]:
+        return [self.fleet.live(item) for item in self.fleet.store.find_tasks(batch=batch.id)]
+
+    def _show(self, batch: Batch, status_code: int = 200) -> Response:
+        return _success(self._document(batch), status_code=status_code)
+
+    def _document(self, batch: Batch) -> dict[str, Any]:
+        project = self.secrets["project_id"]
+        return batch_document(batch, self._tasks(batch), project, self.fleet.clock.iso)
 
     async def _get_batch(self, request: Request) -> Response:
-        return _success(self._batch_document(*self._batch(request)))
+        return self._show(self._batch(request))
 
-    async def _get_job(self, request: Request) -> Response:
+    async def _get_batch_status(self, request: Request) -> Response:
+        batch = self._batch(request)
+        document = self._document(batch)
+        return _success({key: document[key] for key in ("id", "status", "jobs_count_per_status")})
+
+    async def _list_batches(self, request: Request) -> Response:
+        self._authorize(request)
+        batches = self.fleet.store.batches()
+        return _page(request, batches, self._document)
+
+    async def _close_batch(self, request: Request) -> Response:
+        batch = self._batch(request)
+        return self._change(batch, open=False)
+
+    async def _set_tags(self, request: Request) -> Response:
+        batch, tags = self._batch(request), await read_body(request)
+        return self._change(batch, tags=tags)
+
+    def _change(self, batch: Batch, **details: object) -> Response:
+        changed = Batch(
+            id=batch.id,
+            qpu=batch.qpu,
+            created=batch.created,
+            details={**batch.details, **details},
+        )
+        self.fleet.store.save_batch(changed)
+        return self._show(changed)
+
+    async def _add_jobs(self, request: Request) -> Response:
+        batch, jobs = self._batch(request), await read_body(request)
+        if not batch.details["open"]:
+            raise RefusalError(409, f"Batch {batch.id} is closed.")
+        if not isinstance(jobs, list):
+            raise RefusalError(400, "The request body must be a list of jobs.")
+        tasks, requests = self._new_tasks(batch, jobs)
+        self.fleet.store.add_tasks(tasks, requests)
+        self.fleet.devices[batch.qpu].submit(tasks)
+        return self._show(batch)
+
+    async def _cancel_batch(self, request: Request) -> Response:
+        batch = self._batch(request)
+        self._cancel(self._tasks(batch))
+        return self._change(batch, open=False)
+
+    async def _cancel_batches(self, request: Request) -> Response:
+        self._authorize(request)
+        body = await read_body(request)
+        batches = [self._find_batch(item) for item in wanted(body, "batch_ids", list)]
+        for batch in batches:
+            self._cancel(self._tasks(batch))
+        return _success({"batches": [self._document(item) for item in batches], "errors": {}})
+
+    def _cancel(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            self.fleet.devices[task.qpu].cancel(task.id)
+
+    # Jobs
+
+    def _task(self, request: Request) -> Task:
         self._authorize(request)
         task = self.fleet.task(request.path_params["id"])
         if task is None or task.batch is None:
             raise RefusalError(404, f"Job {request.path_params['id']} not found.")
-        return _success(self._job_document(task))
+        return task
+
+    def _job(self, task: Task) -> dict[str, Any]:
+        return job_document(task, self.secrets["project_id"], self.fleet.clock.iso)
+
+    async def _get_job(self, request: Request) -> Response:
+        task = self._task(request)
+        return _success(self._job(task))
+
+    async def _get_job_status(self, request: Request) -> Response:
+        task = self._task(request)
+        return _success({"id": task.id, "status": STATUS[task.state]})
+
+    async def _list_jobs(self, request: Request) -> Response:
+        self._authorize(request)
+        batch_id = request.query_params.get("batch_id")
+        find = self.fleet.store.find_tasks
+        found = find(batch=batch_id) if batch_id else find(program="sequence")
+        tasks = [item for item in found if item.batch]
+        return _page(request, tasks, lambda task: self._job(self.fleet.live(task)))
+
+    async def _cancel_job(self, request: Request) -> Response:
+        task = self._task(request)
+        self._cancel([task])
+        return _success(self._job(self.fleet.task(task.id) or task))
+
+    async def _cancel_jobs(self, request: Request) -> Response:
+        batch = self._batch(request)
+        tasks = [task for task in self._tasks(batch) if not task.is_final]
+        self._cancel(tasks)
+        return _success({"jobs": [self._job(task) for task in tasks], "errors": {}})
+
+    def _counter(self, task: Task) -> dict[str, Any]:
+        return {"counter": json.loads(self.fleet.store.result(task.id) or "{}")}
 
     async def _get_results(self, request: Request) -> Response:
-        _, tasks = self._batch(request)
-        results = {}
-        for task in tasks:
-            if task.state == "completed":
-                counter = json.loads(self.fleet.store.result(task.id) or "{}")
-                results[task.id] = {"counter": counter}
-        return _success(results)
+        tasks = self._tasks(self._batch(request))
+        ended = [task for task in tasks if task.state == "completed"]
+        return _success({task.id: self._counter(task) for task in ended})
 
-    async def _cancel_batch(self, request: Request) -> Response:
-        batch, tasks = self._batch(request)
-        for task in tasks:
-            self.fleet.devices[batch.qpu].cancel(task.id)
-        return _success(self._batch_document(*self._batch(request)))
+    async def _get_results_link(self, request: Request) -> Response:
+        task = self._task(request)
+        if task.state != "completed":
+            return _success({"results_link": None})
+        token = self.fleet.tokens.issue(f"results of {task.id}")
+        base = f"{str(request.base_url).rstrip('/')}/{self.type}"
+        return _success({"results_link": f"{base}/results/{task.id}?token={token}"})
 
-    def _batch_document(self, batch: Batch, tasks: list[Task]) -> dict[str, Any]:
-        iso = self.fleet.clock.iso
-        states = [task.state for task in tasks]
-        status = _batch_status(states)
-        started = [task.started for task in tasks if task.started]
-        ended = [task.finished for task in tasks if task.finished]
-        return {
-            "id": batch.id,
-            "project_id": self.secrets["project_id"],
-            "user_id": "emulator",
-            "status": status,
-            "device_type": batch.qpu,
-            "created_at": iso(batch.created),
-            "updated_at": iso(max([batch.created, *started, *ended])),
-            "start_datetime": iso(min(started, default=None)),
-            "end_datetime": iso(max(ended)) if status in ("DONE", "CANCELED", "ERROR") else None,
-            "jobs_count": len(tasks),
-            "job_ids": [task.id for task in tasks],
-            "jobs": [self._job_document(task) for task in tasks],
-        }
-
-    def _job_document(self, task: Task) -> dict[str, Any]:
-        iso = self.fleet.clock.iso
-        return {
-            "id": task.id,
-            "batch_id": task.batch,
-            "project_id": self.secrets["project_id"],
-            "status": _STATUS[task.state],
-            "runs": task.details["runs"],
-            "variables": task.details.get("variables"),
-            "created_at": iso(task.accepted),
-            "updated_at": iso(task.finished or task.started or task.accepted),
-            "start_datetime": iso(task.started),
-            "end_datetime": iso(task.finished),
-            "errors": [task.reason] if task.state == "failed" else None,
-        }
+    async def _download_results(self, request: Request) -> Response:
+        task_id = request.path_params["id"]
+        token = request.query_params.get("token", "")
+        if not self.fleet.tokens.accepts(token, f"results of {task_id}"):
+            raise RefusalError(403, "The link is invalid or has expired.")
+        task = self.fleet.task(task_id)
+        if task is None:
+            raise RefusalError(404, f"Job {task_id} not found.")
+        return JSONResponse(self._counter(task))
 
     # Devices
 
@@ -234,57 +359,33 @@ class PasqalCloud(Dialect):
 
     async def _list_specs(self, request: Request) -> Response:
         del request
-        return _success(
-            [
-                {"device_type": device.name, "specs": await self.fleet.specs(device)}
-                for device in self.devices
-            ]
-        )
+        return _success([await self._specs(device) for device in self.devices])
+
+    async def _map_specs(self, request: Request) -> Response:
+        self._authorize(request)
+        return _success({device.name: await self.fleet.specs(device) for device in self.devices})
 
     async def _get_specs(self, request: Request) -> Response:
         self._authorize(request)
-        device = self.device(request.path_params["name"])
-        specs = await self.fleet.specs(device)
-        return _success({"device_type": device.name, "specs": specs})
+        return _success(await self._specs(self.device(request.path_params["name"])))
+
+    async def _specs(self, device: Device) -> dict[str, str]:
+        return {"device_type": device.name, "specs": await self.fleet.specs(device)}
 
 
-def _success(data: object, status_code: int = 200) -> Response:
+def _success(data: object, status_code: int = 200, **extra: object) -> Response:
     document = {"status": "success", "message": "OK.", "code": str(status_code), "data": data}
-    return JSONResponse(document, status_code=status_code)
+    return JSONResponse(document | extra, status_code=status_code)
+
+
+def _page(request: Request, items: list[Any], render: Any) -> Response:
+    offset, limit = (request.query_params.get(key, "") for key in ("offset", "limit"))
+    start = int(offset) if offset.isdecimal() else 0
+    end = start + (int(limit) if limit.isdecimal() else _PAGE)
+    shown = [render(item) for item in items[start:end]]
+    pagination = {"total": len(items), "start": start, "end": min(end, len(items))}
+    return _success(shown, pagination=pagination)
 
 
 def _oauth_error(status: int, error: str, description: str) -> Response:
     return JSONResponse({"error": error, "error_description": description}, status_code=status)
-
-
-def _sequence(text: str) -> str:
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise RefusalError(400, f"The field 'sequence_builder' is not JSON: {error}.") from error
-    if not isinstance(document, dict) or "device" not in document:
-        raise RefusalError(400, "The field 'sequence_builder' is no serialised Pulser sequence.")
-    return text
-
-
-def _job_request(job: object, sequence: str) -> dict[str, Any]:
-    if not isinstance(job, dict):
-        raise RefusalError(400, f"A job must be an object, not {job!r:.80}.")
-    runs = wanted(job, "runs", int)
-    if runs < 1:
-        raise RefusalError(400, f"The field 'runs' must be at least 1, not {runs}.")
-    variables = job.get("variables") or {}
-    if not isinstance(variables, dict):
-        raise RefusalError(400, f"The field 'variables' must be an object, not {variables!r:.80}.")
-    return {"sequence": sequence, "runs": runs, "variables": variables}
-
-
-def _batch_status(states: list[str]) -> str:
-    if all(state == "queued" for state in states):
-        return "PENDING"
-    if any(state in ("queued", "running") for state in states):
-        return "RUNNING"
-    for state in ("failed", "cancelled"):
-        if all(item == state for item in states):
-            return _STATUS[state]
-    return "DONE"

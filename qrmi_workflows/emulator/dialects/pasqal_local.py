@@ -27,18 +27,12 @@ from qrmi_workflows.emulator.dialects.base import (
     RefusalError,
     json_object,
 )
+from qrmi_workflows.emulator.dialects.pasqal import PULSER_DEVICES, STATUS
 from qrmi_workflows.emulator.munge import MungeError, decode_uid
 from qrmi_workflows.emulator.store import Session, Task
 
 __all__ = ["PasqalLocal"]
 
-_STATUS = {
-    "queued": "PENDING",
-    "running": "RUNNING",
-    "completed": "DONE",
-    "failed": "ERROR",
-    "cancelled": "CANCELED",
-}
 _UNLIMITED = 10 * 365 * 24 * 3600
 
 
@@ -51,7 +45,7 @@ class PasqalLocal(Dialect):
 
     def models(self) -> tuple[str, ...]:
         """Return the names of Pulser's devices."""
-        return ("AnalogDevice", "DigitalAnalogDevice", "MockDevice")
+        return PULSER_DEVICES
 
     def new_secrets(self) -> dict[str, str]:
         """Return nothing: MUNGE says who calls."""
@@ -192,7 +186,7 @@ class PasqalLocal(Dialect):
             "id": int(task.id),
             "user_id": task.details["owner"],
             "created_at": self.fleet.clock.iso(task.accepted),
-            "status": _STATUS[task.state],
+            "status": STATUS[task.state],
             "results": results,
         }
 

@@ -1,0 +1,194 @@
+"""qiskit-ibm-runtime's own client, `QRMIService` and upstream's `task_runner` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from emulator_clients import bell, pi_pulse, read_resources
+from pulser import AnalogDevice
+from qiskit import QuantumCircuit, transpile
+from qiskit.circuit import Gate
+from qiskit.quantum_info import SparsePauliOp
+from qiskit_ibm_runtime import Batch, EstimatorV2, QiskitRuntimeService, SamplerV2, Session
+from qiskit_ibm_runtime.decoders.result_decoder import ResultDecoder
+from qiskit_ibm_runtime.exceptions import RuntimeJobFailureError
+
+from qrmi_workflows.emulator import Emulator
+
+
+@pytest.fixture(scope="module")
+def service(emulator: Emulator) -> Iterator[QiskitRuntimeService]:
+    """IBM's client, pointed at loopback.
+
+    The API's address and IAM's can be given. The search for the account's instances, which is a
+    service of IBM Cloud and not of this API, can only be left out: `Account.list_instances` in
+    qiskit_ibm_runtime/accounts/account.py asks cloud.ibm.com unless this variable is set.
+    """
+    environment = read_resources(emulator)["ibm_fez"]["environment"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IAM_URL", environment["QRMI_IBM_QCS_IAM_ENDPOINT"])
+        patch.setenv("QISKIT_FUNCTIONS_EXPERIMENTAL", "1")
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        yield QiskitRuntimeService(
+            channel="ibm_quantum_platform",
+            token=environment["QRMI_IBM_QCS_IAM_APIKEY"],
+            instance=environment["QRMI_IBM_QCS_SERVICE_CRN"],
+            url_resolver=lambda *_: environment["QRMI_IBM_QCS_ENDPOINT"],
+        )
+
+
+def ghz(width: int) -> QuantumCircuit:
+    circuit = QuantumCircuit(width)
+    circuit.h(0)
+    for qubit in range(width - 1):
+        circuit.cx(qubit, qubit + 1)
+    return circuit
+
+
+def test_ibms_client_finds_the_backends(service):
+    """Names, status and target."""
+    assert {"ibm_fez", "ibm_quick"} <= {backend.name for backend in service.backends()}
+    backend = service.backend("ibm_fez")
+    assert backend.status().operational
+    assert backend.target.num_qubits == 156
+
+
+def test_ibms_client_runs_in_a_session(service, emulator):
+    """A dedicated session, both primitives, and the job by its id."""
+    backend = service.backend("ibm_fez")
+    isa = transpile(ghz(3), backend, seed_transpiler=1)
+    with Session(backend=backend, max_time=300) as session:
+        sampler, estimator = SamplerV2(mode=session), EstimatorV2(mode=session)
+        job = sampler.run([transpile(_measured(3), backend)], shots=500)
+        assert set(job.result()[0].data.meas.get_counts()) == {"000", "111"}
+        observable = SparsePauliOp(["ZZI", "XXX"]).apply_layout(isa.layout)
+        result = estimator.run([(isa, observable)], precision=0.01).result()[0]
+        assert abs(float(result.data.evs) - 2.0) <= 5 * float(result.data.stds) + 1e-9
+        assert session.status() == "In progress, accepting new jobs"
+        assert session.details()["mode"] == "dedicated"
+    assert session.status() == "Closed"
+    again = service.job(job.job_id())
+    assert again.status() == "DONE"
+    assert again.inputs["pubs"][0][0].num_clbits == 3
+    assert again.metrics()["timestamps"]["finished"]
+
+
+def _measured(width: int) -> QuantumCircuit:
+    circuit = ghz(width)
+    circuit.measure_all()
+    return circuit
+
+
+def test_ibms_client_cancels_and_lists(service):
+    """Pending jobs are listed, and all are cancelled."""
+    slow = service.backend("ibm_slow")
+    with Batch(backend=slow) as batch:
+        jobs = [SamplerV2(mode=batch).run([transpile(_measured(2), slow)]) for _ in range(2)]
+        pending = [job.job_id() for job in service.jobs(pending=True, backend_name="ibm_slow")]
+        assert {job.job_id() for job in jobs} <= set(pending)
+        for job in reversed(jobs):
+            job.cancel()
+        assert [job.status() for job in jobs] == ["CANCELLED", "CANCELLED"]
+
+
+def test_ibms_client_sees_why_a_job_failed(service):
+    """The reason is in the exception: a circuit of loops that the simulator does not know."""
+    backend = service.backend("ibm_noisy")
+    circuit = transpile(_measured(2), backend, initial_layout=[0, 1])
+    circuit.append(Gate("unheard_of", 1, []), [0])
+    job = service._run(
+        program_id="sampler",
+        inputs={"pubs": [(circuit,)], "version": 2},
+        options={"backend": backend},
+    )
+    with pytest.raises(RuntimeJobFailureError, match="unheard_of"):
+        job.result()
+
+
+def task_runner(tmp_path: Path, name: str, resource: dict, payload: dict, job: dict) -> dict:
+    """Run upstream's command as a Slurm job would."""
+    (tmp_path / "input.json").write_text(json.dumps(payload))
+    environment = {
+        **os.environ,
+        "QRMI_JOB_QPU_RESOURCES": name,
+        "QRMI_JOB_QPU_TYPES": resource["type"],
+        **{f"{name}_{key}": value for key, value in {**resource["environment"], **job}.items()},
+    }
+    ended = subprocess.run(
+        [
+            Path(sys.executable).parent / "task_runner",
+            name,
+            tmp_path / "input.json",
+            tmp_path / "out",
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return (tmp_path / "out").read_text()
+
+
+@pytest.mark.parametrize("name", ["ibm_fez", "ibm_system"])
+def test_upstreams_command_on_ibms_types(tmp_path, emulator, name):
+    """A payload file in, a result file out."""
+    payload = {
+        "program_id": "sampler",
+        "parameters": {"pubs": [[bell(), None, 100]], "version": 2, "support_qiskit": True},
+    }
+    resource = read_resources(emulator)[name]
+    job = {"QRMI_JOB_TIMEOUT_SECONDS": "60"}
+    text = task_runner(tmp_path, name, resource, payload, job)
+    counts = ResultDecoder.decode(text)[0].data.meas.get_counts()
+    assert sum(counts.values()) == 100
+    assert set(counts) == {"00", "11"}
+
+
+def test_upstreams_command_on_pasqal_cloud(tmp_path, emulator):
+    """The sequence is an object in the payload file."""
+    payload = {"sequence": json.loads(pi_pulse(AnalogDevice)), "job_runs": 20}
+    text = task_runner(tmp_path, "FRESNEL", read_resources(emulator)["FRESNEL"], payload, {})
+    assert json.loads(text) == {"counter": {"1": 20}}
+
+
+def test_qrmis_service_lists_the_jobs_resources(emulator):
+    """In a process of its own: it reads the environment."""
+    resources = read_resources(emulator)
+    names = ["ibm_fez", "ibm_system", "FRESNEL", "fresnel_local"]
+    environment = {
+        **os.environ,
+        "QRMI_JOB_QPU_RESOURCES": ",".join(names),
+        "QRMI_JOB_QPU_TYPES": ",".join(resources[name]["type"] for name in names),
+        "QRMI_JOB_UID": str(os.getuid()),
+        "QRMI_JOB_ID": "1",
+        **{
+            f"{name}_{key}": value
+            for name in names
+            for key, value in resources[name]["environment"].items()
+        },
+    }
+    code = (
+        "from qrmi import QRMIService; found = QRMIService().resources(); "
+        "print(sorted(r.resource_id() for r in found)); "
+        "print({str(r.status().status).split('.')[-1] for r in found})"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    listed, statuses = ended.stdout.splitlines()
+    assert listed == str(sorted(names))
+    assert statuses == "{'Online'}"

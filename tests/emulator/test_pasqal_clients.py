@@ -1,0 +1,162 @@
+"""Pasqal's own SDK, Pulser's connection through it, and QRMI's connection for Pulser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pulser
+import pytest
+from emulator_clients import ask, connect, pi_pulse, wait_until
+from pasqal_cloud import PasqalCloudConnection
+from pasqal_cloud.endpoints import Endpoints, TokenProviderConf
+from pasqal_cloud.errors import BatchFetchingError, JobCreationError
+from pasqal_cloud.pasqal_cloud_client import PasqalCloudClient
+from pulser import QPUBackend
+from pulser.backend import BackendConfig
+from qiskit import QuantumCircuit
+from qiskit_pasqal_provider.providers.gate import HamiltonianGate, InterpolatePoints
+from qrmi import TaskStatus
+from qrmi.primitives.pasqal import QPPSamplerV2
+from qrmi.pulser import PulserQRMIConnection
+
+from qrmi_workflows.emulator import Emulator
+
+
+@pytest.fixture(scope="module")
+def account(emulator: Emulator) -> dict[str, Any]:
+    """What Pasqal's SDK needs to log in at the emulator."""
+    credentials = json.loads((emulator.folder / "credentials.json").read_text())
+    secrets = credentials["secrets"]["pasqal-cloud"]
+    url = f"{emulator.url}/pasqal-cloud"
+    return {
+        "username": secrets["username"],
+        "password": secrets["password"],
+        "project_id": secrets["project_id"],
+        "endpoints": Endpoints(core=f"{url}/core-fast", account=f"{url}/account"),
+        "auth_config": TokenProviderConf(
+            token_endpoint=f"{url}/oauth/token",
+            public_client_id="any",
+            audience="any",
+            realm="pcs-users",
+            grant_type="http://auth0.com/oauth/grant-type/password-realm",
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def sdk(account: dict[str, Any]) -> Iterator[PasqalCloudClient]:
+    """Pasqal's SDK, without its look at the package index."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pasqal_cloud.pasqal_cloud_client._check_sdk_version", lambda: None)
+        yield PasqalCloudClient(**account)
+
+
+def ramp(device: pulser.devices.Device) -> pulser.Sequence:
+    """Return a pulse on one atom whose area is a variable."""
+    register = pulser.Register.from_coordinates([(0, 0)], prefix="q")
+    sequence = pulser.Sequence(register.with_automatic_layout(device), device)
+    sequence.declare_channel("global", "rydberg_global")
+    area = sequence.declare_variable("area")
+    sequence.add(pulser.Pulse.ConstantDetuning(pulser.BlackmanWaveform(1000, area), 0, 0), "global")
+    sequence.measure()
+    return sequence
+
+
+def fresnel(sdk: PasqalCloudClient) -> pulser.devices.Device:
+    return pulser.abstract_repr.deserialize_device(sdk.get_device_specs_dict()["FRESNEL"])
+
+
+def test_the_sdk_runs_a_parametrised_batch(sdk):
+    """One sequence, two jobs with their own variables: no pulse and a pi pulse."""
+    sequence = ramp(fresnel(sdk))
+    jobs = [{"runs": 50, "variables": {"area": [area]}} for area in (0.0, np.pi)]
+    batch = sdk.create_batch(sequence.to_abstract_repr(), jobs=jobs, tags=["test"])
+    wait_until(lambda: sdk.get_batch(batch.id).status == "DONE")
+    still, excited = sdk.get_batch(batch.id).ordered_jobs
+    assert still.result == {"0": 50}
+    assert excited.result == {"1": 50}
+    assert sdk.get_batch(batch.id).tags == ["test"]
+    assert sdk.get_batch_status(batch.id).value == "DONE"
+
+
+def test_the_sdk_adds_to_an_open_batch_cancels_and_closes(sdk, emulator):
+    """Jobs are added while it is open; what waits is cancelled; the lists show all."""
+    emulator.control.ask("PATCH", "/qpus/FRESNEL", {"availability": "paused"})
+    try:
+        sequence = ramp(fresnel(sdk)).to_abstract_repr()
+        job = {"runs": 5, "variables": {"area": [1.0]}}
+        batch = sdk.create_batch(sequence, jobs=[job], open=True)
+        batch = sdk.add_jobs(batch.id, jobs=[job, job])
+        assert [item.status for item in batch.ordered_jobs] == ["PENDING"] * 3
+        assert sdk.cancel_job(batch.ordered_jobs[0].id).status == "CANCELED"
+        assert sdk.close_batch(batch.id).open is False
+        with pytest.raises(JobCreationError):
+            sdk.add_jobs(batch.id, jobs=[job])
+        assert sdk.cancel_batch(batch.id).status == "CANCELED"
+        assert batch.id in [item.id for item in sdk.get_batches().results]
+        assert batch.ordered_jobs[0].id in [item.id for item in sdk.get_jobs().results]
+    finally:
+        emulator.control.ask("PATCH", "/qpus/FRESNEL", {"availability": "online"})
+
+
+def test_the_sdk_sees_the_vendors_errors(sdk):
+    """Unknown batches are 404 in the vendor's form."""
+    with pytest.raises(BatchFetchingError, match="404"):
+        sdk.get_batch("00000000-0000-4000-8000-000000000000")
+
+
+def test_results_are_downloaded_by_a_signed_link_alone(sdk, emulator):
+    """The link needs no token, and without its signature it opens nothing."""
+    sequence = ramp(fresnel(sdk)).to_abstract_repr()
+    batch = sdk.create_batch(sequence, jobs=[{"runs": 5, "variables": {"area": [0.0]}}])
+    wait_until(lambda: sdk.get_batch(batch.id).status == "DONE")
+    job = sdk.get_batch(batch.id).ordered_jobs[0]
+    assert ask(emulator, "GET", f"/pasqal-cloud/results/{job.id}?token=x")[0] == 403
+    assert job.result == {"0": 5}
+
+
+def test_pulser_runs_through_pasqals_connection(account, monkeypatch):
+    """Pulser's QPU backend, a mappable register and all."""
+    monkeypatch.setattr("pasqal_cloud.pasqal_cloud_client._check_sdk_version", lambda: None)
+    connection = PasqalCloudConnection(**account)
+    device = connection.fetch_available_devices()["FRESNEL"]
+    layout = device.pre_calibrated_layouts[0]
+    register = layout.make_mappable_register(3)
+    sequence = pulser.Sequence(register, device)
+    sequence.declare_channel("global", "rydberg_global")
+    sequence.add(pulser.Pulse.ConstantPulse(500, 2 * np.pi, 0, 0), "global")
+    sequence.measure()
+    backend = QPUBackend(sequence, connection, config=BackendConfig())
+    params = [{"runs": 40, "variables": {"qubits": {"q0": 30}}}]
+    results = backend.run(params, wait=False)
+    wait_until(lambda: results.get_batch_status().name == "DONE")
+    assert results[0].bitstring_counts == {"1": 40}
+
+
+def test_pulser_runs_through_qrmis_connection(emulator):
+    """`qrmi.pulser` on the cloud's type: the device from the target, one task, counts."""
+    resource = connect(emulator, "FRESNEL")
+    connection = PulserQRMIConnection(resource)
+    device = connection.fetch_available_devices()["FRESNEL"]
+    sequence = pulser.Sequence.from_abstract_repr(pi_pulse(device))
+    results = QPUBackend(sequence, connection).run([{"runs": 30}], wait=True)
+    assert results[0].bitstring_counts == {"1": 30}
+    assert resource.task_status(results.batch_id) == TaskStatus.Completed
+
+
+def test_qiskit_runs_through_qrmis_primitive_for_pasqal(emulator):
+    """`qrmi.primitives.pasqal`: an analog gate of a Qiskit circuit on two blockaded atoms."""
+    times = [0, 0.2, 0.8, 1]
+    amplitude = InterpolatePoints(values=[0, 4, 4, 0], times=times, duration=2000)
+    detuning = InterpolatePoints(values=[-10, -10, 10, 10], times=times, duration=2000)
+    gate = HamiltonianGate(amplitude, detuning, 0.0, [[0, 0], [0, 6]], grid_transform="triangular")
+    circuit = QuantumCircuit(2)
+    circuit.append(gate, circuit.qubits)
+    sampler = QPPSamplerV2(connect(emulator, "EMU_FREE"))
+    counts = sampler.run([circuit], shots=200).result()[0].data.counts
+    assert sum(counts.values()) == 200
+    assert counts.get("01", 0) + counts.get("10", 0) > 180
+    assert counts.get("11", 0) < 10

@@ -145,10 +145,13 @@ def render_site_policy(qpus: Mapping[str, int]) -> str:
 
 
 def render_wrapper(argv: Iterable[str | Path], variables: Mapping[str, str]) -> str:
-    """Render a command that finds the sandbox whatever became of its caller's environment."""
+    """Render a command that finds the sandbox whatever became of its caller's environment.
+
+    For bash: Debian's sh drops the variables of a lease whose QPU has a `-` or `.` in its name.
+    """
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
     command = " ".join(shlex.quote(str(word)) for word in argv)
-    return f'#!/bin/sh\n{exports}exec {command} "$@"\n'
+    return f'#!/bin/bash\n{exports}exec {command} "$@"\n'
 
 
 def render_task_prolog(layout: Layout) -> str:

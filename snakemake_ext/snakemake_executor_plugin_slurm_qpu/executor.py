@@ -10,6 +10,7 @@ import asyncio
 import shlex
 from collections.abc import AsyncGenerator, Sequence
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from time import monotonic
@@ -105,6 +106,7 @@ class Executor(SlurmExecutor):
 
     def _submit_with_qpu(self, job: Any, request: QPURequest) -> None:
         log_file = self._log_file(job)
+        submitted = datetime.now(UTC)
         command = lease_command(
             shlex.split(self.get_python_executable()), request.qpu, self._command(job)
         )
@@ -122,7 +124,11 @@ class Executor(SlurmExecutor):
             f"{request.qpu} (log: {log_file})."
         )
         self._report_job_submission_threadsafe(
-            SubmittedJobInfo(job, external_jobid=job_id, aux={"slurm_logfile": log_file})
+            SubmittedJobInfo(
+                job,
+                external_jobid=job_id,
+                aux={"slurm_logfile": log_file, "submitted": submitted},
+            )
         )
 
     def _log_file(self, job: Any) -> Path:
@@ -249,9 +255,10 @@ class Executor(SlurmExecutor):
     def _log_leases(self, job_info: SubmittedJobInfo) -> None:
         """Log what the job's leases used, and keep it for the workflow's report."""
         job, job_id = job_info.job, job_info.external_jobid
-        if job_id is None or self._requests.find(job) is None:
+        submitted = (job_info.aux or {}).get("submitted")
+        if job_id is None or submitted is None:
             return
-        records = [{"rule": job.name, **record} for record in read_records(job_id)]
+        records = [{"rule": job.name, **record} for record in read_records(job_id, submitted)]
         for record in records:
             self.logger.info(describe_record(record), extra={"event": EVENT, "lease": record})
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,25 @@ RECORDS = Path(".snakemake/slurm_qpu/leases.jsonl")
 """Where a workflow's lease records are kept, with the rules that they belong to."""
 
 _RECORD_VARIABLE = "QPU_LEASE_RECORD"
+_SKEW = timedelta(minutes=1)  # that a node's clock may be behind
 _RECENT = 1 << 18  # bytes: some 500 leases; the record of a job that has just ended is among them
 
 
-def read_records(job_id: str, environ: Mapping[str, str] = os.environ) -> list[dict[str, Any]]:
-    """Return the lease records that a Slurm job has left."""
+def read_records(
+    job_id: str, since: datetime, environ: Mapping[str, str] = os.environ
+) -> list[dict[str, Any]]:
+    """Return the lease records that a Slurm job has left.
+
+    Args:
+        job_id: Slurm's id of it.
+        since: When it was submitted: another cluster, or this one years ago, has the same ids.
+        environ: Where to read the state folder from.
+    """
     folder = state_folder(environ) / "leases"
     named = environ.get(_RECORD_VARIABLE)
     files = [Path(named)] if named else sorted(folder.glob("*.jsonl"))
     records = [record for file in files for record in _parse(_end(file))]
-    return [record for record in records if (record.get("owner") or {}).get("job") == job_id]
+    return [record for record in records if _is_of(record, job_id, since)]
 
 
 def describe_record(record: Mapping[str, Any]) -> str:
@@ -53,6 +63,14 @@ def append_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(lines)
+
+
+def _is_of(record: Mapping[str, Any], job_id: str, since: datetime) -> bool:
+    try:
+        acquired = datetime.fromisoformat(record["acquired"])
+        return bool(record["owner"]["job"] == job_id and acquired >= since - _SKEW)
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _end(file: Path) -> str:

@@ -1,0 +1,107 @@
+"""Nothing is paid for twice, and names that Slurm and shells find odd."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from snakemake_runs import Project, submitted, wait_until
+
+from qrmi_workflows.sandbox import Sandbox
+
+pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+
+PAYLOAD = {
+    "program_id": "sampler",
+    "parameters": {
+        "version": 2,
+        "support_qiskit": True,
+        "options": {},
+        "pubs": [
+            ['OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $0; c[0] = measure $0;', [], 100]
+        ],
+    },
+}
+SNAKEFILE = """
+rule quantum:
+    input: "payload.json"
+    output: "result.json"
+    resources: qpu=1, qpu_name="{qpu}"
+    shell: "qpu run {{input}} -o {{output}}"
+"""
+
+
+def processes_of(result: Path) -> list[psutil.Process]:
+    """Return the processes of `qpu run` that are to write a result."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = process.info["cmdline"] or []
+        if words[-2:] == ["-o", result.name] and process.info["cwd"] == str(result.parent):
+            found.append(process)
+    return found
+
+
+def test_a_retry_attaches_to_the_task_that_the_killed_attempt_had_submitted(
+    tmp_path: Path, sandbox: Sandbox
+):
+    project = Project(tmp_path, sandbox)
+    project.write(SNAKEFILE.format(qpu="ibm_fez"))
+    (tmp_path / "payload.json").write_text(json.dumps(PAYLOAD))
+
+    def accepted() -> int:
+        return project.control.counters()["tasks"]["accepted"]
+
+    before = accepted()
+    project.control.ask("PATCH", "/qpus/ibm_fez", {"availability": "paused"})
+    try:
+        process = project.start("--retries", "2")
+        wait_until(lambda: accepted() == before + 1, "the task's acceptance")
+        for runner in processes_of(tmp_path / "result.json"):
+            os.kill(runner.pid, signal.SIGKILL)
+    finally:
+        project.control.ask("PATCH", "/qpus/ibm_fez", {"availability": "online"})
+    output = project.wait(process)
+
+    assert len(submitted(output)) == 2
+    assert accepted() == before + 1
+    assert project.control.counters()["tasks"]["running"] == 0
+    assert '"1": 100' in project.read("result.json")
+    assert project.sessions()[1] == 0
+
+
+def test_a_qpu_may_have_a_hyphen_and_a_dot_in_its_name(tmp_path: Path):
+    sandbox = Sandbox(tmp_path / "sandbox")
+    sandbox.up(qpus=["ibm-fez.v2=ibm-quantum-compute-service:fez"])
+    try:
+        folder = tmp_path / "a folder; it's odd"
+        folder.mkdir()
+        project = Project(folder, sandbox)
+        project.write(SNAKEFILE.format(qpu="ibm-fez.v2"))
+        (folder / "payload.json").write_text(json.dumps(PAYLOAD))
+        project.run()
+        assert '"1": 100' in project.read("result.json")
+
+        # An adopted lease's variables pass the batch script, which Debian's sh would drop.
+        (folder / "result.json").unlink()
+        project.write(
+            """
+            rule quantum:
+                output: "token.txt"
+                resources: qpu=1, qpu_name="ibm-fez.v2"
+                shell: "env | grep ^ibm-fez.v2_QRMI_JOB_ACQUISITION_TOKEN > {output}"
+            """
+        )
+        project.run(
+            **{
+                "QRMI_JOB_QPU_RESOURCES": "ibm-fez.v2",
+                "QRMI_JOB_QPU_TYPES": "ibm-quantum-compute-service",
+                "ibm-fez.v2_QRMI_JOB_ACQUISITION_TOKEN": "of-the-site",
+            }
+        )
+        assert project.read("token.txt").endswith("=of-the-site\n")
+    finally:
+        sandbox.down()

@@ -133,11 +133,11 @@ class QuantumComputeService(Dialect):
                 404, f"Program {program!r} was not found; there are {_join(PROGRAMS)}."
             )
         params = wanted(body, "params", dict)
-        if program in ("sampler", "estimator") and not params.get("pubs"):
+        if program in ("sampler", "estimator") and not wanted(params, "pubs", list):
             raise RefusalError(400, "The field 'params.pubs' must be a list of at least one PUB.")
         session_id = body.get("session_id")
         if session_id is not None:
-            self._session_accepts(session_id, device)
+            self._session_accepts(wanted(body, "session_id", str), device)
         task = self._new_task(device, program, session_id, body)
         self.fleet.store.add_task(task, json.dumps(params))
         device.submit([task])
@@ -406,7 +406,7 @@ def _availability(device: Device) -> str:
 
 
 def _reason_code(task: Task) -> int:
-    return 1500 if task.state == "failed" else 1200
+    return 1500 if task.state == "failed" else 1305 if task.reason == RAN_TOO_LONG else 1200
 
 
 def _whole(query: Mapping[str, str], key: str, default: int) -> int:

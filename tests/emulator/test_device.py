@@ -1,0 +1,171 @@
+"""The device model: a queue, lanes, durations, pause, cancelling, limits."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Iterator
+
+import pytest
+from emulator_clients import ask, bell, connect, ibm_headers, primitive, wait, wait_until
+from qrmi import TaskStatus
+
+from qrmi_workflows.emulator import Emulator, start_emulator
+from qrmi_workflows.emulator.durations import Duration
+from qrmi_workflows.errors import EmulatorError
+
+CONFIG = """
+[qpus.ibm_lanes]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+lanes = 3
+preparation_seconds = 0.3
+execution_seconds = 0.1
+
+[qpus.ibm_long]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 60
+
+[qpus.ibm_one]
+type = "ibm-quantum-system"
+simulator = "null"
+execution_seconds = 60
+lanes = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """An emulator whose QPUs take a given time."""
+    folder = tmp_path_factory.mktemp("timed")
+    (folder / "emulator.toml").write_text(CONFIG)
+    with start_emulator(folder / "state", config=folder / "emulator.toml") as emulator:
+        yield emulator
+
+
+def test_lanes_prepare_in_parallel_and_the_device_executes_one_at_a_time(timed):
+    """Three tasks: one preparation and three executions long, not three of both."""
+    resource = connect(timed, "ibm_lanes")
+    resource.status()
+    begun = time.monotonic()
+    tasks = [resource.task_start(primitive("sampler", [[bell()]])) for _ in range(4)]
+    assert [resource.task_status(task) for task in tasks] == [TaskStatus.Running] * 3 + [
+        TaskStatus.Queued
+    ]
+    wait(resource, tasks[2])
+    assert 0.6 <= time.monotonic() - begun < 0.9
+    wait(resource, tasks[3])
+    assert time.monotonic() - begun >= 0.4 + 0.3 + 0.1
+
+
+def test_tasks_run_in_the_order_of_their_acceptance(timed):
+    """First in, first out."""
+    resource = connect(timed, "ibm_lanes")
+    tasks = [resource.task_start(primitive("sampler", [[bell()]])) for _ in range(6)]
+    ended: list[str] = []
+
+    def all_ended() -> bool:
+        ended.extend(
+            task
+            for task in tasks
+            if task not in ended and resource.task_status(task) == TaskStatus.Completed
+        )
+        return len(ended) == 6
+
+    wait_until(all_ended)
+    assert ended == tasks
+
+
+def test_a_paused_qpu_accepts_and_waits(timed):
+    """Nothing starts until it is online again; its status says so."""
+    resource = connect(timed, "ibm_lanes")
+    timed.control.ask("PATCH", "/qpus/ibm_lanes", {"availability": "paused"})
+    task = resource.task_start(primitive("sampler", [[bell()]]))
+    assert resource.task_status(task) == TaskStatus.Queued
+    assert "paused" in str(resource.status().status).lower()
+    timed.control.ask("PATCH", "/qpus/ibm_lanes", {"availability": "online"})
+    assert wait(resource, task) == TaskStatus.Completed
+
+
+def test_a_task_that_runs_longer_than_its_limit_is_cancelled(timed):
+    """IBM's own words for it."""
+    resource = connect(timed, "ibm_long", QRMI_IBM_QCS_TIMEOUT_SECONDS="1")
+    task = resource.task_start(primitive("sampler", [[bell()]]))
+    assert wait(resource, task) == TaskStatus.Cancelled
+    path = f"/ibm-quantum-compute-service/jobs/{task}"
+    _, document = ask(timed, "GET", path, headers=ibm_headers(timed))
+    assert document["status"] == "Cancelled - Ran too long"
+    assert document["state"] == {
+        "status": "Cancelled",
+        "reason": "ran too long",
+        "reason_code": 1305,
+    }
+
+
+def test_a_queued_task_is_cancelled_without_having_run(timed):
+    """It never starts, and the one before it is not disturbed."""
+    resource = connect(timed, "ibm_long")
+    tasks = [resource.task_start(primitive("sampler", [[bell()]])) for _ in range(7)]
+    assert resource.task_status(tasks[6]) == TaskStatus.Queued
+    resource.task_stop(tasks[6])
+    assert resource.task_status(tasks[6]) == TaskStatus.Cancelled
+    assert resource.task_status(tasks[0]) == TaskStatus.Running
+    for task in tasks[:6]:
+        resource.task_stop(task)
+
+
+def system_job(name: str) -> dict[str, object]:
+    url = {"presigned_url": "http://127.0.0.1:9/x", "type": "s3_compatible"}
+    return {
+        "id": name,
+        "backend": "ibm_one",
+        "program_id": "sampler",
+        "timeout_secs": 60,
+        "storage": {"input": url, "results": url, "logs": url},
+    }
+
+
+def test_full_and_reserved_lanes_are_refused_on_the_system_api(timed):
+    """429 and 423; a repeated submission of the same job is not a second one."""
+    headers = ibm_headers(timed, "ibm-quantum-system")
+    path = "/ibm-quantum-system/v1/jobs"
+    timed.control.ask("PATCH", "/qpus/ibm_one", {"availability": "paused"})
+    first, second = (f"00000000-0000-4000-8000-00000000000{digit}" for digit in "12")
+    assert ask(timed, "POST", path, system_job(first), headers)[0] == 204
+    assert ask(timed, "POST", path, system_job(first), headers)[0] == 204
+    status, document = ask(timed, "POST", path, system_job(second), headers)
+    assert (status, document["status_code"]) == (429, 429)
+    assert "All 1 lanes" in document["title"]
+    assert ask(timed, "POST", f"{path}/{first}/cancel", b"", headers)[0] == 204
+    timed.control.ask("PATCH", "/qpus/ibm_one", {"availability": "reserved"})
+    assert ask(timed, "POST", path, system_job(second), headers)[0] == 423
+    timed.control.ask("PATCH", "/qpus/ibm_one", {"availability": "online"})
+    assert timed.counters()["qpus"]["ibm_one"]["tasks"]["accepted"] == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "mean", "spread"),
+    [
+        (2, 2, 0),
+        ([1, 3], 2, 2 / 12**0.5),
+        ({"normal": [5, 1]}, 5, 1),
+        ({"exponential": 2}, 2, 2),
+    ],
+)
+def test_durations_follow_their_distribution(value, mean, spread):
+    """Mean and standard deviation of many draws."""
+    duration = Duration.parse(value, "execution_seconds")
+    source = random.Random(1)  # noqa: S311 - no secret
+    draws = [duration.draw(source) for _ in range(20000)]
+    assert statistics.mean(draws) == pytest.approx(mean, rel=0.05)
+    assert statistics.pstdev(draws) == pytest.approx(spread, rel=0.05, abs=1e-9)
+    assert min(draws) >= 0
+
+
+@pytest.mark.parametrize("value", ["1", -1, True, [3, 1], [1], {"normal": 1}, {"poisson": 1}])
+def test_other_durations_are_refused(value):
+    """With the forms that are allowed."""
+    with pytest.raises(EmulatorError, match=r"\[low, high\]"):
+        Duration.parse(value, "execution_seconds")

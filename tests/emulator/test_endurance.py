@@ -1,0 +1,130 @@
+"""What was accepted is never forgotten, and many tasks cost no memory."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+from emulator_clients import bell, connect, primitive, wait, wait_until
+from qiskit import QuantumCircuit, qasm3
+from qrmi import Payload, QrmiError, TaskStatus
+
+from qrmi_workflows.emulator import start_emulator
+
+NULL = """
+[qpus.ibm_null]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+
+[qpus.FRESNEL]
+type = "pasqal-cloud"
+simulator = "null"
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "null.toml"
+    path.write_text(NULL)
+    return path
+
+
+def test_kill_9_in_the_middle_of_submissions_forgets_nothing(tmp_path, config):
+    """Two clients submit as fast as they can; every id they were given completes later."""
+    payloads = {
+        "ibm_null": primitive("sampler", [[bell()]]),
+        "FRESNEL": Payload.PasqalCloud(sequence='{"device": {}}', job_runs=3),
+    }
+    given: dict[str, list[str]] = {name: [] for name in payloads}
+    first = start_emulator(tmp_path / "state", config=config)
+
+    def submit(name: str) -> None:
+        resource = connect(first, name)
+        try:
+            while True:
+                given[name].append(resource.task_start(payloads[name]))
+        except QrmiError:
+            return
+
+    clients = [threading.Thread(target=submit, args=(name,)) for name in payloads]
+    for client in clients:
+        client.start()
+    wait_until(lambda: all(len(ids) >= 100 for ids in given.values()))
+    first.process.kill()
+    first.process.wait()
+    for client in clients:
+        client.join(30)
+    with start_emulator(tmp_path / "state", config=config) as second:
+        for name, ids in given.items():
+            resource = connect(second, name)
+            assert {wait(resource, task) for task in ids} == {TaskStatus.Completed}
+        accepted = second.counters()["tasks"]["accepted"]
+        assert sum(map(len, given.values())) <= accepted <= sum(map(len, given.values())) + 2
+
+
+def test_a_simulation_interrupted_by_kill_9_runs_again(tmp_path):
+    """The task was running when the emulator died; it completes with its result."""
+    circuit = QuantumCircuit(20)
+    for layer in range(4):
+        for qubit in range(20):
+            circuit.ry(0.3 + layer, qubit)
+            circuit.cx(qubit, (qubit + 1) % 20)
+    payload = primitive("estimator", [[qasm3.dumps(circuit), "Z" * 20, [], 0]])
+    first = start_emulator(tmp_path / "state")
+    resource = connect(first, "ibm_fez")
+    task = resource.task_start(payload)
+    assert resource.task_status(task) == TaskStatus.Running
+    workers = psutil.Process(first.process.pid).children(recursive=True)
+    first.process.kill()
+    first.process.wait()
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    with start_emulator(tmp_path / "state"):
+        assert wait(resource, task) == TaskStatus.Completed
+        assert json.loads(resource.task_result(task).value)
+
+
+def test_ten_thousand_tasks_cost_no_memory(tmp_path, config):
+    """The first thousands may fill caches; the ones after them add next to nothing."""
+    with start_emulator(tmp_path / "state", config=config) as emulator:
+        resource, payload = connect(emulator, "ibm_null"), primitive("sampler", [[bell()]])
+        server = psutil.Process(emulator.process.pid)
+
+        def run_tasks(count: int) -> int:
+            for _ in range(count):
+                resource.task_start(payload)
+            wait_until(lambda: emulator.counters()["tasks"]["queued"] == 0)
+            return int(server.memory_info().rss)
+
+        before = run_tasks(3000)
+        after = run_tasks(7000)
+        assert emulator.counters()["tasks"]["accepted"] == 10_000
+        assert after - before < 10e6
+        assert after < 300e6
+
+
+def test_other_requests_are_answered_while_a_simulation_runs(tmp_path):
+    """Simulations have processes of their own: a status takes milliseconds meanwhile."""
+    import statistics
+    import time
+
+    circuit = QuantumCircuit(23)
+    for layer in range(6):
+        for qubit in range(23):
+            circuit.ry(0.3 + layer, qubit)
+            circuit.cx(qubit, (qubit + 1) % 23)
+    with start_emulator(tmp_path / "state") as emulator:
+        resource = connect(emulator, "ibm_fez")
+        task = resource.task_start(
+            primitive("estimator", [[qasm3.dumps(circuit), "Z" * 23, [], 0]])
+        )
+        samples = []
+        while resource.task_status(task) == TaskStatus.Running and len(samples) < 200:
+            begun = time.perf_counter()
+            resource.task_status(task)
+            samples.append(time.perf_counter() - begun)
+        assert len(samples) > 20
+        assert statistics.median(samples) < 0.02
+        resource.task_stop(task)

@@ -1,0 +1,183 @@
+"""Malformed requests get the vendor's own error form and code, never a traceback."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from emulator_clients import ask, ibm_headers
+
+QCS, QS, PASQAL = "/ibm-quantum-compute-service", "/ibm-quantum-system", "/pasqal-cloud"
+BATCHES = f"{PASQAL}/core-fast/api/v1/batches"
+JOB = {"program_id": "sampler", "backend": "ibm_fez", "params": {"pubs": [["x"]]}}
+
+
+@pytest.fixture(scope="module")
+def pasqal(emulator) -> dict[str, Any]:
+    """A token and a project of Pasqal Cloud."""
+    credentials = json.loads((emulator.folder / "credentials.json").read_text())
+    secrets = credentials["secrets"]["pasqal-cloud"]
+    form = (
+        f"grant_type=client_credentials&client_id={secrets['client_id']}"
+        f"&client_secret={secrets['client_secret']}"
+    )
+    _, answer = ask(emulator, "POST", f"{PASQAL}/oauth/token", form.encode())
+    headers = {"Authorization": f"Bearer {answer['access_token']}"}
+    return {"headers": headers, "project_id": secrets["project_id"]}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/jobs", b"{", 400),
+        ("POST", "/jobs", b"\xff\xfe", 400),
+        ("POST", "/jobs", b"[" * 100_000, 400),
+        ("POST", "/jobs", [], 400),
+        ("POST", "/jobs", {}, 400),
+        ("POST", "/jobs", {**JOB, "backend": "nowhere"}, 404),
+        ("POST", "/jobs", {**JOB, "backend": 7}, 400),
+        ("POST", "/jobs", {**JOB, "program_id": "nonsense"}, 404),
+        ("POST", "/jobs", {**JOB, "params": "x"}, 400),
+        ("POST", "/jobs", {**JOB, "params": {"pubs": "x"}}, 400),
+        ("POST", "/jobs", {**JOB, "session_id": "nowhere"}, 404),
+        ("POST", "/jobs", {**JOB, "session_id": 7}, 400),
+        ("POST", "/sessions", {"backend": "ibm_fez", "mode": "fast"}, 400),
+        ("POST", "/sessions", {"backend": "ibm_fez", "mode": "batch", "max_ttl": -1}, 400),
+        ("POST", "/sessions", {"backend": "ibm_fez", "mode": "batch", "max_ttl": "x"}, 400),
+        ("PATCH", "/sessions/x", {"accepting_jobs": False}, 404),
+        ("GET", "/jobs?limit=x", None, 400),
+        ("GET", "/jobs/x/results", None, 404),
+        ("POST", "/jobs/x/cancel", None, 404),
+        ("GET", "/backends/nowhere/configuration", None, 404),
+        ("GET", "/nowhere", None, 404),
+        ("DELETE", "/backends", None, 404),
+    ],
+)
+def test_ibms_compute_service(emulator, method, path, body, status):
+    """`errors` with a code, a message and a solution, and a trace."""
+    answer = ask(emulator, method, QCS + path, body, ibm_headers(emulator))
+    assert answer[0] == status
+    assert answer[1]["errors"][0].keys() == {"code", "message", "solution", "more_info"}
+    assert answer[1]["trace"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        ({"id": "x"}, 400),
+        ({"backend": "nowhere"}, 404),
+        ({"program_id": "executor"}, 400),
+        ({"timeout_secs": 0}, 400),
+        ({"storage": {}}, 400),
+        ({"storage": {"input": {"presigned_url": "file:///etc/passwd"}}}, 400),
+    ],
+)
+def test_ibms_system_api(emulator, changed, status):
+    """`status_code`, `title`, `trace` and `errors`."""
+    url = {"presigned_url": "http://127.0.0.1:9/x", "type": "s3_compatible"}
+    body = {
+        "id": "00000000-0000-4000-8000-000000000001",
+        "backend": "ibm_system",
+        "program_id": "sampler",
+        "timeout_secs": 60,
+        "storage": {"input": url, "results": url, "logs": url},
+        **changed,
+    }
+    headers = ibm_headers(emulator, "ibm-quantum-system")
+    answer = ask(emulator, "POST", f"{QS}/v1/jobs", body, headers)
+    assert answer[0] == status == answer[1]["status_code"]
+    assert answer[1]["errors"][0].keys() == {"code", "message", "more_info"}
+
+
+def test_the_object_store(emulator):
+    """S3's XML, for a request without a signature and one with a wrong one."""
+    path = f"{QS}/s3/qrmi/key"
+    status, body = ask(emulator, "GET", path)
+    assert status == 403
+    assert b"<Code>AccessDenied</Code>" in body
+    headers = {
+        "Authorization": "AWS4-HMAC-SHA256 Credential=x/20130524/r/s3/aws4_request, "
+        "SignedHeaders=host, Signature=00"
+    }
+    assert b"<Code>InvalidAccessKeyId</Code>" in ask(emulator, "GET", path, headers=headers)[1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        ({"project_id": "x"}, 403),
+        ({"device_type": "IMAGINED"}, 404),
+        ({"device_type": None, "sequence_builder": "{}"}, 400),
+        ({"jobs": []}, 400),
+        ({"jobs": [{"runs": 0}]}, 400),
+        ({"jobs": [{"runs": "x"}]}, 400),
+        ({"jobs": ["x"]}, 400),
+        ({"jobs": [{"runs": 1, "variables": 3}]}, 400),
+        ({"sequence_builder": None}, 400),
+        ({"sequence_builder": 3}, 400),
+    ],
+)
+def test_pasqal_cloud(emulator, pasqal, changed, status):
+    """JSend: `status`, `code`, `message` and `data`."""
+    body = {
+        "project_id": pasqal["project_id"],
+        "device_type": "FRESNEL",
+        "sequence_builder": '{"device": {}}',
+        "jobs": [{"runs": 1}],
+        **changed,
+    }
+    answer = ask(emulator, "POST", BATCHES, body, pasqal["headers"])
+    assert answer[0] == status, answer
+    assert answer[1]["status"] == "fail"
+    assert answer[1]["code"] == str(status)
+    assert answer[1]["data"]["description"] == answer[1]["message"]
+
+
+def test_pasqal_cloud_without_a_token_and_with_a_broken_body(emulator, pasqal):
+    """401, and 400 for what is not the compression that it says."""
+    assert ask(emulator, "POST", BATCHES, {})[0] == 401
+    headers = {**pasqal["headers"], "Content-Encoding": "gzip"}
+    assert ask(emulator, "POST", BATCHES, b"not gzip", headers)[0] == 400
+
+
+def test_pasqal_local(emulator):
+    """FastAPI's `detail`."""
+    path = "/pasqal-local/fresnel_local"
+    assert ask(emulator, "GET", f"{path}/jobs") == (401, {"detail": "Missing MUNGE credential"})
+    assert ask(emulator, "GET", f"{path}/accessible")[1]["is_accessible"] is True
+    assert ask(emulator, "GET", "/pasqal-local/nowhere/accessible")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "status", "field"),
+    [
+        (f"{QCS}/identity/token", b"grant_type=x&apikey=y", 400, "errorCode"),
+        (
+            f"{QCS}/identity/token",
+            b"grant_type=urn:ibm:params:oauth:grant-type:apikey&apikey=y",
+            400,
+            "errorCode",
+        ),
+        (f"{PASQAL}/oauth/token", b"grant_type=x", 400, "error"),
+        (f"{PASQAL}/oauth/token", b"grant_type=client_credentials&client_id=x", 401, "error"),
+    ],
+)
+def test_token_endpoints(emulator, path, form, status, field):
+    """IAM's and Auth0's own forms."""
+    answer = ask(emulator, "POST", path, form)
+    assert answer[0] == status
+    assert field in answer[1]
+
+
+@pytest.mark.parametrize("token", ["x", "a.b", "a.b.c", "", "e30.e30.e30"])
+def test_invented_tokens_are_refused(emulator, token):
+    """Whatever they look like."""
+    headers = {**ibm_headers(emulator), "Authorization": f"Bearer {token}"}
+    assert ask(emulator, "GET", f"{QCS}/backends", headers=headers)[0] == 401
+
+
+def test_a_token_of_one_vendor_opens_no_other(emulator, pasqal):
+    """Tokens are bound to the API that issued them."""
+    headers = {**ibm_headers(emulator), **pasqal["headers"]}
+    assert ask(emulator, "GET", f"{QCS}/backends", headers=headers)[0] == 401

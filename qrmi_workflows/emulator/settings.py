@@ -36,7 +36,7 @@ from typing import Any
 from qrmi_workflows.emulator.dialects import DIALECTS, load_dialect
 from qrmi_workflows.emulator.durations import Duration
 from qrmi_workflows.emulator.faults import FaultRule
-from qrmi_workflows.errors import EmulatorError, UnknownQPUError
+from qrmi_workflows.errors import EmulatorError
 
 __all__ = ["DEFAULT_QPUS", "EmulatorSettings", "QPUSettings", "parse_qpu", "read_settings"]
 
@@ -115,16 +115,6 @@ class EmulatorSettings:
     worker_memory_gib: float = 4.0
     record: bool = False
     faults: tuple[FaultRule, ...] = ()
-
-    def qpu(self, name: str) -> QPUSettings:
-        """Return the settings of one QPU.
-
-        Raises:
-            UnknownQPUError: There is none of that name.
-        """
-        if name not in self.qpus:
-            raise UnknownQPUError(name, self.qpus, "in this emulator")
-        return self.qpus[name]
 
 
 def parse_qpu(text: str) -> QPUSettings:

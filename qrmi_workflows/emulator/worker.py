@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,7 +30,7 @@ def main() -> None:
     output = _take_standard_output()
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
-    run = load_simulator(simulator)
+    run = _load(simulator)
     limit = _address_space() + memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     while True:
@@ -45,6 +46,19 @@ def main() -> None:
         body = json.dumps(answer).encode()
         output.write(len(body).to_bytes(8) + body)
         output.flush()
+
+
+def _load(simulator: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    try:
+        return load_simulator(simulator)
+    except Exception as error:
+        reason = f"the simulator {simulator} cannot be loaded: {error}"
+
+    def refuse(job: dict[str, Any]) -> dict[str, Any]:
+        del job
+        raise SimulationError(reason)
+
+    return refuse
 
 
 def _take_standard_output() -> BinaryIO:

@@ -45,6 +45,11 @@ class _Worker:
         )
         return cls(process)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process has not ended, as far as is known."""
+        return self._process.returncode is None
+
     async def run(self, job: dict[str, Any]) -> dict[str, Any]:
         """Run one job.
 
@@ -97,6 +102,8 @@ class WorkerPool:
         """
         async with self._slots:
             idle = self._idle[simulator]
+            while idle and not idle[-1].is_alive:
+                idle.pop()
             worker = idle.pop() if idle else await self._start(simulator)
             try:
                 answer = await worker.run(job)

@@ -51,6 +51,10 @@ type = "pasqal-local"
 [qpus.FRESNEL]
 type = "pasqal-cloud"
 
+[qpus.FRESNEL_CAN1]
+type = "pasqal-cloud"
+noise = true
+
 [qpus.EMU_FREE]
 type = "pasqal-cloud"
 model = "MockDevice"

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from emulator_clients import blockade, device_of, wait
+from emulator_clients import blockade, device_of, pi_pulse, wait
 from qrmi import Payload, QrmiError, ResourceStatusCode, TaskStatus
 
 
@@ -27,6 +27,23 @@ def test_every_method_of_a_resource_and_a_rydberg_blockade(qpu):
     resource.task_stop(task)
     resource.release(token)
     assert resource.metadata()["backend_name"] == "FRESNEL"
+
+
+def test_noise_is_that_of_a_fresnel_machine(qpu):
+    """A pi pulse on one atom: every tenth excitation goes undetected."""
+    resource = qpu("FRESNEL_CAN1")
+    payload = Payload.PasqalCloud(sequence=pi_pulse(device_of(resource)), job_runs=2000)
+    task = resource.task_start(payload)
+    assert wait(resource, task) == TaskStatus.Completed
+    counter = json.loads(resource.task_result(task).value)["counter"]
+    assert 0.75 * 2000 < counter["1"] < 0.93 * 2000
+
+
+def test_more_runs_than_the_device_allows_fail(qpu):
+    """The device's own limit, 2,000."""
+    resource = qpu("FRESNEL")
+    payload = Payload.PasqalCloud(sequence=pi_pulse(device_of(resource)), job_runs=2001)
+    assert wait(resource, resource.task_start(payload)) == TaskStatus.Failed
 
 
 def test_a_sequence_that_cannot_be_simulated_fails(qpu):

@@ -97,6 +97,34 @@ def test_mid_circuit_measurement_several_registers_and_a_condition(qpu):
     assert {"0", "1"} == set(one)
 
 
+@pytest.mark.parametrize("value", [0, 1, 2, 3])
+def test_a_switch_as_qrmis_primitives_write_it(qpu, value):
+    """Two labels for one block, a nested switch on one bit, and a default."""
+    circuit = QuantumCircuit(QuantumRegister(4, "q"), ClassicalRegister(2, "a"))
+    circuit.add_register(ClassicalRegister(2, "b"))
+    for bit in range(2):
+        if value >> bit & 1:
+            circuit.x(bit)
+    circuit.measure([0, 1], [0, 1])
+    with circuit.switch(circuit.cregs[0]) as case:
+        with case(0, 1):
+            circuit.x(2)
+            with circuit.switch(circuit.clbits[0]) as inner:
+                with inner(1):
+                    circuit.x(3)
+                with inner(0):
+                    circuit.id(3)
+        with case(2):
+            circuit.x(3)
+        with case(case.DEFAULT):
+            circuit.id(3)
+    circuit.measure([2, 3], circuit.cregs[1])
+    text = qasm3.dumps(circuit, experimental=qasm3.ExperimentalFeatures.SWITCH_CASE_V1)
+    data = sample(qpu("ibm_fez"), text, None, 10)
+    expected = {0: "01", 1: "11", 2: "10", 3: "00"}[value]
+    assert data.b.get_counts() == {expected: 10}
+
+
 def test_circuits_as_qpy_with_bindings(qpu):
     """The form that qiskit-ibm-runtime's own client sends."""
     angle = Parameter("a")

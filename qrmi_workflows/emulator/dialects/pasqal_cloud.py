@@ -203,7 +203,7 @@ class PasqalCloud(Dialect):
 
     def _find_batch(self, batch_id: str) -> Batch:
         batch = self.fleet.store.batch(batch_id)
-        if batch is None:
+        if batch is None or batch.qpu not in self.fleet.devices:
             raise RefusalError(404, f"Batch {batch_id} not found.")
         return batch
 
@@ -281,7 +281,7 @@ class PasqalCloud(Dialect):
     def _task(self, request: Request) -> Task:
         self._authorize(request)
         task = self.fleet.task(request.path_params["id"])
-        if task is None or task.batch is None:
+        if task is None or task.batch is None or task.qpu not in self.fleet.devices:
             raise RefusalError(404, f"Job {request.path_params['id']} not found.")
         return task
 

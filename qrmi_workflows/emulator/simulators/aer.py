@@ -57,7 +57,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         raise SimulationError(f"the input cannot be decoded: {error}") from error
     options = params.get("options") or {}
     job["seed"] = (options.get("simulator") or {}).get("seed_simulator") or job["seed"]
-    logs: list[str] = []
+    ignored = sorted(set(options) & {"dynamical_decoupling", "resilience", "twirling"})
+    logs = [f"ignored by this emulator: the options {', '.join(ignored)}\n"] if ignored else []
     results = [programs[job["program"]](pub, params, options, job, logs) for pub in params["pubs"]]
     result = PrimitiveResult(results, metadata={"version": 2})
     return {"result": json.dumps(result, cls=RuntimeEncoder), "logs": "".join(logs)}

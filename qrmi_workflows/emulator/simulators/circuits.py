@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qrmi_workflows.emulator.simulators import SimulationError
+from qrmi_workflows.emulator.simulators.switches import rewrite_switches
 
 __all__ = ["LoadedCircuit", "load_circuit", "parameter_sets"]
 
@@ -102,7 +103,7 @@ def _parse(source: str) -> Any:
     from qiskit import qasm3
 
     try:
-        return qasm3.loads(source)
+        return qasm3.loads(rewrite_switches(source))
     except Exception as error:  # the parser raises many types, antlr's among them
         text = getattr(error, "message", None) or str(error) or type(error).__name__
         raise SimulationError(f"the circuit is not OpenQASM 3 that is supported: {text}") from error

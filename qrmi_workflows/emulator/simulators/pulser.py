@@ -39,6 +39,11 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         return {"result": _specs(job["model"], job["qpu"]), "logs": ""}
     request = json.loads(job["request"])
     sequence = _load(request["sequence"], request.get("variables") or {})
+    most = sequence.device.max_runs
+    if most is not None and request["runs"] > most:
+        raise SimulationError(
+            f"{request['runs']} runs; {sequence.device.name} allows {most} at most"
+        )
     counts = _simulate(sequence, request["runs"], job["seed"], job["noise"])
     atoms = len(sequence.register.qubit_ids)
     logs = f"sequence of {atoms} atoms, {sequence.get_duration()} ns, {request['runs']} runs\n"
@@ -65,13 +70,32 @@ def _load(text: str, variables: dict[str, Any]) -> Any:
     return sequence
 
 
+def _noise(sequence: Any) -> Any:
+    """Return a Fresnel machine's noise: detection errors, and for Rydberg states their decay.
+
+    The values are those of the device specification in the tests of Pasqal's own warden,
+    https://github.com/pasqal-io/warden (tests/api/test_qpu.py); rates are per microsecond.
+    """
+    from pulser import NoiseModel
+
+    detection = {"state_prep_error": 0.0, "p_false_pos": 0.025, "p_false_neg": 0.1}
+    if sequence.get_addressed_bases() != ("ground-rydberg",):
+        return NoiseModel(**detection)
+    return NoiseModel(**detection, relaxation_rate=0.01, dephasing_rate=2 / 9)
+
+
 def _simulate(sequence: Any, runs: int, seed: int, noise: bool) -> dict[str, int]:
     import numpy as np
     from pulser_simulation import QutipEmulator
 
     try:
         np.random.seed(seed)  # pulser draws from the global generator
-        emulator = QutipEmulator.from_sequence(sequence, with_modulation=noise)
+        emulator = QutipEmulator.from_sequence(
+            sequence,
+            evaluation_times="Minimal",
+            with_modulation=noise,
+            noise_model=_noise(sequence) if noise else None,
+        )
         counts = emulator.run().sample_final_state(N_samples=runs)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise SimulationError(f"the sequence cannot be simulated: {error}") from error

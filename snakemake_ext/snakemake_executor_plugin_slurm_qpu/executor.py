@@ -28,6 +28,13 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from qrmi_workflows.schedulers.base import QPURequest, run_command
 from qrmi_workflows.schedulers.slurm import has_accounting
+from snakemake_executor_plugin_slurm_qpu.completion import (
+    Verdict,
+    can_go_on,
+    judge,
+    parse_states,
+    state_command,
+)
 from snakemake_executor_plugin_slurm_qpu.direct import can_run_directly, render_command
 from snakemake_executor_plugin_slurm_qpu.markers import POLL_SECONDS, Markers
 from snakemake_executor_plugin_slurm_qpu.requests import QPURequests
@@ -53,6 +60,7 @@ class Executor(SlurmExecutor):
         self._requests = QPURequests()
         self._markers = Markers(RECORDS.parent)
         self._settled: set[str] = set()
+        self._next_look = 0.0
         self._cancelled = False
         super().__init__(workflow, logger)
 
@@ -201,9 +209,33 @@ class Executor(SlurmExecutor):
 
     async def sleep(self) -> None:
         """Sleep until the stock schedule asks Slurm again, or until a marker says to ask now."""
-        wake_at = monotonic() + self.next_seconds_between_status_checks
-        while self.wait and monotonic() < wake_at and not self._markers.due():
+        now = monotonic()
+        if now >= self._next_look:
+            self._next_look = now + self.next_seconds_between_status_checks
+        while self.wait and monotonic() < self._next_look and not self._jobs_to_ask_about():
             await asyncio.sleep(POLL_SECONDS)
+
+    def _jobs_to_ask_about(self) -> frozenset[str]:
+        due = self._markers.due()
+        if not due:
+            return due
+        active = {info.external_jobid: info.job for info in tuple(self.active_jobs)}
+        ended = [job for job_id, job in active.items() if job_id in due]
+        running = [job for job_id, job in active.items() if job_id not in due]
+        worth_asking = (
+            self._is_full(len(active))
+            or self._markers.overdue()
+            or any(self._markers.status(job_id) not in {"0", ""} for job_id in due)
+            or can_go_on(self.workflow.dag, ended, running)
+        )
+        return due if worth_asking else frozenset()
+
+    def _is_full(self, active: int) -> bool:
+        """Whether jobs may be waiting for a slot, or for a resource that the workflow limits."""
+        limits = self.workflow.global_resources
+        nodes = self.workflow.resource_settings.nodes
+        limited = any(not name.startswith("_") for name in limits)
+        return limited or (nodes is not None and active >= nodes)
 
     def get_status_command(self) -> str:
         """Return `sacct` or `squeue`; never `sacct` where Slurm has no accounting."""
@@ -218,15 +250,54 @@ class Executor(SlurmExecutor):
     ) -> AsyncGenerator[SubmittedJobInfo, None]:
         """Ask Slurm what became of the jobs; yields those that are not over."""
         self._settled.clear()
-        active = {info.external_jobid: info for info in active_jobs}
-        async for info in super().check_active_jobs(active_jobs):
+        rest = {info.external_jobid: info for info in active_jobs}
+        if monotonic() < self._next_look and not self._submitted_job_clusters:
+            if not self._report_marked(rest, self._markers.due()):
+                for info in rest.values():
+                    yield info
+                return
+            rest = {job_id: info for job_id, info in rest.items() if job_id not in self._settled}
+        async for info in super().check_active_jobs(list(rest.values())):
             self._markers.postpone(info.external_jobid)
-            del active[info.external_jobid]
+            del rest[info.external_jobid]
             yield info
         # When Slurm does not answer, the stock executor forgets its jobs and waits for ever.
-        for job_id in active.keys() - self._settled:
+        for job_id in rest.keys() - self._settled:
             self._markers.postpone(job_id)
-            yield active[job_id]
+            yield rest[job_id]
+
+    def _report_marked(self, active: dict[str, SubmittedJobInfo], due: frozenset[str]) -> bool:
+        """Ask Slurm about jobs with a marker, and remove from `active` those that are over.
+
+        Returns:
+            Whether one failed of which the stock executor should say why.
+        """
+        asked = due & active.keys()
+        if not asked:
+            return False
+        done = run_command(state_command(asked))
+        states = parse_states(done.stdout)
+        answered = done.returncode == 0 or "Invalid job id" in done.stderr
+        unexplained = False
+        for job_id in asked:
+            said, status = states.get(job_id), self._markers.status(job_id)
+            verdict = judge(said, status) if answered else Verdict.OPEN
+            if verdict is Verdict.OPEN:
+                self._markers.postpone(job_id)
+            elif verdict is Verdict.SUCCEEDED:
+                info = active.pop(job_id)
+                self.report_job_success(info)
+                self._remove_log(info)
+            elif said is None:
+                message = f"SLURM-job '{job_id}' ended with exit status {status}."
+                self.report_job_error(active.pop(job_id), msg=message)
+            else:
+                unexplained = True
+        return unexplained
+
+    def _remove_log(self, info: SubmittedJobInfo) -> None:
+        if not self.workflow.executor_settings.keep_successful_logs:
+            info.aux["slurm_logfile"].unlink(missing_ok=True)
 
     def report_job_success(self, job_info: SubmittedJobInfo) -> None:
         """Report that Slurm says COMPLETED."""

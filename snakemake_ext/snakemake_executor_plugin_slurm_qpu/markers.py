@@ -24,6 +24,9 @@ _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
 """The pause doubles up to here while Slurm says that the job runs: a long epilog, say."""
 
+_LONGEST_HOLD = 10.0
+"""Seconds after which a job is asked about though the workflow cannot go on by the answer."""
+
 
 class Markers:
     """The markers of one run's jobs, in a folder of their own.
@@ -61,15 +64,26 @@ class Markers:
             pause = min(2 * self._pause[job_id], _LONGEST_PAUSE)
             self._pause[job_id], self._ask_at[job_id] = pause, monotonic() + pause
 
-    def due(self) -> bool:
-        """Whether a job has left its marker and Slurm should be asked now."""
+    def due(self) -> frozenset[str]:
+        """Return the jobs that have left a marker and that Slurm should be asked about by now."""
         if not self._waiting:
-            return False
+            return frozenset()
         now, marked = monotonic(), {entry.name for entry in self.folder.iterdir()}
         for job_id, marker in list(self._waiting.items()):
             if marker in marked and job_id not in self._ask_at:
                 self._pause[job_id], self._ask_at[job_id] = _FIRST_PAUSE, now + _FIRST_PAUSE
-        return any(now >= ask_at for ask_at in self._ask_at.values())
+        return frozenset(job_id for job_id, ask_at in self._ask_at.items() if now >= ask_at)
+
+    def overdue(self) -> bool:
+        """Whether a job's marker has waited so long that it should be asked about anyhow."""
+        return any(monotonic() >= ask_at + _LONGEST_HOLD for ask_at in self._ask_at.values())
+
+    def status(self, job_id: str) -> str:
+        """Return what a job's marker holds: the exit status, or nothing."""
+        try:
+            return (self.folder / self._waiting[job_id]).read_text(encoding="ascii").strip()
+        except (KeyError, OSError, UnicodeDecodeError):
+            return ""
 
     def close(self) -> None:
         """Remove the folder, unless jobs are left that will write there."""

@@ -52,6 +52,19 @@ def test_the_pause_doubles_while_slurm_says_that_the_job_runs(clock, watched):
     assert 100 < asked < 130  # an hour at 30 s, and the first minute
 
 
+def test_a_marker_is_overdue_after_ten_seconds_and_holds_the_exit_status(clock, watched):
+    (watched.folder / "7").write_text("3\n")
+    assert watched.due() == frozenset()
+    clock.now += 0.21
+
+    assert watched.due() == {"7"}
+    assert watched.status("7") == "3"
+    assert not watched.overdue()
+    clock.now += 10
+    assert watched.overdue()
+    assert watched.status("8") == ""
+
+
 def test_a_settled_job_is_forgotten_with_its_marker(clock, watched):
     (watched.folder / "7").touch()
     watched.due()

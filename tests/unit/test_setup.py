@@ -60,6 +60,12 @@ class Machine:
     def has_venv(self) -> None:
         """Have a .venv whose Python records what it is told to do."""
         self.write(self.checkout / ".venv/bin/python", RECORD)
+        self.has_pip_of(self.checkout)
+
+    def has_pip_of(self, checkout: Path) -> None:
+        """Have a .venv that was made for a checkout."""
+        where = f"{checkout}/.venv/lib/python3.11/site-packages/pip"
+        self.write(self.checkout / ".venv/bin/pip", f'echo "pip 25.0 from {where} (python 3.11)"')
 
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the checkout."""
@@ -186,11 +192,21 @@ def test_packages_are_installed_in_their_order_and_only_when_they_change(machine
 
 def test_packages_that_failed_to_install_are_tried_again(machine: Machine) -> None:
     """A failure is no success the next time."""
+    machine.has_venv()
     machine.write(machine.checkout / ".venv/bin/python", 'case "$*" in *install*) exit 1 ;; esac')
     assert machine.setup("venv").returncode == 1
     machine.has_venv()
     assert machine.setup("venv").returncode == 0
     assert any("install" in call for call in machine.called())
+
+
+def test_a_venv_that_was_moved_is_made_anew(machine: Machine) -> None:
+    """Its commands would run those of the place where it was made."""
+    machine.has_venv()
+    machine.has_pip_of(machine.checkout.parent)
+    machine.has("python3", RECORD)
+    assert machine.setup("venv").returncode == 0
+    assert "python3 -m venv --clear .venv" in machine.called()
 
 
 def test_python_without_venv(machine: Machine) -> None:

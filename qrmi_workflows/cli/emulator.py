@@ -64,7 +64,12 @@ def serve(
     record: bool,
     as_json: bool,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM."""
+    """Serve until Ctrl-C or SIGTERM.
+
+    TYPE is ibm-quantum-compute-service, ibm-quantum-system, pasqal-cloud or pasqal-local; MODEL a
+    fake backend of qiskit-ibm-runtime (fez) or a device of Pulser (AnalogDevice). Without --qpu
+    and --config there is one of IBM's and one of Pasqal's.
+    """
     from qrmi_workflows.emulator.folder import Folder
     from qrmi_workflows.emulator.server import Readiness
     from qrmi_workflows.emulator.server import serve as run_server

@@ -60,6 +60,7 @@ class Fleet:
 
     async def stop(self) -> None:
         """Stop all activity; what is unfinished stays remembered."""
+        self.pool.retire()
         for device in self.devices.values():
             await device.stop()
         await self.pool.stop()

@@ -77,7 +77,7 @@ class FaultInjector:
             await _drop(scope)
             return True
         elif rule.kind == "hang":
-            await _wait_for_disconnect(receive)
+            await _hang(scope, receive)
             return True
         else:
             self._fleet.apply_immediate(rule)
@@ -98,9 +98,12 @@ async def _drop(scope: Scope) -> None:
     await asyncio.sleep(0.01)  # the loop notes that the connection is gone
 
 
-async def _wait_for_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _hang(scope: Scope, receive: Receive) -> None:
+    try:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    except asyncio.CancelledError:  # the emulator ends
+        await _drop(scope)
 
 
 async def _deliver(answer: list[Message], rules: list[FaultRule], send: Send) -> None:

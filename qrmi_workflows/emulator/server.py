@@ -86,19 +86,24 @@ def serve(
     folder.write(credentials, settings, url)
     ready = Readiness(url=url, config=folder.config, qpus=tuple(settings.qpus))
 
-    async def main() -> None:
-        fleet = Fleet(settings, folder, credentials)
-        server = _Server(_configuration(build_app(fleet)))
-        fleet.start()
-        announcing = asyncio.ensure_future(_announce(server, announce, ready))
-        try:
-            await server.serve(sockets=[listener])
-        finally:
-            announcing.cancel()
-            await fleet.stop()
-
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(main())
+        runner.run(_run(Fleet(settings, folder, credentials), listener, announce, ready))
+
+
+async def _run(
+    fleet: Fleet,
+    listener: socket.socket,
+    announce: Callable[[Readiness], None],
+    ready: Readiness,
+) -> None:
+    server = _Server(_configuration(build_app(fleet)))
+    fleet.start()
+    announcing = asyncio.ensure_future(_announce(server, announce, ready))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        announcing.cancel()
+        await fleet.stop()
 
 
 def build_app(fleet: Fleet) -> ASGIApp:

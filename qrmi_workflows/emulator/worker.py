@@ -10,7 +10,6 @@ import json
 import os
 import queue
 import resource
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -25,7 +24,6 @@ __all__ = ["main"]
 def main() -> None:
     """Serve jobs until the standard input closes."""
     simulator, memory_bytes = sys.argv[1], int(sys.argv[2])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the emulator, which ends us
     os.nice(5)  # requests are answered first
     output = _take_standard_output()
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()

@@ -42,6 +42,7 @@ class _Worker:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=environment,
+            start_new_session=True,  # Ctrl-C is for the emulator, which ends its workers
         )
         return cls(process)
 
@@ -120,9 +121,13 @@ class WorkerPool:
             raise SimulationError(answer["error"], answer["logs"])
         return Outcome(result=answer["result"], logs=answer["logs"])
 
+    def retire(self) -> None:
+        """Start no more workers."""
+        self._stopped = True
+
     async def stop(self) -> None:
         """Kill all workers and wait until they are gone."""
-        self._stopped = True
+        self.retire()
         for task in tuple(self._background):
             with contextlib.suppress(Exception):
                 await task

@@ -140,6 +140,35 @@ def test_a_bad_file_is_refused_with_what_is_allowed(tmp_path, text, expected):
     assert expected in str(caught.value)
 
 
+def test_the_command_counts_and_pauses(tmp_path, null_config):
+    """What `qpu emulator counters` prints and `qpu emulator set` does."""
+    where = ("--dir", str(tmp_path / "state"))
+    with start_emulator(tmp_path / "state", config=null_config) as emulator:
+        assert qpu_emulator("set", *where, "ibm_null", "paused").returncode == 0
+        connect(emulator, "ibm_null").task_start(primitive("sampler", [[bell()]]))
+        counted = json.loads(qpu_emulator("counters", *where).stdout)
+        assert counted["qpus"]["ibm_null"]["tasks"]["queued"] == 1
+        unknown = qpu_emulator("set", *where, "ibm_nul", "online")
+        assert unknown.returncode == 2
+        assert "ibm_null" in unknown.stderr
+    stopped = qpu_emulator("counters", *where)
+    assert stopped.returncode == 2
+    assert "no emulator answers" in stopped.stderr
+
+
+def test_it_serves_without_a_command_and_says_where(tmp_path, null_config):
+    """`qpu emulator` alone, in the foreground, with one line that a person can read."""
+    argv = [sys.executable, "-m", "qrmi_workflows", "emulator"]
+    argv += ["--dir", str(tmp_path / "state"), "--config", str(null_config)]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    line = process.stdout.readline()
+    assert line.startswith("Serving ibm_null at http://127.0.0.1:")
+    assert str(tmp_path / "state" / "qrmi_config.json") in line
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=10)
+    assert (process.returncode, rest) == (0, "")
+
+
 def test_health_needs_no_token_and_control_does(emulator):
     """The sandbox asks for health without a credential."""
     import urllib.error

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -26,6 +26,7 @@ from snakemake_executor_plugin_slurm.validation import (
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
+from qrmi_workflows.errors import SchedulerError
 from qrmi_workflows.schedulers.base import QPURequest, run_command
 from qrmi_workflows.schedulers.slurm import has_accounting
 from snakemake_executor_plugin_slurm_qpu.completion import (
@@ -37,7 +38,7 @@ from snakemake_executor_plugin_slurm_qpu.completion import (
 )
 from snakemake_executor_plugin_slurm_qpu.direct import can_run_directly, render_command
 from snakemake_executor_plugin_slurm_qpu.markers import POLL_SECONDS, Markers
-from snakemake_executor_plugin_slurm_qpu.requests import QPURequests
+from snakemake_executor_plugin_slurm_qpu.requests import QPURequestError, QPURequests
 from snakemake_executor_plugin_slurm_qpu.script import lease_command, read_end, render_script
 from snakemake_executor_plugin_slurm_qpu.telemetry import (
     EVENT,
@@ -67,6 +68,11 @@ class Executor(SlurmExecutor):
     def __post_init__(self, test_mode: bool = False) -> None:
         """Refuse what cannot be met before any job of the workflow runs."""
         super().__post_init__(test_mode)
+        try:
+            shown = run_command(["scontrol", "show", "config"])
+        except SchedulerError as error:
+            raise QPURequestError(str(error)) from error
+        self._has_accounting = has_accounting(shown.stdout)
         self._requests.check_workflow(self.workflow.dag)
 
     # Submission
@@ -131,6 +137,8 @@ class Executor(SlurmExecutor):
             f"Job {job.jobid} has been submitted with SLURM jobid {job_id}, for QPU "
             f"{request.qpu} (log: {log_file})."
         )
+        if cluster := _cluster(job):
+            self._submitted_job_clusters.add(cluster)
         self._report_job_submission_threadsafe(
             SubmittedJobInfo(
                 job,
@@ -241,10 +249,6 @@ class Executor(SlurmExecutor):
         """Return `sacct` or `squeue`; never `sacct` where Slurm has no accounting."""
         return str(super().get_status_command()) if self._has_accounting else "squeue"
 
-    @cached_property
-    def _has_accounting(self) -> bool:
-        return has_accounting(run_command(["scontrol", "show", "config"]).stdout)
-
     async def check_active_jobs(
         self, active_jobs: list[SubmittedJobInfo]
     ) -> AsyncGenerator[SubmittedJobInfo, None]:
@@ -275,13 +279,11 @@ class Executor(SlurmExecutor):
         asked = due & active.keys()
         if not asked:
             return False
-        done = run_command(state_command(asked))
-        states = parse_states(done.stdout)
-        answered = done.returncode == 0 or "Invalid job id" in done.stderr
+        states = self._ask_for_states(asked)
         unexplained = False
         for job_id in asked:
-            said, status = states.get(job_id), self._markers.status(job_id)
-            verdict = judge(said, status) if answered else Verdict.OPEN
+            said, status = (states or {}).get(job_id), self._markers.status(job_id)
+            verdict = Verdict.OPEN if states is None else judge(said, status)
             if verdict is Verdict.OPEN:
                 self._markers.postpone(job_id)
             elif verdict is Verdict.SUCCEEDED:
@@ -295,9 +297,20 @@ class Executor(SlurmExecutor):
                 unexplained = True
         return unexplained
 
+    def _ask_for_states(self, job_ids: Iterable[str]) -> dict[str, tuple[str, str]] | None:
+        """Ask Slurm; `None` when it does not answer."""
+        try:
+            done = run_command(state_command(job_ids))
+        except SchedulerError as error:
+            self.logger.warning(f"{error} Asking again later.")
+            return None
+        answered = done.returncode == 0 or "Invalid job id" in done.stderr
+        return parse_states(done.stdout) if answered else None
+
     def _remove_log(self, info: SubmittedJobInfo) -> None:
         if not self.workflow.executor_settings.keep_successful_logs:
-            info.aux["slurm_logfile"].unlink(missing_ok=True)
+            with suppress(OSError):
+                info.aux["slurm_logfile"].unlink(missing_ok=True)
 
     def report_job_success(self, job_info: SubmittedJobInfo) -> None:
         """Report that Slurm says COMPLETED."""
@@ -347,7 +360,8 @@ class Executor(SlurmExecutor):
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
         """Cancel every job of this run: by name, so that none that Slurm accepted is missed."""
-        run_command(["scancel", f"--name={self.run_uuid}"])
+        with suppress(SchedulerError):
+            run_command(["scancel", f"--name={self.run_uuid}"])
         super().cancel_jobs(active_jobs)
 
     def shutdown(self) -> None:
@@ -358,3 +372,8 @@ class Executor(SlurmExecutor):
 
 def _marker(job: Any) -> str:
     return f"{job.jobid}-{job.attempt}"
+
+
+def _cluster(job: Any) -> Any:
+    names = (job.resources.get(name) for name in ("cluster", "clusters", "slurm_cluster"))
+    return next((name for name in names if name), None)

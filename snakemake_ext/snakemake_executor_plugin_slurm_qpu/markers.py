@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from time import monotonic
@@ -56,7 +57,8 @@ class Markers:
         if marker := self._waiting.pop(job_id, None):
             self._ask_at.pop(job_id, None)
             self._pause.pop(job_id, None)
-            (self.folder / marker).unlink(missing_ok=True)
+            with suppress(OSError):
+                (self.folder / marker).unlink()
 
     def postpone(self, job_id: str) -> None:
         """Slurm says that the job is not over: wait twice as long before asking again."""
@@ -68,11 +70,17 @@ class Markers:
         """Return the jobs that have left a marker and that Slurm should be asked about by now."""
         if not self._waiting:
             return frozenset()
-        now, marked = monotonic(), {entry.name for entry in self.folder.iterdir()}
+        now, marked = monotonic(), self._listed()
         for job_id, marker in list(self._waiting.items()):
             if marker in marked and job_id not in self._ask_at:
                 self._pause[job_id], self._ask_at[job_id] = _FIRST_PAUSE, now + _FIRST_PAUSE
         return frozenset(job_id for job_id, ask_at in self._ask_at.items() if now >= ask_at)
+
+    def _listed(self) -> set[str]:
+        try:
+            return {entry.name for entry in self.folder.iterdir()}
+        except OSError:
+            return set()  # the stock schedule asks
 
     def overdue(self) -> bool:
         """Whether a job's marker has waited so long that it should be asked about anyhow."""

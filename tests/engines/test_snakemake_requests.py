@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from textwrap import dedent
 
@@ -217,3 +218,13 @@ def test_jobs_of_a_qpu_are_never_put_into_an_array(sandbox, tmp_path):
     project.run("--slurm-qpu-array-jobs", "all", "--resources", "qpu=1")
 
     assert [project.read(f"{i}.txt") for i in range(3)] == ["0 none\n", "1 none\n", "2 none\n"]
+
+
+def test_without_slurm_the_first_message_says_what_is_absent(tmp_path, monkeypatch):
+    which = shutil.which("which")  # the stock plugin cannot do without it
+    assert which is not None
+    (tmp_path / "which").symlink_to(which)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(WorkflowError, match="command 'scontrol' is not on PATH. Install"):
+        run(tmp_path, QUANTUM)

@@ -226,5 +226,5 @@ def test_without_slurm_the_first_message_says_what_is_absent(tmp_path, monkeypat
     (tmp_path / "which").symlink_to(which)
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    with pytest.raises(WorkflowError, match="command 'scontrol' is not on PATH. Install"):
+    with pytest.raises(WorkflowError, match=r"command 'scontrol' is not on PATH. Install"):
         run(tmp_path, QUANTUM)

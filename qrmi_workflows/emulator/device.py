@@ -219,6 +219,7 @@ class Device:
                 "model": self.settings.model,
                 "noise": self.settings.noise,
                 "exact": self.settings.exact,
+                "strict": self.settings.strict,
                 "seed": self._seed(task, request),
             },
         )

@@ -110,7 +110,7 @@ class Reservations:
     def close(self, session_id: str, reason: str = "cancelled by its owner") -> None:
         """Close a session now: tasks that wait are cancelled, those that run will end."""
         if live := self._live.get(session_id):
-            live.session.accepting = False
+            live.session.accepting, live.session.reason = False, reason
             self._store.save_session(live.session)
             self._on_change(live.session, True)
             self._close_when_drained(live, reason)
@@ -202,7 +202,8 @@ class Reservations:
         if not live.is_idle or session.state == "closed":
             return
         live.stop_timers()
-        session.state, session.closed, session.reason = "closed", self._clock.now(), reason
+        session.state, session.closed = "closed", self._clock.now()
+        session.reason = session.reason or reason
         self._give_up(session)
         self._live.pop(session.id, None)
         self._store.save_session(session)

@@ -133,7 +133,7 @@ def _configuration(app: ASGIApp) -> uvicorn.Config:
         lifespan="off",
         access_log=False,
         log_level="warning",
-        timeout_keep_alive=75,
+        timeout_keep_alive=300,
         timeout_graceful_shutdown=1,
         server_header=False,
     )

@@ -14,6 +14,7 @@
     simulator = "aer"           # or "null": a valid result at once, for benchmarks
     noise = false               # true: the model's calibrated noise
     exact = false               # true: estimates without shot noise, whatever the precision
+    strict = false              # true: circuits must be transpiled to the model
     lanes = 5                   # tasks prepared in parallel; one executes at a time
     preparation_seconds = 0.0   # or [low, high], {normal = [mean, deviation]}, …
     execution_seconds = 0.5     # without it: as long as the simulator takes
@@ -55,6 +56,7 @@ class QPUSettings:
         simulator: What computes its results.
         noise: Whether results carry the model's calibrated noise.
         exact: Whether estimates come without shot noise, whatever precision was asked for.
+        strict: Whether circuits must use the model's own instructions, as IBM's machines ask.
         lanes: How many tasks it prepares in parallel.
         preparation: How long a lane prepares a task.
         execution: How long the device executes a task; `None`: as long as the simulator runs.
@@ -67,6 +69,7 @@ class QPUSettings:
     simulator: str = ""
     noise: bool = False
     exact: bool = False
+    strict: bool = False
     lanes: int = 5
     preparation: Duration = field(default_factory=Duration)
     execution: Duration | None = None
@@ -169,6 +172,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "simulator": (str,),
     "noise": (bool,),
     "exact": (bool,),
+    "strict": (bool,),
     "lanes": (int,),
     "interactive_ttl_seconds": (int, float),
     "seed": (int,),

@@ -6,10 +6,13 @@ Both are frames of an 8-byte length and a JSON document. Run by `workers.py`, ne
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import queue
 import resource
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -20,10 +23,13 @@ from qrmi_workflows.emulator.simulators import SimulationError, load_simulator
 
 __all__ = ["main"]
 
+_PR_SET_PDEATHSIG = 1
+
 
 def main() -> None:
     """Serve jobs until the standard input closes."""
     simulator, memory_bytes = sys.argv[1], int(sys.argv[2])
+    _die_with_the_emulator()
     os.nice(5)  # requests are answered first
     output = _take_standard_output()
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -44,6 +50,12 @@ def main() -> None:
         body = json.dumps(answer).encode()
         output.write(len(body).to_bytes(8) + body)
         output.flush()
+
+
+def _die_with_the_emulator() -> None:
+    # The reader of the standard input may have to wait until a simulation lets other threads run.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _load(simulator: str) -> Callable[[dict[str, Any]], dict[str, Any]]:

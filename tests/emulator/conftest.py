@@ -23,6 +23,10 @@ noise = true
 type = "ibm-quantum-compute-service"
 exact = true
 
+[qpus.ibm_strict]
+type = "ibm-quantum-compute-service"
+strict = true
+
 [qpus.ibm_slow]
 type = "ibm-quantum-compute-service"
 simulator = "null"

@@ -235,9 +235,10 @@ def test_noisy_estimates_are_damped_but_close(qpu):
     assert np.all(data.stds < 0.01)
 
 
-def test_noise_needs_the_devices_own_instructions(qpu):
+@pytest.mark.parametrize("name", ["ibm_noisy", "ibm_strict"])
+def test_noise_and_strictness_need_the_devices_own_instructions(qpu, name):
     """A circuit that was not transpiled is refused, as the vendor refuses it."""
-    resource = qpu("ibm_noisy")
+    resource = qpu(name)
     task = resource.task_start(primitive("sampler", [[bell()]]))
     assert wait(resource, task) == TaskStatus.Failed
     assert "transpile the circuit" in resource.task_logs(task)
@@ -252,6 +253,7 @@ def test_noise_needs_the_devices_own_instructions(qpu):
         ("estimator", [bell(), "ABC"], "observables"),
         ("estimator", ["OPENQASM 3.0; include 'stdgates.inc'; x $5;", "ZZ"], "span the device"),
         ("executor", [bell()], "sampler and estimator are"),
+        ("sampler", ["OPENQASM 3.0; include 'stdgates.inc'; x $156;"], "fez has 156 qubits"),
     ],
 )
 def test_what_cannot_be_simulated_fails_with_a_reason(qpu, emulator, program, pub, reason):

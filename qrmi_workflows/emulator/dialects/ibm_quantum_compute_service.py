@@ -15,6 +15,7 @@ from uuid import uuid4
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from qrmi_workflows.emulator.backends import backend_document, fake_backends
 from qrmi_workflows.emulator.device import RAN_TOO_LONG, Device
 from qrmi_workflows.emulator.dialects.base import (
     Dialect,
@@ -24,12 +25,7 @@ from qrmi_workflows.emulator.dialects.base import (
     json_object,
     wanted,
 )
-from qrmi_workflows.emulator.dialects.ibm import (
-    backend_document,
-    exchange_key,
-    fake_backends,
-    new_api_key,
-)
+from qrmi_workflows.emulator.dialects.ibm import exchange_key, new_api_key
 from qrmi_workflows.emulator.store import FINAL_STATES, Session, Task
 
 __all__ = ["QuantumComputeService"]

@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 from starlette.requests import Request
 from starlette.responses import Response
 
+from qrmi_workflows.emulator.backends import backend_document, fake_backends
 from qrmi_workflows.emulator.device import Device
 from qrmi_workflows.emulator.dialects.base import (
     Dialect,
@@ -28,12 +29,7 @@ from qrmi_workflows.emulator.dialects.base import (
     json_object,
     wanted,
 )
-from qrmi_workflows.emulator.dialects.ibm import (
-    backend_document,
-    exchange_key,
-    fake_backends,
-    new_api_key,
-)
+from qrmi_workflows.emulator.dialects.ibm import exchange_key, new_api_key
 from qrmi_workflows.emulator.objects import ObjectStore
 from qrmi_workflows.emulator.simulators import SimulationError
 from qrmi_workflows.emulator.store import Task

@@ -12,13 +12,15 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from qrmi_workflows.emulator.backends import backend_document
 from qrmi_workflows.emulator.simulators import SimulationError
 from qrmi_workflows.emulator.simulators.circuits import LoadedCircuit, load_circuit, parameter_sets
-from qrmi_workflows.emulator.simulators.noise import choose_method, noise_model
+from qrmi_workflows.emulator.simulators.noise import choose_method, noise_model, require_native
 from qrmi_workflows.emulator.simulators.observables import Plan, estimate, load_observables
 
 __all__ = ["run", "warm"]
 
+_PLAIN = {"model": "fez", "noise": False, "exact": False, "strict": False}
 DEFAULT_SHOTS = 4096
 DEFAULT_PRECISION = 0.015625
 
@@ -27,7 +29,7 @@ def warm() -> None:
     """Run a small job, so that the first real one does not wait for imports."""
     circuit = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; h $0; c[0] = measure $0;'
     request = json.dumps({"pubs": [[circuit, None, 1]], "version": 2})
-    run({"program": "sampler", "request": request, "seed": 1, "noise": False, "exact": False})
+    run({"program": "sampler", "request": request, "seed": 1, **_PLAIN})
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         job: `program`, `request` (the vendor's input as JSON text), `seed`, `noise`, `exact`,
-            `model`.
+            `strict`, `model`.
 
     Returns:
         `result` (text as the vendor gives it) and `logs`.
@@ -107,9 +109,16 @@ def _precision(value: float | None, params: dict[str, Any], options: dict[str, A
 
 def _prepare(source: object, job: dict[str, Any]) -> tuple[LoadedCircuit, str, Any]:
     loaded = load_circuit(source)
+    width = backend_document(job["model"], "conf")["n_qubits"]
+    if max(loaded.active) >= width:
+        raise SimulationError(
+            f"the circuit uses qubit {max(loaded.active)}; {job['model']} has {width} qubits"
+        )
     noise = None
+    if job["noise"] or job["strict"]:
+        require_native(job["model"], loaded.active, loaded.circuit)
     if job["noise"]:
-        noise = noise_model(job["model"], loaded.active, loaded.circuit)
+        noise = noise_model(job["model"], loaded.active)
     else:
         loaded = replace(loaded, circuit=_runnable(loaded.circuit))
     return loaded, choose_method(loaded.circuit, noise is not None), noise

@@ -13,12 +13,16 @@ from typing import Any
 
 from qrmi_workflows.emulator.simulators import SimulationError
 
-__all__ = ["choose_method", "noise_model"]
+__all__ = ["choose_method", "noise_model", "require_native"]
 
 STATEVECTOR_QUBITS = 24  # 2**24 amplitudes of 16 bytes: 256 MiB, and as much again to sample
 DENSITY_MATRIX_QUBITS = 8
 TRAJECTORY_QUBITS = 14
 _QUARTER = math.pi / 2
+_ALWAYS_NATIVE = (
+    *("barrier", "delay", "measure", "reset"),
+    *("if_else", "for_loop", "while_loop", "switch_case"),
+)
 
 
 def choose_method(circuit: Any, noise: bool) -> str:
@@ -38,26 +42,40 @@ def choose_method(circuit: Any, noise: bool) -> str:
     return "matrix_product_state"
 
 
-def noise_model(model: str, active: Sequence[int], circuit: Any) -> Any:
+def noise_model(model: str, active: Sequence[int]) -> Any:
     """Return the noise of a fake backend, on the qubits in use alone.
 
     Args:
         model: The fake backend's name (`fez`).
         active: The backend's qubit of each of the circuit's qubits.
-        circuit: The circuit, for which the noise must be known.
-
-    Raises:
-        SimulationError: The circuit is not transpiled to the backend.
     """
     from qiskit_aer.noise import NoiseModel
 
+    return NoiseModel.from_backend(_as_backend(_restricted(_target(model), active)))
+
+
+def require_native(model: str, active: Sequence[int], circuit: Any) -> None:
+    """Refuse a circuit that is not transpiled to a backend.
+
+    Args:
+        model: The fake backend's name (`fez`).
+        active: The backend's qubit of each of the circuit's qubits.
+        circuit: The circuit.
+
+    Raises:
+        SimulationError: It uses an instruction that the backend does not have there.
+    """
     target = _target(model)
-    if max(active) >= target.num_qubits:
-        raise SimulationError(
-            f"the circuit uses qubit {max(active)}; {model} has {target.num_qubits} qubits"
-        )
-    _require_native(circuit, active, target, model)
-    return NoiseModel.from_backend(_as_backend(_restricted(target, active)))
+    for instruction in circuit.data:
+        name = instruction.operation.name
+        if name in _ALWAYS_NATIVE:
+            continue
+        qubits = tuple(active[circuit.find_bit(qubit).index] for qubit in instruction.qubits)
+        if not target.instruction_supported(name, qubits):
+            raise SimulationError(
+                f"the instruction {name} on qubits {qubits} is not supported by {model}; "
+                "transpile the circuit to the backend's target"
+            )
 
 
 def _is_clifford(circuit: Any) -> bool:
@@ -78,21 +96,6 @@ def _target(model: str) -> Any:
     module = importlib.import_module(f"qiskit_ibm_runtime.fake_provider.backends.{model}")
     kinds = [item for name, item in vars(module).items() if name.startswith("Fake")]
     return kinds[0]().target
-
-
-def _require_native(circuit: Any, active: Sequence[int], target: Any, model: str) -> None:
-    ignored = ("barrier", "delay", "measure", "reset", "if_else", "for_loop", "while_loop")
-    for instruction in circuit.data:
-        name = instruction.operation.name
-        qubits = tuple(active[circuit.find_bit(qubit).index] for qubit in instruction.qubits)
-        if name in ignored or name == "switch_case":
-            continue
-        if not target.instruction_supported(name, qubits):
-            raise SimulationError(
-                f"the instruction {name} on qubits {qubits} is not supported by {model}, whose "
-                "noise is known for its own instructions alone; transpile the circuit to the "
-                "backend's target"
-            )
 
 
 def _restricted(target: Any, active: Sequence[int]) -> Any:

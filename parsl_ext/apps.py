@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from qrmi_workflows.lease import Lease, open_lease
 __all__ = ["block_lease", "qpu_app"]
 
 _LEASE = "lease"
+_STEP = "qpu_step"
 
 
 def qpu_app(
@@ -53,14 +55,20 @@ def qpu_app(
 
     def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
         labels = [executors] if isinstance(executors, str) and executors != "all" else executors
-        app: Callable[..., Any] = python_app(
+        app = python_app(
             _with_lease(body, qpu),
             data_flow_kernel=data_flow_kernel,
             executors=labels,
             cache=cache,
-            ignore_for_cache=ignore_for_cache,
+            ignore_for_cache=[*(ignore_for_cache or []), _STEP],
         )
-        return app
+
+        @functools.wraps(body)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            # Parsl's retries call with the same arguments, so they find the same step's tasks.
+            return app(*args, **{_STEP: f"app {body.__name__} {uuid.uuid4()}"}, **kwargs)
+
+        return call
 
     return decorate if function is None else decorate(function)
 
@@ -76,14 +84,15 @@ def block_lease(qpu: str | None = None) -> Lease:
 
 
 def _with_lease(body: Callable[..., Any], qpu: str | None) -> Callable[..., Any]:
-    if _LEASE not in inspect.signature(body).parameters:
-        return body
+    wanted = _LEASE in inspect.signature(body).parameters
 
     @functools.wraps(body)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: Any, qpu_step: str, **kwargs: Any) -> Any:
         from parsl_ext.apps import block_lease  # in the worker, where this is pickled by value
 
-        kwargs.setdefault("lease", block_lease(qpu))
-        return body(*args, **kwargs)
+        if not wanted:
+            return body(*args, **kwargs)
+        with block_lease(qpu).for_step(qpu_step) as lease:
+            return body(*args, lease=lease, **kwargs)
 
     return run

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -241,6 +242,22 @@ class Journal:
         key = hashlib.sha256(name.encode()).hexdigest()[:32]
         return Step(self.folder / "open" / key[:2] / key, name)
 
+    def count_run(self, name: str, *, attempt: str) -> int:
+        """Return which run of that name this is, from 0 on, within one attempt of its job.
+
+        Raises:
+            JournalError: The journal could not be written.
+        """
+        folder = self.folder / "jobs" / hashlib.sha256(name.encode()).hexdigest()[:32]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in itertools.count():
+                with suppress(FileExistsError), (folder / f"{attempt}-{number}").open("x"):
+                    return number
+        except OSError as error:
+            raise _unusable(folder, error) from error
+        raise AssertionError("counted to the end")
+
     def settle(self, name: str) -> None:
         """Put a step's records aside: it has ended well, and running it again means afresh.
 
@@ -276,15 +293,25 @@ class Journal:
         return _forget(self.step(step).folder)
 
 
-def step_name(environ: Mapping[str, str] = os.environ) -> str:
-    """Return the name of the step that this process runs: `$QPU_STEP`, its Slurm job, or itself."""
+def step_name(journal: Journal, environ: Mapping[str, str] = os.environ) -> str:
+    """Return the name of the step that this process runs: `$QPU_STEP`, its Slurm job, or itself.
+
+    A job that Slurm requeues runs the same commands again: the n-th run of a command finds the
+    tasks of the n-th run before, while a command that a job runs twice on purpose is two steps.
+
+    Raises:
+        JournalError: The journal could not be written.
+    """
     if named := environ.get(STEP_VARIABLE):
         return named
     job = environ.get("SLURM_JOB_ID")
     if job is None:
         return f"process {uuid.uuid4()}"
-    place = "/".join(environ.get(name, "") for name in ("SLURM_STEP_ID", "SLURM_PROCID"))
-    return f"job {job} {place} {' '.join(sys.argv)}"
+    variables = ("SLURM_CLUSTER_NAME", "SLURM_STEP_ID", "SLURM_PROCID")
+    place = "/".join(environ.get(name, "") for name in variables)
+    name = f"job {job} {place} {' '.join(sys.argv)}"
+    restart = environ.get("SLURM_RESTART_COUNT", "0")
+    return f"{name} #{journal.count_run(name, attempt=restart)}"
 
 
 @contextmanager

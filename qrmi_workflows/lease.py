@@ -8,6 +8,7 @@ return, exception, SIGTERM and exit.
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import signal
 import sys
@@ -31,7 +32,7 @@ from qrmi_workflows.errors import (
     SchedulerError,
     UnknownQPUError,
 )
-from qrmi_workflows.journal import STEP_VARIABLE, Journal, step_name
+from qrmi_workflows.journal import STEP_VARIABLE, Journal, Step, step_name
 from qrmi_workflows.lanes import Lanes, TaskFuture
 from qrmi_workflows.ledger import USAGE_VARIABLE, OpenLease
 from qrmi_workflows.reap import reap
@@ -61,7 +62,6 @@ class Lease:
         type: QRMI's resource type.
         adopted: Whether another process owns the lease: then `release` leaves it open.
         resource: The QPU under this lease, as QRMI gives it.
-        step: The step whose tasks run under it, as the journal knows it.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Lease:
         self.type = held.type
         self.adopted = adopted
         self.resource = resource
-        self.step = Journal().step(step or step_name())
+        self._named = step
         self._held = held
         self._opened = opened
         self._released = False
@@ -87,6 +87,16 @@ class Lease:
     def __repr__(self) -> str:
         how = "adopted" if self.adopted else "released" if self._released else "held"
         return f"<Lease of {self.qpu!r} ({self.type}), {how}>"
+
+    @functools.cached_property
+    def step(self) -> Step:
+        """The step whose tasks run under the lease, as the journal knows it."""
+        journal = Journal()
+        return journal.step(self._named or step_name(journal))
+
+    def for_step(self, name: str) -> Lease:
+        """Return the same lease for the tasks of another step; releasing that leaves this open."""
+        return Lease(self._held, self.resource, adopted=True, step=name)
 
     def run(
         self, payload: PayloadLike, *, shots: int | None = None, **options: Unpack[TaskOptions]
@@ -189,7 +199,7 @@ class Lease:
         _forget(self)
         if self._lanes is not None:
             self._lanes.close()
-        self.step.close()
+            self.step.close()
         if self.adopted:
             return
         try:
@@ -374,6 +384,7 @@ def find_qpu(
 def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
     adopted = found.token is not None
     resource = QRMIResource(found.name, found.type, found.environment, token=found.token)
+    _catch_sigterm()
     if adopted:
         return Lease(found, resource, adopted=True, step=step)
     reap()
@@ -393,7 +404,6 @@ def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
 
 
 def _acquire(found: JobQPU, resource: QRMIResource) -> tuple[JobQPU, QRMIResource]:
-    _catch_sigterm()
     try:
         token = resource.acquire()
     except ConfigError:

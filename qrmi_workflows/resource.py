@@ -12,13 +12,14 @@ import os
 import queue
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
-from qrmi_workflows.environment import TOKEN
+from qrmi_workflows.environment import TIMEOUT, TOKEN
 from qrmi_workflows.errors import (
     AuthenticationError,
     ConfigError,
@@ -53,12 +54,22 @@ _TYPES = {
     "pasqal-local": "PasqalLocal",
     "qiskit-runtime-service": "IBMQiskitRuntimeService",
 }
+# This API wants a limit for every task; without a job's own it is a day.
+_DEFAULTS = {"ibm-quantum-system": {TIMEOUT: "86400"}}
 _STATUS = re.compile(r"(?:status(?: code)?|body|http)[ :=(]*([1-5]\d\d)\b", re.IGNORECASE)
 _TRANSIENT = frozenset({408, 423, 425, 429, 500, 502, 503, 504})
 _NOT_ACTED_ON = frozenset({*range(400, 500), 503}) - {408}
-_REFUSALS = frozenset(
-    {"InvalidInputError", "ResourceNotFoundError", "UnsupportedPayloadError", "ConfigError"}
+_REFUSALS = frozenset({"UnsupportedPayloadError", "UnsupportedFunctionError"})
+_STATUS_OF_CLASS = {
+    "InvalidInputError": 400,
+    "AuthenticationFailedError": 401,
+    "ResourceNotFoundError": 404,
+    "TaskNotFoundError": 404,
+}
+_CUT_OFF = re.compile(
+    r"error sending request|error decoding|serde|EOF while parsing", re.IGNORECASE
 )
+_FRESH_SECONDS = 1.0
 
 
 class TaskState(StrEnum):
@@ -162,9 +173,11 @@ class QRMIResource:
             )
         self.name = name
         self.type = type
-        self._environment = dict(environment) | ({TOKEN: token} if token else {})
+        defaults = _DEFAULTS.get(type, {})
+        self._environment = {**defaults, **environment} | ({TOKEN: token} if token else {})
         self._deadlines = {**DEADLINES, **(deadlines or {})}
         self._pid = os.getpid()
+        self._contact = float("-inf")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.type!r})"
@@ -198,7 +211,11 @@ class QRMIResource:
 
         Args:
             payload: Ours (`VendorPayload`) or QRMI's own `Payload`.
+
+        A vendor who has not answered for a second is asked for its state first: when that fails,
+        certainly nothing was submitted, which a failed submission alone could not tell.
         """
+        self._assure_contact()
         if isinstance(payload, VendorPayload):
             payload = getattr(_import_qrmi().Payload, payload.kind)(**payload.fields)
         return str(self._call("task_start", payload))
@@ -245,7 +262,7 @@ class QRMIResource:
         caller = self._take()
         future = caller.call(method, args)
         try:
-            return self._wait(future, method, args)
+            value = self._wait(future, method, args)
         except (ResourceError, ConfigError, TaskUnknownError):
             if on_late and not future.done():
                 future.add_done_callback(on_late)
@@ -255,11 +272,23 @@ class QRMIResource:
                 wait([future], timeout=_LATE_SECONDS)
                 on_late(future)
             raise
+        else:
+            self._contact = time.monotonic()
+            return value
         finally:
             if future.done():
                 self._idle.append(caller)
             else:
                 caller.dismiss()
+
+    def _assure_contact(self) -> None:
+        if time.monotonic() - self._contact < _FRESH_SECONDS:
+            return
+        try:
+            self.status()
+        except ResourceError as error:
+            error.refused = True
+            raise
 
     def _give_back(self, acquired: Future[Any]) -> None:
         if acquired.done() and acquired.exception() is None:
@@ -345,16 +374,15 @@ def _classify(
     """Turn one of QRMI's errors into ours; its class and its text are all that tells them apart."""
     name, text = type(error).__name__, str(error)
     match = _STATUS.search(text)
-    status = int(match[1]) if match else None
-    said = f"QPU {qpu!r}: {method} failed: {text}"
+    status = int(match[1]) if match else _STATUS_OF_CLASS.get(name)
+    said = f"QPU {qpu!r}: {method} failed: {text.rstrip()}"
     if name in ("ConfigError", "EnvVarNotSetError"):
         return ConfigError(f"{said}. Correct its `environment` in qrmi_config.json.")
-    if name == "TaskNotFoundError" or (status == 404 and method.startswith("task_") and args):
+    if status == 404 and method.startswith("task_") and method != "task_start":
         return TaskUnknownError(f"{said}. The vendor does not know it.", qpu, str(args[0]))
-    if name == "AuthenticationFailedError" or status == 401:
+    if status == 401:
         remedy = "Renew the QPU's credentials in qrmi_config.json."
         return AuthenticationError(f"{said}. {remedy}", qpu, method, 401, refused=True)
-    unreachable = "tcp connect" in text or "onnection refused" in text or "dns error" in text
-    transient = status in _TRANSIENT or (status is None and "error sending request" in text)
-    refused = name in _REFUSALS or unreachable or status in _NOT_ACTED_ON
-    return ResourceError(said, qpu, method, status, transient or unreachable, refused)
+    transient = status in _TRANSIENT or (status is None and bool(_CUT_OFF.search(text)))
+    refused = name in _REFUSALS or status in _NOT_ACTED_ON
+    return ResourceError(said, qpu, method, status, transient, refused)

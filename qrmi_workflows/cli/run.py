@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qrmi_workflows.errors import ResultError
+from qrmi_workflows.errors import RequestError
 
 if TYPE_CHECKING:
     from qrmi_workflows.tasks import OnAmbiguous, OnStop
@@ -94,7 +94,7 @@ def _say(task_id: str, state: object) -> None:
 def _require_writable(output: Path) -> None:
     folder = output.parent
     if output.is_dir() or not os.access(folder, os.W_OK):
-        raise ResultError(
+        raise RequestError(
             f"{output}: the result could not be written there. Name a file in a folder that exists "
             "and that you may write to."
         )

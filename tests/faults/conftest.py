@@ -1,0 +1,117 @@
+"""An emulator with quick QPUs whose simulator computes nothing, for what happens around tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qrmi_workflows import Lease, open_lease
+from qrmi_workflows.emulator import Emulator, start_emulator
+
+CONFIG = """
+[qpus.ibm_quick]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 0.05
+lanes = 5
+
+[qpus.ibm_slow]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 1.5
+lanes = 5
+
+[qpus.ibm_other]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 0.05
+
+[qpus.ibm_fez]
+type = "ibm-quantum-compute-service"
+"""
+
+SITE = """
+[qpus.ibm_quick]
+lanes = 5
+[qpus.ibm_slow]
+lanes = 5
+"""
+
+BELL = """OPENQASM 3.0;
+include "stdgates.inc";
+bit[2] meas;
+rz(pi/2) $0; sx $0; rz(pi/2) $0;
+rz(pi/2) $1; sx $1; rz(pi/2) $1;
+cz $0, $1;
+rz(pi/2) $1; sx $1; rz(pi/2) $1;
+meas[0] = measure $0;
+meas[1] = measure $1;
+"""
+
+
+def bell(shots: int = 100) -> dict[str, Any]:
+    """A payload; another number of shots makes another one."""
+    parameters = {"pubs": [[BELL, None, shots]], "version": 2, "support_qiskit": True}
+    return {"program_id": "sampler", "parameters": parameters}
+
+
+@pytest.fixture(scope="session")
+def shared_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "emulator.toml").write_text(CONFIG)
+    (folder / "site.toml").write_text(SITE)
+    with start_emulator(folder / "state", config=folder / "emulator.toml") as running:
+        yield running
+
+
+@pytest.fixture
+def emulator(
+    shared_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Emulator]:
+    """The emulator without faults, and a user of it with a state folder of his own."""
+    monkeypatch.setenv("QPU_CONFIG", str(shared_emulator.config_path))
+    monkeypatch.setenv("QPU_SITE", str(shared_emulator.folder.parent / "site.toml"))
+    monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    yield shared_emulator
+    shared_emulator.control.ask("DELETE", "/faults")
+
+
+@pytest.fixture
+def fault(emulator: Emulator) -> Callable[..., None]:
+    """Put a fault in force."""
+    return lambda kind, **rule: emulator.control.ask("POST", "/faults", {"kind": kind, **rule})
+
+
+@pytest.fixture
+def counted(emulator: Emulator) -> Callable[[], dict[str, int]]:
+    """Count tasks and sessions since the test began."""
+
+    def now() -> dict[str, int]:
+        counters = emulator.counters()
+        return {
+            f"{kind} {key}": n
+            for kind in ("tasks", "sessions")
+            for key, n in counters[kind].items()
+        }
+
+    before = now()
+    return lambda: {key: number - before[key] for key, number in now().items()}
+
+
+@pytest.fixture
+def payload_file(tmp_path: Path) -> Path:
+    path = tmp_path / "bell.json"
+    path.write_text(json.dumps(bell()))
+    return path
+
+
+@pytest.fixture
+def quick(emulator: Emulator) -> Iterator[Lease]:
+    """A lease of the quick QPU, in a step of its own."""
+    with open_lease("ibm_quick", step="quick") as lease:
+        yield lease

@@ -1,0 +1,222 @@
+"""A lease ends exactly once, on every path."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import bell
+
+from qrmi_workflows import open_lease
+from qrmi_workflows.errors import ConfigError, LeaseError, UnknownQPUError
+from qrmi_workflows.ledger import open_leases
+from qrmi_workflows.reap import reap
+
+HOLD = """
+import sys, time
+from qrmi_workflows import open_lease
+{setup}
+with open_lease("ibm_quick"):
+    print("ready", flush=True)
+    {body}
+"""
+
+
+@pytest.fixture
+def holder(emulator):
+    """Start a program that holds a lease, and wait until it does."""
+    started = []
+
+    def start(body: str = "time.sleep(60)", setup: str = "") -> subprocess.Popen:
+        program = HOLD.format(body=body, setup=setup)
+        process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def records(folder) -> list[dict]:
+    lines = [f.read_text().splitlines() for f in (folder / "state" / "leases").glob("*.jsonl")]
+    return [json.loads(line) for file in lines for line in file]
+
+
+def test_it_is_released_on_return_and_leaves_one_record(counted, tmp_path):
+    with open_lease("ibm_quick") as lease:
+        assert counted()["sessions open"] == 1
+        lease.run(bell())
+
+    assert (counted()["sessions opened"], counted()["sessions open"]) == (1, 0)
+    (record,) = records(tmp_path)
+    assert record["qpu"] == "ibm_quick"
+    assert record["tasks"] == 1
+    assert 0.05 <= record["busy"] <= record["held"]
+    assert record["idle"] == pytest.approx(record["held"] - record["busy"], abs=0.01)
+    assert list(open_leases()) == []
+
+
+def test_it_is_released_on_an_exception(counted):
+    with pytest.raises(ZeroDivisionError), open_lease("ibm_quick"):
+        _ = 1 / 0
+
+    assert counted()["sessions open"] == 0
+
+
+def test_it_is_released_once_however_often_it_is_asked(counted):
+    lease = open_lease("ibm_quick")
+    lease.release()
+    lease.release()
+
+    assert counted()["sessions closed"] == 1
+    with pytest.raises(LeaseError, match="has been released"):
+        lease.run(bell())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_is_released_when_the_program_is_asked_to_end(holder, counted, number):
+    process = holder()
+
+    process.send_signal(number)
+
+    assert process.wait(timeout=10) == (143 if number == signal.SIGTERM else -signal.SIGINT)
+    assert counted()["sessions open"] == 0
+
+
+def test_it_is_released_when_the_program_just_ends(holder, counted):
+    process = holder(body="sys.exit(4)")
+
+    assert process.wait(timeout=10) == 4
+    assert counted()["sessions open"] == 0
+
+
+def test_a_programs_own_way_with_sigterm_is_respected(holder, counted):
+    process = holder(
+        setup="import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))",
+    )
+
+    process.terminate()
+
+    assert process.wait(timeout=10) == 9
+    assert counted()["sessions open"] == 0
+
+
+def test_what_sigkill_left_is_reaped_once(holder, counted):
+    process = holder()
+    process.kill()
+    process.wait()
+    assert counted()["sessions open"] == 1
+
+    first, second = reap(), reap()
+
+    assert [one.released for one in first] == [True]
+    assert second == []
+    assert counted()["sessions open"] == 0
+
+
+def test_the_next_lease_reaps_what_sigkill_left(holder, counted):
+    process = holder()
+    process.kill()
+    process.wait()
+
+    with open_lease("ibm_other"):
+        assert counted()["sessions open"] == 1
+
+    assert counted()["sessions open"] == 0
+
+
+def test_a_living_owners_lease_is_not_reaped(holder, counted):
+    holder()
+
+    assert reap() == []
+    assert counted()["sessions open"] == 1
+
+
+def test_the_token_lies_only_in_a_file_of_mode_0600(quick, tmp_path):
+    token = quick.environment()["ibm_quick_QRMI_JOB_ACQUISITION_TOKEN"]
+    holding = [f for f in tmp_path.rglob("*") if f.is_file() and token in f.read_text()]
+
+    assert [oct(file.stat().st_mode & 0o777) for file in holding] == ["0o600"]
+    quick.run(bell())
+    quick.release()
+    assert not [f for f in tmp_path.rglob("*") if f.is_file() and token in f.read_text()]
+    assert token not in repr(quick)
+
+
+def test_a_lease_in_the_environment_is_adopted_and_left_open(counted, quick, monkeypatch):
+    for name, value in quick.environment().items():
+        monkeypatch.setenv(name, value)
+
+    with open_lease() as adopted:
+        assert adopted.adopted
+        adopted.run(bell())
+
+    assert counted()["sessions opened"] == counted()["sessions open"] == 1
+    quick.release()
+
+
+def test_several_qpus_are_held_together_and_released_together(counted):
+    with open_lease(["ibm_quick", "ibm_other"]) as leases:
+        assert counted()["sessions open"] == 2
+        assert leases["ibm_other"].run(bell()).qpu == "ibm_other"
+        assert leases.environment()["QRMI_JOB_QPU_RESOURCES"] == "ibm_quick,ibm_other"
+
+    assert counted()["sessions open"] == 0
+
+
+def test_several_qpus_are_held_or_none(fault, counted):
+    fault("status", route="POST */sessions", status=403, after=1)
+
+    with pytest.raises(LeaseError, match="could not be acquired"):
+        open_lease(["ibm_quick", "ibm_other"])
+
+    assert (counted()["sessions opened"], counted()["sessions open"]) == (1, 0)
+
+
+def test_an_unknown_qpu_is_refused_before_anything_is_acquired(emulator, counted):
+    with pytest.raises(UnknownQPUError, match="Did you mean 'ibm_quick'"):
+        open_lease("ibm_quik")
+    with pytest.raises(ConfigError, match="Name one of them"):
+        open_lease()
+    with pytest.raises(UnknownQPUError):
+        open_lease(["ibm_quick", "ibm_nowhere"])
+
+    assert counted()["sessions opened"] == 0
+
+
+def test_a_release_that_fails_says_what_to_do_and_the_reaper_does_it(counted, fault, emulator):
+    fault("status", route="PATCH */sessions/*", status=503, count=1)
+    lease = open_lease("ibm_quick")
+
+    with pytest.raises(LeaseError, match="qpu reap"):
+        lease.release()
+
+    assert counted()["sessions open"] == 1
+    document = next(iter(open_leases()))
+    assert document.owner.pid == os.getpid()  # it lives, so only its end makes it an orphan
+    lease.resource.release(document.token)
+    document.close()
+
+
+def test_a_grant_that_comes_too_late_is_given_back(fault, counted, monkeypatch):
+    monkeypatch.setattr("qrmi_workflows.resource.DEADLINES", {"acquire": 0.3})
+    fault("delay", route="POST */sessions", seconds=1.0, count=1, when="after")
+
+    with pytest.raises(LeaseError, match=r"did not answer acquire within 0\.3 s"):
+        open_lease("ibm_quick")
+
+    limit = time.monotonic() + 5
+    while counted()["sessions closed"] < 1 and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert (counted()["sessions opened"], counted()["sessions open"]) == (1, 0)

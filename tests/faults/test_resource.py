@@ -1,0 +1,175 @@
+"""A vendor that is silent, wrong or gone costs the deadline, and an error that says which."""
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import bell
+
+from qrmi_workflows.config import load_qpus
+from qrmi_workflows.errors import AuthenticationError, ConfigError, DeadlineError, ResourceError
+from qrmi_workflows.payloads import Payload
+from qrmi_workflows.resource import QRMIResource, QuantumResource, TaskState
+from qrmi_workflows.vendors import load_vendor
+
+SILENT = """
+import sys, time
+from qrmi_workflows.errors import DeadlineError
+from qrmi_workflows.resource import QRMIResource
+settings = {f"QRMI_IBM_QCS_{key}": sys.argv[1] for key in
+            ("ENDPOINT", "IAM_ENDPOINT", "IAM_APIKEY", "SERVICE_CRN")}
+resource = QRMIResource("q", "ibm-quantum-compute-service", settings, deadlines={"status": 0.5})
+try:
+    resource.status()
+except DeadlineError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def resource(emulator):
+    qpu = load_qpus(emulator.config_path)["ibm_quick"]
+    return QRMIResource(qpu.name, qpu.type, qpu.environment)
+
+
+def test_a_silent_server_costs_the_deadline_and_the_process_still_exits():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        before = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", SILENT, url], capture_output=True, text=True, timeout=20
+        )
+
+    assert "did not answer status within 0.5 s" in done.stdout
+    assert done.returncode == 0
+    assert time.monotonic() - before < 5
+
+
+def test_it_is_the_papers_interface(resource):
+    assert isinstance(resource, QuantumResource)
+    assert resource.is_accessible()
+    assert resource.resource_id() == "ibm_quick"
+    assert resource.metadata()["backend_name"] == "ibm_quick"
+    assert "configuration" in resource.target().value
+    assert str(resource.status().status).endswith("Online")
+
+
+def test_one_resource_serves_many_threads_at_once(resource):
+    states, errors = [], []
+
+    def ask() -> None:
+        try:
+            states.extend(resource.status().pending_job_count for _ in range(20))
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert errors == []
+    assert len(states) == 160
+
+
+def test_it_works_after_a_fork(resource):
+    code = (
+        "import os, sys\n"
+        "from qrmi_workflows.config import load_qpus\n"
+        "from qrmi_workflows.resource import QRMIResource\n"
+        "q = load_qpus()['ibm_quick']\n"
+        "r = QRMIResource(q.name, q.type, q.environment)\n"
+        "r.is_accessible()\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    os._exit(0 if r.is_accessible() else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], timeout=20).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "retryable", "refused"),
+    [
+        (400, False, True),
+        (403, False, True),
+        (409, False, True),
+        (423, True, True),
+        (429, True, True),
+        (500, True, False),
+        (502, True, False),
+        (503, True, True),
+    ],
+)
+def test_a_status_says_whether_to_try_again_and_whether_anything_happened(
+    resource, fault, status, retryable, refused
+):
+    encoded = load_vendor("ibm").encode(Payload.from_content(bell()).content)
+    fault("status", route="POST */jobs", status=status)
+
+    with pytest.raises(ResourceError) as caught:
+        resource.task_start(encoded)
+
+    assert caught.value.status_code == status
+    assert (caught.value.retryable, caught.value.refused) == (retryable, refused)
+    assert caught.value.call == "task_start"
+
+
+@pytest.mark.parametrize("kind", ["drop", "malformed"])
+def test_an_answer_that_was_cut_off_may_come_next_time(resource, fault, kind):
+    resource.status()
+    fault(kind, route="GET */backends", count=1)
+
+    with pytest.raises(ResourceError) as caught:
+        resource.status()
+
+    assert caught.value.retryable
+    assert resource.status()
+
+
+def test_refused_credentials_are_told_apart(resource, fault):
+    fault("status", route="GET */backends", status=401, count=1)
+
+    with pytest.raises(AuthenticationError, match="Renew the QPU's credentials"):
+        resource.status()
+
+
+def test_a_vendor_that_is_gone_has_certainly_accepted_nothing(emulator):
+    environment = dict(load_qpus(emulator.config_path)["ibm_quick"].environment)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        environment["QRMI_IBM_QCS_ENDPOINT"] = f"http://127.0.0.1:{server.getsockname()[1]}"
+    resource = QRMIResource("ibm_quick", "ibm-quantum-compute-service", environment)
+
+    with pytest.raises(ResourceError) as caught:
+        resource.task_start(load_vendor("ibm").encode(bell()))
+
+    assert caught.value.retryable
+    assert caught.value.refused
+
+
+def test_an_unknown_type_and_missing_settings_are_refused():
+    with pytest.raises(ConfigError, match="unknown type 'abacus'"):
+        QRMIResource("q", "abacus", {})
+    with pytest.raises(ConfigError, match=r"qrmi_config\.json"):
+        QRMIResource("q", "ibm-quantum-compute-service", {}).status()
+
+
+def test_a_deadline_is_an_error_that_may_pass(resource, fault):
+    fault("hang", route="GET */backends", count=1)
+    resource._deadlines["status"] = 0.3
+
+    with pytest.raises(DeadlineError) as caught:
+        resource.status()
+
+    assert caught.value.retryable
+    assert resource.status()
+
+
+def test_a_state_that_is_not_known_is_unknown():
+    assert TaskState.of("TaskStatus.Dreaming") is TaskState.UNKNOWN
+    assert not TaskState.UNKNOWN.final

@@ -1,0 +1,385 @@
+"""Nothing that was paid for is lost, or paid for twice."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import CancelledError
+
+import pytest
+from conftest import bell
+
+from qrmi_workflows import QuantumResult, open_lease
+from qrmi_workflows.errors import (
+    AmbiguousTaskError,
+    JournalError,
+    PayloadError,
+    ResourceError,
+    TaskCancelledError,
+    TaskFailedError,
+)
+from qrmi_workflows.journal import Journal, RecordState
+
+
+def records(step: str) -> list:
+    return Journal().step(step).records()
+
+
+def run_cli(*argv: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "qrmi_workflows", *argv],
+        capture_output=True, text=True, timeout=60, **options,
+    )  # fmt: skip
+
+
+def start_run(payload_file, output, *options: str) -> subprocess.Popen:
+    """Start `qpu run` of a long task and wait until the task is known to run."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qrmi_workflows", "run", str(payload_file), "-o", str(output),
+         "--qpu", "ibm_slow", *options],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert "task " in process.stderr.readline()
+    return process
+
+
+def test_a_task_runs_and_is_recorded_with_its_result(quick):
+    result = quick.run(bell())
+
+    (record,) = records("quick")
+    assert record.state is RecordState.COMPLETED
+    assert record.task_id == result.task_id
+    assert record.result == result
+
+
+def test_identical_tasks_on_purpose_are_two_and_a_rerun_finds_both(emulator, counted):
+    def step() -> list[str]:
+        with open_lease("ibm_quick", step="twice") as lease:
+            return [lease.run(bell()).task_id for _ in range(2)]
+
+    first, again = step(), step()
+
+    assert len(set(first)) == 2
+    assert again == first
+    assert counted()["tasks accepted"] == 2
+
+
+def test_without_a_name_every_run_is_new(emulator, counted):
+    for _ in range(2):
+        with open_lease("ibm_quick") as lease:
+            lease.run(bell())
+
+    assert counted()["tasks accepted"] == 2
+
+
+def test_a_requeued_slurm_job_finds_the_tasks_of_each_of_its_commands(
+    emulator, counted, monkeypatch
+):
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+
+    def job() -> list[str]:
+        ids = []
+        for _ in range(2):  # a batch script that runs the same command twice, on purpose
+            with open_lease("ibm_quick") as lease:
+                ids.append(lease.run(bell()).task_id)
+        return ids
+
+    first = job()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    again = job()
+
+    assert again == first
+    assert len(set(first)) == counted()["tasks accepted"] == 2
+
+
+def test_after_sigkill_a_rerun_re_attaches(emulator, counted, payload_file, tmp_path):
+    output = tmp_path / "result.json"
+    process = start_run(payload_file, output)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+
+    again = run_cli("run", str(payload_file), "-o", str(output), "--qpu", "ibm_slow")
+
+    assert again.returncode == 0, again.stderr
+    assert counted()["tasks accepted"] == 1
+    assert counted()["sessions open"] == 0  # the rerun reaped what SIGKILL left
+    assert QuantumResult.load(output).counts()
+
+
+def test_after_its_result_was_written_qpu_run_runs_afresh(counted, payload_file, tmp_path):
+    output = tmp_path / "result.json"
+    argv = ("run", str(payload_file), "-o", str(output), "--qpu", "ibm_quick")
+
+    assert run_cli(*argv).returncode == run_cli(*argv).returncode == 0
+    assert counted()["tasks accepted"] == 2
+
+
+def test_sigterm_cancels_the_task_and_the_rerun_submits_it_again(
+    emulator, counted, payload_file, tmp_path
+):
+    output = tmp_path / "result.json"
+    process = start_run(payload_file, output)
+
+    process.terminate()
+
+    assert process.wait(timeout=10) == 143
+    process.stderr.close()
+    assert counted()["tasks cancelled"] == 1
+    assert counted()["sessions open"] == 0
+    assert not output.exists()
+    again = run_cli("run", str(payload_file), "-o", str(output), "--qpu", "ibm_slow")
+    assert again.returncode == 0, again.stderr
+    assert counted()["tasks accepted"] == 2
+
+
+def test_an_interrupted_task_that_is_left_is_found_by_the_rerun(
+    emulator, counted, payload_file, tmp_path, monkeypatch
+):
+    with open_lease("ibm_slow") as lease:
+        for name, value in lease.environment().items():
+            monkeypatch.setenv(name, value)
+        output = tmp_path / "result.json"
+        process = start_run(payload_file, output, "--on-stop", "leave")
+        process.terminate()
+        assert process.wait(timeout=10) == 143
+        process.stderr.close()
+
+        again = run_cli("run", str(payload_file), "-o", str(output), "--qpu", "ibm_slow")
+
+    assert again.returncode == 0, again.stderr
+    assert counted()["tasks accepted"] == 1
+    assert counted()["tasks cancelled"] == 0
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_answers_that_fail_for_now_lose_no_result(quick, fault, counted, status):
+    fault("status", route="GET */jobs/*", status=status, count=3)
+
+    assert quick.run(bell()).task_id
+
+    assert counted()["tasks accepted"] == 1
+    assert counted()["tasks cancelled"] == 0
+
+
+@pytest.mark.parametrize("kind", ["drop", "malformed"])
+def test_answers_that_are_cut_off_lose_no_result(quick, fault, counted, kind):
+    fault(kind, route="GET */jobs/*", count=3)
+
+    assert quick.run(bell()).task_id
+    assert counted()["tasks accepted"] == 1
+
+
+@pytest.mark.parametrize("status", [423, 429, 503])
+def test_a_submission_refused_for_now_is_made_again(quick, fault, counted, status):
+    fault("status", route="POST */jobs", status=status, count=2)
+
+    assert quick.run(bell()).task_id
+    assert counted()["tasks accepted"] == 1
+
+
+def test_a_submission_refused_for_good_is_an_error_at_once(quick, fault, counted):
+    fault("status", route="POST */jobs", status=400)
+
+    with pytest.raises(ResourceError, match="task_start failed"):
+        quick.run(bell())
+
+    assert counted()["tasks accepted"] == 0
+    (record,) = records("quick")
+    assert (record.state, record.retryable) == (RecordState.FAILED, False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "when"), [("drop", "after"), ("status", "after"), ("drop", "before")]
+)
+def test_a_lost_answer_is_reported_and_never_silent(emulator, fault, counted, kind, when, caplog):
+    fault(kind, route="POST */jobs", when=when, count=1)
+    with open_lease("ibm_quick", step="lost") as lease:
+        with pytest.raises(AmbiguousTaskError, match="--on-ambiguous resubmit"):
+            lease.run(bell())
+        assert records("lost")[0].state is RecordState.INTENT
+
+    with (
+        open_lease("ibm_quick", step="lost") as lease,
+        pytest.raises(AmbiguousTaskError, match="an earlier run ended"),
+    ):
+        lease.run(bell())
+
+    with caplog.at_level(logging.WARNING), open_lease("ibm_quick", step="lost") as lease:
+        assert lease.run(bell(), on_ambiguous="resubmit").task_id
+    assert "Submitting it again, as asked" in caplog.text
+    assert counted()["tasks accepted"] == (2 if when == "after" else 1)
+
+
+def test_a_failed_task_says_why_and_is_not_paid_for_again(emulator, counted):
+    wrong = bell()
+    wrong["parameters"]["pubs"][0][0] = "OPENQASM 3.0; no such program;"
+
+    def step() -> None:
+        with open_lease("ibm_fez", step="wrong") as lease:
+            lease.run(wrong)
+
+    with pytest.raises(TaskFailedError) as first:
+        step()
+    with pytest.raises(TaskFailedError, match="qpu journal prune --step 'wrong'"):
+        step()
+
+    assert "failed at the vendor" in str(first.value)
+    assert first.value.task_id
+    assert counted()["tasks accepted"] == 1
+
+
+def test_a_task_cancelled_at_the_vendor_is_submitted_by_the_rerun(emulator, counted):
+    with open_lease("ibm_slow", step="cancelled") as lease:
+        future = lease.submit(bell())
+        while future.task_id is None:
+            time.sleep(0.01)
+        lease.resource.task_stop(future.task_id)
+        with pytest.raises(TaskCancelledError, match="cancelled at the vendor"):
+            future.result(timeout=10)
+
+        assert records("cancelled")[0].retryable
+
+
+def test_a_task_that_the_vendor_has_forgotten_is_submitted_again(emulator, fault, counted):
+    with open_lease("ibm_slow", step="forgotten") as lease:
+        lease.submit(bell(), on_stop="leave")
+        while not [r for r in records("forgotten") if r.task_id]:
+            time.sleep(0.01)
+        lease.release()
+    fault("status", route="GET */jobs/*", status=404, count=1)
+
+    with open_lease("ibm_slow", step="forgotten") as lease:
+        assert lease.run(bell()).task_id
+
+    assert counted()["tasks accepted"] == 2
+
+
+def test_as_many_tasks_are_in_flight_as_the_qpu_has_lanes(emulator):
+    with open_lease("ibm_slow") as lease:
+        for shots in range(1, 9):
+            lease.submit(bell(shots))
+        limit = time.monotonic() + 5
+        seen = 0
+        while seen < 5 and time.monotonic() < limit:
+            seen = max(seen, emulator.counters()["qpus"]["ibm_slow"]["tasks"]["accepted"])
+            time.sleep(0.01)
+        time.sleep(0.2)
+        tasks = emulator.counters()["qpus"]["ibm_slow"]["tasks"]
+        assert tasks["queued"] + tasks["running"] == 5
+        lease.release()
+
+
+def test_results_come_in_the_order_of_the_payloads(quick):
+    payloads = [bell(shots) for shots in range(1, 21)]
+
+    results = list(quick.map(payloads))
+
+    assert len({result.task_id for result in results}) == 20
+    from qrmi_workflows import Payload
+
+    digests = [Payload.from_content(payload).digest for payload in payloads]
+    assert [result.payload_digest for result in results] == digests
+
+
+def test_a_future_that_is_cancelled_cancels_its_task(emulator, counted):
+    with open_lease("ibm_slow") as lease:
+        future = lease.submit(bell())
+        while future.task_id is None:
+            time.sleep(0.01)
+
+        assert future.cancel()
+
+        with pytest.raises((CancelledError, TaskCancelledError)):
+            future.result(timeout=10)
+    assert counted()["tasks cancelled"] == 1
+
+
+def test_leaving_a_lease_in_order_awaits_its_tasks(emulator):
+    with open_lease("ibm_quick") as lease:
+        futures = [lease.submit(bell(shots)) for shots in range(1, 8)]
+
+    assert all(future.result(timeout=0) for future in futures)
+
+
+def test_a_journal_that_cannot_be_written_stops_before_anything_is_submitted(
+    emulator, counted, monkeypatch, tmp_path
+):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("QPU_STATE", str(tmp_path / "file"))
+
+    with (
+        open_lease("ibm_quick", step="s") as lease,
+        pytest.raises(JournalError, match="QPU_STATE"),
+    ):
+        lease.run(bell())
+
+    assert counted()["tasks accepted"] == 0
+    assert counted()["sessions open"] == 0
+
+
+def test_a_journal_of_a_newer_version_is_left_alone(quick):
+    quick.run(bell())
+    (path,) = Journal().step("quick").folder.glob("*.json")
+    newer = path.read_text().replace('"version": 1', '"version": 2')
+    path.write_text(newer)
+    quick.release()
+
+    with (
+        open_lease("ibm_quick", step="quick") as lease,
+        pytest.raises(JournalError, match="version 2"),
+    ):
+        lease.run(bell())
+    assert path.read_text() == newer
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "not-json",
+        "foreign",
+        "unknown-qpu",
+        "absent",
+        "no-folder",
+        "no-config",
+        "bad-config",
+        "shots",
+    ],
+)
+def test_bad_input_is_refused_with_exit_code_2_before_anything_is_acquired(
+    emulator, counted, payload_file, tmp_path, case
+):
+    output, qpu, environ, options = tmp_path / "r.json", "ibm_quick", dict(os.environ), []
+    if case == "not-json":
+        payload_file.write_text("{")
+    elif case == "foreign":
+        payload_file.write_text(json.dumps({"sequence": {"register": []}, "job_runs": 1}))
+    elif case == "unknown-qpu":
+        qpu = "ibm_nowhere"
+    elif case == "absent":
+        payload_file.unlink()
+    elif case == "no-folder":
+        output = tmp_path / "nowhere" / "r.json"
+    elif case == "no-config":
+        environ["QPU_CONFIG"] = str(tmp_path / "absent.json")
+    elif case == "bad-config":
+        environ["QPU_CONFIG"] = str(payload_file)
+    elif case == "shots":
+        options = ["--shots", "0"]
+
+    argv = ("run", str(payload_file), "-o", str(output), "--qpu", qpu, *options)
+    done = run_cli(*argv, env=environ)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("qpu: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert counted()["sessions opened"] == 0
+
+
+def test_a_payload_for_another_vendor_never_reaches_the_vendor(quick, counted):
+    with pytest.raises(PayloadError, match="allowed: QPUs of type pasqal-cloud"):
+        quick.run({"sequence": {"register": []}, "job_runs": 1})
+    assert counted()["tasks accepted"] == 0

@@ -161,14 +161,14 @@ def test_a_shell_command_means_the_same_with_and_without_a_snakemake_around_it(p
         rule all:
             input: expand("out/{name}.txt", name=["it's", "a b", "$HOME"])
         rule source:
-            output: touch("in/{name}.txt")
+            output: temp(touch("in/{name}.txt"))
             localrule: True
         rule quantum:
             input: "in/{name}.txt"
-            output: "out/{name}.txt"
+            output: protected(ensure("out/{name}.txt", non_empty=True))
             log: "logs/{name}.log"
             params: text=r"back\\slash $PWD 'quoted'"
-            threads: 3
+            threads: 2
             resources: qpu=1, qpu_name="FRESNEL"
             shell:
                 '''
@@ -184,9 +184,11 @@ def test_a_shell_command_means_the_same_with_and_without_a_snakemake_around_it(p
     for name in ("it's", "a b", "$HOME"):
         first, second = project.read(f"out/{name}.txt").splitlines()
         text = "back\\slash $PWD 'quoted'"
-        assert first == f"in/{name}.txt {text} 3 prefix 3 {project.folder}"
+        assert first == f"in/{name}.txt {text} 2 prefix 2 {project.folder}"
         assert set("euh") <= set(second.split()[0])
         assert (project.folder / f"logs/{name}.log").exists()
+        assert not (project.folder / f"in/{name}.txt").exists()
+        assert (project.folder / f"out/{name}.txt").stat().st_mode & 0o222 == 0
 
 
 def test_a_failing_command_fails_its_rule_at_once_and_shows_why(project):

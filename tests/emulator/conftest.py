@@ -59,6 +59,10 @@ type = "pasqal-cloud"
 type = "pasqal-cloud"
 noise = true
 
+[qpus.EMU_MPS]
+type = "pasqal-cloud"
+simulator = "emu-mps"
+
 [qpus.EMU_FREE]
 type = "pasqal-cloud"
 model = "MockDevice"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -37,6 +38,19 @@ def test_noise_is_that_of_a_fresnel_machine(qpu):
     assert wait(resource, task) == TaskStatus.Completed
     counter = json.loads(resource.task_result(task).value)["counter"]
     assert 0.75 * 2000 < counter["1"] < 0.93 * 2000
+
+
+def test_pasqals_own_simulator_is_an_extra(qpu):
+    """Where it is installed it computes the blockade; where it is not, it says what to install."""
+    resource = qpu("EMU_MPS")
+    device = device_of(qpu("FRESNEL"))
+    task = resource.task_start(Payload.PasqalCloud(sequence=blockade(device), job_runs=1000))
+    if find_spec("emu_mps"):
+        assert wait(resource, task) == TaskStatus.Completed
+        counter = json.loads(resource.task_result(task).value)["counter"]
+        assert counter.get("11", 0) + counter.get("00", 0) < 30
+    else:
+        assert wait(resource, task) == TaskStatus.Failed
 
 
 def test_more_runs_than_the_device_allows_fail(qpu):

@@ -47,7 +47,7 @@ class PasqalCloud(Dialect):
     """The dialect `pasqal-cloud`."""
 
     type = "pasqal-cloud"
-    simulators = ("pulser", "null")
+    simulators = ("pulser", "emu-mps", "emu-sv", "null")
     default_model = "AnalogDevice"
     names = ("FRESNEL", "FRESNEL_CAN1", "EMU_MPS", "EMU_FREE", "EMU_FRESNEL")
 

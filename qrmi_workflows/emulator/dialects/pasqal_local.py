@@ -40,7 +40,7 @@ class PasqalLocal(Dialect):
     """The dialect `pasqal-local`."""
 
     type = "pasqal-local"
-    simulators = ("pulser", "null")
+    simulators = ("pulser", "emu-mps", "emu-sv", "null")
     default_model = "AnalogDevice"
 
     def models(self) -> tuple[str, ...]:

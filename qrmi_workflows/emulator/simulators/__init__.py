@@ -1,4 +1,4 @@
-"""The numerical engines behind the emulated QPUs. Each is one file with `run` and `warm`."""
+"""The numerical engines behind the emulated QPUs. Each has `run` and `warm`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ __all__ = ["SIMULATORS", "Outcome", "SimulationError", "load_simulator"]
 SIMULATORS = {
     "aer": "qrmi_workflows.emulator.simulators.aer",
     "pulser": "qrmi_workflows.emulator.simulators.pulser",
+    "emu-mps": "qrmi_workflows.emulator.simulators.emu:MPS",
+    "emu-sv": "qrmi_workflows.emulator.simulators.emu:SV",
 }
 
 
@@ -42,7 +44,10 @@ class SimulationError(Exception):
 
 def load_simulator(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Import and warm up a simulator, in a worker process only: this takes seconds."""
-    module = importlib.import_module(SIMULATORS[name])
-    module.warm()
-    run: Callable[[dict[str, Any]], dict[str, Any]] = module.run
+    module, _, attribute = SIMULATORS[name].partition(":")
+    simulator = importlib.import_module(module)
+    if attribute:
+        simulator = getattr(simulator, attribute)
+    simulator.warm()
+    run: Callable[[dict[str, Any]], dict[str, Any]] = simulator.run
     return run

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 from qrmi_workflows.emulator.simulators import SimulationError
 
-__all__ = ["run", "warm"]
+__all__ = ["run", "run_sequence", "warm"]
 
 
 def warm() -> None:
@@ -35,6 +36,13 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     Raises:
         SimulationError: It cannot be simulated.
     """
+    return run_sequence(job, _simulate)
+
+
+def run_sequence(
+    job: dict[str, Any], simulate: Callable[[Any, int, int, bool], dict[str, int]]
+) -> dict[str, Any]:
+    """Do what `run` does with another function that counts the outcomes of a sequence."""
     if job["program"] == "specs":
         return {"result": _specs(job["model"], job["qpu"]), "logs": ""}
     request = json.loads(job["request"])
@@ -44,7 +52,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         raise SimulationError(
             f"{request['runs']} runs; {sequence.device.name} allows {most} at most"
         )
-    counts = _simulate(sequence, request["runs"], job["seed"], job["noise"])
+    counts = simulate(sequence, request["runs"], job["seed"], job["noise"])
     atoms = len(sequence.register.qubit_ids)
     logs = f"sequence of {atoms} atoms, {sequence.get_duration()} ns, {request['runs']} runs\n"
     return {"result": json.dumps(counts), "logs": logs}

@@ -86,6 +86,21 @@ def test_a_simulation_interrupted_by_kill_9_runs_again(tmp_path):
         assert json.loads(resource.task_result(task).value)
 
 
+def test_stored_objects_survive_kill_9(tmp_path):
+    """Results of the System API lie in the object store: the same handle finds them again."""
+    qpus = ("ibm_system=ibm-quantum-system",)
+    first = start_emulator(tmp_path / "state", qpus)
+    resource = connect(first, "ibm_system", QRMI_JOB_TIMEOUT_SECONDS="60")
+    task = resource.task_start(primitive("sampler", [[bell()]]))
+    assert wait(resource, task) == TaskStatus.Completed
+    result = resource.task_result(task).value
+    first.process.kill()
+    first.process.wait()
+    with start_emulator(tmp_path / "state", qpus):
+        assert resource.task_result(task).value == result
+        assert "without noise" in resource.task_logs(task)
+
+
 def test_ten_thousand_tasks_cost_no_memory(tmp_path, config):
     """The first thousands may fill caches; the ones after them add next to nothing."""
     with start_emulator(tmp_path / "state", config=config) as emulator:

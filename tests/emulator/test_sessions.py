@@ -30,6 +30,23 @@ def test_an_active_dedicated_session_keeps_others_off_the_device(qpu):
     other.task_stop(foreign)
 
 
+def test_a_batchs_tasks_go_first_but_others_are_not_kept_out(qpu):
+    """Once it is active, and only as long as it has tasks."""
+    holder = qpu("ibm_slow", QRMI_IBM_QCS_SESSION_MODE="batch")
+    other = qpu("ibm_slow")
+    token = holder.acquire()
+    first = holder.task_start(primitive("sampler", [[bell()]]))
+    foreign = other.task_start(primitive("sampler", [[bell()]]))
+    second = holder.task_start(primitive("sampler", [[bell()]]))
+    holder.task_stop(first)
+    assert holder.task_status(second) == TaskStatus.Running
+    assert other.task_status(foreign) == TaskStatus.Queued
+    holder.task_stop(second)
+    assert other.task_status(foreign) == TaskStatus.Running
+    holder.release(token)
+    other.task_stop(foreign)
+
+
 def test_releasing_with_pending_tasks_cancels_those_that_wait(qpu, emulator):
     """QRMI closes a session that has pending tasks: the queued ones are cancelled."""
     holder = qpu("ibm_slow")

@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 
@@ -91,6 +92,7 @@ class Run:
         workflow: Its name.
         executor: The executor's, with its settings.
         seconds: The wall time of the `snakemake` command.
+        job_seconds: The sum of the jobs' own spans, by Slurm, which counts whole seconds.
         state_queries: How often slurmctld was asked for jobs' states.
         queries: How often it was asked for anything.
     """
@@ -98,6 +100,7 @@ class Run:
     workflow: str
     executor: str
     seconds: float
+    job_seconds: float
     state_queries: int
     queries: int
 
@@ -109,19 +112,29 @@ def measure(workflow: str, executor: str, environ: Mapping[str, str]) -> Run:
         snakefile = WORKFLOWS[workflow].replace("RESOURCES", resources)
         Path(folder, "Snakefile").write_text(snakefile, encoding="utf-8")
         Path(folder, "payload").write_text(json.dumps(PAYLOAD), encoding="utf-8")
+        before = job_seconds(environ)
         call(["sdiag", "--reset"], environ)
         start = time.perf_counter()
         command = [sys.executable, "-m", "snakemake", *options, "--jobs", "8"]
         call(command, environ, folder)
         seconds = time.perf_counter() - start
     counts = {name: int(n) for name, n in QUERIES.findall(call(["sdiag"], environ))}
+    spans = job_seconds(environ)
     return Run(
         workflow=workflow,
         executor=executor,
         seconds=seconds,
+        job_seconds=spans - before,
         state_queries=sum(counts.get(name, 0) for name in STATE_QUERIES),
         queries=sum(counts.values()),
     )
+
+
+def job_seconds(environ: Mapping[str, str]) -> float:
+    """Return the sum of the spans of all jobs that Slurm remembers."""
+    shown = call(["squeue", "--noheader", "--states=all", "--Format=StartTime,EndTime"], environ)
+    times = [[datetime.fromisoformat(word) for word in line.split()] for line in shown.splitlines()]
+    return sum((end - start).total_seconds() for start, end in times)
 
 
 def call(argv: list[str], environ: Mapping[str, str], folder: str | None = None) -> str:
@@ -152,12 +165,15 @@ def summarise(runs: Iterable[Run]) -> dict[str, dict[str, float]]:
 
 def show(runs: Iterable[Run], ratios: Mapping[str, Mapping[str, float]]) -> None:
     """Print every run and the ratios."""
-    table = Table("workflow", "executor", "wall time", "job queries", "all queries")
+    table = Table(
+        "workflow", "executor", "wall time", "in jobs (whole s)", "job queries", "all queries"
+    )
     for run in runs:
         table.add_row(
             run.workflow,
             run.executor,
             f"{run.seconds:.1f} s",
+            f"{run.job_seconds:.0f} s",
             str(run.state_queries),
             str(run.queries),
         )

@@ -121,9 +121,8 @@ class Executor(SlurmExecutor):
     def _submit_with_qpu(self, job: Any, request: QPURequest) -> None:
         log_file = self._log_file(job)
         submitted = datetime.now(UTC)
-        command = lease_command(
-            shlex.split(self.get_python_executable()), request.qpu, self._command(job)
-        )
+        python = shlex.split(self.get_python_executable())
+        command = lease_command(python, request.qpu, _step(job), self._command(job))
         done = run_command(
             self._sbatch(job, request, log_file), stdin=render_script(command, self._markers.folder)
         )
@@ -372,6 +371,12 @@ class Executor(SlurmExecutor):
 
 def _marker(job: Any) -> str:
     return f"{job.jobid}-{job.attempt}"
+
+
+def _step(job: Any) -> str:
+    """Name a job so that no other has the name, and that it is the same in every run."""
+    unique = job.jobid if job.is_group() else job.uuid()
+    return f"snakemake {job.name} {unique} in {Path.cwd()}"
 
 
 def _cluster(job: Any) -> Any:

@@ -27,9 +27,17 @@ exit "$status"
 # left of its job at once, and the supervisor would have no time to release.
 
 
-def lease_command(python: Sequence[str], qpu: str, command: Sequence[str]) -> list[str]:
-    """Render the argv that runs a command under a lease of a QPU."""
-    return [*python, "-m", "qrmi_workflows", "lease", "exec", "--qpu", qpu, "--", *command]
+def lease_command(python: Sequence[str], qpu: str, step: str, command: Sequence[str]) -> list[str]:
+    """Render the argv that runs a command under a lease of a QPU.
+
+    Args:
+        python: The interpreter.
+        qpu: The QPU's name.
+        step: The name under which a retry, or a later run, finds the tasks of a failed attempt.
+        command: The command and its arguments.
+    """
+    options = ["--qpu", qpu, "--step", step]
+    return [*python, "-m", "qrmi_workflows", "lease", "exec", *options, "--", *command]
 
 
 def render_script(command: Sequence[str], markers: Path) -> str:

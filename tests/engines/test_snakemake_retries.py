@@ -73,6 +73,46 @@ def test_a_retry_attaches_to_the_task_that_the_killed_attempt_had_submitted(
     assert project.sessions()[1] == 0
 
 
+HYBRID = """
+import json, sys
+from qrmi_workflows.lease import open_lease
+
+with open_lease() as lease, open("payload.json") as payload:
+    result = lease.run(json.load(payload))
+if sys.argv[1] == "1":
+    sys.exit("a mistake after the QPU has done its work")
+print(dict(result.counts()))
+"""
+
+
+def test_a_retry_of_a_hybrid_program_takes_the_results_that_are_paid_for(tmp_path, sandbox):
+    project = Project(tmp_path, sandbox)
+    project.write(
+        """
+        rule quantum:
+            output: "result.txt"
+            resources: qpu=1, qpu_name="ibm_fez", attempt=lambda wildcards, attempt: attempt
+            shell: "python hybrid.py {resources.attempt} > {output}"
+        """,
+        hybrid=HYBRID,
+    )
+    (tmp_path / "payload.json").write_text(json.dumps(PAYLOAD))
+
+    def accepted() -> int:
+        return project.control.counters()["tasks"]["accepted"]
+
+    before = accepted()
+    output = project.run("--retries", "1")
+    assert "a mistake after the QPU has done its work" in output
+    assert project.read("result.txt") == "{'1': 100}\n"
+    assert accepted() == before + 1
+
+    project.run(
+        "--forceall", "--retries", "1"
+    )  # it has ended well, so running it again means afresh
+    assert accepted() == before + 2
+
+
 def test_a_qpu_may_have_a_hyphen_and_a_dot_in_its_name(tmp_path: Path):
     sandbox = Sandbox(tmp_path / "sandbox")
     sandbox.up(qpus=["ibm-fez.v2=ibm-quantum-compute-service:fez"])

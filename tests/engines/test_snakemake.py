@@ -10,6 +10,7 @@ from snakemake_runs import Project, submitted, wait_until
 
 from qrmi_workflows.sandbox import Sandbox
 
+PROFILE = Path(__file__).parents[2] / "snakemake_ext" / "profile"
 pytestmark = [pytest.mark.slurm, pytest.mark.engines]
 
 
@@ -35,7 +36,7 @@ def test_a_rule_with_a_qpu_holds_gres_licence_and_lease_and_others_take_the_stoc
     )
     opened, _ = project.sessions()
 
-    output = project.run("--slurm-qpu-mark-all")
+    output = project.run("--profile", str(PROFILE))
 
     quantum, classical = project.read("deep/folder/quantum.txt"), project.read("classical.txt")
     assert "TresPerNode=gres:qpu:ibm_fez:1" in quantum

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from textwrap import dedent
@@ -165,6 +166,36 @@ def test_the_user_sees_one_message_without_a_traceback(sandbox, tmp_path):
 
     assert output.rstrip().splitlines()[-2] == "QPURequestError:"
     assert output.rstrip().splitlines()[-1].startswith("rule 'quantum': unknown QPU 'ibm_fess' in")
+
+
+def test_a_rule_without_a_qpu_is_submitted_as_by_the_stock_executor(sandbox, tmp_path):
+    """Seen in the calls of sbatch that each shows when it is refused."""
+    project = Project(tmp_path, sandbox)
+    project.write(
+        """
+        rule classical:
+            output: "classical.txt"
+            threads: 2
+            resources: mem_mb=100, gpu=1, slurm_partition="absent"
+            shell: "touch {output}"
+        """
+    )
+
+    same = {"PYTHONHASHSEED": "0"}  # Snakemake renders sets
+    options = ("status-command=squeue", "init-seconds-before-status-checks=1")
+    ours = project.run(fails=True, **same)
+    stock = project.run(
+        "--executor", "slurm", *(f"--slurm-{option}" for option in options), fails=True, **same
+    )
+
+    assert "--executor slurm-jobstep" in call(ours)
+    assert call(ours) == call(stock)
+
+
+def call(output: str) -> str:
+    """Return the call of sbatch in a run's output, without the names that differ by chance."""
+    (line,) = [line for line in output.splitlines() if line.strip().startswith("sbatch --parsable")]
+    return re.sub(r"[0-9a-f-]{36}|\btmp[.\w]+", "…", line)
 
 
 @pytest.mark.parametrize("group", ["", 'group: "g"'])

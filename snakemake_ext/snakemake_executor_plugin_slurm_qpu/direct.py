@@ -12,9 +12,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from snakemake.common.tbdstring import TBDString
-from snakemake.shell import shell
 from snakemake_interface_executor_plugins.settings import SharedFSUsage
+
+from snakemake_executor_plugin_slurm_qpu.requests import NOT_YET_KNOWN
 
 __all__ = ["can_run_directly", "render_command"]
 
@@ -45,6 +45,9 @@ def can_run_directly(job: Any, workflow: Any) -> bool:
 
 def render_command(job: Any) -> str:
     """Render the text for `bash -c` that runs a job's shell command as Snakemake's shell would."""
+    # Not at import: Snakemake imports every plugin, and would not start if it had moved this.
+    from snakemake.shell import shell
+
     executable = shell.get_executable()
     command = f"{shell._get_process_prefix(executable)}{job.shellcmd} {shell._process_suffix}"
     exports = " ".join(f"{name}={job.threads}" for name in _THREAD_VARIABLES)
@@ -79,4 +82,4 @@ def _is_plain_rule(job: Any) -> bool:
 def _is_plain_command(job: Any) -> bool:
     """No value in it that is known only in the job (`{resources.tmpdir}`)."""
     command = job.shellcmd
-    return len(command) < _LONGEST and str(TBDString()) not in command
+    return len(command) < _LONGEST and NOT_YET_KNOWN not in command

@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from snakemake.common.tbdstring import TBDString
 from snakemake_interface_common.exceptions import WorkflowError
 
 from qrmi_workflows.config import SitePolicy, load_site_policy
@@ -29,7 +28,10 @@ from qrmi_workflows.schedulers.slurm import (
     units_of,
 )
 
-__all__ = ["QPURequestError", "QPURequests"]
+__all__ = ["NOT_YET_KNOWN", "QPURequestError", "QPURequests"]
+
+NOT_YET_KNOWN = "<TBD>"
+"""How Snakemake writes a value that it can evaluate only later, or only in the job."""
 
 _SET_BY_THE_REQUEST = ("gres", "licenses", "qpu")
 
@@ -135,7 +137,7 @@ class QPURequests:
         name, site = resources.get("qpu_name"), self.site
         if name is None and len(site.qpus) == 1:
             return next(iter(site.qpus))
-        if not isinstance(name, str) or isinstance(name, TBDString):
+        if not isinstance(name, str) or name == NOT_YET_KNOWN:
             raise RequestError(
                 f"it asks for qpu={resources.qpu!r} with qpu_name={name!r}; allowed: "
                 f'{", ".join(sorted(site.qpus))}. Add qpu_name="…" to its resources.'
@@ -149,7 +151,7 @@ def _members(job: Any) -> list[Any]:
 
 def _asks(job: Any) -> bool:
     count = 0 if job.is_norun else job.resources.get("qpu", 0)
-    return not isinstance(count, TBDString) and (isinstance(count, bool) or count != 0)
+    return count != NOT_YET_KNOWN and (isinstance(count, bool) or count != 0)
 
 
 def _refuse_conflicts(resources: Any) -> None:

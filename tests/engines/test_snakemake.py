@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -28,10 +29,14 @@ def test_a_rule_with_a_qpu_holds_gres_licence_and_lease_and_others_take_the_stoc
             output: "classical.txt"
             shell: "env > {output}"
         rule quantum:
-            output: "deep/folder/quantum.txt"
+            output: "deep/folder/quantum.txt", "script.txt"
             resources: qpu=1, qpu_name="ibm_fez"
             threads: 2
-            shell: "scontrol show job $SLURM_JOB_ID > {output}; env >> {output}"
+            shell:
+                '''
+                (scontrol show job $SLURM_JOB_ID; env) > {output[0]}
+                scontrol write batch_script $SLURM_JOB_ID - > {output[1]}
+                '''
         """
     )
     opened, _ = project.sessions()
@@ -48,7 +53,11 @@ def test_a_rule_with_a_qpu_holds_gres_licence_and_lease_and_others_take_the_stoc
     assert "SLURM_STEP_ID=0\n" in classical
     assert project.sessions() == (opened + 1, 0)
     token = quantum.split("ibm_fez_QRMI_JOB_ACQUISITION_TOKEN=")[1].splitlines()[0]
-    assert token not in output
+    script = project.read("script.txt")
+    assert "lease exec --qpu ibm_fez" in script
+    config = json.loads(Path(project.environ["QPU_CONFIG"]).read_text())
+    secrets = {token, *(v for r in config["resources"] for v in r["environment"].values())}
+    assert not [secret for secret in secrets if secret in script + output]
 
 
 def test_a_fan_out_of_twenty_takes_turns_on_its_qpus(project):
@@ -176,6 +185,7 @@ def test_a_shell_command_means_the_same_with_and_without_a_snakemake_around_it(p
                 echo {input:q} {params.text:q} {threads} $SET $OMP_NUM_THREADS $(pwd) > {output:q}
                 # a comment with an apostrophe: it's one
                 echo "$- ${{BASH_VERSION%%.*}}" >> {output:q} 2> {log:q}
+                xargs -0 echo < /proc/$PPID/cmdline >> {output:q}
                 '''
         """
     )
@@ -183,9 +193,10 @@ def test_a_shell_command_means_the_same_with_and_without_a_snakemake_around_it(p
     project.run(*option)
 
     for name in ("it's", "a b", "$HOME"):
-        first, second = project.read(f"out/{name}.txt").splitlines()
+        first, second, *parent = project.read(f"out/{name}.txt").splitlines()
         text = "back\\slash $PWD 'quoted'"
         assert first == f"in/{name}.txt {text} 2 prefix 2 {project.folder}"
+        assert ("-m snakemake" in " ".join(parent)) == bool(option)
         assert set("euh") <= set(second.split()[0])
         assert (project.folder / f"logs/{name}.log").exists()
         assert not (project.folder / f"in/{name}.txt").exists()

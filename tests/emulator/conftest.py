@@ -49,6 +49,15 @@ simulator = "null"
 execution_seconds = 30
 lanes = 1
 
+[qpus.garnet_mock]
+type = "iqm-server"
+
+[qpus.adonis]
+type = "iqm-server"
+model = "adonis"
+simulator = "null"
+execution_seconds = 30
+
 [qpus.fresnel_local]
 type = "pasqal-local"
 

@@ -21,6 +21,7 @@ from qrmi_workflows.emulator import Emulator
 TYPES = {
     "ibm-quantum-compute-service": ResourceType.IBMQuantumComputeService,
     "ibm-quantum-system": ResourceType.IBMQuantumSystem,
+    "iqm-server": ResourceType.IQMServer,
     "pasqal-cloud": ResourceType.PasqalCloud,
     "pasqal-local": ResourceType.PasqalLocal,
 }

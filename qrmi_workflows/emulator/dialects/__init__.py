@@ -12,6 +12,7 @@ _HERE = "qrmi_workflows.emulator.dialects."
 DIALECTS = {
     "ibm-quantum-compute-service": _HERE + "ibm_quantum_compute_service:QuantumComputeService",
     "ibm-quantum-system": _HERE + "ibm_quantum_system:QuantumSystem",
+    "iqm-server": _HERE + "iqm_server:IQMServer",
     "pasqal-cloud": _HERE + "pasqal_cloud:PasqalCloud",
     "pasqal-local": _HERE + "pasqal_local:PasqalLocal",
 }

@@ -11,6 +11,7 @@ __all__ = ["SIMULATORS", "Outcome", "SimulationError", "load_simulator"]
 
 SIMULATORS = {
     "aer": "qrmi_workflows.emulator.simulators.aer",
+    "iqm": "qrmi_workflows.emulator.simulators.iqm",
     "pulser": "qrmi_workflows.emulator.simulators.pulser",
     "emu-mps": "qrmi_workflows.emulator.simulators.emu:MPS",
     "emu-sv": "qrmi_workflows.emulator.simulators.emu:SV",

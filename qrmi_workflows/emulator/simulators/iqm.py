@@ -1,0 +1,102 @@
+"""Qiskit Aer behind IQM's QPUs: circuits of IQM's native operations as JSON.
+
+Runs in worker processes alone: it imports qiskit. Angles and phases are in radians.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from qrmi_workflows.emulator.simulators import SimulationError
+
+__all__ = ["run", "warm"]
+
+
+def warm() -> None:
+    """Run a small circuit, so that the first real one does not wait for imports."""
+    measure = {"name": "measure", "locus": ["QB1"], "args": {"key": "m"}}
+    request = {"circuits": [{"name": "warm", "instructions": [measure]}], "shots": 1}
+    run({"request": json.dumps(request), "seed": 1})
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Run a batch of circuits.
+
+    Args:
+        job: `request` (the body of a job of type `circuit`, as JSON text) and `seed`.
+
+    Returns:
+        `result` (the artifacts `measurements` and `measurement_counts`, as JSON text) and `logs`.
+
+    Raises:
+        SimulationError: It cannot be simulated.
+    """
+    request = json.loads(job["request"])
+    if job.get("noise"):
+        raise SimulationError("the emulated IQM QPUs have no noise; set `noise = false`")
+    shots = request["shots"]
+    measured = [_measure(circuit, shots, job["seed"]) for circuit in request["circuits"]]
+    counts = [_counts(item, shots) for item in measured]
+    result = {"measurements": measured, "measurement_counts": counts}
+    return {"result": json.dumps(result), "logs": f"{len(measured)} circuits, {shots} shots\n"}
+
+
+def _measure(document: dict[str, Any], shots: int, seed: int) -> dict[str, list[list[int]]]:
+    from qiskit_aer import AerSimulator
+
+    circuit, registers = _build(document["instructions"])
+    if not registers:
+        raise SimulationError(f"the circuit {document.get('name')!r} measures nothing")
+    result = AerSimulator().run(circuit, shots=shots, seed_simulator=seed, memory=True).result()
+    if not result.success:
+        raise SimulationError(f"the simulation failed: {result.status}")
+    # Aer writes the last register first and each register's highest bit first.
+    rows = [text[::-1].split(" ") for text in result.get_memory()]
+    return {
+        key: [[int(bit) for bit in row[rank]] for row in rows] for rank, key in enumerate(registers)
+    }
+
+
+def _build(instructions: list[dict[str, Any]]) -> tuple[Any, list[str]]:
+    from qiskit import ClassicalRegister, QuantumCircuit
+
+    names = dict.fromkeys(name for item in instructions for name in _locus(item))
+    rank = {name: index for index, name in enumerate(names)}
+    circuit, keys = QuantumCircuit(len(rank)), list[str]()
+    for item in instructions:
+        qubits = [rank[name] for name in _locus(item)]
+        arguments = item.get("args") or {}
+        match item.get("name"):
+            case "prx":
+                circuit.r(float(arguments["angle"]), float(arguments["phase"]), *qubits)
+            case "cz":
+                circuit.cz(*qubits)
+            case "measure":
+                register = ClassicalRegister(len(qubits), f"m{len(keys)}")
+                circuit.add_register(register)
+                circuit.measure(qubits, register)
+                keys.append(str(arguments["key"]))
+            case "reset":
+                circuit.reset(qubits)
+            case "barrier" | "delay":
+                pass
+            case other:
+                raise SimulationError(
+                    f"the operation {other!r} is not emulated; prx, cz, measure, reset, barrier "
+                    "and delay are"
+                )
+    return circuit, keys
+
+
+def _locus(item: dict[str, Any]) -> list[str]:
+    return list(item.get("locus") or item.get("qubits") or [])
+
+
+def _counts(measured: dict[str, list[list[int]]], shots: int) -> dict[str, Any]:
+    keys = sorted(measured)
+    texts = [
+        "".join(str(bit) for key in keys for bit in measured[key][shot]) for shot in range(shots)
+    ]
+    return {"measurement_keys": keys, "counts": dict(Counter(texts))}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from fault_payloads import bell
 
 from qrmi_workflows import Lease, open_lease
 from qrmi_workflows.emulator import Emulator, start_emulator
@@ -40,23 +40,6 @@ lanes = 5
 [qpus.ibm_slow]
 lanes = 5
 """
-
-BELL = """OPENQASM 3.0;
-include "stdgates.inc";
-bit[2] meas;
-rz(pi/2) $0; sx $0; rz(pi/2) $0;
-rz(pi/2) $1; sx $1; rz(pi/2) $1;
-cz $0, $1;
-rz(pi/2) $1; sx $1; rz(pi/2) $1;
-meas[0] = measure $0;
-meas[1] = measure $1;
-"""
-
-
-def bell(shots: int = 100) -> dict[str, Any]:
-    """A payload; another number of shots makes another one."""
-    parameters = {"pubs": [[BELL, None, shots]], "version": 2, "support_qiskit": True}
-    return {"program_id": "sampler", "parameters": parameters}
 
 
 @pytest.fixture(scope="session")

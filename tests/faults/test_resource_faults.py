@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from conftest import bell
+from fault_payloads import bell
 
 from qrmi_workflows.config import load_qpus
 from qrmi_workflows.errors import AuthenticationError, ConfigError, DeadlineError, ResourceError

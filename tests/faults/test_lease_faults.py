@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import bell
+from fault_payloads import bell
 
 from qrmi_workflows import open_lease
 from qrmi_workflows.errors import ConfigError, LeaseError, UnknownQPUError

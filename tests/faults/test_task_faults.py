@@ -10,7 +10,7 @@ import time
 from concurrent.futures import CancelledError
 
 import pytest
-from conftest import bell
+from fault_payloads import bell
 
 from qrmi_workflows import QuantumResult, open_lease
 from qrmi_workflows.errors import (

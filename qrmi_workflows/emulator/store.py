@@ -200,17 +200,19 @@ class Store:
         offset: int = 0,
         newest_first: bool = False,
         states: tuple[str, ...] = (),
+        qpus: tuple[str, ...] = (),
         **equal: str,
     ) -> list[Task]:
         """Return the tasks, in the order of their acceptance, that match every condition."""
         conditions = ["NOT deleted"] + [f"{column}=?" for column in equal]
-        if states:
-            conditions.append(f"state IN ({','.join('?' * len(states))})")
+        for column, values in (("state", states), ("qpu", qpus)):
+            if values:
+                conditions.append(f"{column} IN ({','.join('?' * len(values))})")
         order = "DESC" if newest_first else "ASC"
         rows = self._db.execute(
             f"SELECT {_TASK} FROM tasks WHERE {' AND '.join(conditions)}"  # noqa: S608
             f" ORDER BY rowid {order} LIMIT ? OFFSET ?",
-            (*equal.values(), *states, limit, offset),
+            (*equal.values(), *states, *qpus, limit, offset),
         )
         return [_task(row) for row in rows]
 

@@ -32,7 +32,7 @@ type = "ibm-quantum-compute-service"
 simulator = "null"
 execution_seconds = 30
 lanes = 1
-interactive_ttl_seconds = 0.3
+interactive_ttl_seconds = 1
 
 [qpus.ibm_quick]
 type = "ibm-quantum-compute-service"

@@ -141,5 +141,5 @@ def test_other_requests_are_answered_while_a_simulation_runs(tmp_path):
             resource.task_status(task)
             samples.append(time.perf_counter() - begun)
         assert len(samples) > 20
-        assert statistics.median(samples) < 0.02
+        assert statistics.median(samples) < 0.1
         resource.task_stop(task)

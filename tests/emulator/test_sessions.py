@@ -90,7 +90,7 @@ def test_an_idle_session_gives_the_device_up(qpu):
 def test_the_maximum_ttl_closes_a_session_that_nobody_releases(qpu, emulator):
     """A lease whose holder was killed does not outlive its TTL."""
     before = emulator.counters()["sessions"]
-    qpu("ibm_quick", QRMI_IBM_QCS_SESSION_MAX_TTL="1").acquire()
+    qpu("ibm_quick", QRMI_IBM_QCS_SESSION_MAX_TTL="2").acquire()
     assert emulator.counters()["sessions"]["open"] == before["open"] + 1
     wait_until(lambda: emulator.counters()["sessions"]["open"] == before["open"])
     assert emulator.counters()["sessions"]["closed"] == before["closed"] + 1

@@ -200,17 +200,19 @@ class QuantumComputeService(Dialect):
         query = request.query_params
         limit, offset = _whole(query, "limit", 10), _whole(query, "offset", 0)
         states = {"true": _PENDING, "false": FINAL_STATES}.get(query.get("pending", "").lower(), ())
-        columns = {"backend": "qpu", "session_id": "session", "program": "program"}
+        columns = {"session_id": "session", "program": "program"}
         equal = {column: query[key] for key, column in columns.items() if query.get(key)}
-        names = {device.name for device in self.devices}
+        asked = query.get("backend")
+        names = [device.name for device in self.devices if not asked or device.name == asked]
         tasks = self.fleet.store.find_tasks(
             limit=limit,
             offset=offset,
             newest_first=query.get("sort", "DESC").upper() != "ASC",
             states=states,
+            qpus=tuple(names) or ("",),
             **equal,
         )
-        jobs = [self._job_document(self.fleet.live(task)) for task in tasks if task.qpu in names]
+        jobs = [self._job_document(self.fleet.live(task)) for task in tasks]
         return JSONResponse({"jobs": jobs, "count": len(jobs), "limit": limit, "offset": offset})
 
     async def _get_results(self, request: Request) -> Response:

@@ -2,13 +2,14 @@
 
     python benchmarks/snakemake.py [--rounds N] [--out FOLDER]
 
-Two workflows of one-task rules, each task 50 ms on an emulated QPU, on a sandbox of their own: a
-chain of five and a fan-out of eight. The stock executor runs each at its default settings and with
-its first look at jobs after 6 and after 1 s; its best counts. What is measured: the wall time of
-the `snakemake` command, and what slurmctld was asked meanwhile, by its own count (`sdiag`), from
-everywhere: the submitting process and the Snakemakes inside the jobs.
+Workflows of one-task rules, each task 50 ms on an emulated QPU, on a sandbox of their own: a chain
+of five, a fan-out of eight whose jobs exclude one another (GRES and licence), and one whose jobs
+run two at a time (the GRES of each of two nodes). The stock executor runs each at its default
+settings and with its first look at jobs after 6 and after 1 s; its best counts. What is measured:
+the wall time of the `snakemake` command, and what slurmctld was asked meanwhile, by its own count
+(`sdiag`), from everywhere: the submitting process and the Snakemakes inside the jobs.
 
-The stock rules ask for the same GRES and licence, and `qpu run` opens a lease for itself in them.
+The stock rules ask for the same of Slurm, and `qpu run` opens a lease for itself in them.
 The one setting that they need is `--slurm-status-command squeue`: without an accounting database
 the stock executor's default waits for ever.
 """
@@ -53,6 +54,14 @@ PAYLOAD = {
         ],
     },
 }
+FAN_OUT = """
+rule all:
+    input: expand("{i}.json", i=range(8))
+rule task:
+    output: "{i}.json"
+    resources: RESOURCES
+    shell: "qpu run payload -o {output} --qpu ibm_fez"
+"""
 WORKFLOWS = {
     "chain of 5": """
 rule all:
@@ -63,16 +72,13 @@ rule task:
     resources: RESOURCES
     shell: "qpu run payload -o {output} --qpu ibm_fez"
 """,
-    "fan-out of 8": """
-rule all:
-    input: expand("{i}.json", i=range(8))
-rule task:
-    output: "{i}.json"
-    resources: RESOURCES
-    shell: "qpu run payload -o {output} --qpu ibm_fez"
-""",
+    "fan-out of 8": FAN_OUT,
+    "fan-out of 8, by twos": FAN_OUT,
 }
-STOCK = 'gres="qpu:ibm_fez:1", slurm_extra="--licenses=qpu_ibm_fez:1"'
+SHARED = frozenset({"fan-out of 8, by twos"})
+SHARING_SITE = '[qpus.ibm_fez]\ngres = "qpu:ibm_fez"\n'
+STOCK = 'gres="qpu:ibm_fez:1"'
+LICENCE = ', slurm_extra="--licenses=qpu_ibm_fez:1"'
 OURS = 'qpu=1, qpu_name="ibm_fez"'
 STOCK_OPTIONS = ("--executor", "slurm", "--slurm-status-command", "squeue")
 FIRST_LOOK = "--slurm-init-seconds-before-status-checks"
@@ -108,10 +114,16 @@ class Run:
 def measure(workflow: str, executor: str, environ: Mapping[str, str]) -> Run:
     """Run a workflow once, in a folder of its own."""
     resources, options = EXECUTORS[executor]
+    shared = workflow in SHARED
+    if resources == STOCK and not shared:
+        resources += LICENCE
     with tempfile.TemporaryDirectory() as folder:
         snakefile = WORKFLOWS[workflow].replace("RESOURCES", resources)
         Path(folder, "Snakefile").write_text(snakefile, encoding="utf-8")
         Path(folder, "payload").write_text(json.dumps(PAYLOAD), encoding="utf-8")
+        if shared:
+            Path(folder, "site.toml").write_text(SHARING_SITE, encoding="utf-8")
+            environ = {**environ, "QPU_SITE": str(Path(folder, "site.toml"))}
         before = job_seconds(environ)
         call(["sdiag", "--reset"], environ)
         start = time.perf_counter()
@@ -192,7 +204,7 @@ def draw(runs: Iterable[Run], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     listed = list(runs)
-    figure, axes = plt.subplots(1, len(WORKFLOWS), figsize=(11, 3), layout="constrained")
+    figure, axes = plt.subplots(1, len(WORKFLOWS), figsize=(14, 3), layout="constrained")
     for axis, workflow in zip(axes, WORKFLOWS, strict=True):
         bars = {run.executor: run.seconds for run in listed if run.workflow == workflow}
         axis.bar_label(axis.barh(list(bars), list(bars.values())), fmt="%.1f s", padding=3)

@@ -16,7 +16,7 @@ from time import monotonic
 
 __all__ = ["POLL_SECONDS", "Markers"]
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.1
 """How often the folder is looked at: one `scandir`, no scheduler."""
 
 _FIRST_PAUSE = 0.2

@@ -1,6 +1,6 @@
 """What the emulator costs a client: `python benchmarks/emulator.py` prints JSON.
 
-The null simulator and the real `qrmi` client on one machine. The issue's bounds: at most 1 ms
+The null simulator and the real `qrmi` client on one machine. The bounds: at most 1 ms
 median for each call, 1,000 task starts a second from 4 client processes, at most 300 MB of
 resident memory after 10,000 tasks.
 """

@@ -92,7 +92,7 @@ class QPURequests:
             QPURequestError: One cannot be met, or would run without Slurm.
         """
         for job in {dag.get_job_group(job) or job for job in dag.needrun_jobs()}:
-            request = self.find(job)
+            request = self._find_early(job)
             if request is not None and job.is_local:
                 raise QPURequestError(
                     f"rule {job.name!r} is a localrule and asks for qpu={request.count}: it would "
@@ -101,6 +101,15 @@ class QPURequests:
                 )
             if request is not None and job.is_group():
                 _name_siblings(job, request.qpu)
+
+    def _find_early(self, job: Any) -> QPURequest | None:
+        """Find a request before its job is ready; `None` when that depends on files to be made."""
+        try:
+            return None if any(_depends(member) for member in _members(job)) else self.find(job)
+        except QPURequestError:
+            raise
+        except Exception:
+            return None  # a function of the user's, which may fail without its input
 
     def options(self, request: QPURequest, *, partition: bool) -> list[str]:
         """Render the sbatch options of a request.
@@ -137,7 +146,7 @@ class QPURequests:
         name, site = resources.get("qpu_name"), self.site
         if name is None and len(site.qpus) == 1:
             return next(iter(site.qpus))
-        if not isinstance(name, str) or name == NOT_YET_KNOWN:
+        if not isinstance(name, str):
             raise RequestError(
                 f"it asks for qpu={resources.qpu!r} with qpu_name={name!r}; allowed: "
                 f'{", ".join(sorted(site.qpus))}. Add qpu_name="…" to its resources.'
@@ -150,8 +159,12 @@ def _members(job: Any) -> list[Any]:
 
 
 def _asks(job: Any) -> bool:
-    count = 0 if job.is_norun else job.resources.get("qpu", 0)
-    return count != NOT_YET_KNOWN and (isinstance(count, bool) or count != 0)
+    count = None if job.is_norun else job.resources.get("qpu")
+    return count is not None and (isinstance(count, bool) or count != 0)
+
+
+def _depends(job: Any) -> bool:
+    return NOT_YET_KNOWN in (job.resources.get(name) for name in ("qpu", "qpu_name"))
 
 
 def _refuse_conflicts(resources: Any) -> None:

@@ -158,6 +158,27 @@ def test_the_only_qpu_of_a_site_need_not_be_named(in_sandbox, tmp_path, monkeypa
     assert (tmp_path / "quantum.txt").exists()
 
 
+def test_a_request_may_depend_on_a_file_that_the_workflow_makes(in_sandbox, tmp_path):
+    run(
+        tmp_path,
+        """
+        rule quantum:
+            input: "wanted.txt"
+            output: "quantum.txt"
+            resources: qpu=1, qpu_name=lambda wildcards, input: open(input[0]).read()
+            shell: "echo {resources.qpu_name} > {output}"
+        rule wanted:
+            output: "wanted.txt"
+            localrule: True
+            run:
+                with open(output[0], "w") as file:
+                    file.write("FRESNEL")
+        """,
+    )
+
+    assert (tmp_path / "quantum.txt").read_text() == "FRESNEL\n"
+
+
 def test_the_user_sees_one_message_without_a_traceback(sandbox, tmp_path):
     project = Project(tmp_path, sandbox)
     project.write(QUANTUM.replace("ibm_fez", "ibm_fess"))

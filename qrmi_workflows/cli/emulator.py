@@ -66,10 +66,10 @@ def serve(
 ) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
-    TYPE is ibm-quantum-compute-service, ibm-quantum-system, iqm-server, pasqal-cloud or
-    pasqal-local; MODEL a fake backend of qiskit-ibm-runtime (fez), a machine of IQM's (garnet) or
-    a device of Pulser (AnalogDevice). Without --qpu and --config there is one of IBM's and one of
-    Pasqal's.
+    TYPE is alice-bob-felis, ibm-quantum-compute-service, ibm-quantum-system, iqm-server,
+    pasqal-cloud or pasqal-local; MODEL a fake backend of qiskit-ibm-runtime (fez), a machine of
+    IQM's (garnet) or a device of Pulser (AnalogDevice). Without --qpu and --config there is one
+    of IBM's and one of Pasqal's.
     """
     from qrmi_workflows.emulator.folder import Folder
     from qrmi_workflows.emulator.server import Readiness

@@ -58,6 +58,9 @@ model = "adonis"
 simulator = "null"
 execution_seconds = 30
 
+[qpus.ab_emu_40q_logical_noiseless]
+type = "alice-bob-felis"
+
 [qpus.fresnel_local]
 type = "pasqal-local"
 

@@ -19,6 +19,7 @@ from qrmi import Payload, QuantumResource, ResourceType, TaskStatus
 from qrmi_workflows.emulator import Emulator
 
 TYPES = {
+    "alice-bob-felis": ResourceType.AliceBobFelis,
     "ibm-quantum-compute-service": ResourceType.IBMQuantumComputeService,
     "ibm-quantum-system": ResourceType.IBMQuantumSystem,
     "iqm-server": ResourceType.IQMServer,

@@ -157,7 +157,7 @@ def test_full_and_reserved_lanes_are_refused_on_the_system_api(timed):
 def test_durations_follow_their_distribution(value, mean, spread):
     """Mean and standard deviation of many draws."""
     duration = Duration.parse(value, "execution_seconds")
-    source = random.Random(1)  # noqa: S311 - no secret
+    source = random.Random(1)
     draws = [duration.draw(source) for _ in range(20000)]
     assert statistics.mean(draws) == pytest.approx(mean, rel=0.05)
     assert statistics.pstdev(draws) == pytest.approx(spread, rel=0.05, abs=1e-9)

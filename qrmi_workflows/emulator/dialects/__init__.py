@@ -10,6 +10,7 @@ __all__ = ["DIALECTS", "Dialect", "load_dialect"]
 
 _HERE = "qrmi_workflows.emulator.dialects."
 DIALECTS = {
+    "alice-bob-felis": _HERE + "alice_bob_felis:AliceBobFelis",
     "ibm-quantum-compute-service": _HERE + "ibm_quantum_compute_service:QuantumComputeService",
     "ibm-quantum-system": _HERE + "ibm_quantum_system:QuantumSystem",
     "iqm-server": _HERE + "iqm_server:IQMServer",

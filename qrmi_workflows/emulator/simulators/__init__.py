@@ -12,6 +12,7 @@ __all__ = ["SIMULATORS", "Outcome", "SimulationError", "load_simulator"]
 SIMULATORS = {
     "aer": "qrmi_workflows.emulator.simulators.aer",
     "iqm": "qrmi_workflows.emulator.simulators.iqm",
+    "qir": "qrmi_workflows.emulator.simulators.qir",
     "pulser": "qrmi_workflows.emulator.simulators.pulser",
     "emu-mps": "qrmi_workflows.emulator.simulators.emu:MPS",
     "emu-sv": "qrmi_workflows.emulator.simulators.emu:SV",

@@ -28,6 +28,8 @@ def null_outcome(program: str, request: str) -> Outcome:
     """Return a Bell pair's two outcomes, an estimate of 0, or all atoms in the ground state."""
     if program == "circuits":
         return Outcome(result=json.dumps({"measurements": [], "measurement_counts": []}))
+    if program == "qir":
+        return Outcome(result=f"0,{json.loads(request)['shots']}\n")
     if program == "sequence":
         return Outcome(result=json.dumps({"0": json.loads(request)["runs"]}))
     return Outcome(result=_ESTIMATE if program == "estimator" else _SAMPLE)

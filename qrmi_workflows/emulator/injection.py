@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = ["FaultInjector", "Protocol", "Recorder"]
 _TRANSPORT = "qrmi_workflows.transport"
 _PIECES = 10
 _RECORDED_BYTES = 65536
+_SIGNATURE = re.compile(r"(X-Amz-(?:Signature|Credential)=)[^&\"]+")
 _SECRET_ROUTES = ("/identity/token", "/oauth/token")
 
 
@@ -129,7 +131,8 @@ def _set_length(start: MutableMapping[str, Any], length: int) -> None:
 class Recorder:
     """Writes every request as one JSON line: time, method, path, body, status, duration.
 
-    Neither headers nor the bodies of requests for a token are written: they hold credentials.
+    Neither headers nor the bodies of requests for a token are written, nor the signatures of
+    presigned URLs: they are credentials.
     """
 
     def __init__(self, app: ASGIApp, path: Path) -> None:
@@ -161,7 +164,7 @@ class Recorder:
             "time": Clock.iso(time.time()),
             "method": scope["method"],
             "path": scope["path"],
-            "body": None if secret else body.decode(errors="replace"),
+            "body": None if secret else _SIGNATURE.sub(r"\1...", body.decode(errors="replace")),
             "status": status,
             "seconds": round(seconds, 6),
         }

@@ -27,6 +27,10 @@ record = true
 type = "ibm-quantum-compute-service"
 simulator = "null"
 
+[qpus.ibm_system]
+type = "ibm-quantum-system"
+simulator = "null"
+
 [[faults]]
 kind = "status"
 status = 503
@@ -204,6 +208,8 @@ def test_a_bad_rule_is_refused_with_what_is_allowed(faulty, table, expected):
 
 def test_requests_are_recorded_without_credentials(faulty, task):
     """One line for each, with its body; tokens and keys appear nowhere."""
+    system = connect(faulty, "ibm_system", QRMI_JOB_TIMEOUT_SECONDS="60")
+    wait(system, system.task_start(primitive("sampler", [[bell()]])))
     text = (faulty.folder / "requests.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     start = next(line for line in lines if line["method"] == "POST" and line["path"] == START[5:])
@@ -214,3 +220,5 @@ def test_requests_are_recorded_without_credentials(faulty, task):
     for secret in credentials["secrets"]["ibm-quantum-compute-service"].values():
         assert secret not in text
     assert "Bearer" not in text
+    assert credentials["secrets"]["ibm-quantum-system"]["access_key"] not in text
+    assert "X-Amz-Signature=..." in text

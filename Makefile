@@ -8,7 +8,7 @@ NO_TEST_SLURM := `apt-get install slurm-wlm munge` as root, or run `make test-no
 # Only root can make the other users that some tests need.
 AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
 
-.PHONY: demo test test-noslurm test-slow lint clean
+.PHONY: demo test test-noslurm test-slow break-it lint clean
 
 demo:
 	@slurm=; tools/setup slurm '$(NO_DEMO_SLURM)' || slurm=--no-slurm; \
@@ -26,6 +26,11 @@ test-slow:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@tools/setup venv
 	@$(IN_VENV) pytest -m 'slow $(AS_USER)' $(TIERS)
+
+# Kill, starve and confuse steps at random moments, 300 times; the seed is printed.
+break-it:
+	@tools/setup venv
+	@$(IN_VENV) BREAK_RUNS=$${BREAK_RUNS:-300} pytest -q -s tests/faults/test_break_it.py
 
 lint:
 	@tools/setup venv

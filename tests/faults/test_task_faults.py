@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import CancelledError
+from contextlib import suppress
 
 import pytest
 from fault_payloads import bell
@@ -216,7 +217,7 @@ def test_a_lost_answer_is_reported_and_never_silent(emulator, fault, counted, ki
 
 def test_a_failed_task_says_why_and_is_not_paid_for_again(emulator, counted):
     wrong = bell()
-    wrong["parameters"]["pubs"][0][0] = "OPENQASM 3.0; no such program;"
+    wrong["parameters"]["pubs"][0][0] = "OPENQASM 3.0; bit[1] c; nonsense $0; c[0] = measure $0;"
 
     def step() -> None:
         with open_lease("ibm_fez", step="wrong") as lease:
@@ -383,3 +384,28 @@ def test_a_payload_for_another_vendor_never_reaches_the_vendor(quick, counted):
     with pytest.raises(PayloadError, match="allowed: QPUs of type pasqal-cloud"):
         quick.run({"sequence": {"register": []}, "job_runs": 1})
     assert counted()["tasks accepted"] == 0
+
+
+@pytest.mark.root
+def test_a_full_disk_loses_no_result_in_hand(emulator, counted, tmp_path, monkeypatch):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
+    try:
+        monkeypatch.setenv("QPU_STATE", str(disk / "state"))
+        with open_lease("ibm_slow", step="full") as lease:
+            future = lease.submit(bell())
+            while future.task_id is None:
+                time.sleep(0.01)
+            with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+                while True:
+                    filler.write(b"x" * 1024)
+
+            assert future.result(timeout=30).counts()
+            with pytest.raises(JournalError, match="No space left"):
+                lease.run(bell(shots=7))
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+    assert counted()["tasks accepted"] == 1
+    assert counted()["sessions open"] == 0

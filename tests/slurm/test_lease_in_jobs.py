@@ -1,0 +1,167 @@
+"""Leases in real Slurm jobs: what the scheduler does to a job, the lease outlives by nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from site_under_test import wait
+
+from qrmi_workflows.config import load_qpus, load_site_policy
+from qrmi_workflows.emulator.client import Control
+from qrmi_workflows.sandbox import Sandbox
+from qrmi_workflows.schedulers.base import QPURequest, require_success, run_command
+from qrmi_workflows.schedulers.slurm import gres_of_job, qpu_options
+
+pytestmark = pytest.mark.slurm
+
+QPU = "python -m qrmi_workflows"
+
+
+@pytest.fixture
+def submit(in_sandbox: Sandbox, tmp_path: Path) -> Callable[..., str]:
+    """Submit a script that asks for ibm_fez; return the job's id."""
+    options = qpu_options(QPURequest(qpu="ibm_fez"), load_site_policy().qpu("ibm_fez"))
+
+    def submit(body: str, *more: str) -> str:
+        script = tmp_path / "job.sh"
+        script.write_text(f"#!/bin/bash\n{body}\n")
+        output = f"--output={tmp_path}/%j.out"
+        argv = ["sbatch", "--parsable", output, *options, *more, str(script)]
+        return require_success(run_command(argv)).stdout.strip()
+
+    return submit
+
+
+@pytest.fixture
+def sessions(in_sandbox: Sandbox) -> Callable[[], int]:
+    """Count the open sessions of ibm_fez."""
+    control = Control(Path(os.environ["QPU_CONFIG"]).parent)
+    return lambda: control.counters()["qpus"]["ibm_fez"]["sessions"]["open"]
+
+
+def show(job: str) -> str:
+    return require_success(run_command(["scontrol", "show", "job", job])).stdout
+
+
+def await_end(job: str, seconds: float = 30) -> str:
+    ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+    wait(lambda: gres_of_job(show(job))["state"] in ended, f"the end of job {job}", seconds)
+    return gres_of_job(show(job))["state"]
+
+
+def processes_of(job: str) -> list[psutil.Process]:
+    """Return what runs in a job; Slurm's own supervisor is not in it."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            environ = process.environ()
+            here = environ.get("QPU_SANDBOX") == os.environ["QPU_SANDBOX"]
+            if here and environ.get("SLURM_JOB_ID") == job:
+                found.append(process)
+    return found
+
+
+def test_a_job_holds_gres_licence_and_lease(submit, sessions, tmp_path):
+    job = submit(f"{QPU} lease exec --qpu ibm_fez -- sh -c 'env > {tmp_path}/env; sleep 1'")
+    wait(lambda: sessions() == 1, "a session")
+
+    held = gres_of_job(show(job))
+
+    assert (held["gres"], held["licences"]) == ("qpu:ibm_fez:1", "qpu_ibm_fez:1")
+    assert await_end(job) == "COMPLETED"
+    assert sessions() == 0
+    seen = (tmp_path / "env").read_text()
+    assert "QRMI_JOB_QPU_RESOURCES=ibm_fez" in seen
+    assert f"QRMI_JOB_ID={job}" in seen
+
+
+def test_the_exit_code_of_the_command_is_the_jobs(submit):
+    job = submit(f"{QPU} lease exec --qpu ibm_fez -- sh -c 'exit 7'")
+
+    assert await_end(job) == "FAILED"
+    assert "ExitCode=7:0" in show(job)
+
+
+def test_scancel_gives_the_lease_back_though_the_command_ignores_sigterm(submit, sessions):
+    body = f"exec {QPU} lease exec --qpu ibm_fez --grace 1 -- sh -c \"trap '' TERM; sleep 60\""
+    job = submit(body)
+    wait(lambda: sessions() == 1, "a session")
+
+    before = time.monotonic()
+    require_success(run_command(["scancel", job]))
+    wait(lambda: sessions() == 0, "the release")
+
+    assert time.monotonic() - before < 10
+    assert await_end(job) == "CANCELLED"
+
+
+def test_what_a_sigkill_of_all_of_a_job_left_the_reaper_ends(submit, sessions):
+    job = submit(f"exec {QPU} lease exec --qpu ibm_fez -- sleep 60")
+    wait(lambda: sessions() == 1, "a session")
+    for process in processes_of(job):  # as the kernel does when memory is short
+        process.kill()
+    await_end(job)
+    assert sessions() == 1
+
+    done = run_command(["python", "-m", "qrmi_workflows", "reap", "--json"])
+
+    assert [one["released"] for one in json.loads(done.stdout)] == [True]
+    assert sessions() == 0
+
+
+def test_two_jobs_that_want_one_qpu_take_turns_in_slurm(submit, sessions, tmp_path):
+    first = submit(f"exec {QPU} lease exec --qpu ibm_fez -- sleep 3")
+    second = submit(f"exec {QPU} lease exec --qpu ibm_fez -- true")
+    wait(lambda: sessions() == 1, "a session")
+
+    shown = show(second)
+
+    assert gres_of_job(shown)["state"] == "PENDING"
+    assert re.search(r"Reason=(Licenses|Resources|Priority)", shown)
+    assert {await_end(first), await_end(second)} == {"COMPLETED"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_time_limit_gives_the_lease_back_inside_killwait(submit, sessions):
+    body = f"exec {QPU} lease exec --qpu ibm_fez -- sh -c \"trap '' TERM; sleep 600\""
+    job = submit(body, "--time=1")
+    wait(lambda: sessions() == 1, "a session")
+
+    wait(lambda: sessions() == 0, "the release", seconds=150)
+
+    assert await_end(job, seconds=60) == "TIMEOUT"
+
+
+def test_no_credential_and_no_token_is_where_others_may_look(submit, tmp_path, in_sandbox):
+    definition = load_qpus()["ibm_fez"]
+    secrets = {value for key, value in definition.environment.items() if "APIKEY" in key}
+    job = submit(f"exec {QPU} lease exec --qpu ibm_fez -- sh -c 'env > {tmp_path}/env; sleep 1'")
+    wait(lambda: gres_of_job(show(job))["state"] == "RUNNING", "the job's start")
+    argv = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True)
+    shown = show(job)
+    await_end(job)
+    environment = (tmp_path / "env").read_text()
+    token = re.search(r"ibm_fez_QRMI_JOB_ACQUISITION_TOKEN=(\S+)", environment)
+    assert token is not None
+    secrets.add(token[1])
+
+    script = run_command(["scontrol", "write", "batch_script", job, "-"]).stdout
+    output = (tmp_path / f"{job}.out").read_text()
+    logs = [file for file in (in_sandbox.directory / "log").rglob("*") if file.is_file()]
+    texts = {"argv": argv.stdout, "job": shown, "script": script, "output": output}
+    texts |= {str(file): file.read_text(errors="replace") for file in logs}
+
+    found = [
+        (place, secret) for place, text in texts.items() for secret in secrets if secret in text
+    ]
+    assert found == []

@@ -128,7 +128,7 @@ class AliceBobFelis(Dialect):
     def _job(self, request: Request) -> Batch:
         self._authorize(request)
         job = self.fleet.store.batch(request.path_params["id"])
-        if job is None or job.qpu not in {device.name for device in self.devices}:
+        if job is None or job.qpu not in self.served:
             raise RefusalError(404, f"Job {request.path_params['id']} not found.")
         return job
 

@@ -137,6 +137,11 @@ class Dialect(ABC):
         return [item for item in self.fleet.devices.values() if item.settings.type == self.type]
 
     @property
+    def served(self) -> frozenset[str]:
+        """The names of the QPUs that this dialect serves."""
+        return frozenset(device.name for device in self.devices)
+
+    @property
     def secrets(self) -> Mapping[str, str]:
         """The account's credentials."""
         return self.fleet.credentials.secrets[self.type]

@@ -160,7 +160,7 @@ class QuantumComputeService(Dialect):
         self._authorize(request)
         task_id = request.path_params["id"]
         task = self.fleet.task(task_id)
-        if task is None or task.qpu not in {device.name for device in self.devices}:
+        if task is None or task.qpu not in self.served:
             raise RefusalError(404, f"Job not found. Job ID: {task_id}", 1291)
         return task
 
@@ -258,7 +258,7 @@ class QuantumComputeService(Dialect):
 
     async def _get_usage(self, request: Request) -> Response:
         self._authorize(request)
-        names = {device.name for device in self.devices}
+        names = self.served
         consumed = int(self.fleet.store.busy_seconds(names))
         return JSONResponse(
             {
@@ -299,7 +299,7 @@ class QuantumComputeService(Dialect):
         self._authorize(request)
         session_id = request.path_params["id"]
         session = self.fleet.session(session_id)
-        if session is None or session.qpu not in {device.name for device in self.devices}:
+        if session is None or session.qpu not in self.served:
             raise RefusalError(404, f"Session not found. Session ID: {session_id}")
         return session, self.fleet.devices[session.qpu]
 

@@ -201,7 +201,7 @@ class QuantumSystem(Dialect):
         self._authorize(request)
         task_id = request.path_params["id"]
         task = self.fleet.task(task_id)
-        if task is None or task.qpu not in {device.name for device in self.devices}:
+        if task is None or task.qpu not in self.served:
             raise RefusalError(404, f"Job {task_id} not found.", "1291")
         return task
 

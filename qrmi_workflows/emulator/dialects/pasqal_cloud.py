@@ -203,7 +203,7 @@ class PasqalCloud(Dialect):
 
     def _find_batch(self, batch_id: str) -> Batch:
         batch = self.fleet.store.batch(batch_id)
-        if batch is None or batch.qpu not in self.fleet.devices:
+        if batch is None or batch.qpu not in self.served:
             raise RefusalError(404, f"Batch {batch_id} not found.")
         return batch
 
@@ -227,7 +227,7 @@ class PasqalCloud(Dialect):
 
     async def _list_batches(self, request: Request) -> Response:
         self._authorize(request)
-        batches = self.fleet.store.batches()
+        batches = [item for item in self.fleet.store.batches() if item.qpu in self.served]
         return _page(request, batches, self._document)
 
     async def _close_batch(self, request: Request) -> Response:
@@ -281,7 +281,7 @@ class PasqalCloud(Dialect):
     def _task(self, request: Request) -> Task:
         self._authorize(request)
         task = self.fleet.task(request.path_params["id"])
-        if task is None or task.batch is None or task.qpu not in self.fleet.devices:
+        if task is None or task.batch is None or task.qpu not in self.served:
             raise RefusalError(404, f"Job {request.path_params['id']} not found.")
         return task
 
@@ -301,7 +301,7 @@ class PasqalCloud(Dialect):
         batch_id = request.query_params.get("batch_id")
         find = self.fleet.store.find_tasks
         found = find(batch=batch_id) if batch_id else find(program="sequence")
-        tasks = [item for item in found if item.batch]
+        tasks = [item for item in found if item.batch and item.qpu in self.served]
         return _page(request, tasks, lambda task: self._job(self.fleet.live(task)))
 
     async def _cancel_job(self, request: Request) -> Response:

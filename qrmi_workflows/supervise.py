@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,12 +22,19 @@ from types import FrameType
 
 import psutil
 
-__all__ = ["ALIVE_SECONDS", "GRACE_SECONDS", "run_supervised"]
+from qrmi_workflows.errors import SchedulerError
+from qrmi_workflows.schedulers.base import run_command
+from qrmi_workflows.schedulers.slurm import kill_wait_of
+
+__all__ = ["ALIVE_SECONDS", "GRACE_SECONDS", "grace_inside", "run_supervised"]
 
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 5.0
 """Seconds that a command has between SIGTERM and SIGKILL, well inside Slurm's KillWait of 30."""
+
+RELEASE_SECONDS = 8.0
+"""What of KillWait is kept for the release, where a site's is short."""
 
 ALIVE_SECONDS = 30.0
 """Seconds without a touch after which the side that wants the result counts as dead."""
@@ -42,7 +50,7 @@ def run_supervised(
     *,
     environ: Mapping[str, str],
     release: Callable[[], None],
-    grace: float = GRACE_SECONDS,
+    grace: float | None = None,
     alive: Path | None = None,
 ) -> int:
     """Run a command to its end and call `release` after it, on every path.
@@ -51,7 +59,8 @@ def run_supervised(
         argv: The command and its arguments; no shell.
         environ: Its environment.
         release: Gives the leases back; safe to call from another thread.
-        grace: Seconds between SIGTERM and SIGKILL.
+        grace: Seconds between SIGTERM and SIGKILL; when it is `None` as many as Slurm's KillWait
+            leaves, at most `GRACE_SECONDS`.
         alive: A file that whoever wants the result keeps touching; the command is stopped as by
             SIGTERM when nobody has for `ALIVE_SECONDS`.
 
@@ -65,7 +74,7 @@ def run_supervised(
     with _signals_passed_on(stopper):
         try:
             # In this process's own group: Slurm may track a job by it, a terminal signals it.
-            child = subprocess.Popen(list(argv), env=dict(environ))
+            child = subprocess.Popen(_ending_with_this(argv), env=dict(environ))
             stopper.watch(child)
             if alive is not None:
                 _stop_when_abandoned(alive)
@@ -75,12 +84,27 @@ def run_supervised(
     return code if code >= 0 else 128 - code
 
 
+def grace_inside(kill_wait: float | None) -> float:
+    """Return a command's grace, in seconds, where SIGKILL follows SIGTERM after `kill_wait`."""
+    if kill_wait is None:
+        return GRACE_SECONDS
+    return min(GRACE_SECONDS, max(0.5, kill_wait - RELEASE_SECONDS))
+
+
+def _ending_with_this(argv: Sequence[str]) -> list[str]:
+    """Let a command get SIGTERM when its supervisor is killed: nobody else would tell it."""
+    setpriv = shutil.which("setpriv")  # util-linux, on every Linux that has not removed it
+    return [setpriv, "--pdeathsig", "TERM", *argv] if setpriv else list(argv)
+
+
 class _Stopper:
     """Passes signals on to a command; from the first that asks it to stop, its time is short."""
 
-    def __init__(self, release: Callable[[], None], grace: float) -> None:
+    def __init__(self, release: Callable[[], None], grace: float | None) -> None:
         self._release = release
-        self._grace = grace
+        self._grace = GRACE_SECONDS if grace is None else grace
+        if grace is None and "SLURM_JOB_ID" in os.environ:
+            threading.Thread(target=self._learn_grace, name="grace", daemon=True).start()
         self._child: subprocess.Popen[bytes] | None = None
         self._early: list[int] = []
         self._stopping = False
@@ -101,6 +125,11 @@ class _Stopper:
         if number in _STOPPING and not self._stopping:
             self._stopping = True
             self._after(self._grace, self._kill)
+
+    def _learn_grace(self) -> None:
+        with suppress(SchedulerError):
+            shown = run_command(["scontrol", "show", "config"], timeout=5).stdout
+            self._grace = grace_inside(kill_wait_of(shown))
 
     def _kill(self) -> None:
         if self._child is None or self._child.returncode is not None:

@@ -30,10 +30,8 @@ def lease() -> None:
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),
-    default=5.0,
-    show_default=True,
     metavar="SECONDS",
-    help="What the command has between SIGTERM and SIGKILL.",
+    help="What COMMAND has between SIGTERM and SIGKILL; else 5, or less where KillWait is short.",
 )
 @click.option(
     "--step",
@@ -56,7 +54,7 @@ def lease() -> None:
 def lease_exec(
     qpus: str | None,
     config: Path | None,
-    grace: float,
+    grace: float | None,
     step: str | None,
     record: Path | None,
     alive: Path | None,

@@ -20,6 +20,7 @@ __all__ = [
     "Slurm",
     "check_offered",
     "gres_of_job",
+    "kill_wait_of",
     "offered_gres",
     "qpu_options",
     "refuse_options",
@@ -142,6 +143,12 @@ def gres_of_job(scontrol_output: str) -> Mapping[str, str]:
         "gres": gres,
         "licences": pairs.get("Licenses", "").replace("(null)", ""),
     }
+
+
+def kill_wait_of(scontrol_output: str) -> float | None:
+    """Parse `scontrol show config`: the seconds from SIGTERM to SIGKILL (`KillWait = 30 sec`)."""
+    match = re.search(r"^KillWait\s*=\s*(\d+) sec", scontrol_output, re.MULTILINE)
+    return float(match[1]) if match else None
 
 
 _STATES = {

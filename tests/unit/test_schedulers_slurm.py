@@ -11,6 +11,7 @@ from qrmi_workflows.schedulers.slurm import (
     Slurm,
     gres_of_job,
     has_accounting,
+    kill_wait_of,
     offered_gres,
     qpu_options,
     refuse_options,
@@ -129,3 +130,10 @@ def test_a_command_that_is_absent_silent_or_failing_is_an_error_with_its_words()
 
     assert silent.value.retryable
     assert silent.value.argv == ("sleep", "5")
+
+
+def test_killwait_is_read_from_the_configuration():
+    shown = "KillOnBadExit           = 0\nKillWait                = 30 sec\nLaunchParameters = \n"
+
+    assert kill_wait_of(shown) == 30.0
+    assert kill_wait_of("") is None

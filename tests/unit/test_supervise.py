@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from qrmi_workflows.supervise import grace_inside
+
 PROGRAM = """
 import os, sys
 from pathlib import Path
@@ -114,8 +116,24 @@ def test_a_command_whose_requester_lives_goes_on(supervised, tmp_path):
     assert process.poll() is None
 
 
+def test_a_command_ends_with_its_supervisor(supervised):
+    process = supervised("sh", "-c", "echo ready; exec sleep 60")
+    (command,) = psutil.Process(process.pid).children()
+
+    process.kill()
+
+    assert not psutil.wait_procs([command], timeout=5)[1]
+
+
+@pytest.mark.parametrize(
+    ("kill_wait", "grace"), [(None, 5.0), (30.0, 5.0), (10.0, 2.0), (0.0, 0.5), (600.0, 5.0)]
+)
+def test_the_grace_leaves_time_for_the_release(kill_wait, grace):
+    assert grace_inside(kill_wait) == grace
+
+
 def test_a_command_that_cannot_be_started_releases_the_lease(supervised, tmp_path):
     process = supervised("/no/such/command", wait=False)
 
-    assert process.wait(timeout=10) == 1
+    assert process.wait(timeout=10) == 127
     assert released(tmp_path) == 1

@@ -144,7 +144,7 @@ def start_emulator(
         EmulatorError: It did not start within 20 seconds.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    argv = [sys.executable, "-m", "qrmi_workflows", "emulator", "serve", "--json"]
+    argv = [sys.executable, "-P", "-m", "qrmi_workflows", "emulator", "serve", "--json"]
     argv += ["--dir", str(folder)]
     argv += [item for qpu in qpus for item in ("--qpu", qpu)]
     argv += ["--config", str(config)] if config else []

@@ -35,6 +35,7 @@ class _Worker:
         environment = {**dict.fromkeys(_THREADS, "1"), **os.environ}
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # what lies in the user's folder is not ours to import
             "-m",
             "qrmi_workflows.emulator.worker",
             simulator,

@@ -169,6 +169,17 @@ def test_it_serves_without_a_command_and_says_where(tmp_path, null_config):
     assert (process.returncode, rest) == (0, "")
 
 
+def test_modules_in_the_users_folder_are_not_imported(tmp_path, monkeypatch):
+    """A file that is called like a module of Python's does no harm."""
+    for name in ("json", "random", "queue", "qiskit"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    with start_emulator(tmp_path / "state") as emulator:
+        resource = connect(emulator, "ibm_fez")
+        task = resource.task_start(primitive("sampler", [[bell()]]))
+        assert wait(resource, task) == TaskStatus.Completed
+
+
 def test_health_needs_no_token_and_control_does(emulator):
     """The sandbox asks for health without a credential."""
     import urllib.error

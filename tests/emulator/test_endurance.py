@@ -67,12 +67,12 @@ def test_kill_9_in_the_middle_of_submissions_forgets_nothing(tmp_path, config):
 
 def test_a_simulation_interrupted_by_kill_9_runs_again(tmp_path):
     """The task was running when the emulator died; it completes with its result."""
-    circuit = QuantumCircuit(20)
+    circuit = QuantumCircuit(17)
     for layer in range(4):
-        for qubit in range(20):
+        for qubit in range(17):
             circuit.ry(0.3 + layer, qubit)
-            circuit.cx(qubit, (qubit + 1) % 20)
-    payload = primitive("estimator", [[qasm3.dumps(circuit), "Z" * 20, [], 0]])
+            circuit.cx(qubit, (qubit + 1) % 17)
+    payload = primitive("estimator", [[qasm3.dumps(circuit), "Z" * 17, [], 0]])
     first = start_emulator(tmp_path / "state")
     resource = connect(first, "ibm_fez")
     task = resource.task_start(payload)

@@ -11,7 +11,8 @@ The tree::
     ├── LeaseError               a lease could not be opened, kept or released
     ├── ResourceError            a vendor's API, through QRMI, refused or failed
     │   ├── AuthenticationError  the vendor refused the credentials
-    │   └── DeadlineError        the vendor did not answer in time
+    │   ├── DeadlineError        the vendor did not answer in time
+    │   └── SessionEndedError    the vendor has closed the lease's session
     ├── TaskError                a task did not complete
     │   ├── TaskFailedError      the vendor says Failed
     │   ├── TaskCancelledError   the vendor says Cancelled
@@ -48,6 +49,7 @@ __all__ = [
     "ResultError",
     "SandboxError",
     "SchedulerError",
+    "SessionEndedError",
     "TaskCancelledError",
     "TaskError",
     "TaskFailedError",
@@ -167,6 +169,10 @@ class AuthenticationError(ResourceError):
 
 class DeadlineError(ResourceError):
     """The vendor did not answer before the call's deadline."""
+
+
+class SessionEndedError(ResourceError):
+    """The vendor has closed the session that the lease had opened, or its time to live is over."""
 
 
 class TaskError(QPUError):

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -162,13 +162,14 @@ class OpenLease:
             config=None if config is None else str(config),
             token=token,
         )
-        try:
-            opened.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            document = asdict(opened) | {"path": None}
-            write_whole(opened.path, json.dumps(document), mode=0o600)
-        except OSError as error:
-            logger.warning("a crash would leave this lease open, for %s: %s", opened.path, error)
+        opened._write()
         return opened
+
+    def renewed(self, token: str) -> Self:
+        """Note that the lease goes on under another acquisition token."""
+        again = replace(self, token=token)
+        again._write()
+        return again
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -189,6 +190,14 @@ class OpenLease:
     def usage_path(self) -> Path:
         """Where all processes of the lease append what their tasks used."""
         return self.path.with_suffix(".usage")
+
+    def _write(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            document = asdict(self) | {"path": None}
+            write_whole(self.path, json.dumps(document), mode=0o600)
+        except OSError as error:
+            logger.warning("a crash would leave this lease open, for %s: %s", self.path, error)
 
     def close(self, *, queue_wait: float | None = None, reaped: bool = False) -> LeaseRecord:
         """Remove the file and write the lease record."""

@@ -26,6 +26,7 @@ from qrmi_workflows.errors import (
     DeadlineError,
     QPUError,
     ResourceError,
+    SessionEndedError,
     TaskUnknownError,
 )
 from qrmi_workflows.vendors import VendorPayload
@@ -69,6 +70,7 @@ _STATUS_OF_CLASS = {
 _CUT_OFF = re.compile(
     r"error sending request|error decoding|serde|EOF while parsing", re.IGNORECASE
 )
+_SESSION = re.compile(r"\bsession\b.*\b(closed|expired|ended|not found)\b", re.IGNORECASE)
 _FRESH_SECONDS = 1.0
 
 
@@ -178,6 +180,7 @@ class QRMIResource:
         self._deadlines = {**DEADLINES, **(deadlines or {})}
         self._pid = os.getpid()
         self._contact = float("-inf")
+        self._generation = 0
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.type!r})"
@@ -248,6 +251,12 @@ class QRMIResource:
         """Return QRMI's `ResourceStatus`."""
         return self._call("status")
 
+    def use_token(self, token: str) -> None:
+        """Run tasks under another acquisition token from now on."""
+        self._environment[TOKEN] = token
+        self._generation += 1
+        self.close()
+
     def close(self) -> None:
         """Let the idle threads and their connections go; the next call makes new ones."""
         while self._idle:
@@ -276,7 +285,7 @@ class QRMIResource:
             self._contact = time.monotonic()
             return value
         finally:
-            if future.done():
+            if future.done() and caller.generation == self._generation:
                 self._idle.append(caller)
             else:
                 caller.dismiss()
@@ -316,7 +325,7 @@ class QRMIResource:
         try:
             return self._idle.pop()
         except IndexError:
-            return _Caller(self._make_handle, f"qrmi-{self.name}")
+            return _Caller(self._make_handle, f"qrmi-{self.name}", self._generation)
 
     def _make_handle(self) -> Any:
         qrmi = _import_qrmi()
@@ -327,7 +336,8 @@ class QRMIResource:
 class _Caller:
     """A thread that owns one of QRMI's handles. A daemon: a silent vendor holds up no exit."""
 
-    def __init__(self, make_handle: Callable[[], Any], name: str) -> None:
+    def __init__(self, make_handle: Callable[[], Any], name: str, generation: int) -> None:
+        self.generation = generation
         self._inbox: queue.SimpleQueue[tuple[Future[Any], str, tuple[Any, ...]] | None]
         self._inbox = queue.SimpleQueue()
         arguments = (self._inbox, make_handle)
@@ -383,6 +393,8 @@ def _classify(
     if status == 401:
         remedy = "Renew the QPU's credentials in qrmi_config.json."
         return AuthenticationError(f"{said}. {remedy}", qpu, method, 401, refused=True)
+    if method == "task_start" and status in (400, 404) and _SESSION.search(text):
+        return SessionEndedError(said, qpu, method, status, retryable=True, refused=True)
     transient = status in _TRANSIENT or (status is None and bool(_CUT_OFF.search(text)))
     refused = name in _REFUSALS or status in _NOT_ACTED_ON
     return ResourceError(said, qpu, method, status, transient, refused)

@@ -17,6 +17,7 @@ EXAMPLES = [
     errors.ResourceError("no", "ibm_fez", "task_start", 503, True),
     errors.AuthenticationError("no", "ibm_fez", "task_start", 401),
     errors.DeadlineError("no", "ibm_fez", "status", retryable=True),
+    errors.SessionEndedError("no", "ibm_fez", "task_start", 400, True, True),
     errors.TaskError("no", "ibm_fez", "t1"),
     errors.TaskFailedError("no", "ibm_fez", "t1"),
     errors.TaskCancelledError("no", "ibm_fez", "t1"),

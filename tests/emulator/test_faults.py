@@ -144,6 +144,18 @@ def test_tokens_that_expire(fault, resource, task):
         resource.task_status(task)
 
 
+def test_the_system_api_survives_expired_tokens_and_a_bad_moment(faulty, fault):
+    """QRMI fetches a new token there and tries again: the task is submitted once."""
+    system = connect(faulty, "ibm_system", QRMI_JOB_TIMEOUT_SECONDS="60")
+    wait(system, system.task_start(primitive("sampler", [[bell()]])))
+    accepted = faulty.counters()["tasks"]["accepted"]
+    fault(kind="expire-tokens")
+    fault(kind="status", status=503, count=1, when="after", route="POST */v1/jobs")
+    task = system.task_start(primitive("sampler", [[bell()]]))
+    assert wait(system, task) == TaskStatus.Completed
+    assert faulty.counters()["tasks"]["accepted"] == accepted + 1
+
+
 def test_a_session_that_is_closed_early(fault, resource):
     """A lease can be lost without notice."""
     token = resource.acquire()

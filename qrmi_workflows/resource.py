@@ -59,7 +59,8 @@ _TYPES = {
 _DEFAULTS = {"ibm-quantum-system": {TIMEOUT: "86400"}}
 _STATUS = re.compile(r"(?:status(?: code)?|body|http)[ :=(]*([1-5]\d\d)\b", re.IGNORECASE)
 _TRANSIENT = frozenset({408, 423, 425, 429, 500, 502, 503, 504})
-_NOT_ACTED_ON = frozenset({*range(400, 500), 503}) - {408}
+# A gateway may answer 5xx for a server that has carried the request out; 4xx comes before that.
+_NOT_ACTED_ON = frozenset(range(400, 500)) - {408}
 _REFUSALS = frozenset({"UnsupportedPayloadError", "UnsupportedFunctionError"})
 _STATUS_OF_CLASS = {
     "InvalidInputError": 400,
@@ -269,10 +270,32 @@ class QRMIResource:
         self, method: str, *args: Any, on_late: Callable[[Future[Any]], None] | None = None
     ) -> Any:
         caller = self._take()
+        used_before = caller.used
+        try:
+            return self._call_with(caller, method, args, on_late)
+        except AuthenticationError:
+            if not used_before:
+                raise
+        # An access token that the vendor has forgotten is kept by the handle until it expires: a
+        # new handle asks for another. A call that was refused so has done nothing.
+        self.close()
+        return self._call_with(self._take(), method, args, on_late)
+
+    def _call_with(
+        self,
+        caller: _Caller,
+        method: str,
+        args: tuple[Any, ...],
+        on_late: Callable[[Future[Any]], None] | None,
+    ) -> Any:
         future = caller.call(method, args)
+        sound = False
         try:
             value = self._wait(future, method, args)
+        except AuthenticationError:
+            raise
         except (ResourceError, ConfigError, TaskUnknownError):
+            sound = True
             if on_late and not future.done():
                 future.add_done_callback(on_late)
             raise
@@ -282,10 +305,11 @@ class QRMIResource:
                 on_late(future)
             raise
         else:
+            sound = True
             self._contact = time.monotonic()
             return value
         finally:
-            if future.done() and caller.generation == self._generation:
+            if sound and future.done() and caller.generation == self._generation:
                 self._idle.append(caller)
             else:
                 caller.dismiss()
@@ -338,12 +362,14 @@ class _Caller:
 
     def __init__(self, make_handle: Callable[[], Any], name: str, generation: int) -> None:
         self.generation = generation
+        self.used = False
         self._inbox: queue.SimpleQueue[tuple[Future[Any], str, tuple[Any, ...]] | None]
         self._inbox = queue.SimpleQueue()
         arguments = (self._inbox, make_handle)
         threading.Thread(target=_serve, args=arguments, name=name, daemon=True).start()
 
     def call(self, method: str, args: tuple[Any, ...]) -> Future[Any]:
+        self.used = True
         future: Future[Any] = Future()
         self._inbox.put((future, method, args))
         return future

@@ -143,7 +143,8 @@ def restart_vendor(step: Step, site: Site, dice: random.Random) -> None:
 
 def fail(step: Step, site: Site, dice: random.Random) -> None:
     status = dice.choice([429, 500, 502, 503])
-    inject(step, site, dice, kind="status", status=status)
+    when = "before" if status == 429 else dice.choice(["before", "after"])
+    inject(step, site, dice, kind="status", status=status, when=when)
 
 
 def cut_off(step: Step, site: Site, dice: random.Random) -> None:
@@ -152,7 +153,7 @@ def cut_off(step: Step, site: Site, dice: random.Random) -> None:
 
 def inject(step: Step, site: Site, dice: random.Random, **rule: object) -> None:
     rule |= {"route": dice.choice(ROUTES), "count": dice.randint(1, 3)}
-    rule |= {"after": dice.randint(0, 3), "when": dice.choice(["before", "after"])}
+    rule = {"after": dice.randint(0, 3), "when": dice.choice(["before", "after"])} | rule
     site.emulator.control.ask("POST", "/faults", rule)
     step.hear(step.start())
     site.emulator.control.ask("DELETE", "/faults")
@@ -186,11 +187,11 @@ def run_until_done(step: Step, site: Site) -> int:
     raise AssertionError("no result after six runs")
 
 
-def processes_left() -> list[psutil.Process]:
+def processes_left(mark: str) -> list[psutil.Process]:
     left = []
     for process in psutil.process_iter():
         try:
-            if MARK in process.environ() and process.pid != os.getpid():
+            if process.environ().get(MARK) == mark:
                 left.append(process)
         except psutil.Error:
             continue
@@ -216,7 +217,7 @@ def test_nothing_is_lost_and_nothing_is_left(site: Site, tmp_path: Path, number:
     seed = SEED + number
     dice = random.Random(seed)
     (tmp_path / "payload.json").write_text(json.dumps(bell(shots=1 + seed % 4000)))
-    environ = {**os.environ, MARK: str(seed), "QPU_STATE": str(tmp_path / "state")}
+    environ = {**os.environ, MARK: f"{os.getpid()} {seed}", "QPU_STATE": str(tmp_path / "state")}
     environ["QPU_CONFIG"] = str(site.config)
     environ.pop("QPU_SITE", None)
     step = Step(tmp_path, environ, supervised=dice.random() < 0.3)
@@ -225,7 +226,7 @@ def test_nothing_is_lost_and_nothing_is_left(site: Site, tmp_path: Path, number:
     way(step, site, dice)
     had_result = step.result.exists()
     ambiguous = 0 if had_result else run_until_done(step, site)
-    wait_for_children()
+    wait_for_children(environ[MARK])
     reap(environ)
 
     after = {key: value - before.get(key, 0) for key, value in site.count().items()}
@@ -235,11 +236,11 @@ def test_nothing_is_lost_and_nothing_is_left(site: Site, tmp_path: Path, number:
     assert after["completed"] + after["running"] <= 1 + ambiguous, f"paid twice: {story}"
     site.tally["grants lost"] += step.lost_grants
     assert after["open"] <= step.lost_grants, f"a lease is open: {story}"
-    assert processes_left() == [], story
+    assert processes_left(environ[MARK]) == [], story
 
 
-def wait_for_children() -> None:
+def wait_for_children(mark: str) -> None:
     """Wait until a command whose supervisor was killed has ended by itself."""
     limit = time.monotonic() + 10
-    while processes_left() and time.monotonic() < limit:
+    while processes_left(mark) and time.monotonic() < limit:
         time.sleep(0.05)

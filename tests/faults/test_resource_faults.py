@@ -103,7 +103,7 @@ def test_it_works_after_a_fork(resource):
         (429, True, True),
         (500, True, False),
         (502, True, False),
-        (503, True, True),
+        (503, True, False),
     ],
 )
 def test_a_status_says_whether_to_try_again_and_whether_anything_happened(
@@ -133,10 +133,17 @@ def test_an_answer_that_was_cut_off_may_come_next_time(resource, fault, kind):
 
 
 def test_refused_credentials_are_told_apart(resource, fault):
-    fault("status", route="GET */backends", status=401, count=1)
+    fault("status", route="GET */backends", status=401)
 
     with pytest.raises(AuthenticationError, match="Renew the QPU's credentials"):
         resource.status()
+
+
+def test_an_access_token_that_the_vendor_has_forgotten_is_renewed(resource, fault):
+    resource.status()
+    fault("expire-tokens")
+
+    assert resource.status()
 
 
 def test_a_vendor_that_is_gone_has_certainly_accepted_nothing(emulator):

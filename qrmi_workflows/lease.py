@@ -21,7 +21,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
 
 from qrmi_workflows.config import find_config, load_qpus, load_site_policy, select_qpu
 from qrmi_workflows.environment import JobQPU, describe_job, read_job, write_job
@@ -49,7 +49,17 @@ _STOP_SECONDS = 20.0
 class TaskOptions(TypedDict, total=False):
     """What can be said of a task besides its payload (see `Lease.submit`)."""
 
+from qrmi_workflows.targets import QPUTarget, cached_target, fetch_target
     on_state: Callable[[str, TaskState], None] | None
+from qrmi_workflows.vendors import find_frontend
+
+if TYPE_CHECKING:
+    from pulser import Sequence
+    from pulser.backend import BackendConfig
+    from pulser.backend.remote import RemoteBackend, RemoteConnection
+    from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
+
+    from qrmi_workflows.payloads import Payload
     on_stop: OnStop
     on_ambiguous: OnAmbiguous
 
@@ -106,7 +116,7 @@ class Lease:
         Interrupted, it has the task cancelled, or left as `on_stop` says.
 
         Raises:
-            PayloadError: The payload is not valid, or for another vendor.
+            PayloadError: The payload is not valid, or cannot run on this QPU (see `check`).
             TaskError: The task ended without a result.
             ResourceError: The vendor refused or failed.
             JournalError: The journal cannot be used; nothing was submitted.
@@ -136,12 +146,9 @@ class Lease:
             A `concurrent.futures.Future` of the result.
 
         Raises:
-            PayloadError: The payload is not valid, or for another vendor.
+            PayloadError: The payload is not valid, or cannot run on this QPU (see `check`).
         """
-        valid = to_payload(payload)
-        valid.require_type(self.qpu, self.type)
-        if shots is not None:
-            valid = valid.with_shots(shots)
+        valid = self.check(payload, shots=shots)
         return self._open_lanes().submit(
             TaskRun(
                 resource=self.resource,
@@ -172,13 +179,89 @@ class Lease:
             for future in futures:
                 future.cancel()
 
-    def target(self) -> str:
+    def check(self, payload: PayloadLike, *, shots: int | None = None) -> Payload:
+        """Return a payload as `submit` would send it; nothing is sent.
+
+        Whether the QPU can run it is checked against the QPU's target, where that is in the cache
+        (`qpu target`, `Lease.target`) and not older than a few hours.
+
+        Raises:
+            PayloadError: It is not valid, for another vendor, or cannot run on this QPU.
+        """
+        valid = to_payload(payload, shots=shots)
+        valid.require_type(self.qpu, self.type)
+        valid.require_fit(self.qpu, self._target.text if self._target else None)
+        return valid
+
+    def target(self, *, refresh: bool = False) -> str:
         """Return what the QPU can do, as the vendor's JSON: for IBM configuration and properties.
 
         Raises:
             ResourceError: The vendor refused or failed.
         """
-        return str(self.resource.target().value)
+        if refresh or self._target is None:
+            self._target = fetch_target(self._held, resource=self.resource, refresh=refresh)
+        return self._target.text
+
+    @functools.cached_property
+    def _target(self) -> QPUTarget | None:
+        return cached_target(self._held)
+
+    def sampler(self, options: Mapping[str, Any] | None = None) -> BaseSamplerV2:
+        """Return Qiskit's sampler (V2) of this QPU; its tasks are journaled as all others.
+
+        Args:
+            options: As QRMI's `SamplerV2` takes them: `default_shots` (1024) and `run_options`.
+
+        Raises:
+            PayloadError: The QPU has no sampler, or there is no such option.
+            ConfigError: The extra `ibm` is not installed.
+        """
+        sampler: BaseSamplerV2 = self._frontend("sampler")(self, options)
+        return sampler
+
+    def estimator(self, options: Mapping[str, Any] | None = None) -> BaseEstimatorV2:
+        """Return Qiskit's estimator (V2) of this QPU; its tasks are journaled as all others.
+
+        Args:
+            options: As QRMI's `EstimatorV2` takes them: `default_precision` (1/64) and
+                `run_options`.
+
+        Raises:
+            PayloadError: The QPU has no estimator, or there is no such option.
+            ConfigError: The extra `ibm` is not installed.
+        """
+        estimator: BaseEstimatorV2 = self._frontend("estimator")(self, options)
+        return estimator
+
+    def pulser_connection(self) -> RemoteConnection:
+        """Return Pulser's connection to this QPU, which knows the devices to build sequences for.
+
+        Raises:
+            PayloadError: The QPU runs no sequences.
+            ConfigError: The extra `pasqal` is not installed.
+        """
+        connection: RemoteConnection = self._frontend("pulser_connection")(self)
+        return connection
+
+    def pulser_backend(
+        self, sequence: Sequence, *, config: BackendConfig | None = None
+    ) -> RemoteBackend:
+        """Return Pulser's backend for a sequence; its tasks are journaled as all others.
+
+        Args:
+            sequence: For a device that the QPU offers.
+            config: As Pulser's `QPUBackend` takes it.
+
+        Raises:
+            PayloadError: The QPU runs no sequences, or the sequence is for another device.
+            ConfigError: The extra `pasqal` is not installed.
+        """
+        backend: RemoteBackend = self._frontend("pulser_backend")(self, sequence, config)
+        return backend
+
+    def _frontend(self, kind: str) -> Callable[..., Any]:
+        return find_frontend(kind, qpu=self.qpu, resource_type=self.type)
 
     def environment(self) -> dict[str, str]:
         """Return the variables that let a child process adopt this lease; they hold credentials."""
@@ -193,6 +276,9 @@ class Lease:
             LeaseError: The vendor did not take it back.
         """
         with self._lock:
+        Args:
+            refresh: Ask the vendor, also when the cache has a target that is a few hours old.
+
             if self._released:
                 return
             self._released = True

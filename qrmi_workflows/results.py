@@ -1,29 +1,39 @@
 """Results: a task's decoded output with its provenance, and the file that carries it on.
 
-The file is JSON of a fixed version. `data` is plain (counts, expectation values), so that a later
-step reads it with nothing but a JSON parser; `vendor_result` is what the vendor sent, verbatim.
+The file is JSON of a fixed version, compressed with gzip when it is large; `result.schema.json`
+beside this module is its schema. `data` is plain (counts, expectation values), so that a later step
+reads it with nothing but a JSON parser; `vendor_result` is what the vendor sent, verbatim.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from qrmi_workflows.errors import ResultError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from pulser import Sequence
+    from pulser.backend.results import Results
     from qiskit.primitives import PrimitiveResult
 
-__all__ = ["FORMAT", "VERSION", "QuantumResult", "write_whole"]
+__all__ = ["COMPRESS_FROM", "FORMAT", "VERSION", "QuantumResult", "result_schema", "write_whole"]
 
 FORMAT = "qrmi-workflows-result"
 VERSION = 1
+COMPRESS_FROM = 1_000_000
+"""From how many bytes on a result's file is compressed."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,44 +99,100 @@ class QuantumResult:
             )
         return data["evs"], data.get("stds")
 
+    def to_numpy(self, *, pub: int = 0) -> dict[str, np.ndarray[Any, Any]]:
+        """Return one PUB's data as arrays, by name.
+
+        Returns:
+            Sampled: for each register the bits, 0 or 1, of shape (…, shots, bits); the columns are
+            in the order of the bit string's characters, and the rows of a PUB's registers belong
+            together, shot by shot, where the vendor keeps shots apart (IBM; Pasqal's are sorted).
+            Estimated: `evs` and `stds` in the PUB's shape, in the observables' unit.
+
+        Raises:
+            ResultError: There is no such PUB, or `vendor_result` is not of the vendor's form.
+        """
+        from qrmi_workflows.vendors import vendor_of_type
+
+        self._pub(pub)
+        return vendor_of_type(self.type).arrays(self.program, self.vendor_result)[pub]
+
     def to_primitive_result(self) -> PrimitiveResult[Any]:
-        """Return Qiskit's own result; needs the extra `ibm`."""
+        """Return Qiskit's own result; needs the extra `ibm`.
+
+        Raises:
+            ResultError: It is no primitive's.
+            ConfigError: The extra is not installed.
+        """
         from qrmi_workflows.vendors.ibm import to_primitive_result
 
+        if self.program not in ("sampler", "estimator"):
+            raise self._of_another_kind("PrimitiveResult", "counts() and to_pulser_results()")
         return to_primitive_result(self.vendor_result)
 
+    def to_pulser_results(self, sequence: Sequence | str | Mapping[str, Any]) -> Results:
+        """Return Pulser's own results; needs the extra `pasqal`.
+
+        Args:
+            sequence: The sequence that was run, or its abstract representation.
+
+        Raises:
+            ResultError: It is no sequence's, or not this one's.
+            ConfigError: The extra is not installed.
+        """
+        from qrmi_workflows.vendors.pasqal import to_pulser_results
+
+        if self.program != "pulser":
+            raise self._of_another_kind("Pulser Results", "to_primitive_result()")
+        return to_pulser_results(self.vendor_result, sequence)
+
     def save(self, path: Path | str) -> None:
-        """Write the result's file: whole, or not at all."""
+        """Write the result's file: whole, or not at all; compressed from `COMPRESS_FROM` on."""
         document = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        write_whole(Path(path), json.dumps(document, indent=1) + "\n")
+        data = (json.dumps(document, indent=1) + "\n").encode()
+        if len(data) >= COMPRESS_FROM:
+            data = gzip.compress(data, compresslevel=6, mtime=0)
+        write_whole(Path(path), data)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read a result's file.
+        """Read a result's file, compressed or not.
 
         Raises:
-            ResultError: It is missing, not a result, or of a version that this release cannot read.
+            ResultError: It is missing, cut off, not a result, or of a version that this release
+                cannot read.
         """
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ResultError(f"{path}: no result file: {error}.") from error
+            data = Path(path).read_bytes()
+            text = gzip.decompress(data) if data.startswith(_GZIP_MAGIC) else data
+            document = json.loads(text.decode("utf-8"))
+        except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ResultError(
+                f"{path}: no result file: {reason}. A result is one JSON object, whole; run the "
+                "step that writes it again."
+            ) from error
         return cls._from_document(document, str(path))
 
     @classmethod
     def _from_document(cls, document: Any, path: str) -> Self:
         if not isinstance(document, Mapping) or document.get("format") != FORMAT:
-            raise ResultError(f"{path}: not a result file: it has no `format` {FORMAT!r}.")
+            raise ResultError(
+                f"{path}: not a result file: it has no `format` {FORMAT!r}. Name a file that "
+                "`qpu run -o` or `QuantumResult.save` wrote."
+            )
         if document.get("version") != VERSION:
             raise ResultError(
                 f"{path}: a result file of version {document.get('version')!r}; this release reads "
                 f"version {VERSION}. Install a newer qrmi-workflows."
             )
         values = {key: value for key, value in document.items() if key not in ("format", "version")}
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ResultError(f"{path}: not a whole result: {error}.") from error
+        _require_whole(values, path)
+        return cls(**values)
+
+    def _of_another_kind(self, what: str, instead: str) -> ResultError:
+        return ResultError(
+            f"task {self.task_id} is of {self.program!r}: it has no {what}. Use {instead}."
+        )
 
     def _pub(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self.data):
@@ -136,21 +202,48 @@ class QuantumResult:
         return self.data[index]
 
 
-def write_whole(path: Path, text: str, *, mode: int = 0o644) -> None:
+def result_schema() -> dict[str, Any]:
+    """Return the JSON schema of a result's file (once it is decompressed)."""
+    path = Path(__file__).with_name("result.schema.json")
+    schema: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return schema
+
+
+def _require_whole(values: Mapping[str, Any], path: str) -> None:
+    """Refuse a result's file that lacks a part, or has one that is not of its type."""
+    expected = {item.name: list if item.name == "data" else str for item in fields(QuantumResult)}
+    if missing := sorted(set(expected) - set(values)):
+        raise ResultError(f"{path}: not a whole result: it has no `{missing[0]}`. Write it again.")
+    if foreign := sorted(set(values) - set(expected)):
+        raise ResultError(
+            f"{path}: not a result of version {VERSION}: it has a `{foreign[0]}`. Leave it as it "
+            "was written; keep notes in a file beside it."
+        )
+    for name, kind in expected.items():
+        if not isinstance(values[name], kind):
+            raise ResultError(
+                f"{path}: `{name}` is {values[name]!r:.40}; allowed is a "
+                f"{'list' if kind is list else 'string'}. Write it again."
+            )
+    if not all(isinstance(part, dict) for part in values["data"]):
+        raise ResultError(f"{path}: `data` has parts that are no objects. Write it again.")
+
+
+def write_whole(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
     """Write a file so that a reader finds all of it or none: temporary file, fsync, rename.
 
     Args:
         path: Where; its folder must exist.
-        text: What.
+        content: What; text is written as UTF-8.
         mode: The file's permissions, before the umask.
     """
     umask = os.umask(0)
     os.umask(umask)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode & ~umask)
-            file.write(text)
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).rename(path)

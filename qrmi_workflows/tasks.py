@@ -74,17 +74,20 @@ RETRY_SECONDS = 120.0
 _FRACTION, _LEAST, _MOST_RUNNING, _MOST_QUEUED = 0.05, 0.005, 60.0, 1.0
 
 
-def to_payload(payload: PayloadLike) -> Payload:
+def to_payload(payload: PayloadLike, *, shots: int | None = None) -> Payload:
     """Take a payload in any of its forms.
 
     Raises:
         PayloadError: It cannot be read, or is of no vendor's schema.
     """
-    if isinstance(payload, Payload):
-        return payload
-    if isinstance(payload, Mapping):
-        return Payload.from_content(payload)
-    return Payload.from_file(payload)
+    Args:
+        payload: The payload, its content, or the path of its file.
+        shots: Another number of shots than its own.
+
+    if isinstance(payload, Path | str):
+        return Payload.from_file(payload, shots=shots)
+    taken = payload if isinstance(payload, Payload) else Payload.from_content(payload)
+    return taken if shots is None else taken.with_shots(shots)
 
 
 def next_pause(state: TaskState, seconds: float) -> float:

@@ -12,10 +12,11 @@ from qrmi_workflows.sandbox import Sandbox
 
 @pytest.fixture(scope="session", autouse=True)
 def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The journal and the leases of all tests, away from the user's own."""
+    """The journal, the leases and the cache of all tests, away from the user's own."""
     folder = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QPU_STATE", str(folder))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         yield folder
 
 

@@ -1,4 +1,4 @@
-"""Vendors: how each encodes a payload and decodes a result; found by entry point.
+"""Vendors: how each reads, checks and encodes payloads and decodes results; found by entry point.
 
 A vendor is one file and one entry point for each resource type of its, in the group
 `qrmi_workflows.vendors`, whose name is the type and whose value is a `Vendor`.
@@ -6,15 +6,29 @@ A vendor is one file and one entry point for each resource type of its, in the g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qrmi_workflows.errors import ConfigError, PayloadError
 
-__all__ = ["Vendor", "VendorPayload", "load_vendor", "vendor_of_payload", "vendor_of_type"]
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "ProgramSettings",
+    "Vendor",
+    "VendorPayload",
+    "find_frontend",
+    "load_vendor",
+    "needs_extra",
+    "read_program",
+    "vendor_of_payload",
+    "vendor_of_type",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +42,41 @@ class VendorPayload:
 
     kind: str
     fields: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramSettings:
+    """What a file that has nothing but a circuit or a sequence does not say itself.
+
+    Attributes:
+        program: `sampler` or `estimator`, where both are possible.
+        shots: How often to sample.
+        observables: What to estimate: Pauli labels, or maps of labels to coefficients, or nested
+            lists of those.
+        parameter_values: Values of the circuit's parameters; the last axis runs over them.
+        precision: The standard error to reach.
+    """
+
+    program: str | None = None
+    shots: int | None = None
+    observables: Any = None
+    parameter_values: Any = None
+    precision: float | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Return those that were set."""
+        names = ("program", "shots", "observables", "parameter_values", "precision")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def refuse(self, where: str, *, besides: tuple[str, ...], reason: str) -> None:
+        """Refuse what was set besides these.
+
+        Raises:
+            PayloadError: Something else was set.
+        """
+        if extra := [name for name in self.given() if name not in besides]:
+            allowed = ", ".join(besides) or "nothing"
+            raise PayloadError(f"{where}: {reason}; allowed: {allowed}. Leave out {extra[0]}.")
 
 
 class Vendor(Protocol):
@@ -45,8 +94,48 @@ class Vendor(Protocol):
     def schema(self) -> Mapping[str, Any]:
         """The JSON schema of a payload's content."""
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The forms of programs that `read` takes, for messages (`OpenQASM 3`)."""
+
+    @property
+    def frontends(self) -> Mapping[str, Callable[..., Any]]:
+        """What its users' own libraries know a QPU by, by the name of `Lease`'s method.
+
+        Each is called with the lease and that method's arguments.
+        """
+
+    def read(
+        self, source: bytes | Mapping[str, Any], settings: ProgramSettings, *, where: str
+    ) -> Mapping[str, Any] | None:
+        """Make a payload's content of a program in one of the vendor's own forms.
+
+        Args:
+            source: The file: an object where it is JSON, else its bytes.
+            settings: What the program does not say itself.
+            where: What to call it in messages.
+
+        Returns:
+            The content; `None` when it is no program of this vendor's.
+
+        Raises:
+            PayloadError: It is one, and it is malformed or the settings do not fit it.
+        """
+
     def program(self, content: Mapping[str, Any]) -> str:
         """Return the kind of program (`sampler`)."""
+
+    def check(self, content: Mapping[str, Any], *, qpu: str, target: str | None) -> None:
+        """Refuse what a QPU would refuse.
+
+        Args:
+            content: Of the vendor's schema.
+            qpu: The QPU's name, for messages.
+            target: What the QPU can do, where it is known: then it is checked too.
+
+        Raises:
+            PayloadError: It cannot run there.
+        """
 
     def encode(self, content: Mapping[str, Any]) -> VendorPayload:
         """Encode a payload for QRMI."""
@@ -65,16 +154,35 @@ class Vendor(Protocol):
             ResultError: It is not of the vendor's form.
         """
 
+    def arrays(self, program: str, raw: str) -> list[dict[str, np.ndarray[Any, Any]]]:
+        """Decode a result into arrays, one object for each PUB or sequence (see `to_numpy`).
+
+        Raises:
+            ResultError: It is not of the vendor's form.
+        """
+
+    def calibrated(self, target: str) -> str | None:
+        """Return when the QPU of a target was calibrated, ISO 8601; `None` when it does not say.
+
+        Raises:
+            ResultError: The text is not a target of the vendor's.
+        """
+
 
 @cache
 def _vendors_by_type() -> dict[str, Vendor]:
     found = entry_points(group="qrmi_workflows.vendors")
-    return {point.name: point.load() for point in found}
+    vendors = {point.name: point.load() for point in found}
+    return {type_: vendor for vendor in vendors.values() for type_ in vendor.types} | vendors
+
+
+def _vendors() -> dict[str, Vendor]:
+    return {vendor.name: vendor for vendor in _vendors_by_type().values()}
 
 
 def load_vendor(name: str) -> Vendor:
     """Return the vendor of that short name."""
-    return next(vendor for vendor in _vendors_by_type().values() if vendor.name == name)
+    return _vendors()[name]
 
 
 def vendor_of_type(resource_type: str) -> Vendor:
@@ -102,8 +210,7 @@ def vendor_of_payload(content: object, *, where: str) -> Vendor:
         raise PayloadError(
             f"{where}: a payload is one JSON object, not {type(content).__name__}. {_choices()}"
         )
-    unique = {vendor.name: vendor for vendor in _vendors_by_type().values()}
-    for vendor in unique.values():
+    for vendor in _vendors().values():
         if set(vendor.schema["required"]) & set(content):
             _check(content, vendor, where)
             return vendor
@@ -111,9 +218,63 @@ def vendor_of_payload(content: object, *, where: str) -> Vendor:
     raise PayloadError(f"{where}: its keys ({keys}) are of no vendor's payload. {_choices()}")
 
 
+def read_program(
+    source: bytes | Mapping[str, Any], settings: ProgramSettings, *, where: str
+) -> Mapping[str, Any] | None:
+    """Make a payload's content of a program in any vendor's own form; `None` when it is in none.
+
+    Raises:
+        PayloadError: It is a program, and it is malformed or the settings do not fit it.
+    """
+    for vendor in _vendors().values():
+        content = vendor.read(source, settings, where=where)
+        if content is not None:
+            return content
+    if isinstance(source, bytes):
+        raise PayloadError(f"{where}: neither JSON nor a program. {_choices()}")
+    return None
+
+
+def find_frontend(kind: str, *, qpu: str, resource_type: str) -> Callable[..., Any]:
+    """Return what makes a QPU's `sampler`, `estimator`, `pulser_backend`, ….
+
+    Raises:
+        PayloadError: The QPU's vendor has none of that kind.
+        ConfigError: No installed vendor knows the type.
+    """
+    offered = vendor_of_type(resource_type).frontends
+    if kind not in offered:
+        types = [name for name, vendor in _vendors_by_type().items() if kind in vendor.frontends]
+        raise PayloadError(
+            f"QPU {qpu!r} of type {resource_type!r} has no {kind}; allowed: "
+            f"{', '.join(offered) or 'none'}. Use one of these, or a QPU of type "
+            f"{', '.join(sorted(types))}."
+        )
+    return offered[kind]
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Say which extra is missing where an import fails.
+
+    Raises:
+        ConfigError: A package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the package {error.name!r} is not installed. "
+            f"Run `pip install 'qrmi-workflows[{extra}]'`."
+        ) from error
+
+
 def _choices() -> str:
-    forms = {v.name: " + ".join(v.schema["required"]) for v in _vendors_by_type().values()}
-    return "Allowed: " + "; ".join(f"{name}: {keys}" for name, keys in sorted(forms.items())) + "."
+    forms = (
+        f"{name}: {' + '.join(vendor.schema['required'])} or {', '.join(vendor.reads)}"
+        for name, vendor in sorted(_vendors().items())
+    )
+    return f"Allowed: {'; '.join(forms)}."
 
 
 def _check(content: Mapping[str, Any], vendor: Vendor, where: str) -> None:

@@ -12,14 +12,16 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qrmi_workflows.errors import PayloadError, ResultError
-from qrmi_workflows.vendors import VendorPayload
+from qrmi_workflows.vendors import ProgramSettings, VendorPayload, needs_extra
+from qrmi_workflows.vendors.ibm_circuits import check_pub, read_circuits
+from qrmi_workflows.vendors.ibm_primitives import make_estimator, make_sampler
 
 if TYPE_CHECKING:
     from qiskit.primitives import PrimitiveResult
@@ -27,6 +29,22 @@ if TYPE_CHECKING:
 
 __all__ = ["IBM", "to_primitive_result", "transpiler_target"]
 
+_SHOTS = {"type": ["integer", "null"], "minimum": 1}
+_PRECISION = {"type": ["number", "null"], "minimum": 0}
+_CIRCUIT = {"type": ["string", "object"], "minLength": 1}
+_SAMPLER_PUB = {
+    "type": ["array", "string"],
+    "prefixItems": [_CIRCUIT, True, _SHOTS],
+    "minItems": 1,
+    "maxItems": 3,
+    "minLength": 1,
+}
+_ESTIMATOR_PUB = {
+    "type": "array",
+    "prefixItems": [_CIRCUIT, True, True, _PRECISION],
+    "minItems": 2,
+    "maxItems": 4,
+}
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["program_id", "parameters"],
@@ -36,18 +54,20 @@ _SCHEMA: dict[str, Any] = {
             "type": "object",
             "required": ["pubs"],
             "properties": {
-                "pubs": {
-                    "type": "array",
-                    "minItems": 1,
-                    "items": {"type": ["array", "string"]},
-                },
+                "pubs": {"type": "array", "minItems": 1},
                 "version": {"const": 2},
-                "shots": {"type": ["integer", "null"], "minimum": 1},
-                "precision": {"type": ["number", "null"], "minimum": 0},
-                "options": {"type": "object"},
+                "shots": _SHOTS,
+                "precision": _PRECISION,
+                "options": {
+                    "type": "object",
+                    "properties": {"default_shots": _SHOTS, "default_precision": _PRECISION},
+                },
             },
         },
     },
+    "if": {"properties": {"program_id": {"const": "estimator"}}},
+    "then": {"properties": {"parameters": {"properties": {"pubs": {"items": _ESTIMATOR_PUB}}}}},
+    "else": {"properties": {"parameters": {"properties": {"pubs": {"items": _SAMPLER_PUB}}}}},
 }
 
 
@@ -59,19 +79,35 @@ class _IBM:
         "ibm-quantum-system",
         "qiskit-runtime-service",
     )
+    reads: tuple[str, ...] = ("OpenQASM 3 (.qasm)", "QPY (.qpy)")
 
     @property
     def schema(self) -> Mapping[str, Any]:
         return _SCHEMA
 
+    @property
+    def frontends(self) -> Mapping[str, Callable[..., Any]]:
+        return {"sampler": make_sampler, "estimator": make_estimator}
+
+    def read(
+        self, source: bytes | Mapping[str, Any], settings: ProgramSettings, *, where: str
+    ) -> Mapping[str, Any] | None:
+        if isinstance(source, bytes):
+            return read_circuits(source, settings, where=where)
+        return None
+
     def program(self, content: Mapping[str, Any]) -> str:
         return str(content["program_id"])
+
+    def check(self, content: Mapping[str, Any], *, qpu: str, target: str | None) -> None:
+        for index, pub in enumerate(content["parameters"]["pubs"]):
+            check_pub(content["program_id"], pub, index=index, qpu=qpu, target=target)
 
     def encode(self, content: Mapping[str, Any]) -> VendorPayload:
         return VendorPayload(
             kind="QiskitPrimitive",
             fields={
-                "input": json.dumps(content["parameters"]),
+                "input": json.dumps({"version": 2, **content["parameters"]}),
                 "program_id": content["program_id"],
             },
         )
@@ -79,7 +115,7 @@ class _IBM:
     def with_shots(self, content: Mapping[str, Any], shots: int) -> Mapping[str, Any]:
         if content["program_id"] != "sampler":
             raise PayloadError(
-                f"--shots {shots}: an estimator has a precision, not shots. Set `precision` in "
+                f"shots = {shots}: an estimator has a precision, not shots. Set `precision` in "
                 "the payload."
             )
         parameters = content["parameters"]
@@ -87,23 +123,27 @@ class _IBM:
         return {**content, "parameters": {**parameters, "pubs": pubs, "shots": shots}}
 
     def decode(self, program: str, raw: str) -> list[dict[str, Any]]:
-        try:
-            document = json.loads(raw)
-            pubs = document["__value__"]["pub_results"]
-            return [_decode_pub(pub["__value__"]["data"]["__value__"]["fields"]) for pub in pubs]
-        except (KeyError, TypeError, ValueError, zlib.error) as error:
-            raise ResultError(
-                f"IBM's result of this {program} is not a PrimitiveResult as qiskit-ibm-runtime "
-                f"encodes it ({error!r}). Its text is kept in `vendor_result`."
-            ) from error
+        return _each_pub(program, raw, _plain_pub)
+
+    def arrays(self, program: str, raw: str) -> list[dict[str, np.ndarray[Any, Any]]]:
+        return _each_pub(program, raw, _array_pub)
+
+    def calibrated(self, target: str) -> str | None:
+        document = _target_document(target)
+        return str(date) if (date := document["properties"].get("last_update_date")) else None
 
 
 IBM = _IBM()
 
 
 def to_primitive_result(raw: str) -> PrimitiveResult[Any]:
-    """Decode a result into Qiskit's `PrimitiveResult`; needs the extra `ibm`."""
-    from qiskit_ibm_runtime.decoders.result_decoder import ResultDecoder
+    """Decode a result into Qiskit's `PrimitiveResult`; needs the extra `ibm`.
+
+    Raises:
+        ConfigError: The extra is not installed.
+    """
+    with needs_extra("ibm"):
+        from qiskit_ibm_runtime.decoders.result_decoder import ResultDecoder
 
     result: PrimitiveResult[Any] = ResultDecoder.decode(raw)
     return result
@@ -121,15 +161,17 @@ def transpiler_target(target: str) -> Target:
 
     Raises:
         ResultError: The text is not a target of IBM's.
+        ConfigError: The extra is not installed.
     """
-    from qiskit_ibm_runtime.utils.backend_converter import convert_to_target
-    from qiskit_ibm_runtime.utils.backend_decoder import (
-        configuration_from_server_data,
-        properties_from_server_data,
-    )
+    with needs_extra("ibm"):
+        from qiskit_ibm_runtime.utils.backend_converter import convert_to_target
+        from qiskit_ibm_runtime.utils.backend_decoder import (
+            configuration_from_server_data,
+            properties_from_server_data,
+        )
 
+    document = _target_document(target)
     try:
-        document = json.loads(target)
         configuration = configuration_from_server_data(document["configuration"])
         properties = properties_from_server_data(document["properties"])
     except (KeyError, TypeError, ValueError) as error:
@@ -138,42 +180,77 @@ def transpiler_target(target: str) -> Target:
     return result
 
 
+def _target_document(target: str) -> dict[str, Any]:
+    """Read a target; QRMI's client puts `null` where the vendor gave an error."""
+    try:
+        document: dict[str, Any] = json.loads(target)
+        kinds = {type(document[part]) for part in ("configuration", "properties")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResultError(f"not a target of IBM's: {error!r}. Fetch it again.") from error
+    if kinds != {dict}:
+        raise ResultError("a target without configuration or properties. Fetch it again.")
+    return document
+
+
 def _sampler_pub(pub: list[Any] | str, shots: int) -> list[Any]:
     parts = [pub] if isinstance(pub, str) else list(pub)
     values = parts[1] if len(parts) > 1 else None
     return [parts[0], values, shots]
 
 
-def _decode_pub(fields: Mapping[str, Any]) -> dict[str, Any]:
-    values = {name: _decode_value(value) for name, value in fields.items()}
-    if "evs" in values:
-        return values
-    return {"registers": values}
+def _each_pub(program: str, raw: str, decode: Callable[[Mapping[str, Any]], Any]) -> list[Any]:
+    try:
+        pubs = json.loads(raw)["__value__"]["pub_results"]
+        return [decode(pub["__value__"]["data"]["__value__"]["fields"]) for pub in pubs]
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
+        raise ResultError(
+            f"IBM's result of this {program} is not a PrimitiveResult as qiskit-ibm-runtime "
+            f"encodes it ({error!r}). Its text is kept in `vendor_result`."
+        ) from error
 
 
-def _decode_value(value: Any) -> Any:
+def _plain_pub(fields: Mapping[str, Any]) -> dict[str, Any]:
+    values = {name: _plain(value) for name, value in fields.items()}
+    return values if "evs" in values else {"registers": values}
+
+
+def _plain(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    if value["__type__"] == "ndarray":
-        return _array(value).tolist()
     if value["__type__"] == "BitArray":
-        return _decode_bits(value["__value__"])
-    raise ValueError(f"__type__ {value['__type__']!r}")
+        array, num_bits = _packed_bits(value)
+        return {"num_bits": num_bits, "counts": _counts(array, num_bits)}
+    return _array(value).tolist()
+
+
+def _array_pub(fields: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: _as_array(value) for name, value in fields.items()}
+
+
+def _as_array(value: Any) -> np.ndarray[Any, Any]:
+    if not isinstance(value, Mapping):
+        return np.asarray(value)
+    if value["__type__"] == "BitArray":
+        array, num_bits = _packed_bits(value)
+        return np.unpackbits(array, axis=-1)[..., array.shape[-1] * 8 - num_bits :]
+    return _array(value)
 
 
 def _array(value: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    if value["__type__"] != "ndarray":
+        raise ValueError(f"__type__ {value['__type__']!r}")
     packed = base64.standard_b64decode(value["__value__"])
     array: np.ndarray[Any, Any] = np.load(io.BytesIO(zlib.decompress(packed)), allow_pickle=False)
     return array
 
 
-def _decode_bits(value: Mapping[str, Any]) -> dict[str, Any]:
-    array, num_bits = _array(value["array"]), int(value["num_bits"])
-    return {"num_bits": num_bits, "counts": _counts(array, num_bits)}
+def _packed_bits(value: Mapping[str, Any]) -> tuple[np.ndarray[Any, Any], int]:
+    """Return bits as Qiskit packs them: (…, shots, bytes), big-endian, padded in front."""
+    content = value["__value__"]
+    return _array(content["array"]), int(content["num_bits"])
 
 
 def _counts(array: np.ndarray[Any, Any], num_bits: int) -> Any:
-    """Count bit strings: (…, shots, bytes), big-endian, padded in front, as Qiskit packs them."""
     if array.ndim > 2:
         return [_counts(part, num_bits) for part in array]
     texts = ("".join(f"{byte:08b}" for byte in row)[-num_bits:] for row in array.tolist())

@@ -1,0 +1,369 @@
+"""Qiskit's primitives and Pulser's backend under a lease: right numbers, journaled, in lanes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pulser
+import pytest
+from emulator_clients import blockade
+from pulser import QPUBackend
+from pulser.backend import BackendConfig
+from pulser.backend.remote import BatchStatus, JobStatus, RemoteBackend, RemoteResultsError
+from qiskit import QuantumCircuit, generate_preset_pass_manager
+from qiskit.circuit import Parameter
+from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2, PrimitiveResult
+from qiskit.providers import JobStatus as QiskitStatus
+from qiskit.quantum_info import SparsePauliOp, Statevector
+from qrmi.primitives.ibm import EstimatorV2, SamplerV2, get_backend
+from qrmi.pulser import PulserQRMIConnection
+
+from qrmi_workflows import Lease, open_lease
+from qrmi_workflows.emulator import Emulator
+from qrmi_workflows.errors import PayloadError, TaskCancelledError, TaskFailedError
+from qrmi_workflows.journal import Journal
+from qrmi_workflows.resource import TaskState
+from qrmi_workflows.vendors.ibm import transpiler_target
+
+_steps = itertools.count()
+
+
+@pytest.fixture
+def lease(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Callable[..., Lease]]:
+    """Open a lease of one of the shared emulator's QPUs, in a step of its own."""
+    monkeypatch.setenv("QPU_CONFIG", str(emulator.config_path))
+    monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
+    opened: list[Lease] = []
+
+    def open_one(name: str, step: str | None = None) -> Lease:
+        opened.append(open_lease(name, step=step or f"test {next(_steps)}"))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.release()
+
+
+def transpiled(circuit: QuantumCircuit, lease: Lease) -> QuantumCircuit:
+    manager = generate_preset_pass_manager(
+        optimization_level=1, target=transpiler_target(lease.target()), seed_transpiler=1
+    )
+    return manager.run(circuit)
+
+
+def bell() -> QuantumCircuit:
+    circuit = QuantumCircuit(2)
+    circuit.h(0)
+    circuit.cx(0, 1)
+    circuit.measure_all()
+    return circuit
+
+
+@pytest.mark.parametrize("name", ["ibm_fez", "ibm_strict", "ibm_system"])
+def test_a_bell_pair_through_the_leases_sampler(lease, name):
+    """On both of IBM's APIs, and on a QPU that takes nothing but its own gates."""
+    held = lease(name)
+    sampler = held.sampler(options={"default_shots": 700})
+    assert isinstance(sampler, BaseSamplerV2)
+
+    job = sampler.run([transpiled(bell(), held)])
+    result = job.result()
+
+    assert isinstance(result, PrimitiveResult)
+    counts = result[0].data.meas.get_counts()
+    assert set(counts) == {"00", "11"}
+    assert sum(counts.values()) == 700
+    assert abs(counts["00"] - 350) < 5 * np.sqrt(175)
+    assert job.done()
+    assert job.status() is QiskitStatus.DONE
+    assert job.future.result().counts() == counts
+
+
+def test_sampler_pubs_with_their_own_shots_and_broadcast_values(lease):
+    """Shots of the PUB go before those of the run; values come back in their shape."""
+    held = lease("ibm_strict")
+    angle = Parameter("a")
+    circuit = QuantumCircuit(1)
+    circuit.rx(angle, 0)
+    circuit.measure_all()
+    isa = transpiled(circuit, held)
+
+    result = held.sampler().run([(isa, [[0.0], [np.pi]]), (isa, [np.pi], 9)], shots=30).result()
+
+    assert result[0].data.meas.shape == (2,)
+    assert result[0].data.meas.get_counts(0) == {"0": 30}
+    assert result[0].data.meas.get_counts(1) == {"1": 30}
+    assert result[1].data.meas.get_counts() == {"1": 9}
+
+
+def test_exact_expectation_values_through_the_leases_estimator(lease):
+    """Every Pauli term of two qubits, at three angles, against the state vector."""
+    held = lease("ibm_exact")
+    angle = Parameter("a")
+    circuit = QuantumCircuit(2)
+    circuit.ry(angle, 0)
+    circuit.cx(0, 1)
+    circuit.rx(0.3, 1)
+    isa = transpiled(circuit, held)
+    labels = [a + b for a in "IXYZ" for b in "IXYZ"]
+    observables = [[SparsePauliOp(label).apply_layout(isa.layout)] for label in labels]
+    angles = [0.2, 1.1, 2.9]
+
+    estimator = held.estimator()
+    assert isinstance(estimator, BaseEstimatorV2)
+    data = estimator.run([(isa, observables, [angles])]).result()[0].data
+
+    states = [Statevector(circuit.assign_parameters([value])) for value in angles]
+    exact = [[s.expectation_value(SparsePauliOp(n)).real for s in states] for n in labels]
+    assert data.evs == pytest.approx(np.array(exact), abs=1e-9)
+
+
+def test_the_precision_of_an_estimator_is_kept(lease):
+    held = lease("ibm_fez")
+    circuit = QuantumCircuit(1)
+    circuit.h(0)
+    isa = transpiled(circuit, held)
+    observable = SparsePauliOp("Z").apply_layout(isa.layout)
+
+    estimator = held.estimator(options={"default_precision": 0.1})
+
+    assert estimator.run([(isa, observable)]).result()[0].data.stds == pytest.approx(0.1, rel=0.1)
+    finer = estimator.run([(isa, observable)], precision=0.02).result()
+    assert finer[0].data.stds == pytest.approx(0.02, rel=0.1)
+
+
+def test_what_an_earlier_run_sampled_is_not_paid_for_again(lease, emulator):
+    """The primitive's tasks are in the journal: a rerun of the step fetches what is done."""
+    first, again = lease("ibm_fez", step="once"), lease("ibm_fez", step="once")
+    isa = transpiled(bell(), first)
+    before = first.sampler().run([isa]).result()
+    first.release()
+    submitted = emulator.counters()["tasks"]
+
+    after = again.sampler().run([isa]).result()
+
+    assert after[0].data.meas.get_counts() == before[0].data.meas.get_counts()
+    assert emulator.counters()["tasks"] == submitted
+    assert [record.state for record in Journal().records()] == ["completed"]
+
+
+def test_jobs_are_handles_that_do_not_block(lease):
+    """States as they pass; a cancelled job is cancelled at the vendor and raises."""
+    held = lease("ibm_slow")
+    sampler = held.sampler()
+    jobs = [sampler.run([transpiled(bell(), held)], shots=shots) for shots in (1, 2)]
+
+    assert not jobs[0].in_final_state()
+    assert len({job.job_id() for job in jobs}) == 2
+    with pytest.raises(TimeoutError):
+        jobs[0].result(timeout=0.5)
+    assert jobs[0].task_id
+    assert jobs[0].status() in (QiskitStatus.QUEUED, QiskitStatus.RUNNING)
+    assert jobs[1].status() is QiskitStatus.INITIALIZING  # the QPU has one lane
+    for job in jobs:
+        job.cancel()
+    with pytest.raises((TaskCancelledError, CancelledError)):
+        jobs[0].result(timeout=20)
+    with pytest.raises((TaskCancelledError, CancelledError)):
+        jobs[1].result(timeout=20)
+
+    assert all(job.cancelled() and not job.done() for job in jobs)
+    assert jobs[1].status() is QiskitStatus.CANCELLED
+    assert TaskState.of(held.resource.task_status(jobs[0].task_id)) is TaskState.CANCELLED
+
+
+def test_a_task_that_fails_says_why(lease):
+    held = lease("ibm_fez")
+    content = {
+        "program_id": "sampler",
+        "parameters": {"pubs": [["OPENQASM 3.0; bit c; nonsense; c = measure $0;"]]},
+    }
+
+    with pytest.raises(TaskFailedError, match="OpenQASM"):
+        held.run(content)
+
+
+def refused(held: Lease, submit: Callable[[], Any], said: str, emulator: Emulator) -> None:
+    """Show that something is refused by us, before the vendor hears of it."""
+    before = emulator.counters()["tasks"]
+    with pytest.raises(PayloadError, match=said):
+        submit()
+    assert emulator.counters()["tasks"] == before
+
+
+def test_bad_pubs_are_refused_before_submission(lease, emulator):
+    """Each with what is allowed; nothing reaches the vendor."""
+    held = lease("ibm_fez")
+    sampler, estimator = held.sampler(), held.estimator()
+    isa = transpiled(bell(), held)
+    free = QuantumCircuit(1)
+    free.rx(Parameter("a"), 0)
+    free.measure_all()
+    for run, said in (
+        (lambda: sampler.run([]), "empty list of PUBs"),
+        (lambda: sampler.run([isa], shots=0), "positive number of shots"),
+        (lambda: sampler.run([(isa, None, -5)]), "positive number of shots"),
+        (lambda: sampler.run(7), r"run\(\[circuit\]\)"),
+        (lambda: sampler.run([free]), "values for all its parameters"),
+        (lambda: sampler.run([bell()]), "not ISA for QPU 'ibm_fez': it has no gate 'h'"),
+        (lambda: estimator.run([(isa, "ZZ")], precision=-1), "precision"),
+        (lambda: held.sampler(options={"shots": 3}), "allowed: default_shots, run_options"),
+        (lambda: held.pulser_backend(None), "allowed: sampler, estimator"),
+    ):
+        refused(held, run, said, emulator)
+
+
+def test_a_circuit_for_another_layout_is_refused(lease, emulator):
+    """The gate is there, but not between these qubits, or not so many qubits."""
+    held = lease("ibm_fez")
+    held.target()
+    far = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; cz $0, $7; c[0] = measure $0;'
+    wide = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $156; c[0] = measure $156;'
+    for text, said in (
+        (far, r"no 'cz' on qubits \(0, 7\); allowed from 0 on: \(0, 1\)"),
+        (wide, "uses qubit 156; QPU 'ibm_fez' has 156, allowed are 0 to 155"),
+    ):
+        content = {"program_id": "sampler", "parameters": {"pubs": [[text]]}}
+        refused(held, lambda content=content: held.submit(content), said, emulator)
+
+
+def test_upstreams_own_primitives_take_the_leases_resource(lease):
+    """`qrmi.primitives.ibm` works with the handle that a lease holds."""
+    resource = lease("ibm_fez").resource
+    isa = generate_preset_pass_manager(backend=get_backend(resource), seed_transpiler=1).run(bell())
+
+    counts = SamplerV2(resource).run([isa], shots=50).result()[0].data.meas.get_counts()
+
+    assert set(counts) == {"00", "11"}
+    plus = isa.remove_final_measurements(inplace=False)
+    observable = SparsePauliOp("ZZ").apply_layout(isa.layout)
+    values = EstimatorV2(resource).run([(plus, observable)], precision=0.01).result()[0].data.evs
+    assert values == pytest.approx(1, abs=0.05)
+
+
+def test_two_atoms_in_blockade_through_the_leases_pulser_backend(lease):
+    """They share one excitation: 01 and 10 alike, never 11."""
+    held = lease("FRESNEL")
+    device = held.pulser_connection().fetch_available_devices()["FRESNEL"]
+    sequence = pulser.Sequence.from_abstract_repr(blockade(device))
+
+    backend = held.pulser_backend(sequence)
+    results = backend.run([{"runs": 200}, {"runs": 100}], wait=True)
+
+    assert isinstance(backend, QPUBackend)
+    assert results.get_batch_status() is BatchStatus.DONE
+    assert len(results.job_ids) == len(results.results) == 2
+    counts = results[0].bitstring_counts
+    assert sum(counts.values()) == 200
+    assert counts.get("11", 0) + counts.get("00", 0) < 10
+    assert abs(counts["01"] - 100) < 40
+    assert results[0].atom_order == ("q0", "q1")
+
+
+def test_variables_and_default_shots_as_pulsers_users_write_them(lease):
+    """No pulse and a pi pulse, built for each job; the measurement is added; values are needed."""
+    held = lease("FRESNEL")
+    device = held.pulser_connection().fetch_available_devices()["FRESNEL"]
+    register = pulser.Register.from_coordinates([(0, 0)], prefix="q")
+    sequence = pulser.Sequence(register.with_automatic_layout(device), device)
+    sequence.declare_channel("global", "rydberg_global")
+    area = sequence.declare_variable("area")
+    waveform = pulser.BlackmanWaveform(1000, area)
+    sequence.add(pulser.Pulse.ConstantDetuning(waveform, 0, 0), "global")
+    backend = held.pulser_backend(sequence, config=BackendConfig(default_num_shots=20))
+
+    results = backend.run([{"variables": {"area": [value]}} for value in (1e-6, np.pi)], wait=True)
+
+    assert [result.bitstring_counts for result in results] == [{"0": 20}, {"1": 20}]
+    with pytest.raises(PayloadError, match="unbound parameters"):
+        backend.run([{"runs": 5}])
+
+
+def test_results_of_a_batch_that_is_on_its_way(lease, emulator):
+    """Asked for too early they are not there; then each job's state and result is."""
+    held = lease("FRESNEL")
+    connection = held.pulser_connection()
+    device = connection.fetch_available_devices()["FRESNEL"]
+    sequence = pulser.Sequence.from_abstract_repr(blockade(device))
+    emulator.control.ask("PATCH", "/qpus/FRESNEL", {"availability": "paused"})
+    try:
+        results = QPUBackend(sequence, connection).run([{"runs": 10}])
+        with pytest.raises(RemoteResultsError):
+            results.results  # noqa: B018 - Pulser fetches them here
+        assert results.get_batch_status() in (BatchStatus.PENDING, BatchStatus.RUNNING)
+        assert results.get_available_results() == {}
+        other = QPUBackend(sequence, connection).run([{"runs": 11}])
+        connection.cancel(other.batch_id)
+        assert other.get_batch_status() is BatchStatus.CANCELED
+        with pytest.raises(RemoteResultsError):
+            other.results  # noqa: B018
+    finally:
+        emulator.control.ask("PATCH", "/qpus/FRESNEL", {"availability": "online"})
+    (job,) = connection._batches[results.batch_id].values()
+    job.future.result(20)
+    assert job.status() is JobStatus.DONE
+    assert sum(results[0].bitstring_counts.values()) == 10
+
+
+def test_a_virtual_device_runs_through_pulsers_remote_backend(lease):
+    """Pasqal's emulators offer devices that are no machine's."""
+    held = lease("EMU_FREE")
+    devices = held.pulser_connection().fetch_available_devices()
+    sequence = pulser.Sequence.from_abstract_repr(blockade(devices["EMU_FREE"]))
+
+    backend = held.pulser_backend(sequence)
+
+    assert type(backend) is RemoteBackend
+    assert backend.run([{"runs": 50}], wait=True)[0].bitstring_counts.get("11", 0) < 3
+
+
+def test_a_sequence_for_another_device_is_refused(lease, emulator):
+    """By the backend, and as a payload; too many runs too."""
+    held = lease("FRESNEL")
+    held.target()
+    other = pulser.Sequence.from_abstract_repr(blockade(pulser.AnalogDevice))
+    content = {"sequence": json.loads(blockade(pulser.AnalogDevice)), "job_runs": 10}
+    said = "for the device 'AnalogDevice'; allowed on QPU 'FRESNEL': FRESNEL"
+    refused(held, lambda: held.pulser_backend(other), said, emulator)
+    refused(held, lambda: held.submit(content), said, emulator)
+    device = held.pulser_connection().fetch_available_devices()["FRESNEL"]
+    long = {"sequence": json.loads(blockade(device)), "job_runs": 2001}
+    refused(
+        held, lambda: held.submit(long), "2001 runs; QPU 'FRESNEL' allows at most 2000", emulator
+    )
+
+
+def test_a_result_of_the_vendor_becomes_pulsers(lease, tmp_path):
+    """From the file too, with the sequence as it was sent."""
+    held = lease("FRESNEL")
+    device = held.pulser_connection().fetch_available_devices()["FRESNEL"]
+    content = {"sequence": json.loads(blockade(device)), "job_runs": 60}
+
+    result = held.run(content)
+
+    results = result.to_pulser_results(content["sequence"])
+    assert dict(results.bitstring_counts) == result.counts()
+    bits = result.to_numpy()["atoms"]
+    assert bits.shape == (60, 2)
+    assert (bits.sum(axis=1) == 1).mean() > 0.9
+    assert ["".join(map(str, row)) for row in bits.tolist()].count("01") == result.counts()["01"]
+
+
+def test_upstreams_own_connection_takes_the_leases_resource(lease):
+    """`qrmi.pulser` works with the handle that a lease holds."""
+    connection = PulserQRMIConnection(lease("FRESNEL").resource)
+    device = connection.fetch_available_devices()["FRESNEL"]
+    sequence = pulser.Sequence.from_abstract_repr(blockade(device))
+
+    results = QPUBackend(sequence, connection).run([{"runs": 30}], wait=True)
+
+    assert results[0].bitstring_counts.get("11", 0) < 4
+    assert sum(results[0].bitstring_counts.values()) == 30

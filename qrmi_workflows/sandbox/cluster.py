@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -39,6 +40,7 @@ from qrmi_workflows.sandbox.state import (
     are_free,
     free_ports,
     locked,
+    loopback_address,
     read_state,
     write_state,
 )
@@ -270,6 +272,7 @@ def _new_state(nodes: int, qpus: Sequence[str]) -> State:
         nodes=nodes,
         qpus=tuple(qpus),
         runtime=make_runtime_directory(),
+        address=loopback_address(socket.gethostname()),
         controller_port=controller,
         node_ports=tuple(others),
     )

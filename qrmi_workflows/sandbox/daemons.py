@@ -99,7 +99,7 @@ def _munged(programs: Programs, layout: Layout, runtime: Path) -> Daemon:
 
 def _controller(state: State, layout: Layout, programs: Programs) -> Daemon:
     argv = (programs.slurmctld, "-D", "-f", layout.slurm_conf)
-    address = ("127.0.0.1", state.controller_port)
+    address = (state.address or "127.0.0.1", state.controller_port)
     return Daemon(name="slurmctld", argv=argv, ready=lambda: _accepts(address), first=True)
 
 

@@ -33,6 +33,7 @@ def write_files(layout: Layout, state: State, programs: Programs, lanes: Mapping
         layout=layout,
         runtime=state.runtime,
         host=socket.gethostname().split(".")[0],
+        address=state.address,
         user=_user(),
         controller_port=state.controller_port,
         node_ports=state.node_ports,

@@ -28,12 +28,13 @@ __all__ = [
 _LOOPBACK = "127.0.0.1"
 _PROXY_VARIABLES = ("no_proxy", "NO_PROXY")
 _PATH = "/usr/local/bin:/usr/bin:/bin"
+_LISTEN_ON_HOST = "CommunicationParameters=NoCtldInAddrAny,NoInAddrAny"
 _DISABLES_CGROUPS = (24, 5)
 
 _SLURM_CONF = """\
 # Written by `qpu sandbox up`, anew each time.
 ClusterName=sandbox
-SlurmctldHost={host}({loopback})
+SlurmctldHost={host}({address})
 SlurmctldPort={controller_port}
 
 # Admits its own user alone: the socket of a private munged in a folder of mode 0700.
@@ -42,7 +43,7 @@ AuthInfo=socket={runtime}/munge.socket
 CredType=cred/munge
 SlurmUser={user}
 SlurmdUser={user}
-CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+{listen}
 
 StateSaveLocation={layout.controller_state}
 SlurmdSpoolDir={runtime}/%n
@@ -89,6 +90,8 @@ class Cluster:
         layout: The sandbox's paths.
         runtime: The short folder for sockets.
         host: This machine's short host name.
+        address: The loopback address that the host name resolves to; `None` when it resolves to
+            another one.
         user: Who runs it, and whom alone it admits.
         controller_port: slurmctld's TCP port.
         node_ports: The TCP port of each node's slurmd.
@@ -98,6 +101,7 @@ class Cluster:
     layout: Layout
     runtime: Path
     host: str
+    address: str | None
     user: str
     controller_port: int
     node_ports: tuple[int, ...]
@@ -105,10 +109,15 @@ class Cluster:
 
 
 def render_slurm_conf(cluster: Cluster) -> str:
-    """Render slurm.conf."""
+    """Render slurm.conf.
+
+    Slurm listens on all addresses, or on the one that the host name resolves to: on the loopback
+    interface alone where that is one of its addresses.
+    """
+    address = cluster.address or _LOOPBACK
     gres = ",".join(f"qpu:{name}:1" for name in cluster.qpus)
     nodes = (
-        f"NodeName=n{number} NodeHostname=localhost NodeAddr={_LOOPBACK} Port={port} "
+        f"NodeName=n{number} NodeHostname=localhost NodeAddr={address} Port={port} "
         f"CPUs=8 RealMemory=65536 Gres={gres} State=UNKNOWN"
         for number, port in enumerate(cluster.node_ports, start=1)
     )
@@ -116,7 +125,8 @@ def render_slurm_conf(cluster: Cluster) -> str:
         layout=cluster.layout,
         runtime=cluster.runtime,
         host=cluster.host,
-        loopback=_LOOPBACK,
+        address=address,
+        listen=_LISTEN_ON_HOST if cluster.address else "# The host name is no loopback address.",
         user=cluster.user,
         controller_port=cluster.controller_port,
         licences=",".join(f"qpu_{name}:1" for name in cluster.qpus),

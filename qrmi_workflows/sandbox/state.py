@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from ipaddress import ip_address
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,7 +18,15 @@ from qrmi_workflows.errors import SandboxError
 from qrmi_workflows.sandbox.layout import Layout
 from qrmi_workflows.sandbox.processes import ProcessRecord
 
-__all__ = ["State", "are_free", "free_ports", "locked", "read_state", "write_state"]
+__all__ = [
+    "State",
+    "are_free",
+    "free_ports",
+    "locked",
+    "loopback_address",
+    "read_state",
+    "write_state",
+]
 
 _PORTS = range(20000, 32000)  # below the range that Linux gives to outgoing connections
 
@@ -30,6 +39,7 @@ class State:
         nodes: How many nodes.
         qpus: What was asked for: `NAME=TYPE[:MODEL]`; the emulator's own choice when empty.
         runtime: The short folder for sockets.
+        address: The loopback address that the host name resolves to, where it does.
         controller_port: slurmctld's TCP port.
         node_ports: The TCP port of each node's slurmd.
         daemons: What was started, by name.
@@ -38,6 +48,7 @@ class State:
     nodes: int
     qpus: tuple[str, ...]
     runtime: Path
+    address: str | None
     controller_port: int
     node_ports: tuple[int, ...]
     daemons: Mapping[str, ProcessRecord] = field(default_factory=dict)
@@ -127,12 +138,22 @@ def are_free(ports: Iterable[int]) -> bool:
     return True
 
 
+def loopback_address(host: str) -> str | None:
+    """Return the IPv4 address that a host name resolves to, if it is a loopback address."""
+    try:
+        address = socket.gethostbyname(host)
+    except OSError:
+        return None
+    return address if ip_address(address).is_loopback else None
+
+
 def _parse(document: dict[str, Any]) -> State:
     daemons = {name: ProcessRecord(**item) for name, item in document["daemons"].items()}
     return State(
         nodes=document["nodes"],
         qpus=tuple(document["qpus"]),
         runtime=Path(document["runtime"]),
+        address=document["address"],
         controller_port=document["controller_port"],
         node_ports=tuple(document["node_ports"]),
         daemons=daemons,

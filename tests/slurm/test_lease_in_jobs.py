@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,7 +24,7 @@ from qrmi_workflows.schedulers.slurm import gres_of_job, qpu_options
 
 pytestmark = pytest.mark.slurm
 
-QPU = "python -m qrmi_workflows"
+QPU = f"{sys.executable} -m qrmi_workflows"
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_what_a_sigkill_of_all_of_a_job_left_the_reaper_ends(submit, sessions):
     await_end(job)
     assert sessions() == 1
 
-    done = run_command(["python", "-m", "qrmi_workflows", "reap", "--json"])
+    done = run_command([sys.executable, "-m", "qrmi_workflows", "reap", "--json"])
 
     assert [one["released"] for one in json.loads(done.stdout)] == [True]
     assert sessions() == 0

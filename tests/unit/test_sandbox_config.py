@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -22,6 +23,7 @@ CLUSTER = render.Cluster(
     layout=SITE,
     runtime=Path("/run/qpu-x1y2z3"),
     host="login1",
+    address="127.0.1.1",
     user="ada",
     controller_port=20001,
     node_ports=(20002, 20003),
@@ -53,6 +55,23 @@ SLURM = (
 def test_rendered_files(name: str, text: str) -> None:
     """Every line of what is written, as it was reviewed."""
     assert text.splitlines() == (GOLDEN / name).read_text().splitlines()
+
+
+def test_slurm_conf_where_the_host_name_is_an_outer_address() -> None:
+    """Slurm would listen there alone, and nobody could reach it at the loopback interface."""
+    lines = render.render_slurm_conf(replace(CLUSTER, address=None)).splitlines()
+    assert "SlurmctldHost=login1(127.0.0.1)" in lines
+    assert not any(line.startswith("CommunicationParameters") for line in lines)
+    assert sum(" NodeAddr=127.0.0.1 " in line for line in lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("127.0.1.1", "127.0.1.1"), ("192.0.2.7", None), ("no-such-host.invalid", None)],
+)
+def test_loopback_address(host: str, address: str | None) -> None:
+    """An address resolves to itself."""
+    assert state.loopback_address(host) == address
 
 
 def test_the_site_policy_can_be_read(tmp_path: Path) -> None:
@@ -233,6 +252,7 @@ def test_state_is_read_as_it_was_written(tmp_path: Path) -> None:
         nodes=2,
         qpus=("a=b:c",),
         runtime=Path("/run/qpu-x"),
+        address="127.0.1.1",
         controller_port=1,
         node_ports=(2, 3),
         daemons={"munged": ProcessRecord(pid=4, created=5.5)},

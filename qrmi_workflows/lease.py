@@ -39,18 +39,8 @@ from qrmi_workflows.reap import reap
 from qrmi_workflows.resource import QRMIResource, QuantumResource, TaskState
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.schedulers.base import run_command
-from qrmi_workflows.tasks import OnAmbiguous, OnStop, PayloadLike, TaskRun, to_payload
-
-__all__ = ["Lease", "LeaseSet", "TaskOptions", "find_qpu", "open_lease"]
-
-_STOP_SECONDS = 20.0
-
-
-class TaskOptions(TypedDict, total=False):
-    """What can be said of a task besides its payload (see `Lease.submit`)."""
-
 from qrmi_workflows.targets import QPUTarget, cached_target, fetch_target
-    on_state: Callable[[str, TaskState], None] | None
+from qrmi_workflows.tasks import OnAmbiguous, OnStop, PayloadLike, TaskRun, to_payload
 from qrmi_workflows.vendors import find_frontend
 
 if TYPE_CHECKING:
@@ -60,6 +50,16 @@ if TYPE_CHECKING:
     from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
 
     from qrmi_workflows.payloads import Payload
+
+__all__ = ["Lease", "LeaseSet", "TaskOptions", "find_qpu", "open_lease"]
+
+_STOP_SECONDS = 20.0
+
+
+class TaskOptions(TypedDict, total=False):
+    """What can be said of a task besides its payload (see `Lease.submit`)."""
+
+    on_state: Callable[[str, TaskState], None] | None
     on_stop: OnStop
     on_ambiguous: OnAmbiguous
 
@@ -196,6 +196,9 @@ class Lease:
     def target(self, *, refresh: bool = False) -> str:
         """Return what the QPU can do, as the vendor's JSON: for IBM configuration and properties.
 
+        Args:
+            refresh: Ask the vendor, also when the cache has a target that is a few hours old.
+
         Raises:
             ResourceError: The vendor refused or failed.
         """
@@ -276,9 +279,6 @@ class Lease:
             LeaseError: The vendor did not take it back.
         """
         with self._lock:
-        Args:
-            refresh: Ask the vendor, also when the cache has a target that is a few hours old.
-
             if self._released:
                 return
             self._released = True

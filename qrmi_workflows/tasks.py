@@ -77,13 +77,13 @@ _FRACTION, _LEAST, _MOST_RUNNING, _MOST_QUEUED = 0.05, 0.005, 60.0, 1.0
 def to_payload(payload: PayloadLike, *, shots: int | None = None) -> Payload:
     """Take a payload in any of its forms.
 
-    Raises:
-        PayloadError: It cannot be read, or is of no vendor's schema.
-    """
     Args:
         payload: The payload, its content, or the path of its file.
         shots: Another number of shots than its own.
 
+    Raises:
+        PayloadError: It cannot be read, or is of no vendor's schema.
+    """
     if isinstance(payload, Path | str):
         return Payload.from_file(payload, shots=shots)
     taken = payload if isinstance(payload, Payload) else Payload.from_content(payload)

@@ -54,21 +54,34 @@ def list_qpus(config: Path | None, as_json: bool) -> None:
 @click.option(
     "--config", type=click.Path(path_type=Path), help="qrmi_config.json; else $QPU_CONFIG."
 )
-def target(qpu: str | None, output: Path | None, config: Path | None) -> None:
-    """Fetch what the QPU NAME can do, as its vendor's JSON. Needs no lease.
+@click.option("--refresh", is_flag=True, help="Ask the vendor, also when it is in the cache.")
+@click.option(
+    "--max-age",
+    type=click.FloatRange(min=0),
+    default=6.0,
+    show_default=True,
+    metavar="HOURS",
+    help="How old one from the cache may be.",
+)
+def target(
+    qpu: str | None, output: Path | None, config: Path | None, refresh: bool, max_age: float
+) -> None:
+    """Tell what the QPU NAME can do, as its vendor's JSON. Needs no lease.
 
-    For IBM that is the backend's configuration and properties: transpile for it anywhere.
+    For IBM that is the backend's configuration and properties: transpile for it anywhere. It is
+    kept in the user's cache (`$XDG_CACHE_HOME`), so that most calls ask no vendor.
     """
     from qrmi_workflows.lease import find_qpu
-    from qrmi_workflows.resource import QRMIResource
     from qrmi_workflows.results import write_whole
+    from qrmi_workflows.targets import fetch_target
 
-    found = find_qpu(qpu, config=config)
-    text = str(QRMIResource(found.name, found.type, found.environment).target().value)
+    found = fetch_target(find_qpu(qpu, config=config), refresh=refresh, max_age_hours=max_age)
+    calibrated = f"calibrated {found.calibrated}, " if found.calibrated else ""
+    click.echo(f"target of {found.qpu}: {calibrated}fetched {found.fetched}", err=True)
     if output is None:
-        click.echo(text)
+        click.echo(found.text)
     else:
-        write_whole(output, text + "\n")
+        write_whole(output, found.text + "\n")
 
 
 _Pair = tuple[QPUDefinition | None, QPUPolicy | None]

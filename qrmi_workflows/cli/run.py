@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from qrmi_workflows.errors import RequestError
+from qrmi_workflows.errors import PayloadError, QPUError, RequestError
 
 if TYPE_CHECKING:
+    from qrmi_workflows.environment import JobQPU
     from qrmi_workflows.tasks import OnAmbiguous, OnStop
 
 __all__ = ["run"]
+
+_TARGET_SECONDS = 5.0  # what looking at a QPU's abilities may cost before it is used
 
 
 @click.command()
@@ -23,6 +28,13 @@ __all__ = ["run"]
 )
 @click.option("--qpu", metavar="NAME", help="The QPU; not needed where there is just one.")
 @click.option("--shots", type=int, metavar="N", help="Instead of the payload's own number.")
+@click.option(
+    "--observables",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="For a circuit: JSON of Pauli labels, to be estimated.",
+)
+@click.option("--precision", type=float, metavar="X", help="For a circuit: of the estimates.")
 @click.option(
     "--config", type=click.Path(path_type=Path), help="qrmi_config.json; else $QPU_CONFIG."
 )
@@ -46,6 +58,8 @@ def run(
     output: Path,
     qpu: str | None,
     shots: int | None,
+    observables: Path | None,
+    precision: float | None,
     config: Path | None,
     on_stop: OnStop,
     on_ambiguous: OnAmbiguous,
@@ -54,27 +68,34 @@ def run(
     r"""Run the one task of the file PAYLOAD and write its result.
 
     PAYLOAD is a JSON object of upstream's task_runner schema: `program_id` and `parameters` for
-    IBM's primitives, `sequence` and `job_runs` for Pulser. Everything that can be wrong with it is
-    refused before a QPU is acquired, with exit code 2; a task that fails exits with 1. Without a
-    lease in the job's environment one is opened for the task.
+    IBM's primitives, `sequence` and `job_runs` for Pulser; or a program alone: OpenQASM 3, QPY, or
+    Pulser's abstract representation. Everything that can be wrong with it is refused before a QPU
+    is acquired, with exit code 2; a task that fails exits with 1. Without a lease in the job's
+    environment one is opened for the task.
 
     Run again after it was cut off, it finds the task that it had submitted, and waits for that one
     or fetches its result; nothing is paid for twice.
 
     \b
-    Example:
+    Examples:
       qpu run bell.json -o bell.result.json --qpu ibm_fez
+      qpu run circuit.qasm --shots 1000 -o circuit.result.json
     """
     from qrmi_workflows.journal import Journal
     from qrmi_workflows.lease import find_qpu, open_lease
     from qrmi_workflows.payloads import Payload
 
-    task = Payload.from_file(payload)
-    if shots is not None:
-        task = task.with_shots(shots)
+    task = Payload.from_file(
+        payload,
+        shots=shots,
+        observables=None if observables is None else _read_observables(observables),
+        precision=precision,
+    )
     _require_writable(output)
     found = find_qpu(qpu, config=config)
     task.require_type(found.name, found.type)
+    task.require_fit(found.name, None)
+    task.require_fit(found.name, _find_target(found))
     step = f"qpu run -o {output.absolute()}"
     with open_lease(found.name, config=config, step=step) as lease:
         result = lease.run(
@@ -89,6 +110,30 @@ def run(
 
 def _say(task_id: str, state: object) -> None:
     click.echo(f"task {task_id}: {state}", err=True)
+
+
+def _read_observables(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PayloadError(
+            f"{path}: no observables: {error}. Name a file of JSON: a Pauli label, an object of "
+            "labels and coefficients, or a list of those."
+        ) from error
+
+
+def _find_target(qpu: JobQPU) -> str | None:
+    """Return what the QPU can do, where that is known or soon said: else the vendor checks."""
+    from qrmi_workflows.resource import QRMIResource
+    from qrmi_workflows.targets import fetch_target
+
+    with suppress(QPUError):
+        deadlines = {"target": _TARGET_SECONDS}
+        resource = QRMIResource(
+            qpu.name, qpu.type, qpu.environment, token=qpu.token, deadlines=deadlines
+        )
+        return fetch_target(qpu, resource=resource).text
+    return None
 
 
 def _require_writable(output: Path) -> None:

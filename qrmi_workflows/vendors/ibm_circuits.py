@@ -141,7 +141,9 @@ def _check_isa(found: Program, abilities: _Abilities | None, where: str, qpu: st
 
 def _refusal(call: GateCall, abilities: _Abilities) -> str | None:
     if call.name not in abilities.gates:
-        return f"it has no gate {call.name!r}; allowed: {', '.join(sorted(abilities.gates))}"
+        placed = sorted(name for name, places in abilities.gates.items() if places)
+        allowed = ", ".join(placed or sorted(abilities.gates))
+        return f"it has no gate {call.name!r}; allowed: {allowed}"
     places = abilities.gates[call.name]
     known = tuple(qubit for qubit in call.qubits if qubit is not None)
     if places is None or len(known) < len(call.qubits) or known in places:

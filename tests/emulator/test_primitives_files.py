@@ -1,0 +1,238 @@
+"""`qpu run` of the files that people have, and `qpu target` from the cache."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pulser
+import pytest
+from emulator_clients import blockade
+from qiskit import QuantumCircuit, generate_preset_pass_manager, qasm3, qpy
+from qiskit.circuit import Parameter
+
+from qrmi_workflows import QuantumResult, open_lease
+from qrmi_workflows.cli import main
+from qrmi_workflows.emulator import Emulator
+from qrmi_workflows.vendors.ibm import transpiler_target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A command that has ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+Qpu = Callable[..., Done]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def run(
+    emulator: Emulator,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> Qpu:
+    """Run `qpu` in a folder of its own, as a user of the shared emulator."""
+    monkeypatch.setenv("QPU_CONFIG", str(emulator.config_path))
+    monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: object) -> Done:
+        capfd.readouterr()
+        code: object = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as ended:
+            code = ended.code
+        said = capfd.readouterr()
+        return Done(exit_code=int(code or 0), stdout=said.out, stderr=said.err)
+
+    return command
+
+
+def transpiled(run: Qpu, circuit: QuantumCircuit) -> QuantumCircuit:
+    """Transpile as a user does away from the QPU: by the file of `qpu target`."""
+    assert run("target", "ibm_strict", "-o", "target.json").exit_code == 0
+    target = transpiler_target(Path("target.json").read_text())
+    return generate_preset_pass_manager(1, target=target, seed_transpiler=1).run(circuit)
+
+
+def bell() -> QuantumCircuit:
+    circuit = QuantumCircuit(2)
+    circuit.h(0)
+    circuit.cx(0, 1)
+    circuit.measure_all()
+    return circuit
+
+
+def test_a_circuit_in_openqasm(run):
+    """On a QPU that takes its own gates alone."""
+    Path("circuit.qasm").write_text(qasm3.dumps(transpiled(run, bell())))
+
+    done = run("run", "circuit.qasm", "--shots", 1000, "-o", "r.json", "--qpu", "ibm_strict")
+
+    assert done.exit_code == 0, done.stderr
+    result = QuantumResult.load("r.json")
+    assert set(result.counts()) == {"00", "11"}
+    assert sum(result.counts().values()) == 1000
+    bits = result.to_numpy()["meas"]
+    assert bits.shape == (1000, 2)
+    assert (bits[:, 0] == bits[:, 1]).all()
+    assert int(bits[:, 0].sum()) == result.counts()["11"]
+
+
+def test_circuits_in_qpy(run):
+    """Each circuit of the file is a PUB."""
+    isa, flipped = transpiled(run, bell()), QuantumCircuit(1)
+    flipped.x(0)
+    flipped.measure_all()
+    with Path("circuits.qpy").open("wb") as file:
+        qpy.dump([isa, transpiled(run, flipped)], file)
+
+    done = run("run", "circuits.qpy", "--shots", 50, "-o", "r.json", "--qpu", "ibm_strict")
+
+    assert done.exit_code == 0, done.stderr
+    result = QuantumResult.load("r.json")
+    assert set(result.counts(pub=0)) == {"00", "11"}
+    assert result.counts(pub=1) == {"1": 50}
+
+
+def test_observables_of_a_circuit_are_estimated(run):
+    """|00> + |11>: ZZ and XX are 1, ZI is 0, and their sum is 2."""
+    isa = transpiled(run, bell().remove_final_measurements(inplace=False))
+    places = isa.layout.final_index_layout()
+    Path("circuit.qasm").write_text(qasm3.dumps(isa))
+
+    def placed(label: str) -> str:
+        letters = ["I"] * isa.num_qubits
+        for qubit, letter in zip(places, reversed(label), strict=True):
+            letters[-1 - qubit] = letter
+        return "".join(letters)
+
+    zz, xx, zi = placed("ZZ"), placed("XX"), placed("ZI")
+    Path("observables.json").write_text(json.dumps([zz, xx, zi, {zz: 1.0, xx: 1.0}]))
+
+    done = run(
+        *("run", "circuit.qasm", "--observables", "observables.json", "--precision", 0),
+        *("-o", "r.json", "--qpu", "ibm_strict"),
+    )
+
+    assert done.exit_code == 0, done.stderr
+    values, _ = QuantumResult.load("r.json").expectation_values()
+    assert values == pytest.approx([1, 1, 0, 2], abs=1e-9)
+    assert QuantumResult.load("r.json").to_numpy()["evs"].tolist() == values
+
+
+def test_a_sequence_in_pulsers_abstract_representation(run):
+    with open_lease("FRESNEL") as lease:
+        device = lease.pulser_connection().fetch_available_devices()["FRESNEL"]
+    Path("sequence.json").write_text(blockade(device))
+
+    done = run("run", "sequence.json", "--shots", 100, "-o", "r.json", "--qpu", "FRESNEL")
+
+    assert done.exit_code == 0, done.stderr
+    counts = QuantumResult.load("r.json").counts()
+    assert sum(counts.values()) == 100
+    assert counts.get("00", 0) + counts.get("11", 0) < 8
+
+
+def refused(emulator: Emulator, run: Qpu, arguments: list[Any], *said: str) -> None:
+    before = emulator.counters()
+    done = run("run", *arguments, "-o", "r.json")
+    assert done.exit_code == 2, done.stderr
+    for text in said:
+        assert text in done.stderr
+    after = emulator.counters()
+    assert (after["tasks"], after["sessions"]) == (before["tasks"], before["sessions"])
+    assert not Path("r.json").exists()
+
+
+def test_what_cannot_run_is_refused_before_a_lease(run, emulator):
+    """With what is allowed; the vendor is asked for its target at most."""
+    Path("h.qasm").write_text(qasm3.dumps(bell()))
+    free = QuantumCircuit(1)
+    free.rz(Parameter("a"), 0)
+    free.measure_all()
+    Path("free.qasm").write_text(qasm3.dumps(free))
+    Path("old.qasm").write_text('OPENQASM 2.0;\ninclude "qelib1.inc";\nqreg q[1];\n')
+    whole = io.BytesIO()
+    qpy.dump(bell(), whole)
+    Path("half.qpy").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    Path("other.json").write_text(blockade(pulser.AnalogDevice))
+    Path("noise.bin").write_bytes(os.urandom(100))
+    with Path("large.json").open("wb") as file:
+        file.truncate(100_000_000)
+    ibm, pasqal = ["--qpu", "ibm_fez"], ["--qpu", "FRESNEL"]
+    refused(emulator, run, ["h.qasm", *ibm], "not ISA for QPU 'ibm_fez'", "no gate 'h'", "rz, sx")
+    refused(emulator, run, ["free.qasm", *ibm], "unbound parameters: a")
+    refused(emulator, run, ["old.qasm", *ibm], "OpenQASM 2; allowed is OpenQASM 3")
+    refused(emulator, run, ["half.qpy", *ibm], "not a whole QPY file")
+    refused(emulator, run, ["noise.bin", *ibm], "neither JSON nor a program", "OpenQASM 3 (.qasm)")
+    refused(emulator, run, ["large.json", *ibm], "100.0 MB; allowed are 50 MB")
+    refused(emulator, run, ["h.qasm", "--shots", 0, *ibm], "shots = 0: allowed is a whole number")
+    refused(emulator, run, ["h.qasm", "--shots", -1, *ibm], "shots = -1")
+    refused(emulator, run, ["other.json", *pasqal], "Give a number of shots")
+    refused(emulator, run, ["other.json", "--shots", 5, *pasqal], "'AnalogDevice'; allowed on QPU")
+    refused(emulator, run, ["h.qasm", "--observables", "none.json", *ibm], "no observables")
+
+
+@contextmanager
+def failing(emulator: Emulator) -> Iterator[None]:
+    """A vendor that refuses everything."""
+    emulator.control.ask("POST", "/faults", {"kind": "status", "status": 403})
+    try:
+        yield
+    finally:
+        emulator.control.ask("DELETE", "/faults")
+
+
+def test_a_target_is_fetched_once_and_says_when_it_was_calibrated(run, emulator, cache):
+    """Without a lease; the second time not even the vendor is asked."""
+    first = run("target", "ibm_fez")
+    (kept,) = (cache / "qrmi-workflows" / "targets").iterdir()
+    with failing(emulator):
+        again = run("target", "ibm_fez")
+        transpiler_target(again.stdout)
+        assert run("target", "ibm_fez", "--refresh").exit_code == 1
+        os.utime(kept, (time.time() - 7 * 3600,) * 2)
+        assert run("target", "ibm_fez").exit_code == 1
+        assert run("target", "ibm_fez", "--max-age", 8).exit_code == 0
+
+    assert first.exit_code == again.exit_code == 0
+    assert first.stdout == again.stdout
+    assert "calibrated 2025-02-26T15:16:25-05:00, fetched 20" in again.stderr
+    assert run("target", "ibm_fez").exit_code == 0
+    assert time.time() - kept.stat().st_mtime < 60
+
+
+def test_a_cache_that_cannot_be_written_or_read_costs_nothing_else(run, cache):
+    """A file in the folder's place; then a foreign file in the target's place."""
+    cache.write_text("in the way")
+    assert run("target", "ibm_fez").exit_code == 0
+    cache.unlink()
+    assert run("target", "ibm_fez").exit_code == 0
+    (kept,) = (cache / "qrmi-workflows" / "targets").iterdir()
+    kept.write_text('{"configuration": null}')
+
+    done = run("target", "ibm_fez")
+
+    assert json.loads(done.stdout)["configuration"]["backend_name"] == "ibm_fez"
+    assert json.loads(kept.read_text())["configuration"]

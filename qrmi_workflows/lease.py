@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import logging
 import os
 import signal
 import sys
@@ -23,12 +24,21 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
 
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_delay,
+    wait_random_exponential,
+)
+
 from qrmi_workflows.config import find_config, load_qpus, load_site_policy, select_qpu
 from qrmi_workflows.environment import JobQPU, describe_job, read_job, write_job
 from qrmi_workflows.errors import (
     ConfigError,
     LeaseError,
     QPUError,
+    ResourceError,
     SchedulerError,
     UnknownQPUError,
 )
@@ -36,7 +46,7 @@ from qrmi_workflows.journal import STEP_VARIABLE, Journal, Step, step_name
 from qrmi_workflows.lanes import Lanes, TaskFuture
 from qrmi_workflows.ledger import USAGE_VARIABLE, OpenLease
 from qrmi_workflows.reap import reap
-from qrmi_workflows.resource import QRMIResource, QuantumResource, TaskState
+from qrmi_workflows.resource import QRMIResource, TaskState
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.schedulers.base import run_command
 from qrmi_workflows.targets import QPUTarget, cached_target, fetch_target
@@ -53,7 +63,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Lease", "LeaseSet", "TaskOptions", "find_qpu", "open_lease"]
 
+logger = logging.getLogger(__name__)
+
+ACQUIRE_SECONDS = 300.0
+"""How long acquiring is repeated while the vendor refuses for now (busy, reserved, 429)."""
+
 _STOP_SECONDS = 20.0
+_RENEWAL_SECONDS = 2.0
 
 
 class TaskOptions(TypedDict, total=False):
@@ -77,7 +93,7 @@ class Lease:
     def __init__(
         self,
         held: JobQPU,
-        resource: QuantumResource,
+        resource: QRMIResource,
         *,
         adopted: bool,
         step: str | None = None,
@@ -91,6 +107,7 @@ class Lease:
         self._held = held
         self._opened = opened
         self._released = False
+        self._renewed = float("-inf")
         self._lanes: Lanes | None = None
         self._lock = threading.Lock()
 
@@ -156,6 +173,7 @@ class Lease:
                 payload=valid,
                 step=self.step,
                 usage=self._usage_path(),
+                renew=self._renew,
                 **options,
             )
         )
@@ -312,6 +330,22 @@ class Lease:
         if kind is None and self._lanes is not None:
             self._lanes.drain()
         self.release()
+
+    def _renew(self) -> bool:
+        """Acquire anew after the vendor has closed the session; only the lease's owner may."""
+        with self._lock:
+            if self.adopted or self._released or self._opened is None:
+                return False
+            if time.monotonic() - self._renewed < _RENEWAL_SECONDS:
+                return True  # another lane has just done so
+            logger.warning("the vendor has closed the session of QPU %r; acquiring anew", self.qpu)
+            unheld = replace(self._held, token=None)
+            token = _acquire(unheld, QRMIResource(self.qpu, self.type, unheld.environment))
+            self.resource.use_token(token)
+            self._held = replace(self._held, token=token)
+            self._opened = self._opened.renewed(token)
+            self._renewed = time.monotonic()
+            return True
 
     def _usage_path(self) -> Path | None:
         if self._opened is not None:
@@ -475,7 +509,9 @@ def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
         return Lease(found, resource, adopted=True, step=step)
     reap()
     before = time.monotonic()
-    held, resource = _acquire(found, resource)
+    held = replace(found, token=_acquire(found, resource))
+    # Some vendors' handles take the token from their settings alone, so tasks get handles anew.
+    resource = QRMIResource(held.name, held.type, held.environment, token=held.token)
     opened = OpenLease.create(
         qpu=held.name,
         type=held.type,
@@ -489,9 +525,16 @@ def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
     return lease
 
 
-def _acquire(found: JobQPU, resource: QRMIResource) -> tuple[JobQPU, QRMIResource]:
+def _acquire(found: JobQPU, resource: QRMIResource) -> str:
+    """Acquire; wait, within bounds, while the vendor refuses for now."""
     try:
-        token = resource.acquire()
+        token: str = Retrying(
+            retry=retry_if_exception(_refused_for_now),
+            wait=wait_random_exponential(multiplier=1, max=30),
+            stop=stop_after_delay(ACQUIRE_SECONDS),
+            before_sleep=_say_waiting,
+            reraise=True,
+        )(resource.acquire)
     except ConfigError:
         raise
     except QPUError as error:
@@ -500,9 +543,21 @@ def _acquire(found: JobQPU, resource: QRMIResource) -> tuple[JobQPU, QRMIResourc
             found.name,
             retryable=error.retryable,
         ) from error
-    # Some vendors' handles take the token from their settings alone, so tasks get handles anew.
-    held = replace(found, token=token)
-    return held, QRMIResource(held.name, held.type, held.environment, token=token)
+    return token
+
+
+def _refused_for_now(error: BaseException) -> bool:
+    return isinstance(error, ResourceError) and error.retryable and error.refused
+
+
+def _say_waiting(state: RetryCallState) -> None:
+    said = state.outcome and state.outcome.exception()
+    logger.warning(
+        "waiting for the QPU, for %.0f s of at most %.0f s: %s",
+        state.seconds_since_start or 0.0,
+        ACQUIRE_SECONDS,
+        said,
+    )
 
 
 def _environment(leases: Iterable[Lease]) -> dict[str, str]:

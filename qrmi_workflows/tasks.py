@@ -25,17 +25,19 @@ from tenacity import (
     Retrying,
     retry_if_exception,
     stop_after_delay,
-    stop_any,
     stop_when_event_set,
     wait_random_exponential,
 )
 from tenacity.nap import sleep_using_event
+from tenacity.stop import stop_base
 
 from qrmi_workflows.errors import (
     AmbiguousTaskError,
+    AuthenticationError,
     JournalError,
     QPUError,
     ResourceError,
+    SessionEndedError,
     TaskCancelledError,
     TaskFailedError,
     TaskUnknownError,
@@ -71,6 +73,7 @@ OnStop = Literal["cancel", "leave"]
 RETRY_SECONDS = 120.0
 """How long a request that is safe to repeat is repeated while the vendor fails."""
 
+_CREDENTIAL_ATTEMPTS = 4
 _FRACTION, _LEAST, _MOST_RUNNING, _MOST_QUEUED = 0.05, 0.005, 60.0, 1.0
 
 
@@ -115,6 +118,7 @@ class TaskRun:
         on_ambiguous: What to do when nobody knows whether the vendor accepted it.
         on_state: Called with the task's id and each new state.
         usage: The lease's file of what its tasks used.
+        renew: Acquires anew when the vendor has closed the session; `False` when that is not ours.
         task_id: The vendor's id, once it is known.
     """
 
@@ -127,6 +131,7 @@ class TaskRun:
     on_ambiguous: OnAmbiguous = "fail"
     on_state: Callable[[str, TaskState], None] | None = None
     usage: Path | None = None
+    renew: Callable[[], bool] | None = None
     task_id: str | None = None
 
     def __call__(self, lane: AbstractContextManager[object]) -> QuantumResult:
@@ -190,9 +195,13 @@ class TaskRun:
                 task_id: str = self._repeated(
                     lambda: self.resource.task_start(encoded), _refused_for_now
                 )
+            except SessionEndedError as error:
+                if self.renew is None or not self.renew():
+                    _note(entry.failed, error.message, retryable=True)
+                    raise
             except ResourceError as error:
-                if error.refused:
-                    _note(entry.failed, error.message, retryable=error.retryable)
+                if error.refused:  # nothing was paid for, so a rerun may ask again
+                    _note(entry.failed, error.message, retryable=True)
                     raise
                 self._decide_ambiguous(error.message, error)
             else:
@@ -264,7 +273,9 @@ class TaskRun:
         return Retrying(
             retry=retry_if_exception(again),
             wait=wait_random_exponential(multiplier=0.2, max=10),
-            stop=stop_any(stop_after_delay(RETRY_SECONDS), stop_when_event_set(self.stop)),
+            stop=_CredentialsWrong()
+            | stop_after_delay(RETRY_SECONDS)
+            | stop_when_event_set(self.stop),
             sleep=sleep_using_event(self.stop),
             retry_error_callback=_last_error,
         )(request)
@@ -318,10 +329,26 @@ def _note(write: Callable[..., None], *args: object, **kwargs: object) -> None:
 
 
 def _passing(error: BaseException) -> bool:
-    return isinstance(error, QPUError) and error.retryable
+    # While an identity service fails, clients call without a token and are refused for that.
+    return isinstance(error, AuthenticationError) or (
+        isinstance(error, QPUError) and error.retryable
+    )
+
+
+class _CredentialsWrong(stop_base):
+    """Stops when credentials were refused so often that no failing identity service explains it."""
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        error = retry_state.outcome and retry_state.outcome.exception()
+        refused = isinstance(error, AuthenticationError)
+        return refused and retry_state.attempt_number >= _CREDENTIAL_ATTEMPTS
 
 
 def _refused_for_now(error: BaseException) -> bool:
+    if isinstance(error, SessionEndedError):
+        return False  # the same session will not open again
+    if isinstance(error, AuthenticationError):
+        return True
     return isinstance(error, ResourceError) and error.retryable and error.refused
 
 

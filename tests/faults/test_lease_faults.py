@@ -11,7 +11,7 @@ import pytest
 from fault_payloads import bell
 
 from qrmi_workflows import open_lease
-from qrmi_workflows.errors import ConfigError, LeaseError, UnknownQPUError
+from qrmi_workflows.errors import ConfigError, LeaseError, SessionEndedError, UnknownQPUError
 from qrmi_workflows.ledger import open_leases
 from qrmi_workflows.reap import reap
 
@@ -220,3 +220,46 @@ def test_a_grant_that_comes_too_late_is_given_back(fault, counted, monkeypatch):
     while counted()["sessions closed"] < 1 and time.monotonic() < limit:
         time.sleep(0.05)
     assert (counted()["sessions opened"], counted()["sessions open"]) == (1, 0)
+
+
+def test_a_session_that_the_vendor_closed_is_renewed_and_nothing_is_lost(counted, fault):
+    with open_lease("ibm_quick") as lease:
+        first = lease.run(bell(shots=1))
+        fault("close-sessions")
+        second = lease.run(bell(shots=2))
+        assert next(iter(open_leases())).token in lease.environment().values()
+
+    assert first.task_id != second.task_id
+    assert counted()["sessions opened"] == 2
+    assert counted()["sessions open"] <= 0  # what a test before left open was closed as well
+
+
+def test_an_adopted_lease_whose_session_was_closed_says_so(quick, fault, monkeypatch):
+    for name, value in quick.environment().items():
+        monkeypatch.setenv(name, value)
+    with open_lease("ibm_quick", step="adopted") as adopted:
+        adopted.run(bell(shots=1))
+        fault("close-sessions")
+
+        with pytest.raises(SessionEndedError, match="closed"):
+            adopted.run(bell(shots=2))
+
+
+def test_acquiring_waits_while_the_vendor_refuses_for_now(counted, fault, caplog):
+    fault("status", route="POST */sessions", status=429, count=1)
+
+    with open_lease("ibm_quick"):
+        assert counted()["sessions open"] == 1
+
+    assert "waiting for the QPU" in caplog.text
+    assert counted()["sessions open"] == 0
+
+
+def test_acquiring_does_not_wait_for_ever(fault, monkeypatch):
+    monkeypatch.setattr("qrmi_workflows.lease.ACQUIRE_SECONDS", 0.5)
+    fault("status", route="POST */sessions", status=423)
+
+    with pytest.raises(LeaseError, match="423") as caught:
+        open_lease("ibm_quick")
+
+    assert caught.value.retryable

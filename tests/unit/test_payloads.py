@@ -1,11 +1,16 @@
 """Payload files."""
 
 import json
+import pickle
 
+import numpy as np
+import pulser
 import pytest
+from qiskit import QuantumCircuit, qasm3, qpy
+from qiskit.circuit import Parameter
 
 from qrmi_workflows.errors import PayloadError
-from qrmi_workflows.payloads import Payload
+from qrmi_workflows.payloads import MAX_BYTES, Payload
 
 SAMPLER = {
     "program_id": "sampler",
@@ -84,3 +89,138 @@ def test_an_estimator_has_no_shots():
         Payload.from_content(estimator).with_shots(7)
     with pytest.raises(PayloadError, match="from 1 on"):
         Payload.from_content(SAMPLER).with_shots(0)
+
+
+def test_pubs_of_the_wrong_form_are_refused_with_their_place():
+    for program, pub, place in (
+        ("sampler", ["q", None, 0], r"\['pubs'\]\[0\]\[2\]: 0 is less than the minimum of 1"),
+        ("sampler", ["q", None, -1], r"\[2\]: -1 is less"),
+        ("sampler", ["q", None, 1.5], r"\[2\]: 1.5 is not of type 'integer'"),
+        ("sampler", ["q", None, 1, 2], "too long|at most 3"),
+        ("sampler", [], "non-empty"),
+        ("sampler", [7], r"\[0\]: 7 is not of type"),
+        ("sampler", "", "non-empty"),
+        ("estimator", ["q"], "too short"),
+        ("estimator", ["q", "Z", [], -0.1], r"\[3\]: -0.1 is less"),
+    ):
+        content = {"program_id": program, "parameters": {"pubs": [pub], "version": 2}}
+        with pytest.raises(PayloadError, match=place):
+            Payload.from_content(content)
+
+
+@pytest.mark.parametrize("shots", [0, -3, 1.5, True, "7"])
+def test_shots_are_positive_whole_numbers(shots, tmp_path):
+    (tmp_path / "c.qasm").write_text("OPENQASM 3.0;")
+    said = rf"shots = {shots!r}: allowed is a whole number from 1 on"
+    with pytest.raises(PayloadError, match=said):
+        Payload.from_content(SAMPLER).with_shots(shots)
+    with pytest.raises(PayloadError, match=said):
+        Payload.from_file(tmp_path / "c.qasm", shots=shots)
+
+
+def test_shots_may_be_numpys():
+    payload = Payload.from_content(SEQUENCE).with_shots(np.int64(7))
+    assert payload.content["job_runs"] == 7
+
+
+def test_what_json_cannot_carry_is_refused():
+    for value in (float("nan"), float("inf"), np.zeros(3)):
+        content = {"program_id": "sampler", "parameters": {"pubs": [["q", [value]]]}}
+        with pytest.raises(PayloadError, match="not JSON"):
+            Payload.from_content(content)
+
+
+def test_a_payload_of_100_mb_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "large.json"
+    with path.open("wb") as file:
+        file.truncate(100_000_000)
+    with pytest.raises(PayloadError, match=r"large.json is of 100.0 MB; allowed are 50 MB. Split"):
+        Payload.from_file(path)
+    content = {"program_id": "sampler", "parameters": {"pubs": ["x" * MAX_BYTES]}}
+    with pytest.raises(PayloadError, match=r"the payload is of 50\.0 MB"):
+        Payload.from_content(content)
+
+
+def test_a_payload_survives_pickling_with_its_digest():
+    payload = Payload.from_content(SAMPLER)
+    again = pickle.loads(pickle.dumps(payload))
+    assert (again, again.digest) == (payload, payload.digest)
+
+
+def test_a_circuit_in_openqasm_becomes_a_payload_without_qiskit(tmp_path):
+    text = "// mine\nOPENQASM 3.0;\nbit c; x $0; c = measure $0;"
+    (tmp_path / "c.qasm").write_text(text)
+
+    sampled = Payload.from_file(tmp_path / "c.qasm", shots=20)
+    bare = Payload.from_file(tmp_path / "c.qasm")
+    values = [[0.1], [0.2]]
+    estimated = Payload.from_file(
+        tmp_path / "c.qasm", observables={"ZZ": 0.5}, parameter_values=values, precision=0.1
+    )
+
+    assert sampled.content["parameters"]["pubs"] == [[text, None, 20]]
+    assert bare.content["parameters"]["pubs"] == [[text]]
+    assert (estimated.program, sampled.program) == ("estimator", "sampler")
+    assert estimated.content["parameters"]["pubs"] == [[text, {"ZZ": 0.5}, values, 0.1]]
+
+
+def test_what_does_not_fit_a_file_is_refused(tmp_path):
+    (tmp_path / "c.qasm").write_text("OPENQASM 3.0;")
+    (tmp_path / "p.json").write_text(json.dumps(SAMPLER))
+    (tmp_path / "x.txt").write_text("no program")
+    for name, settings, said in (
+        ("c.qasm", {"precision": 0.1}, "a sampler samples; allowed: program, shots"),
+        ("c.qasm", {"observables": "Z", "shots": 3}, "to a precision; .* Leave out shots"),
+        ("c.qasm", {"program": "estimator"}, "needs observables"),
+        ("c.qasm", {"program": "noise"}, "allowed: sampler, estimator"),
+        ("p.json", {"observables": "Z"}, "whole payload; allowed: shots"),
+        ("x.txt", {}, "neither JSON nor a program. Allowed: ibm: program_id"),
+    ):
+        with pytest.raises(PayloadError, match=said):
+            Payload.from_file(tmp_path / name, **settings)
+    again = Payload.from_file(tmp_path / "p.json", shots=8)
+    assert again.content["parameters"]["pubs"][0][2] == 8
+
+
+def test_circuits_in_qpy_become_pubs_that_qiskit_reads_back(tmp_path):
+    angle = Parameter("a")
+    circuit = QuantumCircuit(2)
+    circuit.rx(angle, 0)
+    circuit.cx(0, 1)
+    circuit.measure_all()
+    with (tmp_path / "c.qpy").open("wb") as file:
+        qpy.dump([circuit, circuit.assign_parameters([0.5])], file)
+
+    payload = Payload.from_file(tmp_path / "c.qpy", parameter_values=[0.25], shots=5)
+
+    (text, values, shots), (bound, *_) = payload.content["parameters"]["pubs"]
+    assert (values, shots) == ([0.25], 5)
+    assert [one.name for one in qasm3.loads(text).parameters] == ["a"]
+    assert qasm3.loads(bound).parameters == set()
+    data = (tmp_path / "c.qpy").read_bytes()
+    (tmp_path / "half.qpy").write_bytes(data[: len(data) // 2])
+    with pytest.raises(PayloadError, match="not a whole QPY file"):
+        Payload.from_file(tmp_path / "half.qpy")
+
+
+def test_a_sequence_of_pulser_needs_a_number_of_shots_and_values(tmp_path):
+    register = pulser.Register.from_coordinates([(0, 0), (8, 0)], prefix="atom")
+    sequence = pulser.Sequence(register, pulser.MockDevice)
+    sequence.declare_channel("global", "rydberg_global")
+    sequence.add(pulser.Pulse.ConstantPulse(500, 1, 0, 0), "global")
+    path = tmp_path / "sequence.json"
+    path.write_text(sequence.to_abstract_repr())
+
+    payload = Payload.from_file(path, shots=30)
+
+    assert payload.content == {"sequence": json.loads(path.read_text()), "job_runs": 30}
+    payload.require_fit("EMU_FREE", None)
+    with pytest.raises(PayloadError, match="Give a number of shots"):
+        Payload.from_file(path)
+    with pytest.raises(PayloadError, match="a sequence is sampled; allowed: shots"):
+        Payload.from_file(path, shots=3, precision=0.1)
+    amplitude = sequence.declare_variable("amplitude")
+    sequence.add(pulser.Pulse.ConstantPulse(500, amplitude, 0, 0), "global")
+    path.write_text(sequence.to_abstract_repr())
+    with pytest.raises(PayloadError, match="unbound parameters: amplitude"):
+        Payload.from_file(path, shots=3).require_fit("EMU_FREE", None)

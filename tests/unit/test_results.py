@@ -1,14 +1,20 @@
 """Results and their file."""
 
+import gzip
 import json
+import subprocess
+import sys
+from dataclasses import replace
 
+import jsonschema
 import numpy as np
+import pulser
 import pytest
 from qiskit.primitives import BitArray, DataBin, PrimitiveResult, PubResult, SamplerPubResult
 from qiskit_ibm_runtime.json import RuntimeEncoder
 
 from qrmi_workflows.errors import ResultError
-from qrmi_workflows.results import QuantumResult, write_whole
+from qrmi_workflows.results import QuantumResult, result_schema, write_whole
 from qrmi_workflows.vendors import load_vendor
 
 
@@ -20,7 +26,7 @@ def encode(*pubs: PubResult) -> str:
 def result_of(program: str, text: str, vendor: str = "ibm") -> QuantumResult:
     return QuantumResult(
         qpu="ibm_fez",
-        type="ibm-quantum-compute-service",
+        type=load_vendor(vendor).types[0],
         program=program,
         task_id="t1",
         payload_digest="0" * 64,
@@ -115,3 +121,163 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
 
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("shots", [1, 20_000])
+def test_a_file_is_compressed_when_it_is_large_and_read_all_the_same(tmp_path, shots):
+    """And what is in it is of the published schema either way."""
+    counts = {f"{number:030b}": 1 for number in range(shots)}
+    result = result_of("pulser", json.dumps({"counter": counts}), "pasqal")
+
+    result.save(tmp_path / "r.json")
+
+    data = (tmp_path / "r.json").read_bytes()
+    compressed = shots > 1
+    assert data.startswith(b"\x1f\x8b") is compressed
+    assert QuantumResult.load(tmp_path / "r.json") == result
+    text = gzip.decompress(data) if compressed else data
+    assert len(text) > 1_000_000 or not compressed
+    jsonschema.Draft202012Validator(result_schema()).validate(json.loads(text))
+    result.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == data
+
+
+def test_the_published_schema_fits_every_program_and_refuses_others(tmp_path):
+    bits = BitArray(np.random.default_rng(1).integers(0, 256, (2, 3, 40, 2), np.uint8), 16)
+    pub = PubResult(DataBin(shape=(2,), evs=np.array([0.5, -1.0]), stds=np.array([0.1, 0.0])))
+    schema = result_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    for program, text in (
+        ("sampler", encode(SamplerPubResult(DataBin(shape=(2, 3), meas=bits)))),
+        ("estimator", encode(pub)),
+    ):
+        result_of(program, text).save(tmp_path / "r.json")
+        document = json.loads((tmp_path / "r.json").read_text())
+        validator.validate(document)
+        assert set(document) == set(schema["required"])
+        for name in document:
+            assert not validator.is_valid({k: v for k, v in document.items() if k != name})
+            assert not validator.is_valid({**document, name: None})
+        assert not validator.is_valid({**document, "more": 1})
+        assert not validator.is_valid({**document, "data": [{"registers": {"a": {}}}]})
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_file_that_was_cut_off_is_refused_wherever_the_cut_is(tmp_path, large):
+    counts = {f"{number:030b}": 1 for number in range(20_000 if large else 3)}
+    path = tmp_path / "r.json"
+    result_of("pulser", json.dumps({"counter": counts}), "pasqal").save(path)
+    whole = path.read_bytes()
+
+    for end in [0, 1, 2, 10, len(whole) // 2, len(whole) - 5]:
+        path.write_bytes(whole[:end])
+        with pytest.raises(ResultError, match="no result file"):
+            QuantumResult.load(path)
+    path.write_bytes(whole[:200] + bytes([whole[200] ^ 255]) + whole[201:])
+    with pytest.raises(ResultError):
+        QuantumResult.load(path)
+
+
+def test_a_file_that_was_tampered_with_is_refused_with_the_place(tmp_path):
+    path = tmp_path / "r.json"
+    result_of("pulser", '{"counter": {"01": 3}}', "pasqal").save(path)
+    document = json.loads(path.read_text())
+    for change, said in (
+        ({"data": {}}, "`data` is"),
+        ({"data": [1]}, "parts that are no objects"),
+        ({"qpu": 7}, "`qpu` is 7; allowed is a string"),
+        ({"note": "mine"}, "it has a `note`"),
+        ({"version": 2}, "version 2; this release reads version 1. Install a newer"),
+        ({"format": "other"}, "no `format`"),
+    ):
+        path.write_text(json.dumps(document | change))
+        with pytest.raises(ResultError, match=said):
+            QuantumResult.load(path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(ResultError, match="no result file"):
+        QuantumResult.load(path)
+    with pytest.raises(ResultError, match="No such file"):
+        QuantumResult.load(tmp_path / "absent.json")
+
+
+def test_arrays_keep_shots_together_across_registers():
+    """Bit for bit as Qiskit gives them; rows of two registers are of the same shot."""
+    generator = np.random.default_rng(3)
+    first = BitArray.from_bool_array(generator.integers(0, 2, (4, 50, 11)).astype(bool))
+    second = BitArray.from_bool_array(generator.integers(0, 2, (4, 50, 3)).astype(bool))
+    text = encode(SamplerPubResult(DataBin(shape=(4,), a=first, b=second)))
+
+    arrays = result_of("sampler", text).to_numpy()
+
+    assert arrays["a"].shape == (4, 50, 11)
+    for name, bits in (("a", first), ("b", second)):
+        strings = ["".join(map(str, row)) for row in arrays[name][2].tolist()]
+        assert strings == bits.get_bitstrings(2)
+
+
+def test_arrays_of_estimates_and_of_atoms():
+    pub = PubResult(DataBin(shape=(2,), evs=np.array([0.5, -1.0]), stds=np.array([0.1, 0.0])))
+    arrays = result_of("estimator", encode(pub)).to_numpy()
+    assert arrays["evs"].tolist() == [0.5, -1.0]
+    assert arrays["stds"].tolist() == [0.1, 0.0]
+    atoms = result_of("pulser", '{"counter": {"01": 2, "10": 1}}', "pasqal").to_numpy()["atoms"]
+    assert atoms.tolist() == [[0, 1], [0, 1], [1, 0]]
+    with pytest.raises(ResultError, match="has 1; the first is 0"):
+        result_of("estimator", encode(pub)).to_numpy(pub=1)
+
+
+def test_a_result_becomes_pulsers_by_its_sequence():
+    register = pulser.Register.from_coordinates([(0, 0), (8, 0)], prefix="atom")
+    sequence = pulser.Sequence(register, pulser.MockDevice)
+    sequence.declare_channel("global", "rydberg_global")
+    sequence.add(pulser.Pulse.ConstantPulse(500, 1, 0, 0), "global")
+    result = result_of("pulser", '{"counter": {"01": 2, "10": 1}}', "pasqal")
+
+    for form in (sequence, sequence.to_abstract_repr(), json.loads(sequence.to_abstract_repr())):
+        results = result.to_pulser_results(form)
+        assert dict(results.final_bitstrings) == {"01": 2, "10": 1}
+        assert results.atom_order == ("atom0", "atom1")
+        assert results.total_duration == 500
+
+    other = replace(result, vendor_result='{"counter": {"011": 2}}')
+    with pytest.raises(ResultError, match="bit strings of 3 atoms, and a sequence of 2"):
+        other.to_pulser_results(sequence)
+
+
+def test_a_result_is_not_what_it_is_not():
+    atoms = result_of("pulser", '{"counter": {"01": 2}}', "pasqal")
+    pub = PubResult(DataBin(shape=(), evs=np.array(0.5), stds=np.array(0.1)))
+    with pytest.raises(ResultError, match="Use counts"):
+        atoms.to_primitive_result()
+    with pytest.raises(ResultError, match="Use to_primitive_result"):
+        result_of("estimator", encode(pub)).to_pulser_results("{}")
+
+
+READS = """
+import sys
+for name in ("qiskit", "qiskit_ibm_runtime", "pulser", "pulser_simulation"):
+    sys.modules[name] = None
+from qrmi_workflows import QuantumResult
+from qrmi_workflows.errors import ConfigError
+result = QuantumResult.load(sys.argv[1])
+print(result.counts(), result.to_numpy()["meas"].tolist())
+try:
+    result.to_primitive_result()
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_a_file_is_read_where_no_quantum_package_is_installed(tmp_path):
+    """Counts and arrays are there; what needs Qiskit says how to install it."""
+    bits = BitArray.from_counts({"01": 2}, num_bits=2)
+    result_of("sampler", encode(SamplerPubResult(DataBin(shape=(), meas=bits)))).save(
+        tmp_path / "r.json"
+    )
+
+    command = [sys.executable, "-c", READS, str(tmp_path / "r.json")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert said.startswith("{'01': 2} [[0, 1], [0, 1]]")
+    assert "pip install 'qrmi-workflows[ibm]'" in said

@@ -7,48 +7,35 @@ return, exception, SIGTERM and exit.
 
 from __future__ import annotations
 
-import atexit
 import functools
 import logging
 import os
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
 
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    stop_after_delay,
-    wait_random_exponential,
-)
-
-from qrmi_workflows.config import find_config, load_qpus, load_site_policy, select_qpu
-from qrmi_workflows.environment import JobQPU, describe_job, read_job, write_job
+from qrmi_workflows.acquire import acquire, find_qpu
+from qrmi_workflows.config import find_config, load_site_policy
+from qrmi_workflows.environment import JobQPU, describe_job, write_job
 from qrmi_workflows.errors import (
     ConfigError,
     LeaseError,
     QPUError,
-    ResourceError,
-    SchedulerError,
-    UnknownQPUError,
 )
+from qrmi_workflows.exits import at_end, exit_put_off, no_longer_at_end, sigterm_exits
 from qrmi_workflows.journal import STEP_VARIABLE, Journal, Step, step_name
 from qrmi_workflows.lanes import Lanes, TaskFuture
 from qrmi_workflows.ledger import USAGE_VARIABLE, OpenLease
 from qrmi_workflows.reap import reap
 from qrmi_workflows.resource import QRMIResource, TaskState
 from qrmi_workflows.results import QuantumResult
-from qrmi_workflows.schedulers.base import run_command
+from qrmi_workflows.schedulers.slurm import queue_wait
 from qrmi_workflows.targets import QPUTarget, cached_target, fetch_target
 from qrmi_workflows.tasks import OnAmbiguous, OnStop, PayloadLike, TaskRun, to_payload
 from qrmi_workflows.vendors import find_frontend
@@ -61,12 +48,9 @@ if TYPE_CHECKING:
 
     from qrmi_workflows.payloads import Payload
 
-__all__ = ["Lease", "LeaseSet", "TaskOptions", "find_qpu", "open_lease"]
+__all__ = ["Lease", "LeaseSet", "TaskOptions", "open_lease"]
 
 logger = logging.getLogger(__name__)
-
-ACQUIRE_SECONDS = 300.0
-"""How long acquiring is repeated while the vendor refuses for now (busy, reserved, 429)."""
 
 _STOP_SECONDS = 20.0
 _RENEWAL_SECONDS = 2.0
@@ -110,6 +94,7 @@ class Lease:
         self._renewed = float("-inf")
         self._lanes: Lanes | None = None
         self._lock = threading.Lock()
+        self._renewing = threading.Lock()
 
     def __repr__(self) -> str:
         how = "adopted" if self.adopted else "released" if self._released else "held"
@@ -300,14 +285,14 @@ class Lease:
             if self._released:
                 return
             self._released = True
-        _forget(self)
+        no_longer_at_end(self)
         if self._lanes is not None:
             self._lanes.close()
             self.step.close()
         if self.adopted:
             return
         try:
-            with _exit_put_off():
+            with exit_put_off():
                 self.resource.release(self._held.token or "")
                 self._record_end()
         except QPUError as error:
@@ -333,19 +318,24 @@ class Lease:
 
     def _renew(self) -> bool:
         """Acquire anew after the vendor has closed the session; only the lease's owner may."""
-        with self._lock:
-            if self.adopted or self._released or self._opened is None:
+        with self._renewing:
+            if self.adopted or self._opened is None:
                 return False
             if time.monotonic() - self._renewed < _RENEWAL_SECONDS:
                 return True  # another lane has just done so
             logger.warning("the vendor has closed the session of QPU %r; acquiring anew", self.qpu)
             unheld = replace(self._held, token=None)
-            token = _acquire(unheld, QRMIResource(self.qpu, self.type, unheld.environment))
-            self.resource.use_token(token)
-            self._held = replace(self._held, token=token)
-            self._opened = self._opened.renewed(token)
-            self._renewed = time.monotonic()
-            return True
+            token = acquire(unheld, QRMIResource(self.qpu, self.type, unheld.environment))
+            with self._lock:
+                if not self._released:
+                    self.resource.use_token(token)
+                    self._held = replace(self._held, token=token)
+                    self._opened = self._opened.renewed(token)
+                    self._renewed = time.monotonic()
+                    return True
+        with suppress(QPUError):  # released while acquiring anew
+            self.resource.release(token)
+        return False
 
     def _usage_path(self) -> Path | None:
         if self._opened is not None:
@@ -355,7 +345,8 @@ class Lease:
 
     def _record_end(self) -> None:
         if self._opened is not None:
-            self._opened.close(queue_wait=_queue_wait())
+            job = os.environ.get("SLURM_JOB_ID")
+            self._opened.close(queue_wait=queue_wait(job) if job else None)
 
     def _open_lanes(self) -> Lanes:
         with self._lock:
@@ -472,44 +463,15 @@ def _count_lanes(qpu: str) -> int:
         return 1
 
 
-def find_qpu(
-    qpu: str | None,
-    *,
-    config: Path | None = None,
-    environ: Mapping[str, str] = os.environ,
-) -> JobQPU:
-    """Find a QPU: as the job's environment carries it, else as `qrmi_config.json` defines it.
-
-    Raises:
-        UnknownQPUError: Neither has it.
-        ConfigError: There is no usable `qrmi_config.json`.
-    """
-    carried = read_job(environ)
-    if qpu is None and len(carried) == 1:
-        return next(iter(carried.values()))
-    if qpu is not None and qpu in carried:
-        return carried[qpu]
-    try:
-        path = config or find_config(environ)
-        defined = select_qpu(qpu, load_qpus(path), path)
-    except UnknownQPUError:
-        raise
-    except ConfigError as error:
-        if carried and qpu is not None:
-            raise UnknownQPUError(qpu, carried, "in this job", str(error)) from error
-        raise
-    return JobQPU(name=defined.name, type=defined.type, environment=defined.environment, token=None)
-
-
 def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
     adopted = found.token is not None
     resource = QRMIResource(found.name, found.type, found.environment, token=found.token)
-    _catch_sigterm()
+    sigterm_exits()
     if adopted:
         return Lease(found, resource, adopted=True, step=step)
     reap()
     before = time.monotonic()
-    held = replace(found, token=_acquire(found, resource))
+    held = replace(found, token=acquire(found, resource))
     # Some vendors' handles take the token from their settings alone, so tasks get handles anew.
     resource = QRMIResource(held.name, held.type, held.environment, token=held.token)
     opened = OpenLease.create(
@@ -521,43 +483,8 @@ def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
         token=held.token or "",
     )
     lease = Lease(held, resource, adopted=False, step=step, opened=opened)
-    _remember(lease)
+    at_end(lease, lease.release)
     return lease
-
-
-def _acquire(found: JobQPU, resource: QRMIResource) -> str:
-    """Acquire; wait, within bounds, while the vendor refuses for now."""
-    try:
-        token: str = Retrying(
-            retry=retry_if_exception(_refused_for_now),
-            wait=wait_random_exponential(multiplier=1, max=30),
-            stop=stop_after_delay(ACQUIRE_SECONDS),
-            before_sleep=_say_waiting,
-            reraise=True,
-        )(resource.acquire)
-    except ConfigError:
-        raise
-    except QPUError as error:
-        raise LeaseError(
-            f"the QPU {found.name!r} could not be acquired: {error}",
-            found.name,
-            retryable=error.retryable,
-        ) from error
-    return token
-
-
-def _refused_for_now(error: BaseException) -> bool:
-    return isinstance(error, ResourceError) and error.retryable and error.refused
-
-
-def _say_waiting(state: RetryCallState) -> None:
-    said = state.outcome and state.outcome.exception()
-    logger.warning(
-        "waiting for the QPU, for %.0f s of at most %.0f s: %s",
-        state.seconds_since_start or 0.0,
-        ACQUIRE_SECONDS,
-        said,
-    )
 
 
 def _environment(leases: Iterable[Lease]) -> dict[str, str]:
@@ -565,69 +492,3 @@ def _environment(leases: Iterable[Lease]) -> dict[str, str]:
     variables = describe_job() | write_job(lease._held for lease in held)
     usage = next((path for lease in held if (path := lease._usage_path())), None)
     return variables | ({USAGE_VARIABLE: str(usage)} if usage else {})
-
-
-def _queue_wait() -> float | None:
-    """Ask Slurm how long this job waited; not worth more than two seconds at its end."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
-        return None
-    with suppress(SchedulerError, ValueError):
-        shown = run_command(["squeue", "--noheader", f"--jobs={job}", "--format=%V|%S"], timeout=2)
-        submitted, started = shown.stdout.strip().split("|")
-        waited = datetime.fromisoformat(started) - datetime.fromisoformat(submitted)
-        return waited.total_seconds()
-    return None
-
-
-# What this process owns, so that its end, by exit or SIGTERM, releases it.
-_owned: list[Lease] = []
-
-
-def _remember(lease: Lease) -> None:
-    _owned.append(lease)
-
-
-def _forget(lease: Lease) -> None:
-    if lease in _owned:
-        _owned.remove(lease)
-
-
-@atexit.register
-def _release_owned() -> None:
-    for lease in list(_owned):
-        lease.release()
-
-
-def _catch_sigterm() -> None:
-    """Make SIGTERM an orderly exit, unless the program has its own way with it."""
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _exit_on_signal)
-
-
-_put_off: list[int] | None = None
-
-
-def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
-    if _put_off is not None:
-        _put_off.append(number)
-    else:
-        sys.exit(128 + number)
-
-
-@contextmanager
-def _exit_put_off() -> Iterator[None]:
-    """Let a release finish before SIGTERM ends the process: its deadline bounds it."""
-    global _put_off  # a signal's handler belongs to the process
-    if threading.current_thread() is not threading.main_thread() or _put_off is not None:
-        yield
-        return
-    arrived: list[int] = []
-    _put_off = arrived
-    try:
-        yield
-    finally:
-        _put_off = None
-    if arrived:
-        sys.exit(128 + arrived[0])

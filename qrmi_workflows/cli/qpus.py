@@ -71,7 +71,7 @@ def target(
     For IBM that is the backend's configuration and properties: transpile for it anywhere. It is
     kept in the user's cache (`$XDG_CACHE_HOME`), so that most calls ask no vendor.
     """
-    from qrmi_workflows.lease import find_qpu
+    from qrmi_workflows.acquire import find_qpu
     from qrmi_workflows.results import write_whole
     from qrmi_workflows.targets import fetch_target
 

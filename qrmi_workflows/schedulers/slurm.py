@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from qrmi_workflows.config import QPUPolicy, SitePolicy
-from qrmi_workflows.errors import RequestError, UnknownQPUError
+from qrmi_workflows.errors import RequestError, SchedulerError, UnknownQPUError
 from qrmi_workflows.schedulers.base import JobState, QPURequest, require_success, run_command
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "kill_wait_of",
     "offered_gres",
     "qpu_options",
+    "queue_wait",
     "refuse_options",
     "require_count",
     "require_gres",
@@ -143,6 +146,15 @@ def gres_of_job(scontrol_output: str) -> Mapping[str, str]:
         "gres": gres,
         "licences": pairs.get("Licenses", "").replace("(null)", ""),
     }
+
+
+def queue_wait(job: str) -> float | None:
+    """Ask Slurm how many seconds a running job waited in the queue; worth two seconds at most."""
+    with suppress(SchedulerError, ValueError):
+        shown = run_command(["squeue", "--noheader", f"--jobs={job}", "--format=%V|%S"], timeout=2)
+        submitted, started = map(datetime.fromisoformat, shown.stdout.strip().split("|"))
+        return (started - submitted).total_seconds()
+    return None
 
 
 def kill_wait_of(scontrol_output: str) -> float | None:

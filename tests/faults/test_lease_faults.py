@@ -256,7 +256,7 @@ def test_acquiring_waits_while_the_vendor_refuses_for_now(counted, fault, caplog
 
 
 def test_acquiring_does_not_wait_for_ever(fault, monkeypatch):
-    monkeypatch.setattr("qrmi_workflows.lease.ACQUIRE_SECONDS", 0.5)
+    monkeypatch.setattr("qrmi_workflows.acquire.ACQUIRE_SECONDS", 0.5)
     fault("status", route="POST */sessions", status=423)
 
     with pytest.raises(LeaseError, match="423") as caught:

@@ -18,10 +18,10 @@ _IGNORED = re.compile(r'//[^\n]*|/\*.*?\*/|"[^"\n]*"|^\s*(?:#?pragma|@)[^\n]*', 
 _PART = re.compile(r"([^;{}]*)([;{}])")
 _INPUT = re.compile(r"input\s+.*?([^\s\]]+)\s*", re.S)
 _QUBITS = re.compile(r"qubit\s*(?:\[\s*(\d+)\s*\])?\s*(\w+)|qreg\s+(\w+)\s*(?:\[\s*(\d+)\s*\])?")
-_MEASURE = re.compile(r"\bmeasure\s+([$\w]+(?:\[[^\]]*\])?)")
+_MEASURE = re.compile(r"\bmeasure\s+([$\w]+(?:\s*\[[^\]]*\])?)")
 _MODIFIER = re.compile(r"(?:inv|pow|(?:neg)?ctrl)\s*(?:\([^@]*\))?\s*@\s*")
 _CALL = re.compile(r"([^\W\d]\w*)(?:\s*\(.*\)\s*|\s+)([$\w]+(?:[^()={}]*))", re.S)
-_OPERAND = re.compile(r"\$(\d+)|(\w+)(?:\[\s*(\d+)\s*\])?")
+_OPERAND = re.compile(r"\$(\d+)|(\w+)\s*(?:\[\s*(\d+)\s*\])?")
 _DEFINITIONS = frozenset({"gate", "def", "cal", "defcal"})
 _NO_CALLS = re.compile(
     "OPENQASM|include|input|output|const|let|bit|creg|int|uint|float|angle|bool|complex|duration|"

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from qiskit.circuit import Parameter
 from qrmi_workflows import QuantumResult, open_lease
 from qrmi_workflows.cli import main
 from qrmi_workflows.emulator import Emulator
+from qrmi_workflows.lease import find_qpu
+from qrmi_workflows.targets import cached_target, fetch_target
 from qrmi_workflows.vendors.ibm import transpiler_target
 
 
@@ -236,3 +238,26 @@ def test_a_cache_that_cannot_be_written_or_read_costs_nothing_else(run, cache):
 
     assert json.loads(done.stdout)["configuration"]["backend_name"] == "ibm_fez"
     assert json.loads(kept.read_text())["configuration"]
+
+
+def test_a_target_is_kept_for_each_site(run, emulator, cache):
+    """A QPU of the same name at another endpoint is another; renewed credentials are the same."""
+    found = find_qpu("ibm_fez", config=emulator.config_path)
+    text = fetch_target(found).text
+    settings = dict(found.environment)
+
+    known = cached_target(replace(found, environment={**settings, "QRMI_IBM_QCS_IAM_APIKEY": "x"}))
+    other = {**settings, "QRMI_IBM_QCS_ENDPOINT": "http://127.0.0.1:1"}
+
+    assert known
+    assert known.text == text
+    assert cached_target(replace(found, environment=other)) is None
+    assert cached_target(found, max_age_hours=0) is None
+    old = next((cache / "qrmi-workflows" / "targets").iterdir()).with_name("old-0.json")
+    old.write_text("{}")
+    os.utime(old, (time.time() - 31 * 86400,) * 2)
+    fetch_target(found, refresh=True)
+    assert not old.exists()
+    for file in cache.rglob("*.json"):
+        kept = file.name + file.read_text()
+        assert not [value for key, value in settings.items() if "KEY" in key and value in kept]

@@ -1,0 +1,35 @@
+"""What the tests of Parsl share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from parsl_runs import EMULATOR, Site
+
+from qrmi_workflows.sandbox import Sandbox
+
+
+@pytest.fixture(scope="session")
+def parsl_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    folder = tmp_path_factory.mktemp("parsl")
+    (folder / "emulator.toml").write_text(EMULATOR)
+    box = Sandbox(folder / "box")
+    box.up(config=folder / "emulator.toml")
+    yield box
+    box.down(grace=0)
+
+
+@pytest.fixture
+def parsl_site(parsl_box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """This process's environment leads to the sandbox; jobs find the tests' functions."""
+    for name, value in parsl_box.environment().items():
+        monkeypatch.setenv(name, value)
+    programs = str(Path(sys.executable).parent)
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:{programs}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
+    return Site(parsl_box, tmp_path)

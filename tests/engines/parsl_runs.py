@@ -1,0 +1,113 @@
+"""Running Parsl on a sandbox of its own, whose QPUs compute nothing and take a known time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import parsl
+from parsl.config import Config
+
+from parsl_ext import QPUExecutor, QPUSlurmProvider
+from qrmi_workflows.emulator.client import Control
+from qrmi_workflows.sandbox import Sandbox
+from qrmi_workflows.schedulers.base import run_command
+
+EMULATOR = """
+[qpus.ibm_quick]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 0.05
+lanes = 4
+
+[qpus.ibm_slow]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 6.0
+lanes = 4
+"""
+
+BELL = """OPENQASM 3.0;
+include "stdgates.inc";
+bit[2] meas;
+sx $0; cz $0, $1; sx $1;
+meas[0] = measure $0;
+meas[1] = measure $1;
+"""
+
+
+def bell(shots: int = 100) -> dict[str, Any]:
+    """A payload; another number of shots makes another one."""
+    parameters = {"pubs": [[BELL, None, shots]], "version": 2, "support_qiskit": True}
+    return {"program_id": "sampler", "parameters": parameters}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A sandbox, and what its emulator and its Slurm saw."""
+
+    box: Sandbox
+    folder: Path
+
+    @property
+    def control(self) -> Control:
+        """The emulator's control endpoint."""
+        return Control(self.box.directory / "emulator")
+
+    def sessions(self) -> dict[str, int]:
+        """Sessions opened, closed and open so far."""
+        return dict(self.control.counters()["sessions"])
+
+    def tasks(self) -> dict[str, int]:
+        """Tasks so far."""
+        return dict(self.control.counters()["tasks"])
+
+    def slurm(self, *argv: str) -> str:
+        """Run one of Slurm's commands."""
+        return run_command(argv).stdout.strip()
+
+    def jobs(self, form: str = "%A|%T|%b") -> list[str]:
+        """The jobs that Slurm still has to run or to end."""
+        return self.slurm("squeue", "--noheader", f"--format={form}").splitlines()
+
+    @contextmanager
+    def load(self, *, qpu: str = "ibm_quick", retries: int = 0, **options: Any) -> Iterator[Any]:
+        """Load Parsl with one QPU executor; its jobs have ended when this does."""
+        config = Config(
+            executors=[executor(qpu=qpu, **options)],
+            run_dir=str(self.folder / f"run-{time.monotonic_ns()}"),
+            strategy_period=0.3,
+            max_idletime=1.0,
+            retries=retries,
+        )
+        try:
+            with parsl.load(config) as kernel:
+                yield kernel
+        finally:
+            wait_until(lambda: not self.jobs(), "jobs to end")
+
+
+def executor(*, qpu: str = "ibm_quick", lanes: int | None = None, **options: Any) -> QPUExecutor:
+    """An executor on the sandbox; `options` are the provider's."""
+    settings = {"walltime": "00:05:00", "status_polling_interval": 1, **options}
+    provider = QPUSlurmProvider(qpu=qpu, **settings)
+    return QPUExecutor(provider=provider, lanes=lanes)
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> float:
+    """Wait for something that no event announces; return for how long."""
+    before = time.monotonic()
+    while not condition():
+        assert time.monotonic() - before < seconds, f"not within {seconds:g} s: {what}"
+        time.sleep(0.02)
+    return time.monotonic() - before
+
+
+def threads_alive(*prefixes: str) -> list[str]:
+    """Names of living threads that begin like this."""
+    return [t.name for t in threading.enumerate() if t.name.startswith(prefixes)]

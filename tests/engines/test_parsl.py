@@ -1,0 +1,114 @@
+"""Parsl on a real Slurm: apps run in blocks that hold the QPU and one lease."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from parsl import python_app
+from parsl_runs import Site, bell
+
+from parsl_ext import QPUExecutor, QPUSlurmProvider, qpu_app
+from qrmi_workflows.errors import ConfigError, PayloadError, RequestError, UnknownQPUError
+
+pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+
+
+@python_app(executors=["qpu"])
+def where() -> dict[str, str]:
+    """Show what a plain app of Parsl's finds in its block."""
+    import os
+
+    return {k: v for k, v in os.environ.items() if k.startswith(("SLURM", "QRMI", "ibm_quick"))}
+
+
+@python_app(executors=["qpu"])
+def sample_plainly(payload):
+    from parsl_ext import block_lease
+
+    return block_lease().run(payload).task_id
+
+
+@qpu_app
+def sample(payload, *, lease):
+    import os
+
+    result = lease.run(payload)
+    return {"task": result.task_id, "qpu": result.qpu, "job": os.environ["SLURM_JOB_ID"]}
+
+
+@qpu_app
+def add(first, second):
+    return first + second
+
+
+def test_apps_run_in_a_block_that_holds_the_qpu_and_one_lease(parsl_site: Site):
+    before, tasks = parsl_site.sessions(), parsl_site.tasks()
+    with parsl_site.load():
+        environ = where().result()
+        assert [line.partition("|")[2] for line in parsl_site.jobs()] == [
+            "RUNNING|gres:qpu:ibm_quick:1"
+        ]
+        results = [sample(bell(shots)) for shots in range(1, 9)]
+        jobs = {future.result()["job"] for future in results}
+        assert sample_plainly(bell(20)).result()
+        assert add(1, add(2, 3)).result() == 6
+        assert parsl_site.sessions()["opened"] - before["opened"] == 1
+
+    assert jobs == {environ["SLURM_JOB_ID"]}
+    assert environ["QRMI_JOB_QPU_RESOURCES"] == "ibm_quick"
+    assert environ["ibm_quick_QRMI_JOB_ACQUISITION_TOKEN"]
+    assert "Licenses=qpu_ibm_quick:1" in parsl_site.slurm("scontrol", "show", "job", *jobs)
+    assert parsl_site.tasks()["accepted"] - tasks["accepted"] == 9
+    assert parsl_site.sessions()["open"] == 0
+    assert "SLURM_JOB_ID" not in os.environ
+
+
+def test_a_call_that_is_made_twice_is_two_tasks(parsl_site: Site):
+    before = parsl_site.tasks()["accepted"]
+    with parsl_site.load():
+        first, second = sample(bell()), sample(bell())
+
+        assert first.result()["task"] != second.result()["task"]
+
+    assert parsl_site.tasks()["accepted"] - before == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"qpu": "ibm_quik"}, UnknownQPUError, "Did you mean 'ibm_quick'"),
+        ({"qpu": "ibm_quick", "count": 0}, RequestError, "allowed is a whole number from 1"),
+        ({"qpu": "ibm_quick", "site": "/nowhere.toml"}, ConfigError, "Name a file"),
+        (
+            {"qpu": "ibm_quick", "scheduler_options": "#SBATCH --gres=gpu:1"},
+            RequestError,
+            "Remove --gres",
+        ),
+    ],
+)
+def test_a_wrong_request_is_refused_when_it_is_written(parsl_site: Site, arguments, error, words):
+    with pytest.raises(error, match=words):
+        QPUSlurmProvider(**arguments)
+
+    assert parsl_site.jobs() == []
+
+
+@pytest.mark.parametrize("wrong", [{"count": 2}, {"gres": "qpu:ibm_gone"}])
+def test_what_slurm_does_not_offer_is_refused_when_parsl_is_loaded(parsl_site: Site, wrong):
+    policy = parsl_site.folder / "site.toml"
+    policy.write_text(f'[qpus.ibm_quick]\ngres = "{wrong.get("gres", "qpu:ibm_quick")}"\n')
+    provider = QPUSlurmProvider(qpu="ibm_quick", count=wrong.get("count", 1), site=str(policy))
+
+    with pytest.raises((UnknownQPUError, RequestError), match="no node"):
+        QPUExecutor(provider=provider).start()
+
+    assert parsl_site.jobs() == []
+
+
+def test_a_wrong_payload_is_refused_in_the_block_and_reaches_no_vendor(parsl_site: Site):
+    before = parsl_site.tasks()["accepted"]
+    with parsl_site.load(), pytest.raises(PayloadError, match="correct it"):
+        sample({"sequence": "{}"}).result()
+
+    assert parsl_site.tasks()["accepted"] == before

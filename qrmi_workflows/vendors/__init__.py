@@ -231,7 +231,10 @@ def read_program(
         if content is not None:
             return content
     if isinstance(source, bytes):
-        raise PayloadError(f"{where}: neither JSON nor a program. {_choices()}")
+        raise PayloadError(
+            f"{where}: not JSON: it begins with {bytes(source[:20])!r}, and it is no program of "
+            f"another form. {_choices()}"
+        )
     return None
 
 

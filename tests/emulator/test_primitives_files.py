@@ -187,7 +187,7 @@ def test_what_cannot_run_is_refused_before_a_lease(run, emulator):
     refused(emulator, run, ["free.qasm", *ibm], "unbound parameters: a")
     refused(emulator, run, ["old.qasm", *ibm], "OpenQASM 2; allowed is OpenQASM 3")
     refused(emulator, run, ["half.qpy", *ibm], "not a whole QPY file")
-    refused(emulator, run, ["noise.bin", *ibm], "neither JSON nor a program", "OpenQASM 3 (.qasm)")
+    refused(emulator, run, ["noise.bin", *ibm], "not JSON: it begins", "OpenQASM 3 (.qasm)")
     refused(emulator, run, ["large.json", *ibm], "100.0 MB; allowed are 50 MB")
     refused(emulator, run, ["h.qasm", "--shots", 0, *ibm], "shots = 0: allowed is a whole number")
     refused(emulator, run, ["h.qasm", "--shots", -1, *ibm], "shots = -1")

@@ -174,7 +174,7 @@ def test_what_does_not_fit_a_file_is_refused(tmp_path):
         ("c.qasm", {"program": "estimator"}, "needs observables"),
         ("c.qasm", {"program": "noise"}, "allowed: sampler, estimator"),
         ("p.json", {"observables": "Z"}, "whole payload; allowed: shots"),
-        ("x.txt", {}, "neither JSON nor a program. Allowed: ibm: program_id"),
+        ("x.txt", {}, "not JSON: it begins with b'no program', and .* Allowed: ibm: program_id"),
     ):
         with pytest.raises(PayloadError, match=said):
             Payload.from_file(tmp_path / name, **settings)

@@ -12,7 +12,7 @@ import numpy as np
 
 from qrmi_workflows.errors import PayloadError, ResultError
 from qrmi_workflows.vendors import ProgramSettings, VendorPayload, needs_extra
-from qrmi_workflows.vendors.pasqal_pulser import make_backend, make_connection
+from qrmi_workflows.vendors.pasqal_pulser import device_specs, make_backend, make_connection
 
 if TYPE_CHECKING:
     from pulser import Sequence
@@ -141,9 +141,9 @@ def _counter(program: str, raw: str) -> dict[str, int]:
 def _devices(target: str) -> dict[str, dict[str, Any]]:
     """Read the devices of a target, by the name that sequences have them under."""
     try:
-        listed = [json.loads(device["specs"]) for device in json.loads(target)]
+        listed = [json.loads(specs) for specs in device_specs(target).values()]
         return {specs["name"]: specs for specs in listed}
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return {}  # of a form that is not known: the vendor has the last word
 
 

@@ -33,7 +33,23 @@ if TYPE_CHECKING:
     from qrmi_workflows.payloads import Payload
     from qrmi_workflows.results import QuantumResult
 
-__all__ = ["make_backend", "make_connection"]
+__all__ = ["device_specs", "make_backend", "make_connection"]
+
+
+def device_specs(target: str) -> dict[str, str]:
+    """Return the devices of a target, by their names at the vendor, as Pulser serialises them.
+
+    Args:
+        target: Pasqal Cloud's list of devices, or the one device of Pasqal Local.
+
+    Raises:
+        ValueError, TypeError, KeyError: It is of another form.
+    """
+    listed = json.loads(target)
+    if isinstance(listed, list):
+        return {device["device_type"]: device["specs"] for device in listed}
+    specs = listed.get("specs", target)
+    return {json.loads(specs)["name"]: specs}
 
 
 def make_connection(lease: Lease) -> RemoteConnection:
@@ -120,8 +136,8 @@ class _Connection:
         """Return the devices that the QPU offers, by their names at the vendor."""
         from pulser.abstract_repr import deserialize_device
 
-        listed = json.loads(self._lease.target())
-        return {item["device_type"]: deserialize_device(item["specs"]) for item in listed}
+        specs = device_specs(self._lease.target())
+        return {name: deserialize_device(text) for name, text in specs.items()}
 
     def submit(
         self,

@@ -199,15 +199,21 @@ def sequence(device: Any) -> dict[str, Any]:
 def test_a_sequence_is_held_against_the_devices_of_its_qpu():
     specs = pulser.AnalogDevice.to_abstract_repr()
     known = json.dumps([{"device_type": "FRESNEL", "specs": specs}])
+    local = json.dumps({"specs": specs})
     vendor = load_vendor("pasqal")
     most = pulser.AnalogDevice.max_runs
 
     good = {"sequence": sequence(pulser.AnalogDevice), "job_runs": most}
     vendor.check(good, qpu="FRESNEL", target=known)
     vendor.check(good, qpu="FRESNEL", target="[]")
+    assert vendor.calibrated(known) is None
+    with pytest.raises(ResultError, match="Fetch it again"):
+        vendor.calibrated("[]")
     other = {"sequence": sequence(pulser.MockDevice), "job_runs": 1}
-    with pytest.raises(PayloadError, match="device 'MockDevice'; allowed on QPU 'F': AnalogDevice"):
-        vendor.check(other, qpu="F", target=known)
+    for form in (known, local, specs):  # Pasqal Cloud's, Pasqal Local's, a device alone
+        vendor.check(good, qpu="F", target=form)
+        with pytest.raises(PayloadError, match="device 'MockDevice'; allowed on QPU 'F': Analog"):
+            vendor.check(other, qpu="F", target=form)
     with pytest.raises(PayloadError, match=f"{most + 1} runs; QPU 'F' allows at most {most}"):
         vendor.check({**good, "job_runs": most + 1}, qpu="F", target=known)
     crowded = {**good["sequence"], "register": good["sequence"]["register"] * 60}

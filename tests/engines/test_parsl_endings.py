@@ -1,0 +1,141 @@
+"""How Parsl's blocks end: the lease comes back, and no task is paid for twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from parsl_runs import Site, bell, wait_until
+
+from parsl_ext import qpu_app
+from qrmi_workflows import errors
+
+pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+
+SUBMIT_SIDE = """
+import sys, parsl
+from parsl.config import Config
+from parsl_runs import bell, executor
+from test_parsl_endings import sample
+parsl.load(Config(executors=[executor(qpu="ibm_quick")], run_dir=sys.argv[1]))
+sample(bell()).result()
+print("ready", flush=True)
+import time; time.sleep(600)
+"""
+
+
+@qpu_app
+def sample(payload, *, lease):
+    return lease.run(payload).task_id
+
+
+@qpu_app
+def sample_and_say_who(payload, folder, *, lease):
+    import os
+    from pathlib import Path
+
+    attempt = Path(folder, f"attempt-{os.getpid()}")
+    attempt.write_text(os.environ["PARSL_WORKER_RANK"])
+    return lease.run(payload, on_stop="leave").task_id
+
+
+@qpu_app
+def fail_with(name):
+    from qrmi_workflows import errors
+
+    made = {
+        "UnknownQPUError": lambda: errors.UnknownQPUError("a", ["b"], "here"),
+        "TaskFailedError": lambda: errors.TaskFailedError("no", "q", "t"),
+        "DeadlineError": lambda: errors.DeadlineError("no", "q", "status", None, True),
+        "SchedulerError": lambda: errors.SchedulerError("no", ("sbatch",), 1, "denied"),
+    }
+    raise made[name]()
+
+
+def test_scaling_in_gives_the_lease_back_at_once(parsl_site: Site):
+    with parsl_site.load() as kernel:
+        sample(bell()).result()
+        assert parsl_site.sessions()["open"] == 1
+
+        kernel.executors["qpu"].scale_in(1)
+
+        wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=3)
+
+
+def test_a_block_that_is_cancelled_from_outside_gives_its_lease_back(parsl_site: Site):
+    with parsl_site.load():
+        sample(bell()).result()
+        (job,) = parsl_site.jobs("%A")
+
+        parsl_site.slurm("scancel", job)
+
+        wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=10)
+
+
+def test_two_blocks_that_want_one_qpu_take_turns_in_slurm(parsl_site: Site):
+    with parsl_site.load(init_blocks=2, max_blocks=2):
+        sample(bell()).result()
+        wait_until(lambda: len(parsl_site.jobs()) == 2, "two jobs")
+
+        states = sorted(line.split("|")[1] for line in parsl_site.jobs())
+
+        assert states == ["PENDING", "RUNNING"]
+        assert parsl_site.sessions()["open"] == 1
+
+
+def test_an_exception_of_ours_arrives_as_itself_and_the_executor_goes_on(parsl_site: Site):
+    with parsl_site.load():
+        for name in ("UnknownQPUError", "TaskFailedError", "DeadlineError", "SchedulerError"):
+            with pytest.raises(getattr(errors, name)) as caught:
+                fail_with(name).result()
+            assert type(caught.value).__name__ == name
+        assert sample(bell()).result()
+
+
+@pytest.mark.timeout(150)
+def test_a_retry_attaches_to_the_task_of_the_worker_that_was_killed(
+    parsl_site: Site, tmp_path: Path
+):
+    before = parsl_site.tasks()["accepted"]
+    with parsl_site.load(qpu="ibm_slow", retries=2):
+        future = sample_and_say_who(bell(), str(tmp_path))
+        wait_until(lambda: parsl_site.tasks()["accepted"] > before, "the task", seconds=60)
+        (attempt,) = tmp_path.glob("attempt-*")
+        psutil.Process(int(attempt.name.removeprefix("attempt-"))).kill()
+
+        assert future.result(timeout=100)
+
+    assert len(list(tmp_path.glob("attempt-*"))) == 2
+    assert parsl_site.tasks()["accepted"] - before == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+def test_a_dead_submit_side_costs_no_more_than_a_minute_of_the_qpu(
+    parsl_site: Site, tmp_path: Path
+):
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SUBMIT_SIDE, str(tmp_path / "run")],
+        env=environ, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        left = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+        wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=60)
+    finally:
+        process.kill()
+        for orphan in left:  # Parsl's interchange outlives its parent
+            if orphan.is_running():
+                orphan.kill()
+        process.stdout.close()
+    wait_until(lambda: not parsl_site.jobs(), "the job to end")

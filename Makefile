@@ -8,7 +8,7 @@ NO_TEST_SLURM := `apt-get install slurm-wlm munge` as root, or run `make test-no
 # Only root can make the other users that some tests need.
 AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
 
-.PHONY: demo test test-noslurm test-slow break-it lint clean
+.PHONY: demo test test-noslurm test-slow break-it bench lint clean
 
 demo:
 	@slurm=; tools/setup slurm '$(NO_DEMO_SLURM)' || slurm=--no-slurm; \
@@ -31,6 +31,12 @@ test-slow:
 break-it:
 	@tools/setup venv
 	@$(IN_VENV) BREAK_RUNS=$${BREAK_RUNS:-300} pytest -q -s tests/faults/test_break_it.py
+
+# Each prints JSON: ratios of things measured side by side in one run.
+bench:
+	@tools/setup slurm '$(NO_TEST_SLURM)'
+	@tools/setup venv
+	@$(IN_VENV) sh -c 'for each in tasks emulator snakemake; do python benchmarks/$$each.py; done'
 
 lint:
 	@tools/setup venv

@@ -32,6 +32,7 @@ from qrmi_workflows.exits import at_end, exit_put_off, no_longer_at_end, sigterm
 from qrmi_workflows.journal import STEP_VARIABLE, Journal, Step, step_name
 from qrmi_workflows.lanes import Lanes, TaskFuture
 from qrmi_workflows.ledger import USAGE_VARIABLE, OpenLease
+from qrmi_workflows.progress import counted
 from qrmi_workflows.reap import reap
 from qrmi_workflows.resource import QRMIResource, TaskState
 from qrmi_workflows.results import QuantumResult
@@ -172,12 +173,19 @@ class Lease:
     ) -> Iterator[QuantumResult]:
         """Run many tasks, as many at once as the QPU has lanes; yield results in their order.
 
-        When one fails, the others are cancelled.
+        All are submitted at once. When one fails, the others are cancelled. A bar on a terminal, or
+        log lines elsewhere, tell how many have ended.
         """
         futures = [self.submit(payload, shots=shots, **options) for payload in payloads]
+        return self._in_order(futures)
+
+    def _in_order(self, futures: list[TaskFuture]) -> Iterator[QuantumResult]:
         try:
-            for future in futures:
-                yield future.result()
+            with counted(len(futures), self.qpu) as advance:
+                for future in futures:
+                    future.add_done_callback(lambda _: advance())
+                for future in futures:
+                    yield future.result()
         finally:
             for future in futures:
                 future.cancel()
@@ -355,7 +363,7 @@ class Lease:
                     f"the lease of QPU {self.qpu!r} has been released. Open another.", self.qpu
                 )
             if self._lanes is None:
-                self._lanes = Lanes(_count_lanes(self.qpu))
+                self._lanes = Lanes(_count_lanes(self.qpu, self.resource))
             return self._lanes
 
 
@@ -456,11 +464,15 @@ def _config(environ: Mapping[str, str]) -> Path | None:
         return None
 
 
-def _count_lanes(qpu: str) -> int:
-    try:
+def _count_lanes(qpu: str, resource: QRMIResource) -> int:
+    """Count the lanes of a QPU: as the site says, else as the vendor does, else one."""
+    with suppress(ConfigError):
         return load_site_policy().qpu(qpu).lanes
-    except ConfigError:  # the site says nothing of this QPU
-        return 1
+    with suppress(QPUError):
+        capacity = resource.status().capacity
+        if capacity is not None and capacity.max_slots:
+            return int(capacity.max_slots)
+    return 1
 
 
 def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:

@@ -30,6 +30,12 @@ type = "ibm-quantum-compute-service"
 simulator = "null"
 execution_seconds = 0.05
 
+[qpus.ibm_system]
+type = "ibm-quantum-system"
+simulator = "null"
+execution_seconds = 0.05
+lanes = 3
+
 [qpus.ibm_fez]
 type = "ibm-quantum-compute-service"
 """

@@ -409,3 +409,21 @@ def test_a_full_disk_loses_no_result_in_hand(emulator, counted, tmp_path, monkey
 
     assert counted()["tasks accepted"] == 1
     assert counted()["sessions open"] == 0
+
+
+def test_map_submits_before_anyone_asks_for_a_result(quick, counted):
+    results = quick.map([bell(shots) for shots in range(1, 4)])
+    limit = time.monotonic() + 10
+    while counted()["tasks accepted"] < 3 and time.monotonic() < limit:
+        time.sleep(0.01)
+
+    assert counted()["tasks accepted"] == 3
+    assert len(list(results)) == 3
+
+
+def test_where_the_site_says_nothing_the_vendor_counts_the_lanes(emulator, monkeypatch, tmp_path):
+    monkeypatch.setenv("QPU_SITE", str(tmp_path / "absent.toml"))
+    with open_lease("ibm_system") as lease:
+        lease.submit(bell())
+
+        assert lease._open_lanes().count == 3

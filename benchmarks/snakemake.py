@@ -124,29 +124,28 @@ def measure(workflow: str, executor: str, environ: Mapping[str, str]) -> Run:
         if shared:
             Path(folder, "site.toml").write_text(SHARING_SITE, encoding="utf-8")
             environ = {**environ, "QPU_SITE": str(Path(folder, "site.toml"))}
-        before = job_seconds(environ)
+        started = datetime.now().replace(microsecond=0)  # Slurm's times are local and whole
         call(["sdiag", "--reset"], environ)
         start = time.perf_counter()
         command = [sys.executable, "-m", "snakemake", *options, "--jobs", "8"]
         call(command, environ, folder)
         seconds = time.perf_counter() - start
     counts = {name: int(n) for name, n in QUERIES.findall(call(["sdiag"], environ))}
-    spans = job_seconds(environ)
     return Run(
         workflow=workflow,
         executor=executor,
         seconds=seconds,
-        job_seconds=spans - before,
+        job_seconds=job_seconds(environ, started),
         state_queries=sum(counts.get(name, 0) for name in STATE_QUERIES),
         queries=sum(counts.values()),
     )
 
 
-def job_seconds(environ: Mapping[str, str]) -> float:
-    """Return the sum of the spans of all jobs that Slurm remembers."""
+def job_seconds(environ: Mapping[str, str], since: datetime) -> float:
+    """Return the sum of the spans of the jobs that have started since then."""
     shown = call(["squeue", "--noheader", "--states=all", "--Format=StartTime,EndTime"], environ)
     times = [[datetime.fromisoformat(word) for word in line.split()] for line in shown.splitlines()]
-    return sum((end - start).total_seconds() for start, end in times)
+    return sum((end - start).total_seconds() for start, end in times if start >= since)
 
 
 def call(argv: list[str], environ: Mapping[str, str], folder: str | None = None) -> str:

@@ -35,6 +35,15 @@ SESSION_SECONDS = 30
 MARK = "QPU_BREAK_IT"
 ROUTES = ("POST */jobs", "GET */jobs/*", "POST */sessions", "PATCH */sessions/*", "*")
 
+# The `qpu` command, with shorter deadlines, so that a vendor who hangs costs seconds.
+PROGRAM = """
+from qrmi_workflows import resource
+resource.DEADLINES, resource._DEFAULT_DEADLINE = {}, 3.0
+from qrmi_workflows.cli import main
+main()
+"""
+QPU = (sys.executable, "-c", PROGRAM)
+
 CONFIG = f"""
 [qpus.ibm_fragile]
 type = "ibm-quantum-compute-service"
@@ -97,10 +106,9 @@ class Step:
         return self.folder / "result.json"
 
     def start(self, *options: str) -> subprocess.Popen[str]:
-        qpu = [sys.executable, "-m", "qrmi_workflows"]
-        argv = [*qpu, "run", str(self.folder / "payload.json"), "-o", str(self.result)]
+        argv = [*QPU, "run", str(self.folder / "payload.json"), "-o", str(self.result)]
         if self.supervised:
-            argv = [*qpu, "lease", "exec", "--qpu", "ibm_fragile", "--grace", "1", "--", *argv]
+            argv = [*QPU, "lease", "exec", "--qpu", "ibm_fragile", "--grace", "1", "--", *argv]
         return subprocess.Popen(
             [*argv, *options], env=self.environ, stderr=subprocess.PIPE, text=True
         )
@@ -151,6 +159,10 @@ def cut_off(step: Step, site: Site, dice: random.Random) -> None:
     inject(step, site, dice, kind=dice.choice(["drop", "malformed"]))
 
 
+def hang(step: Step, site: Site, dice: random.Random) -> None:
+    inject(step, site, dice, kind="hang", when="before")
+
+
 def inject(step: Step, site: Site, dice: random.Random, **rule: object) -> None:
     rule |= {"route": dice.choice(ROUTES), "count": dice.randint(1, 3)}
     rule = {"after": dice.randint(0, 3), "when": dice.choice(["before", "after"])} | rule
@@ -171,7 +183,7 @@ def read_only_journal(step: Step, site: Site, dice: random.Random) -> None:
 
 WAYS: tuple[Callable[[Step, Site, random.Random], None], ...] = (
     kill, kill, kill, terminate, terminate, interrupt, restart_vendor, fail, fail, cut_off, cut_off,
-    read_only_journal,
+    hang, hang, read_only_journal,
 )  # fmt: skip
 
 

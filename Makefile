@@ -4,7 +4,7 @@ BIN := .venv/bin
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 TIERS := $(wildcard $(addprefix tests/,unit emulator faults slurm engines))
 NO_DEMO_SLURM := the demo runs the same workflow on the embedded default.
-NO_TEST_SLURM := `apt-get install slurm-wlm munge` as root, or run `make test-noslurm`.
+NO_TEST_SLURM := `apt-get install slurm-wlm munge procps` as root, or run `make test-noslurm`.
 # Only root can make the other users that some tests need.
 AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
 

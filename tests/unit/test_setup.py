@@ -21,6 +21,7 @@ SLURM = (
     "squeue",
     "scancel",
     "scontrol",
+    "ps",
 )
 RECORD = 'echo "$(basename "$0") $*" >>"$CALLS"'
 
@@ -114,7 +115,7 @@ def test_root_installs_slurm_from_the_distribution(machine: Machine) -> None:
     assert done.returncode == 0, done.stderr
     assert machine.called() == [
         "apt-get update",
-        "apt-get install -y --no-install-recommends slurm-wlm munge",
+        "apt-get install -y --no-install-recommends slurm-wlm munge procps",
     ]
 
 
@@ -149,7 +150,7 @@ def test_make_test_without_slurm_fails_with_one_line(machine: Machine) -> None:
     done = machine.run(str(machine.bin / "make"), "test")
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
-    assert "`apt-get install slurm-wlm munge`" in line
+    assert "`apt-get install slurm-wlm munge procps`" in line
     assert "`make test-noslurm`" in line
     assert machine.called() == []
 

@@ -1,22 +1,19 @@
 """The QPU as QRMI gives it: the paper's interface, with deadlines and classified errors.
 
-The only importer of `qrmi`. What its client lacks is added here: most vendors' calls have no
-timeout, one handle serves one thread, a handle does not survive a fork, and errors tell what is
-transient only in their text. Each call therefore runs in a thread that owns a handle of its own;
-when the vendor is silent past the deadline, thread and handle are abandoned and replaced.
+The only importer of `qrmi`. What its client lacks is added here: every call has a deadline, which
+needs a thread to each handle (`handles`), and what fails raises an error that tells what may be
+tried again (`failures`).
 """
 
 from __future__ import annotations
 
 import os
-import queue
-import re
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from enum import StrEnum
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from qrmi_workflows.environment import TIMEOUT, TOKEN
@@ -26,9 +23,10 @@ from qrmi_workflows.errors import (
     DeadlineError,
     QPUError,
     ResourceError,
-    SessionEndedError,
     TaskUnknownError,
 )
+from qrmi_workflows.failures import classify
+from qrmi_workflows.handles import Handle, Handles
 from qrmi_workflows.vendors import VendorPayload
 
 __all__ = ["DEADLINES", "QRMIResource", "QuantumResource", "TaskState"]
@@ -57,21 +55,6 @@ _TYPES = {
 }
 # This API wants a limit for every task; without a job's own it is a day.
 _DEFAULTS = {"ibm-quantum-system": {TIMEOUT: "86400"}}
-_STATUS = re.compile(r"(?:status(?: code)?|body|http)[ :=(]*([1-5]\d\d)\b", re.IGNORECASE)
-_TRANSIENT = frozenset({408, 423, 425, 429, 500, 502, 503, 504})
-# A gateway may answer 5xx for a server that has carried the request out; 4xx comes before that.
-_NOT_ACTED_ON = frozenset(range(400, 500)) - {408}
-_REFUSALS = frozenset({"UnsupportedPayloadError", "UnsupportedFunctionError"})
-_STATUS_OF_CLASS = {
-    "InvalidInputError": 400,
-    "AuthenticationFailedError": 401,
-    "ResourceNotFoundError": 404,
-    "TaskNotFoundError": 404,
-}
-_CUT_OFF = re.compile(
-    r"error sending request|error decoding|serde|EOF while parsing", re.IGNORECASE
-)
-_SESSION = re.compile(r"\bsession\b.*\b(closed|expired|ended|not found)\b", re.IGNORECASE)
 _FRESH_SECONDS = 1.0
 
 
@@ -168,7 +151,6 @@ class QRMIResource:
         token: str | None = None,
         deadlines: Mapping[str, float] | None = None,
     ) -> None:
-        self._idle: list[_Caller] = []
         if type not in _TYPES:
             raise ConfigError(
                 f"QPU {name!r} has the unknown type {type!r}; allowed: {', '.join(_TYPES)}. "
@@ -179,9 +161,9 @@ class QRMIResource:
         defaults = _DEFAULTS.get(type, {})
         self._environment = {**defaults, **environment} | ({TOKEN: token} if token else {})
         self._deadlines = {**DEADLINES, **(deadlines or {})}
-        self._pid = os.getpid()
+        make = partial(_make_handle, name, type, self._environment)
+        self._handles = Handles(make, f"qrmi-{name}")
         self._contact = float("-inf")
-        self._generation = 0
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.type!r})"
@@ -255,40 +237,35 @@ class QRMIResource:
     def use_token(self, token: str) -> None:
         """Run tasks under another acquisition token from now on."""
         self._environment[TOKEN] = token
-        self._generation += 1
-        self.close()
+        self._handles.replace()
 
     def close(self) -> None:
         """Let the idle threads and their connections go; the next call makes new ones."""
-        while self._idle:
-            self._idle.pop().dismiss()
-
-    def __del__(self) -> None:
-        self.close()
+        self._handles.close()
 
     def _call(
         self, method: str, *args: Any, on_late: Callable[[Future[Any]], None] | None = None
     ) -> Any:
-        caller = self._take()
-        used_before = caller.used
+        handle = self._handles.take()
+        used_before = handle.used
         try:
-            return self._call_with(caller, method, args, on_late)
+            return self._call_with(handle, method, args, on_late)
         except AuthenticationError:
             if not used_before:
                 raise
         # An access token that the vendor has forgotten is kept by the handle until it expires: a
         # new handle asks for another. A call that was refused so has done nothing.
         self.close()
-        return self._call_with(self._take(), method, args, on_late)
+        return self._call_with(self._handles.take(), method, args, on_late)
 
     def _call_with(
         self,
-        caller: _Caller,
+        handle: Handle,
         method: str,
         args: tuple[Any, ...],
         on_late: Callable[[Future[Any]], None] | None,
     ) -> Any:
-        future = caller.call(method, args)
+        future = handle.call(method, args)
         sound = False
         try:
             value = self._wait(future, method, args)
@@ -309,10 +286,10 @@ class QRMIResource:
             self._contact = time.monotonic()
             return value
         finally:
-            if sound and future.done() and caller.generation == self._generation:
-                self._idle.append(caller)
+            if sound and future.done():
+                self._handles.put_back(handle)
             else:
-                caller.dismiss()
+                handle.dismiss()
 
     def _assure_contact(self) -> None:
         if time.monotonic() - self._contact < _FRESH_SECONDS:
@@ -341,58 +318,13 @@ class QRMIResource:
                 retryable=True,
             ) from error
         except Exception as error:
-            raise _classify(error, self.name, method, args) from error
-
-    def _take(self) -> _Caller:
-        if self._pid != os.getpid():  # a forked child inherits handles that hang, and no threads
-            self._idle, self._pid = [], os.getpid()
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return _Caller(self._make_handle, f"qrmi-{self.name}", self._generation)
-
-    def _make_handle(self) -> Any:
-        qrmi = _import_qrmi()
-        type_ = getattr(qrmi.ResourceType, _TYPES[self.type])
-        return qrmi.QuantumResource.from_config(self.name, type_, self._environment)
+            raise classify(error, self.name, method, args) from error
 
 
-class _Caller:
-    """A thread that owns one of QRMI's handles. A daemon: a silent vendor holds up no exit."""
-
-    def __init__(self, make_handle: Callable[[], Any], name: str, generation: int) -> None:
-        self.generation = generation
-        self.used = False
-        self._inbox: queue.SimpleQueue[tuple[Future[Any], str, tuple[Any, ...]] | None]
-        self._inbox = queue.SimpleQueue()
-        arguments = (self._inbox, make_handle)
-        threading.Thread(target=_serve, args=arguments, name=name, daemon=True).start()
-
-    def call(self, method: str, args: tuple[Any, ...]) -> Future[Any]:
-        self.used = True
-        future: Future[Any] = Future()
-        self._inbox.put((future, method, args))
-        return future
-
-    def dismiss(self) -> None:
-        """Let the thread end as soon as its call, if one is under way, does."""
-        self._inbox.put(None)
-
-
-def _serve(
-    inbox: queue.SimpleQueue[tuple[Future[Any], str, tuple[Any, ...]] | None],
-    make_handle: Callable[[], Any],
-) -> None:
-    handle: Any = None
-    while (item := inbox.get()) is not None:
-        future, method, args = item
-        try:
-            if handle is None:
-                handle = make_handle()
-            future.set_result(getattr(handle, method)(*args))
-        except BaseException as error:  # all of it belongs to the caller
-            future.set_exception(error)
-        del item, future, args  # or this frame keeps the last result alive
+def _make_handle(name: str, type_: str, environment: Mapping[str, str]) -> Any:
+    qrmi = _import_qrmi()
+    resource_type = getattr(qrmi.ResourceType, _TYPES[type_])
+    return qrmi.QuantumResource.from_config(name, resource_type, environment)
 
 
 def _import_qrmi() -> Any:
@@ -402,25 +334,3 @@ def _import_qrmi() -> Any:
     import qrmi
 
     return qrmi
-
-
-def _classify(
-    error: Exception, qpu: str, method: str, args: tuple[Any, ...]
-) -> ResourceError | ConfigError | TaskUnknownError:
-    """Turn one of QRMI's errors into ours; its class and its text are all that tells them apart."""
-    name, text = type(error).__name__, str(error)
-    match = _STATUS.search(text)
-    status = int(match[1]) if match else _STATUS_OF_CLASS.get(name)
-    said = f"QPU {qpu!r}: {method} failed: {text.rstrip()}"
-    if name in ("ConfigError", "EnvVarNotSetError"):
-        return ConfigError(f"{said}. Correct its `environment` in qrmi_config.json.")
-    if status == 404 and method.startswith("task_") and method != "task_start":
-        return TaskUnknownError(f"{said}. The vendor does not know it.", qpu, str(args[0]))
-    if status == 401:
-        remedy = "Renew the QPU's credentials in qrmi_config.json."
-        return AuthenticationError(f"{said}. {remedy}", qpu, method, 401, refused=True)
-    if method == "task_start" and status in (400, 404) and _SESSION.search(text):
-        return SessionEndedError(said, qpu, method, status, retryable=True, refused=True)
-    transient = status in _TRANSIENT or (status is None and bool(_CUT_OFF.search(text)))
-    refused = name in _REFUSALS or status in _NOT_ACTED_ON
-    return ResourceError(said, qpu, method, status, transient, refused)

@@ -10,7 +10,7 @@ from typing import Any
 
 from parsl import python_app
 
-from qrmi_workflows.lease import Lease, open_lease
+from qrmi_workflows import Lease, open_lease
 
 __all__ = ["block_lease", "qpu_app"]
 

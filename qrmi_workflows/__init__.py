@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qrmi_workflows.errors import QPUError
-    from qrmi_workflows.lease import Lease, LeaseSet, open_lease
+    from qrmi_workflows.lease import Lease
+    from qrmi_workflows.opening import LeaseSet, open_lease
     from qrmi_workflows.payloads import Payload
     from qrmi_workflows.results import QuantumResult
 
@@ -19,11 +20,11 @@ __all__ = ["Lease", "LeaseSet", "Payload", "QPUError", "QuantumResult", "open_le
 
 _HOMES = {
     "Lease": "lease",
-    "LeaseSet": "lease",
+    "LeaseSet": "opening",
     "Payload": "payloads",
     "QPUError": "errors",
     "QuantumResult": "results",
-    "open_lease": "lease",
+    "open_lease": "opening",
 }
 
 

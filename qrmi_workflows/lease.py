@@ -1,42 +1,28 @@
 """The lease: the right to use a QPU, from acquire to release, held by one process for one stage.
 
-`open_lease` adopts what the job's environment already carries (the site's SPANK plugin or an outer
-`qpu lease exec` acquired it, and releases it), or acquires from `qrmi_config.json` and releases on
-return, exception, SIGTERM and exit.
+`opening` makes it; `holding` is what it holds. Here is what it is for: tasks, and the vendors'
+programming interfaces over them.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
-import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import wait
-from contextlib import ExitStack, suppress
-from dataclasses import replace
-from pathlib import Path
+from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
-from qrmi_workflows.acquire import acquire, find_qpu
-from qrmi_workflows.config import find_config, load_site_policy
-from qrmi_workflows.environment import JobQPU, describe_job, write_job
-from qrmi_workflows.errors import (
-    ConfigError,
-    LeaseError,
-    QPUError,
-)
-from qrmi_workflows.exits import at_end, exit_put_off, no_longer_at_end, sigterm_exits
-from qrmi_workflows.journal import STEP_VARIABLE, Journal, Step, step_name
+from qrmi_workflows.config import load_site_policy
+from qrmi_workflows.errors import ConfigError, LeaseError, QPUError
+from qrmi_workflows.exits import no_longer_at_end
+from qrmi_workflows.holding import Holding, environment_of
+from qrmi_workflows.journal import Journal, Step, step_name
 from qrmi_workflows.lanes import Lanes, TaskFuture
-from qrmi_workflows.ledger import USAGE_VARIABLE, OpenLease
 from qrmi_workflows.progress import counted
-from qrmi_workflows.reap import reap
 from qrmi_workflows.resource import QRMIResource, TaskState
 from qrmi_workflows.results import QuantumResult
-from qrmi_workflows.schedulers.slurm import queue_wait
 from qrmi_workflows.targets import QPUTarget, cached_target, fetch_target
 from qrmi_workflows.tasks import OnAmbiguous, OnStop, PayloadLike, TaskRun, to_payload
 from qrmi_workflows.vendors import find_frontend
@@ -49,12 +35,9 @@ if TYPE_CHECKING:
 
     from qrmi_workflows.payloads import Payload
 
-__all__ = ["Lease", "LeaseSet", "TaskOptions", "open_lease"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Lease", "TaskOptions"]
 
 _STOP_SECONDS = 20.0
-_RENEWAL_SECONDS = 2.0
 
 
 class TaskOptions(TypedDict, total=False):
@@ -73,29 +56,21 @@ class Lease:
         type: QRMI's resource type.
         adopted: Whether another process owns the lease: then `release` leaves it open.
         resource: The QPU under this lease, as QRMI gives it.
+        holding: What the lease holds; several leases share it (see `for_step`).
     """
 
     def __init__(
-        self,
-        held: JobQPU,
-        resource: QRMIResource,
-        *,
-        adopted: bool,
-        step: str | None = None,
-        opened: OpenLease | None = None,
+        self, holding: Holding, *, step: str | None = None, adopted: bool | None = None
     ) -> None:
-        self.qpu = held.name
-        self.type = held.type
-        self.adopted = adopted
-        self.resource = resource
+        self.holding = holding
+        self.qpu = holding.qpu.name
+        self.type = holding.qpu.type
+        self.adopted = holding.adopted if adopted is None else adopted
+        self.resource = holding.resource
         self._named = step
-        self._held = held
-        self._opened = opened
         self._released = False
-        self._renewed = float("-inf")
         self._lanes: Lanes | None = None
         self._lock = threading.Lock()
-        self._renewing = threading.Lock()
 
     def __repr__(self) -> str:
         how = "adopted" if self.adopted else "released" if self._released else "held"
@@ -109,7 +84,7 @@ class Lease:
 
     def for_step(self, name: str) -> Lease:
         """Return the same lease for the tasks of another step; releasing that leaves this open."""
-        return Lease(self._held, self.resource, adopted=True, step=name)
+        return Lease(self.holding, step=name, adopted=True)
 
     def run(
         self, payload: PayloadLike, *, shots: int | None = None, **options: Unpack[TaskOptions]
@@ -158,8 +133,8 @@ class Lease:
                 resource_type=self.type,
                 payload=valid,
                 step=self.step,
-                usage=self._usage_path(),
-                renew=self._renew,
+                usage=self.holding.usage_path(),
+                renew=self.holding.renew,
                 **options,
             )
         )
@@ -214,12 +189,12 @@ class Lease:
             ResourceError: The vendor refused or failed.
         """
         if refresh or self._target is None:
-            self._target = fetch_target(self._held, resource=self.resource, refresh=refresh)
+            self._target = fetch_target(self.holding.qpu, resource=self.resource, refresh=refresh)
         return self._target.text
 
     @functools.cached_property
     def _target(self) -> QPUTarget | None:
-        return cached_target(self._held)
+        return cached_target(self.holding.qpu)
 
     def sampler(self, options: Mapping[str, Any] | None = None) -> BaseSamplerV2:
         """Return Qiskit's sampler (V2) of this QPU; its tasks are journaled as all others.
@@ -279,7 +254,7 @@ class Lease:
 
     def environment(self) -> dict[str, str]:
         """Return the variables that let a child process adopt this lease; they hold credentials."""
-        return _environment([self])
+        return environment_of([self.holding])
 
     def release(self) -> None:
         """Release the lease, once; leave it open when another process owns it.
@@ -297,19 +272,8 @@ class Lease:
         if self._lanes is not None:
             self._lanes.close()
             self.step.close()
-        if self.adopted:
-            return
-        try:
-            with exit_put_off():
-                self.resource.release(self._held.token or "")
-                self._record_end()
-        except QPUError as error:
-            raise LeaseError(
-                f"the lease of QPU {self.qpu!r} could not be released: {error} `qpu reap` tries "
-                "again; the vendor ends it when its time to live is over.",
-                self.qpu,
-                retryable=True,
-            ) from error
+        if not self.adopted:
+            self.holding.give_back()
 
     def __enter__(self) -> Self:
         return self
@@ -324,144 +288,15 @@ class Lease:
             self._lanes.drain()
         self.release()
 
-    def _renew(self) -> bool:
-        """Acquire anew after the vendor has closed the session; only the lease's owner may."""
-        with self._renewing:
-            if self.adopted or self._opened is None:
-                return False
-            if time.monotonic() - self._renewed < _RENEWAL_SECONDS:
-                return True  # another lane has just done so
-            logger.warning("the vendor has closed the session of QPU %r; acquiring anew", self.qpu)
-            unheld = replace(self._held, token=None)
-            token = acquire(unheld, QRMIResource(self.qpu, self.type, unheld.environment))
-            with self._lock:
-                if not self._released:
-                    self.resource.use_token(token)
-                    self._held = replace(self._held, token=token)
-                    self._opened = self._opened.renewed(token)
-                    self._renewed = time.monotonic()
-                    return True
-        with suppress(QPUError):  # released while acquiring anew
-            self.resource.release(token)
-        return False
-
-    def _usage_path(self) -> Path | None:
-        if self._opened is not None:
-            return self._opened.usage_path
-        named = os.environ.get(USAGE_VARIABLE)
-        return Path(named) if named else None
-
-    def _record_end(self) -> None:
-        if self._opened is not None:
-            job = os.environ.get("SLURM_JOB_ID")
-            self._opened.close(queue_wait=queue_wait(job) if job else None)
-
     def _open_lanes(self) -> Lanes:
         with self._lock:
-            if self._released:
+            if self._released or self.holding.ended:
                 raise LeaseError(
                     f"the lease of QPU {self.qpu!r} has been released. Open another.", self.qpu
                 )
             if self._lanes is None:
                 self._lanes = Lanes(_count_lanes(self.qpu, self.resource))
             return self._lanes
-
-
-class LeaseSet(Mapping[str, Lease]):
-    """Leases of several QPUs in one job, by name; a context manager that releases all."""
-
-    def __init__(self, leases: Iterable[Lease]) -> None:
-        self._leases = {lease.qpu: lease for lease in leases}
-
-    def __getitem__(self, qpu: str) -> Lease:
-        return self._leases[qpu]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._leases)
-
-    def __len__(self) -> int:
-        return len(self._leases)
-
-    def environment(self) -> dict[str, str]:
-        """Return the variables that let a child process adopt these leases."""
-        return _environment(self.values())
-
-    def release(self) -> None:
-        """Release all, in the reverse order of acquiring, whatever one of them raises."""
-        with ExitStack() as stack:
-            for lease in self.values():
-                stack.callback(lease.release)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
-
-
-@overload
-def open_lease(
-    qpu: str | None = None,
-    *,
-    config: Path | str | None = None,
-    environ: Mapping[str, str] | None = None,
-    step: str | None = None,
-) -> Lease: ...
-@overload
-def open_lease(
-    qpu: list[str],
-    *,
-    config: Path | str | None = None,
-    environ: Mapping[str, str] | None = None,
-    step: str | None = None,
-) -> LeaseSet: ...
-def open_lease(
-    qpu: str | list[str] | None = None,
-    *,
-    config: Path | str | None = None,
-    environ: Mapping[str, str] | None = None,
-    step: str | None = None,
-) -> Lease | LeaseSet:
-    """Open the lease of a QPU: adopt the one that this job carries, or acquire it.
-
-    Args:
-        qpu: The QPU's name; not needed when the job carries, or the file defines, exactly one.
-            A list of names opens all of them, or none.
-        config: The path of `qrmi_config.json`; found by `find_config` when it is `None`.
-        environ: The job's environment; this process's when it is `None`.
-        step: The name under which a rerun finds this step's tasks again; when it is `None`
-            `$QPU_STEP`, else the Slurm job, else nothing: every run is new.
-
-    Returns:
-        A lease, or for a list a `LeaseSet`: context managers that release.
-
-    Raises:
-        UnknownQPUError: No QPU of that name is defined here.
-        ConfigError: There is no usable `qrmi_config.json`.
-        LeaseError: The vendor did not grant it.
-    """
-    path = None if config is None else Path(config)
-    environ = os.environ if environ is None else environ
-    if not isinstance(qpu, list):
-        return _open(find_qpu(qpu, config=path, environ=environ), step, path or _config(environ))
-    wanted = [find_qpu(name, config=path, environ=environ) for name in qpu]
-    found = path or _config(environ)
-    with ExitStack() as stack:
-        leases = [stack.enter_context(_open(one, step, found)) for one in wanted]
-        stack.pop_all()
-        return LeaseSet(leases)
-
-
-def _config(environ: Mapping[str, str]) -> Path | None:
-    try:
-        return find_config(environ)
-    except ConfigError:  # a job whose environment alone defines its QPUs
-        return None
 
 
 def _count_lanes(qpu: str, resource: QRMIResource) -> int:
@@ -473,34 +308,3 @@ def _count_lanes(qpu: str, resource: QRMIResource) -> int:
         if capacity is not None and capacity.max_slots:
             return int(capacity.max_slots)
     return 1
-
-
-def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
-    adopted = found.token is not None
-    resource = QRMIResource(found.name, found.type, found.environment, token=found.token)
-    sigterm_exits()
-    if adopted:
-        return Lease(found, resource, adopted=True, step=step)
-    reap()
-    before = time.monotonic()
-    held = replace(found, token=acquire(found, resource))
-    # Some vendors' handles take the token from their settings alone, so tasks get handles anew.
-    resource = QRMIResource(held.name, held.type, held.environment, token=held.token)
-    opened = OpenLease.create(
-        qpu=held.name,
-        type=held.type,
-        step=step or os.environ.get(STEP_VARIABLE, ""),
-        acquire=time.monotonic() - before,
-        config=config,
-        token=held.token or "",
-    )
-    lease = Lease(held, resource, adopted=False, step=step, opened=opened)
-    at_end(lease, lease.release)
-    return lease
-
-
-def _environment(leases: Iterable[Lease]) -> dict[str, str]:
-    held = list(leases)
-    variables = describe_job() | write_job(lease._held for lease in held)
-    usage = next((path for lease in held if (path := lease._usage_path())), None)
-    return variables | ({USAGE_VARIABLE: str(usage)} if usage else {})

@@ -72,8 +72,8 @@ def lease_exec(
     Example:
       qpu lease exec --qpu ibm_fez -- python vqe.py
     """
+    from qrmi_workflows import open_lease
     from qrmi_workflows.journal import STEP_VARIABLE, Journal
-    from qrmi_workflows.lease import open_lease
     from qrmi_workflows.ledger import RECORD_VARIABLE
     from qrmi_workflows.supervise import run_supervised
 

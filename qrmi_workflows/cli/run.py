@@ -81,9 +81,9 @@ def run(
       qpu run bell.json -o bell.result.json --qpu ibm_fez
       qpu run circuit.qasm --shots 1000 -o circuit.result.json
     """
+    from qrmi_workflows import open_lease
     from qrmi_workflows.acquire import find_qpu
     from qrmi_workflows.journal import Journal
-    from qrmi_workflows.lease import open_lease
     from qrmi_workflows.payloads import Payload
 
     task = Payload.from_file(

@@ -126,7 +126,7 @@ def test_what_needs_a_snakemake_in_the_job_gets_one_under_the_lease(project):
             output: "run.txt"
             resources: qpu=1, qpu_name="ibm_fez"
             run:
-                from qrmi_workflows.lease import open_lease
+                from qrmi_workflows import open_lease
                 with open_lease("ibm_fez") as lease, open(output[0], "w") as file:
                     file.write(lease.qpu)
         rule shadow:

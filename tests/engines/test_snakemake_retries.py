@@ -75,7 +75,7 @@ def test_a_retry_attaches_to_the_task_that_the_killed_attempt_had_submitted(
 
 HYBRID = """
 import json, sys
-from qrmi_workflows.lease import open_lease
+from qrmi_workflows import open_lease
 
 with open_lease() as lease, open("payload.json") as payload:
     result = lease.run(json.load(payload))

@@ -1,0 +1,153 @@
+"""What a lease holds: one acquired QPU, until it is given back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from qrmi_workflows.acquire import acquire
+from qrmi_workflows.environment import JobQPU, describe_job, write_job
+from qrmi_workflows.errors import LeaseError, QPUError
+from qrmi_workflows.exits import exit_put_off
+from qrmi_workflows.ledger import USAGE_VARIABLE, OpenLease
+from qrmi_workflows.resource import QRMIResource
+from qrmi_workflows.schedulers.slurm import queue_wait
+
+__all__ = ["Holding", "environment_of"]
+
+logger = logging.getLogger(__name__)
+
+_RENEWAL_SECONDS = 2.0
+
+
+class Holding:
+    """One acquired QPU; made by `adopt` and `acquire`.
+
+    Attributes:
+        qpu: The QPU, with its acquisition token.
+        resource: The QPU, as QRMI gives it; its tasks run under that token.
+        ended: Whether it has been given back.
+    """
+
+    def __init__(self, qpu: JobQPU, opened: OpenLease | None) -> None:
+        self.qpu = qpu
+        self.resource = _resource(qpu)
+        self.ended = False
+        self._opened = opened
+        self._renewed = float("-inf")
+        self._lock = threading.Lock()
+        self._renewing = threading.Lock()
+
+    @classmethod
+    def adopt(cls, carried: JobQPU) -> Self:
+        """Use what another process has acquired, and gives back."""
+        return cls(carried, None)
+
+    @classmethod
+    def acquire(cls, found: JobQPU, *, step: str, config: Path | None) -> Self:
+        """Acquire a QPU, and note it in the user's ledger.
+
+        Args:
+            found: The QPU, as `find_qpu` gives it.
+            step: The name of the step that it is held for.
+            config: The `qrmi_config.json` that defines it.
+
+        Raises:
+            ConfigError: The QPU's settings are incomplete.
+            LeaseError: The vendor did not grant it.
+        """
+        before = time.monotonic()
+        # Some vendors' handles take the token from their settings alone: tasks get handles anew.
+        held = replace(found, token=acquire(found, _resource(found)))
+        opened = OpenLease.create(
+            qpu=held.name,
+            type=held.type,
+            step=step,
+            acquire=time.monotonic() - before,
+            config=config,
+            token=held.token or "",
+        )
+        return cls(held, opened)
+
+    @property
+    def adopted(self) -> bool:
+        """Whether another process owns it, and gives it back."""
+        return self._opened is None
+
+    def usage_path(self, environ: Mapping[str, str] = os.environ) -> Path | None:
+        """Return where its tasks note what they used, when its owner looks there."""
+        if self._opened is not None:
+            return self._opened.usage_path
+        named = environ.get(USAGE_VARIABLE)
+        return Path(named) if named else None
+
+    def renew(self) -> bool:
+        """Acquire anew after the vendor has closed the session; only the owner may.
+
+        Returns:
+            Whether there is an open session now.
+
+        Raises:
+            LeaseError: The vendor did not grant it.
+        """
+        with self._renewing:
+            if self._opened is None:
+                return False
+            if time.monotonic() - self._renewed < _RENEWAL_SECONDS:
+                return True  # another lane has just done so
+            name = self.qpu.name
+            logger.warning("the vendor has closed the session of QPU %r; acquiring anew", name)
+            unheld = replace(self.qpu, token=None)
+            token = acquire(unheld, _resource(unheld))
+            with self._lock:
+                if not self.ended:
+                    self.resource.use_token(token)
+                    self.qpu = replace(self.qpu, token=token)
+                    self._opened = self._opened.renewed(token)
+                    self._renewed = time.monotonic()
+                    return True
+        with suppress(QPUError):  # given back while acquiring anew
+            self.resource.release(token)
+        return False
+
+    def give_back(self) -> None:
+        """Release the QPU and write the lease record; nothing is done to an adopted one.
+
+        Raises:
+            LeaseError: The vendor did not take it back.
+        """
+        with self._lock:
+            self.ended = True
+        if self._opened is None:
+            return
+        try:
+            with exit_put_off():
+                self.resource.release(self.qpu.token or "")
+                job = os.environ.get("SLURM_JOB_ID")
+                self._opened.close(queue_wait=queue_wait(job) if job else None)
+        except QPUError as error:
+            raise LeaseError(
+                f"the lease of QPU {self.qpu.name!r} could not be released: {error} `qpu reap` "
+                "tries again; the vendor ends it when its time to live is over.",
+                self.qpu.name,
+                retryable=True,
+            ) from error
+
+
+def environment_of(holdings: Iterable[Holding]) -> dict[str, str]:
+    """Return the variables that let a child process adopt these; they hold credentials."""
+    held = list(holdings)
+    variables = describe_job() | write_job(holding.qpu for holding in held)
+    usage = next((path for holding in held if (path := holding.usage_path())), None)
+    return variables | ({USAGE_VARIABLE: str(usage)} if usage else {})
+
+
+def _resource(qpu: JobQPU) -> QRMIResource:
+    return QRMIResource(qpu.name, qpu.type, qpu.environment, token=qpu.token)

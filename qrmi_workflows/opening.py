@@ -1,0 +1,139 @@
+"""Open leases: adopt what this job carries, or acquire.
+
+`open_lease` adopts what the job's environment already carries (the site's SPANK plugin or an outer
+`qpu lease exec` acquired it, and releases it), or acquires from `qrmi_config.json` and releases on
+return, exception, SIGTERM and exit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self, overload
+
+from qrmi_workflows.acquire import find_qpu
+from qrmi_workflows.config import find_config
+from qrmi_workflows.environment import JobQPU
+from qrmi_workflows.errors import ConfigError
+from qrmi_workflows.exits import at_end, sigterm_exits
+from qrmi_workflows.holding import Holding, environment_of
+from qrmi_workflows.journal import STEP_VARIABLE
+from qrmi_workflows.lease import Lease
+from qrmi_workflows.reap import reap
+
+__all__ = ["LeaseSet", "open_lease"]
+
+
+class LeaseSet(Mapping[str, Lease]):
+    """Leases of several QPUs in one job, by name; a context manager that releases all."""
+
+    def __init__(self, leases: Iterable[Lease]) -> None:
+        self._leases = {lease.qpu: lease for lease in leases}
+
+    def __getitem__(self, qpu: str) -> Lease:
+        return self._leases[qpu]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._leases)
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that let a child process adopt these leases."""
+        return environment_of(lease.holding for lease in self.values())
+
+    def release(self) -> None:
+        """Release all, in the reverse order of acquiring, whatever one of them raises."""
+        with ExitStack() as stack:
+            for lease in self.values():
+                stack.callback(lease.release)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Release all; left in order, each awaits its tasks first."""
+        stack = ExitStack()
+        for lease in self.values():
+            stack.push(lease)
+        stack.__exit__(kind, error, traceback)
+
+
+@overload
+def open_lease(
+    qpu: str | None = None,
+    *,
+    config: Path | str | None = None,
+    environ: Mapping[str, str] | None = None,
+    step: str | None = None,
+) -> Lease: ...
+@overload
+def open_lease(
+    qpu: list[str],
+    *,
+    config: Path | str | None = None,
+    environ: Mapping[str, str] | None = None,
+    step: str | None = None,
+) -> LeaseSet: ...
+def open_lease(
+    qpu: str | list[str] | None = None,
+    *,
+    config: Path | str | None = None,
+    environ: Mapping[str, str] | None = None,
+    step: str | None = None,
+) -> Lease | LeaseSet:
+    """Open the lease of a QPU: adopt the one that this job carries, or acquire it.
+
+    Args:
+        qpu: The QPU's name; not needed when the job carries, or the file defines, exactly one.
+            A list of names opens all of them, or none.
+        config: The path of `qrmi_config.json`; found by `find_config` when it is `None`.
+        environ: The job's environment; this process's when it is `None`.
+        step: The name under which a rerun finds this step's tasks again; when it is `None`
+            `$QPU_STEP`, else the Slurm job, else nothing: every run is new.
+
+    Returns:
+        A lease, or for a list a `LeaseSet`: context managers that release.
+
+    Raises:
+        UnknownQPUError: No QPU of that name is defined here.
+        ConfigError: There is no usable `qrmi_config.json`.
+        LeaseError: The vendor did not grant it.
+    """
+    path = None if config is None else Path(config)
+    environ = os.environ if environ is None else environ
+    if not isinstance(qpu, list):
+        return _open(find_qpu(qpu, config=path, environ=environ), step, path or _config(environ))
+    wanted = [find_qpu(name, config=path, environ=environ) for name in qpu]
+    found = path or _config(environ)
+    with ExitStack() as stack:
+        leases = [stack.enter_context(_open(one, step, found)) for one in wanted]
+        stack.pop_all()
+        return LeaseSet(leases)
+
+
+def _config(environ: Mapping[str, str]) -> Path | None:
+    try:
+        return find_config(environ)
+    except ConfigError:  # a job whose environment alone defines its QPUs
+        return None
+
+
+def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
+    sigterm_exits()
+    if found.token is not None:
+        return Lease(Holding.adopt(found), step=step)
+    reap()
+    named = step or os.environ.get(STEP_VARIABLE, "")
+    lease = Lease(Holding.acquire(found, step=named, config=config), step=step)
+    at_end(lease, lease.release)
+    return lease

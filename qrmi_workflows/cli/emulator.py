@@ -71,10 +71,13 @@ def serve(
     IQM's (garnet) or a device of Pulser (AnalogDevice). Without --qpu and --config there is one
     of IBM's and one of Pasqal's.
     """
-    from qrmi_workflows.emulator.folder import Folder
-    from qrmi_workflows.emulator.server import Readiness
-    from qrmi_workflows.emulator.server import serve as run_server
-    from qrmi_workflows.emulator.settings import read_settings
+    from qrmi_workflows.vendors import needs_extra
+
+    with needs_extra("emulator"):
+        from qrmi_workflows.emulator.folder import Folder
+        from qrmi_workflows.emulator.server import Readiness
+        from qrmi_workflows.emulator.server import serve as run_server
+        from qrmi_workflows.emulator.settings import read_settings
 
     def announce(ready: Readiness) -> None:
         if as_json:

@@ -8,11 +8,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from qrmi_workflows.errors import SandboxError
-from qrmi_workflows.sandbox import Sandbox, SandboxStatus
+
+if TYPE_CHECKING:
+    from qrmi_workflows.sandbox import Sandbox, SandboxStatus
 
 __all__ = ["sandbox"]
 
@@ -41,7 +44,7 @@ def sandbox() -> None:
 )
 def up(directory: Path | None, nodes: int | None, qpus: Sequence[str], config: Path | None) -> None:
     """Start it, or whatever of it is gone."""
-    box = Sandbox(directory)
+    box = _sandbox(directory)
     healed = box.status().state == "broken"
     started = box.up(nodes=nodes, qpus=qpus, config=config)
     if not started:
@@ -63,7 +66,7 @@ def up(directory: Path | None, nodes: int | None, qpus: Sequence[str], config: P
 )
 def down(directory: Path | None, grace: float) -> None:
     """Cancel its jobs and end it."""
-    box = Sandbox(directory)
+    box = _sandbox(directory)
     ended = box.down(grace=grace)
     click.echo(f"The sandbox in {box.directory} is down{'' if ended else ' already'}.")
 
@@ -74,7 +77,7 @@ def down(directory: Path | None, grace: float) -> None:
 @click.pass_context
 def status(ctx: click.Context, directory: Path | None, as_json: bool) -> None:
     """Show its daemons; exit code 0 when it is up, else 1."""
-    found = Sandbox(directory).status()
+    found = _sandbox(directory).status()
     click.echo(_as_json(found) if as_json else _as_text(found))
     ctx.exit(0 if found.state == "up" else 1)
 
@@ -107,8 +110,16 @@ def shell(directory: Path | None, command: Sequence[str]) -> None:
         ) from error
 
 
+def _sandbox(directory: Path | None) -> Sandbox:
+    from qrmi_workflows.vendors import needs_extra
+
+    with needs_extra("emulator"):
+        from qrmi_workflows.sandbox import Sandbox
+    return Sandbox(directory)
+
+
 def _running(directory: Path | None) -> Sandbox:
-    box = Sandbox(directory)
+    box = _sandbox(directory)
     if box.status().state == "down":
         raise SandboxError(f"the sandbox in {box.directory} is down. Run `qpu sandbox up`.")
     return box

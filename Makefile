@@ -27,10 +27,12 @@ test-slow:
 	@tools/setup venv
 	@$(IN_VENV) pytest -m 'slow $(AS_USER)' $(TIERS)
 
-# Kill, starve and confuse steps at random moments, 300 times; the seed is printed.
+# Kill, starve and confuse steps at random moments, 300 times; Slurm jobs, too. What was hit and what
+# was lost is printed, and the seed.
 break-it:
+	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@tools/setup venv
-	@$(IN_VENV) BREAK_RUNS=$${BREAK_RUNS:-300} pytest -q -s tests/faults/test_break_it.py
+	@$(IN_VENV) BREAK_RUNS=$${BREAK_RUNS:-300} pytest -q -s tests/faults/test_break_*.py
 
 # Each prints JSON: ratios of things measured side by side in one run.
 bench:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from break_it import Tally
 from fault_payloads import bell
 
 from qrmi_workflows import Lease, open_lease
@@ -104,3 +105,11 @@ def quick(emulator: Emulator) -> Iterator[Lease]:
     """A lease of the quick QPU, in a step of its own."""
     with open_lease("ibm_quick", step="quick") as lease:
         yield lease
+
+
+@pytest.fixture(scope="session")
+def tally() -> Iterator[Tally]:
+    """What the runs that break a step have lost, printed at the end."""
+    counts = Tally()
+    yield counts
+    print(f"\n{counts}")

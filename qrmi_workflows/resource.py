@@ -27,6 +27,7 @@ from qrmi_workflows.errors import (
 )
 from qrmi_workflows.failures import classify
 from qrmi_workflows.handles import Handle, Handles
+from qrmi_workflows.secrecy import conceal, secrets_of
 from qrmi_workflows.vendors import VendorPayload
 
 __all__ = ["DEADLINES", "QRMIResource", "QuantumResource", "TaskState"]
@@ -56,6 +57,7 @@ _TYPES = {
 # This API wants a limit for every task; without a job's own it is a day.
 _DEFAULTS = {"ibm-quantum-system": {TIMEOUT: "86400"}}
 _FRESH_SECONDS = 1.0
+_DISCREET = "quantum_system_api=info"
 
 
 class TaskState(StrEnum):
@@ -220,7 +222,7 @@ class QRMIResource:
 
     def task_logs(self, task_id: str) -> str:
         """Return what the vendor logged for a task."""
-        return str(self._call("task_logs", task_id))
+        return self._conceal(str(self._call("task_logs", task_id)))
 
     def target(self) -> Any:
         """Return QRMI's `Target`."""
@@ -318,7 +320,12 @@ class QRMIResource:
                 retryable=True,
             ) from error
         except Exception as error:
+            # In place: tracebacks show the cause, too.
+            error.args = (self._conceal(str(error), *(args if method == "release" else ())),)
             raise classify(error, self.name, method, args) from error
+
+    def _conceal(self, text: str, *tokens: str) -> str:
+        return conceal(text, {*secrets_of(self._environment), *tokens})
 
 
 def _make_handle(name: str, type_: str, environment: Mapping[str, str]) -> Any:
@@ -331,6 +338,9 @@ def _import_qrmi() -> Any:
     # Every handle starts a thread for each core unless it is told otherwise; ours make one call
     # at a time.
     os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
+    # Below this level the client for IBM's systems logs URLs that hold credentials.
+    if (logged := os.environ.get("RUST_LOG")) and _DISCREET not in logged:
+        os.environ["RUST_LOG"] = f"{_DISCREET},{logged}"
     import qrmi
 
     return qrmi

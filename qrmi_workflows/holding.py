@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Self
 
 from qrmi_workflows.acquire import acquire
+from qrmi_workflows.config import load_site_policy
 from qrmi_workflows.environment import JobQPU, describe_job, write_job
-from qrmi_workflows.errors import LeaseError, QPUError
+from qrmi_workflows.errors import ConfigError, LeaseError, QPUError
 from qrmi_workflows.exits import exit_put_off
-from qrmi_workflows.ledger import USAGE_VARIABLE, OpenLease
+from qrmi_workflows.gate import LaneGate, lane_gate
+from qrmi_workflows.ledger import USAGE_VARIABLE, OpenLease, lanes_folder
 from qrmi_workflows.resource import QRMIResource
 from qrmi_workflows.schedulers.slurm import queue_wait
 
@@ -88,6 +91,12 @@ class Holding:
         named = environ.get(USAGE_VARIABLE)
         return Path(named) if named else None
 
+    @functools.cached_property
+    def gate(self) -> LaneGate:
+        """The gate to the QPU's lanes, which all processes that share the lease pass."""
+        folder = lanes_folder(self.qpu.name, self.usage_path())
+        return lane_gate(_count_lanes(self.qpu.name, self.resource), folder)
+
     def renew(self) -> bool:
         """Acquire anew after the vendor has closed the session; only the owner may.
 
@@ -147,6 +156,17 @@ def environment_of(holdings: Iterable[Holding]) -> dict[str, str]:
     variables = describe_job() | write_job(holding.qpu for holding in held)
     usage = next((path for holding in held if (path := holding.usage_path())), None)
     return variables | ({USAGE_VARIABLE: str(usage)} if usage else {})
+
+
+def _count_lanes(qpu: str, resource: QRMIResource) -> int:
+    """Count the lanes of a QPU: as the site says, else as the vendor does, else one."""
+    with suppress(ConfigError):
+        return load_site_policy().qpu(qpu).lanes
+    with suppress(QPUError):
+        capacity = resource.status().capacity
+        if capacity is not None and capacity.max_slots:
+            return int(capacity.max_slots)
+    return 1
 
 
 def _resource(qpu: JobQPU) -> QRMIResource:

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import Future, wait
 from contextlib import suppress
 
+from qrmi_workflows.gate import LaneGate
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.tasks import TaskRun
 
@@ -39,7 +40,7 @@ class TaskFuture(Future[QuantumResult]):
 
 
 class Lanes:
-    """Runs tasks on one QPU, `count` at once.
+    """Runs tasks on one QPU, as many at once as its gate lets in.
 
     A lane is held from submitting a task to seeing its end. What the vendor has no part in (the
     journal, decoding) overlaps with other tasks, for there are more threads than lanes. They are
@@ -47,12 +48,11 @@ class Lanes:
     thread, so that a signal never interrupts a submission.
 
     Args:
-        count: How many tasks the QPU takes at once.
+        gate: The gate to the QPU's lanes.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._free = threading.Semaphore(count)
+    def __init__(self, gate: LaneGate) -> None:
+        self._gate = gate
         self._inbox: queue.SimpleQueue[TaskFuture | None] = queue.SimpleQueue()
         self._threads = 0
         self._open: set[Future[QuantumResult]] = set()
@@ -63,7 +63,7 @@ class Lanes:
         future = TaskFuture(run)
         with self._lock:
             self._open.add(future)
-            if self._threads < min(len(self._open), self.count + _THREADS_BESIDES):
+            if self._threads < min(len(self._open), self._gate.count + _THREADS_BESIDES):
                 self._threads += 1
                 threading.Thread(target=self._serve, name="qpu-lane", daemon=True).start()
         future.add_done_callback(self._forget)
@@ -98,7 +98,7 @@ class Lanes:
         while (future := self._inbox.get()) is not None:
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(future._run(self._free))
+                    future.set_result(future._run(self._gate.lane(future._run.stop)))
                 except BaseException as error:  # all of it belongs to the caller
                     future.set_exception(error)
             del future

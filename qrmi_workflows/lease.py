@@ -10,18 +10,17 @@ import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import wait
-from contextlib import suppress
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
-from qrmi_workflows.config import load_site_policy
-from qrmi_workflows.errors import ConfigError, LeaseError, QPUError
+from qrmi_workflows.errors import LeaseError
 from qrmi_workflows.exits import no_longer_at_end
 from qrmi_workflows.holding import Holding, environment_of
 from qrmi_workflows.journal import Journal, Step, step_name
 from qrmi_workflows.lanes import Lanes, TaskFuture
 from qrmi_workflows.progress import counted
-from qrmi_workflows.resource import QRMIResource, TaskState
+from qrmi_workflows.resource import TaskState
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.targets import QPUTarget, cached_target, fetch_target
 from qrmi_workflows.tasks import OnAmbiguous, OnStop, PayloadLike, TaskRun, to_payload
@@ -165,6 +164,14 @@ class Lease:
             for future in futures:
                 future.cancel()
 
+    def lane(self) -> AbstractContextManager[None]:
+        """Hold one of the QPU's lanes, for code that calls the QPU by itself.
+
+        No more than the QPU has are held at once by all processes that share the lease; this
+        process's tasks share the one that it holds. Tasks need no such care: each takes a lane.
+        """
+        return self.holding.gate.call()
+
     def check(self, payload: PayloadLike, *, shots: int | None = None) -> Payload:
         """Return a payload as `submit` would send it; nothing is sent.
 
@@ -295,16 +302,5 @@ class Lease:
                     f"the lease of QPU {self.qpu!r} has been released. Open another.", self.qpu
                 )
             if self._lanes is None:
-                self._lanes = Lanes(_count_lanes(self.qpu, self.resource))
+                self._lanes = Lanes(self.holding.gate)
             return self._lanes
-
-
-def _count_lanes(qpu: str, resource: QRMIResource) -> int:
-    """Count the lanes of a QPU: as the site says, else as the vendor does, else one."""
-    with suppress(ConfigError):
-        return load_site_policy().qpu(qpu).lanes
-    with suppress(QPUError):
-        capacity = resource.status().capacity
-        if capacity is not None and capacity.max_slots:
-            return int(capacity.max_slots)
-    return 1

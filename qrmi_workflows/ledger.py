@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,6 +33,7 @@ __all__ = [
     "OpenLease",
     "TaskUsage",
     "append_line",
+    "lanes_folder",
     "open_leases",
 ]
 
@@ -39,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 RECORD_VARIABLE = "QPU_LEASE_RECORD"
 USAGE_VARIABLE = "QPU_LEASE_USAGE"
+
+_LANES = ".lanes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +233,7 @@ class OpenLease:
         for path in (self.path, self.usage_path):
             with suppress(OSError):
                 path.unlink()
+        shutil.rmtree(self.usage_path.with_suffix(_LANES), ignore_errors=True)
         return record
 
 
@@ -241,6 +246,22 @@ def open_leases() -> Iterator[OpenLease]:
             continue  # released in the meantime
         except ConfigError as error:
             logger.warning("%s", error)
+
+
+def lanes_folder(
+    qpu: str, usage: Path | None, environ: Mapping[str, str] = os.environ
+) -> Path | None:
+    """Return where the processes that share a lease lock its lanes; `None` where none can share it.
+
+    Args:
+        qpu: The QPU's name.
+        usage: Where the lease's tasks note what they used, when its owner is ours.
+        environ: The job's environment: a lease that the site acquired is its job's.
+    """
+    if usage is not None:
+        return usage.with_suffix(_LANES) / qpu
+    job = environ.get("SLURM_JOB_ID")
+    return state_folder(environ) / "leases" / "adopted" / f"{job}{_LANES}" / qpu if job else None
 
 
 @contextmanager

@@ -426,4 +426,4 @@ def test_where_the_site_says_nothing_the_vendor_counts_the_lanes(emulator, monke
     with open_lease("ibm_system") as lease:
         lease.submit(bell())
 
-        assert lease._open_lanes().count == 3
+        assert lease.holding.gate.count == 3

@@ -9,13 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 from parsl import python_app
+from parsl.executors.execute_task import execute_task
 
-from qrmi_workflows import Lease, open_lease
+from qrmi_workflows.lease import Lease
+from qrmi_workflows.opening import open_lease
 
-__all__ = ["block_lease", "qpu_app"]
+__all__ = ["block_lease", "execute_in_lane", "qpu_app", "takes_lanes"]
 
 _LEASE = "lease"
 _STEP = "qpu_step"
+_SPECIFICATION = "parsl_resource_specification"
+_TAKES_LANES = "takes_qpu_lanes"
 
 
 def qpu_app(
@@ -36,6 +40,9 @@ def qpu_app(
         def sample(payload, *, lease):
             return lease.run(payload).counts()
 
+    A call's tasks are journaled: Parsl's retries find them. With `qpu_step="NAME"`, which is not
+    passed on, another run of the program finds them too.
+
     Parameters
     ----------
     function : callable
@@ -45,7 +52,7 @@ def qpu_app(
     executors : list of str, or str
         Labels of the executors that it may run on. Default is "qpu", `QPUExecutor`'s.
     cache, ignore_for_cache, data_flow_kernel
-        As in Parsl's `python_app`.
+        As in Parsl's `python_app`; see `register_memo_types`.
 
     Returns
     -------
@@ -66,7 +73,8 @@ def qpu_app(
         @functools.wraps(body)
         def call(*args: Any, **kwargs: Any) -> Any:
             # Parsl's retries call with the same arguments, so they find the same step's tasks.
-            return app(*args, **{_STEP: f"app {body.__name__} {uuid.uuid4()}"}, **kwargs)
+            step = kwargs.pop(_STEP, None) or f"app {body.__name__} {uuid.uuid4()}"
+            return app(*args, **{_STEP: step}, **kwargs)
 
         return call
 
@@ -83,16 +91,31 @@ def block_lease(qpu: str | None = None) -> Lease:
     return open_lease(qpu)
 
 
+def takes_lanes(function: Callable[..., Any]) -> bool:
+    """Whether a function takes a lane for each of its tasks, and so needs none for its call."""
+    return bool(getattr(function, _TAKES_LANES, False))
+
+
+def execute_in_lane(buffer: bytes, qpu: str | None = None) -> Any:
+    """Run a call in a worker, in one of the QPU's lanes (see `submit_payload` of Parsl's HTEX)."""
+    with block_lease(qpu).lane():
+        return execute_task(buffer)
+
+
 def _with_lease(body: Callable[..., Any], qpu: str | None) -> Callable[..., Any]:
-    wanted = _LEASE in inspect.signature(body).parameters
+    parameters = inspect.signature(body).parameters
+    wanted, specified = _LEASE in parameters, _SPECIFICATION in parameters
 
     @functools.wraps(body)
     def run(*args: Any, qpu_step: str, **kwargs: Any) -> Any:
         from parsl_ext.apps import block_lease  # in the worker, where this is pickled by value
 
+        if not specified:
+            kwargs.pop("parsl_resource_specification", None)
         if not wanted:
             return body(*args, **kwargs)
         with block_lease(qpu).for_step(qpu_step) as lease:
             return body(*args, lease=lease, **kwargs)
 
+    setattr(run, _TAKES_LANES, wanted)
     return run

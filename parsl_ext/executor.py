@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import typeguard
 from parsl.data_provider.staging import Staging
 from parsl.executors import HighThroughputExecutor
+from parsl.executors.errors import InvalidResourceSpecification
 from parsl.executors.status_handling import BlockProviderExecutor
-from parsl.jobs.states import JobStatus
+from parsl.jobs.states import JobState, JobStatus
+from parsl.providers import LocalProvider
 from parsl.providers.base import ExecutionProvider
+from parsl.serialize import pack_apply_message
+from parsl.serialize.errors import SerializationError
 
+from parsl_ext.apps import takes_lanes
 from parsl_ext.launcher import ALIVE_FILE
 from parsl_ext.provider import QPUProvider
+from parsl_ext.window import Window
+from qrmi_workflows.config import LANES_VARIABLE
 
 __all__ = ["QPUExecutor"]
 
@@ -23,12 +32,19 @@ logger = logging.getLogger(__name__)
 
 _TOUCH_SECONDS = 5.0
 _NO_SHARE_OF_A_CORE = 1e-9  # a worker that waits for a QPU needs no core of its own
+_OVERLAP = 2  # workers that prepare or finish a call while others have the lanes
 
 
 class QPUExecutor(HighThroughputExecutor):
-    """Runs apps in blocks that hold a QPU, as many at once as the QPU has lanes.
+    """Runs apps in blocks that hold a QPU, as many of them on it at once as it has lanes.
 
-    A `HighThroughputExecutor` with other defaults: a worker for each lane whatever the block's
+    A `qpu_app` takes a lane for each of its tasks, for as long as the vendor has the task. Another
+    app that uses the QPU holds a lane for its whole call. By default all apps of this executor use
+    the QPU. With `max_workers_per_node` classical ones run in its blocks too: then those use the
+    QPU that are a `qpu_app`, or are called with `parsl_resource_specification={"qpu": 1}`, and
+    what waits for a lane leaves workers to the others.
+
+    Otherwise it is a `HighThroughputExecutor` with other defaults: workers whatever the block's
     cores, no prefetching, and losses noticed within 30 s. When it starts it asks the scheduler
     whether the QPU is offered, so that `parsl.load` raises, and not each task.
 
@@ -39,9 +55,12 @@ class QPUExecutor(HighThroughputExecutor):
     provider : ExecutionProvider
         A `QPUSlurmProvider`, or another provider whose launcher is a `LeaseLauncher`.
     lanes : int | None
-        Tasks at once in a block; as the site policy says when it is None.
+        How many lanes the QPU has; as the site policy says when it is None.
+    max_workers_per_node : int | None
+        Workers in a block where classical apps run too, best some more than there are lanes.
     address : str | None
-        The submit side's address as the workers reach it. All of its addresses when it is None.
+        The submit side's address as the workers reach it, to listen on. When it is None: loopback
+        for a `LocalProvider`, and all of its addresses, encrypted, for others.
     launch_cmd, worker_port, worker_port_range, interchange_port_range, storage_access, working_dir
         As in Parsl's `HighThroughputExecutor`.
     worker_debug, poll_period, address_probe_timeout, worker_logdir_root, block_error_handler
@@ -58,6 +77,7 @@ class QPUExecutor(HighThroughputExecutor):
         label: str = "qpu",
         provider: ExecutionProvider | None = None,
         lanes: int | None = None,
+        max_workers_per_node: int | None = None,
         address: str | None = None,
         launch_cmd: str | None = None,
         worker_port: int | None = None,
@@ -79,6 +99,8 @@ class QPUExecutor(HighThroughputExecutor):
     ) -> None:
         if lanes is None:
             lanes = provider.qpu_policy.lanes if isinstance(provider, QPUProvider) else 1
+        if address is None and isinstance(provider, LocalProvider):
+            address = "127.0.0.1"
         super().__init__(
             label=label,
             provider=provider,
@@ -91,7 +113,7 @@ class QPUExecutor(HighThroughputExecutor):
             working_dir=working_dir,
             worker_debug=worker_debug,
             cores_per_worker=_NO_SHARE_OF_A_CORE,
-            max_workers_per_node=lanes,
+            max_workers_per_node=max_workers_per_node or lanes + _OVERLAP,
             prefetch_capacity=0,
             heartbeat_threshold=heartbeat_threshold,
             heartbeat_period=heartbeat_period,
@@ -103,6 +125,9 @@ class QPUExecutor(HighThroughputExecutor):
             encrypted=encrypted,
         )
         self.lanes = lanes
+        self._mixed = max_workers_per_node is not None
+        self._window = Window(self._count_starts)
+        self._sending = threading.Lock()
         self._ended = threading.Event()
 
     def start(self) -> None:
@@ -119,6 +144,88 @@ class QPUExecutor(HighThroughputExecutor):
             self.provider.check()
         self._say_alive()
         super().start()
+
+    def validate_resource_spec(self, resource_specification: Mapping[str, Any]) -> None:
+        """Refuse a specification with other keys than `qpu` (0 or 1) and `priority`.
+
+        Raises
+        ------
+        InvalidResourceSpecification
+            It has another key, or another number of QPUs.
+        """
+        specification = dict(resource_specification or {})
+        qpu = specification.pop("qpu", 1)
+        if type(qpu) is not int or qpu not in (0, 1):
+            raise InvalidResourceSpecification(
+                {"qpu"}, f"qpu = {qpu!r}; allowed is 1, for a call that uses the QPU, or 0."
+            )
+        if unknown := sorted(set(specification) - {"priority"}):
+            raise InvalidResourceSpecification(
+                set(unknown), f"Unknown key {unknown[0]!r}; allowed: priority, qpu."
+            )
+
+    def submit(
+        self,
+        func: Callable[..., Any],
+        resource_specification: Mapping[str, Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Future[Any]:
+        """Run a function in a block; within a lane if it uses the QPU and takes none itself.
+
+        Raises
+        ------
+        InvalidResourceSpecification
+            See `validate_resource_spec`.
+        SerializationError
+            The function cannot be sent to a worker.
+        """
+        self.validate_resource_spec(resource_specification)
+        specification = dict(resource_specification or {})
+        uses_qpu = specification.pop("qpu", int(takes_lanes(func) or not self._mixed))
+        try:
+            buffer = pack_apply_message(func, args, kwargs, buffer_threshold=1 << 20)
+        except TypeError as error:
+            raise SerializationError(func.__name__) from error
+        context: dict[str, Any] = {"resource_spec": specification} if specification else {}
+        if uses_qpu and not takes_lanes(func):
+            context["task_executor"] = {
+                "f": "parsl_ext.apps.execute_in_lane",
+                "k": {"qpu": getattr(self.provider, "qpu", None)},
+            }
+        if uses_qpu and self._mixed:
+            return self._window.submit(lambda: self.submit_payload(context, buffer))
+        return self.submit_payload(context, buffer)
+
+    def submit_payload(self, context: dict[str, Any], buffer: bytes) -> Future[Any]:
+        """Send a call to the workers, as `HighThroughputExecutor` does, from any thread."""
+        with self._sending:
+            future: Future[Any] = super().submit_payload(context, buffer)
+            return future
+
+    def outstanding(self) -> int:
+        """Return how many calls have not ended, those that wait for a lane included."""
+        return int(super().outstanding()) + self._window.waiting
+
+    def monitor_resources(self) -> bool:
+        """Return that Parsl's monitoring of processes is off: it would fork beside QRMI's threads.
+
+        Returns
+        -------
+        bool
+            False.
+        """
+        return False
+
+    def _get_launch_command(self, block_id: str) -> str:
+        command = super()._get_launch_command(block_id)
+        return f"env {LANES_VARIABLE}={self.lanes} {command}"
+
+    def _count_starts(self) -> int:
+        """Count the calls for the QPU that may be with the workers: one of these stays free."""
+        blocks = sum(status.state is JobState.RUNNING for status in list(self._status.values()))
+        workers = int(self.max_workers_per_node)
+        return max(1, blocks) * max(1, min(self.lanes + _OVERLAP, workers - 1))
 
     def shutdown(self, timeout: float = 10.0) -> None:
         """Shut down; blocks that are left give their leases back within half a minute."""

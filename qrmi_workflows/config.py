@@ -20,6 +20,7 @@ from qrmi_workflows.errors import ConfigError, UnknownQPUError
 
 __all__ = [
     "CONFIG_VARIABLE",
+    "LANES_VARIABLE",
     "SITE_VARIABLE",
     "STATE_VARIABLE",
     "QPUDefinition",
@@ -27,6 +28,7 @@ __all__ = [
     "SitePolicy",
     "find_config",
     "find_site_policy",
+    "lanes_wanted",
     "load_qpus",
     "load_site_policy",
     "select_qpu",
@@ -36,6 +38,7 @@ __all__ = [
 CONFIG_VARIABLE = "QPU_CONFIG"
 SITE_VARIABLE = "QPU_SITE"
 STATE_VARIABLE = "QPU_STATE"
+LANES_VARIABLE = "QPU_LANES"
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _START = "Run `qpu sandbox up` for a site of your own, or ask your administrators."
 
@@ -168,6 +171,22 @@ def select_qpu(name: str | None, qpus: Mapping[str, QPUDefinition], path: Path) 
     if name not in qpus:
         raise UnknownQPUError(name, qpus, f"in {path}", "`qpu list` shows what can be asked for.")
     return qpus[name]
+
+
+def lanes_wanted(environ: Mapping[str, str] = os.environ) -> int | None:
+    """Return how many lanes a job is to use, as `$QPU_LANES` says; `None` when it is not set.
+
+    Raises:
+        ConfigError: It is no whole number from 1 on.
+    """
+    value = environ.get(LANES_VARIABLE)
+    if not value:
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise ConfigError(
+            f"${LANES_VARIABLE} = {value!r}; allowed is a whole number from 1 on. Correct it."
+        )
+    return int(value)
 
 
 def load_site_policy(path: Path | None = None) -> SitePolicy:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import fcntl
 import functools
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
 
@@ -119,25 +120,32 @@ class LaneGate:
     @contextmanager
     def _locked(self, stop: threading.Event | None) -> Iterator[None]:
         """Lock a lane among the processes that share the lease."""
-        try:
-            file = self._lock(stop)
-        except OSError as error:
-            logger.warning("lanes are not shared with other processes, for %s", error)
-            self._folder = file = None
-        try:
+        with ExitStack() as stack:
+            try:
+                self._lock(stop, stack)
+            except OSError as error:
+                logger.warning("lanes are not shared with other processes, for %s", error)
+                self._folder = None
             yield
-        finally:
-            if file is not None:
-                file.close()
 
-    def _lock(self, stop: threading.Event | None) -> FileIO | None:
-        before = time.monotonic()
-        while self._folder is not None and not (stop is not None and stop.is_set()):
-            for lane in range(self.count):
-                if file := _try_lock(self._folder / f"lane-{lane}"):
-                    return file
-            time.sleep(min(max(_FRACTION * (time.monotonic() - before), _LEAST), _MOST))
-        return None
+    def _lock(self, stop: threading.Event | None, stack: ExitStack) -> None:
+        """Wait for a lane; `stack` holds it."""
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with ExitStack() as opened:
+            files = [
+                opened.enter_context(FileIO(self._folder / f"lane-{lane}", "a"))
+                for lane in range(self.count)
+            ]
+            before = time.monotonic()
+            while not (stop is not None and stop.is_set()):
+                for file in files:
+                    if _try_lock(file):
+                        # The lock lasts as long as a duplicate of its file is open.
+                        stack.enter_context(FileIO(os.dup(file.fileno()), "a"))
+                        return
+                time.sleep(min(max(_FRACTION * (time.monotonic() - before), _LEAST), _MOST))
 
 
 def lane_gate(count: int, folder: Path | None) -> LaneGate:
@@ -150,18 +158,9 @@ def _gate_of(count: int, folder: Path) -> LaneGate:
     return LaneGate(count, folder)
 
 
-def _try_lock(path: Path) -> FileIO | None:
-    try:
-        file = FileIO(path, "a")
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = FileIO(path, "a")
+def _try_lock(file: FileIO) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.close()
-        return None
-    except OSError:
-        file.close()
-        raise
-    return file
+        return False
+    return True

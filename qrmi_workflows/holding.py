@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from qrmi_workflows.acquire import acquire
-from qrmi_workflows.config import load_site_policy
+from qrmi_workflows.config import lanes_wanted, load_site_policy
 from qrmi_workflows.environment import JobQPU, describe_job, write_job
 from qrmi_workflows.errors import ConfigError, LeaseError, QPUError
 from qrmi_workflows.exits import exit_put_off
@@ -159,7 +159,9 @@ def environment_of(holdings: Iterable[Holding]) -> dict[str, str]:
 
 
 def _count_lanes(qpu: str, resource: QRMIResource) -> int:
-    """Count the lanes of a QPU: as the site says, else as the vendor does, else one."""
+    """Count the lanes of a QPU: as `$QPU_LANES`, the site or the vendor says, else one."""
+    if (lanes := lanes_wanted()) is not None:
+        return lanes
     with suppress(ConfigError):
         return load_site_policy().qpu(qpu).lanes
     with suppress(QPUError):

@@ -1,0 +1,229 @@
+"""A site whose every credential is known, and the search for them where they must not be."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import threading
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qrmi_workflows.emulator.client import Control
+from qrmi_workflows.sandbox import Sandbox
+from qrmi_workflows.schedulers.base import require_success, run_command
+
+__all__ = ["EMULATOR", "REFUSED", "Vault", "open_vault"]
+
+_NULL = ("ibm_fez", "ibm_system", "FRESNEL", "garnet_mock", "felis", "warden")
+_TYPES = {
+    "ibm_fez": "ibm-quantum-compute-service",
+    "ibm_aer": "ibm-quantum-compute-service",
+    "ibm_slow": "ibm-quantum-compute-service",
+    "ibm_system": "ibm-quantum-system",
+    "FRESNEL": "pasqal-cloud",
+    "garnet_mock": "iqm-server",
+    "felis": "alice-bob-felis",
+    "warden": "pasqal-local",
+}
+_REFUSED = {
+    "ibm_refused": "ibm-quantum-compute-service",
+    "system_refused": "ibm-quantum-system",
+    "FRESNEL_CAN1": "pasqal-cloud",
+    "EMU_FREE": "pasqal-cloud",
+    "EMU_MPS": "pasqal-cloud",
+    "garnet_refused": "iqm-server",
+    "felis_refused": "alice-bob-felis",
+}
+REFUSED = tuple(_REFUSED)
+"""QPUs whose vendors refuse the credentials that `qrmi_config.json` has for them."""
+
+# Further ways that a vendor has to log in; each replaces the one that the emulator offers.
+_OTHER_LOGINS = {
+    "EMU_FREE": ("QRMI_PASQAL_CLOUD_AUTH_TOKEN",),
+    "EMU_MPS": ("PASQAL_USERNAME", "PASQAL_PASSWORD"),
+}
+_NO_SECRET = re.compile(r"(ENDPOINT|URL|BUCKET|REGION)$")
+_LOGIN = re.compile(r"CLIENT_(ID|SECRET)$")
+# What clients make of credentials: JSON Web Tokens, credentials of MUNGE, signatures of URLs.
+_MADE = re.compile(rb"eyJ[\w-]+\.[\w-]+\.[\w-]+|MUNGE:[\w+/=]{20,}|X-Amz-Signature=[0-9a-f]{8,}")
+
+
+def _emulator() -> str:
+    tables = [
+        f'[qpus.{name}]\ntype = "{kind}"\n' + ('simulator = "null"\n' if name != "ibm_aer" else "")
+        for name, kind in (_TYPES | _REFUSED).items()
+    ]
+    return "\n".join(tables).replace("[qpus.ibm_slow]", "[qpus.ibm_slow]\nexecution_seconds = 60")
+
+
+EMULATOR = _emulator()
+_PROGRAM = f"""#!{sys.executable}
+import logging
+logging.basicConfig(level=logging.DEBUG)
+from qrmi_workflows.cli import main
+main()
+"""
+
+
+@dataclass
+class Vault:
+    """A sandbox, one user's folder, and everything that is secret there, by value."""
+
+    box: Sandbox
+    folder: Path
+    secrets: dict[str, str] = field(default_factory=dict)
+    seen_in_argv: set[str] = field(default_factory=set)
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "qrmi_config.json"
+
+    @property
+    def open_leases(self) -> list[Path]:
+        return list(self.folder.glob("state/leases/open/*.json"))
+
+    @property
+    def control(self) -> Control:
+        return Control(self.box.directory / "emulator")
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The user's environment: everything logs all it can, into the user's folder."""
+        environ = os.environ | self.box.environment()
+        programs = f"{self.folder / 'bin'}:{environ['PATH']}:{Path(sys.executable).parent}"
+        return environ | {
+            "PATH": programs,
+            "HOME": str(self.folder / "home"),
+            "QPU_CONFIG": str(self.config),
+            "QPU_STATE": str(self.folder / "state"),
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+            "RUST_LOG": "trace",
+            "COLUMNS": "2000",  # a table that wraps would hide what is in it
+        }
+
+    def plant(self) -> None:
+        """Write the user's qrmi_config.json, and learn what is secret in it."""
+        made = json.loads((self.box.directory / "emulator" / "qrmi_config.json").read_text())
+        for resource in made["resources"]:
+            name, settings = resource["name"], resource["environment"]
+            if name in _REFUSED:
+                self._spoil(name, settings)
+            for key, value in settings.items():
+                if not _NO_SECRET.search(key):
+                    self.secrets.setdefault(value, f"{name} {key}")
+        self.config.touch(mode=0o600)
+        self.config.write_text(json.dumps(made))
+        program = self.folder / "bin" / "qpu"
+        program.parent.mkdir()
+        program.write_text(_PROGRAM)
+        program.chmod(0o755)
+
+    @staticmethod
+    def _spoil(name: str, settings: dict[str, Any]) -> None:
+        if others := _OTHER_LOGINS.get(name):
+            for key in [key for key in settings if _LOGIN.search(key)]:
+                del settings[key]
+            settings |= dict.fromkeys(others, "")
+        for key in settings:
+            if not _NO_SECRET.search(key):
+                settings[key] = _planted(f"{name}-{key.lower()}", settings[key])
+
+    def run(
+        self, name: str, *argv: str, environ: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; what it says lies in a file that is searched, too."""
+        done = subprocess.run(
+            argv, env={**self.environ, **(environ or {})}, cwd=self.folder, timeout=90,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        )  # fmt: skip
+        (self.folder / f"{name}.said").write_text(done.stdout)
+        return done
+
+    def slurm(self, *argv: str) -> str:
+        return require_success(run_command(argv, environ=self.environ)).stdout
+
+    def found(self) -> dict[str, set[str]]:
+        """Search everywhere; return what was found, by place."""
+        self._learn_sessions()
+        texts = {str(path): self._names_in(path.read_bytes()) for path in self._files()}
+        jobs = self.slurm("squeue", "--noheader", "--states=all", "--format=%A").split()
+        for job in jobs:
+            shown = self.slurm("scontrol", "show", "job", "--details", job)
+            script = run_command(
+                ["scontrol", "write", "batch_script", job, "-"], environ=self.environ
+            )
+            texts[f"job {job}"] = self._names_in((shown + script.stdout).encode())
+        texts["argv"] = self.seen_in_argv
+        return {place: names for place, names in texts.items() if names}
+
+    def _files(self) -> Iterator[Path]:
+        """All files of the user, of Slurm, and the emulator's log; its own data are its own."""
+        spool = re.search(r"SlurmdSpoolDir\s*= (\S+)/", self.slurm("scontrol", "show", "config"))
+        assert spool is not None
+        runtime = Path(spool[1].split("/%n")[0])
+        emulator = self.box.directory / "emulator"
+        for top in (self.folder, self.box.directory, runtime):
+            for path in top.rglob("*"):
+                vendors_own = emulator in path.parents and path.suffix != ".log"
+                if path.is_file() and path != self.config and not vendors_own:
+                    yield path
+
+    def _names_in(self, data: bytes) -> set[str]:
+        names = {name for secret, name in self.secrets.items() if secret.encode() in data}
+        return names | {made[:30].decode() for made in _MADE.findall(data)}
+
+    def _learn_sessions(self) -> None:
+        database = self.box.directory / "emulator" / "emulator.db"
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as store:
+            rows = store.execute("SELECT id, qpu FROM sessions").fetchall()
+        self.secrets |= {str(session): f"{qpu} acquisition token" for session, qpu in rows}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look at the arguments of all processes of the machine, again and again."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(stop,))
+        thread.start()
+        yield
+        stop.set()
+        thread.join()
+
+    def _watch(self, stop: threading.Event) -> None:
+        argv: set[bytes] = set()
+        while not stop.wait(0.03):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    argv.add(path.read_bytes())
+        self._learn_sessions()
+        self.seen_in_argv |= set().union(*map(self._names_in, argv))
+
+
+def _planted(name: str, like: str) -> str:
+    with suppress(ValueError):
+        if b":" in b64decode(like, validate=True):
+            return b64encode(f"planted-{name}:7f3a".encode()).decode()
+    return f"planted-{name}-7f3a"
+
+
+@contextmanager
+def open_vault(folder: Path) -> Iterator[Vault]:
+    """Start a sandbox with QPUs of every type, and plant the credentials."""
+    (folder / "emulator.toml").write_text(EMULATOR)
+    work = folder / "work"
+    (work / "home").mkdir(parents=True)
+    box = Sandbox(folder / "box")
+    box.up(config=folder / "emulator.toml")
+    try:
+        vault = Vault(box, work)
+        vault.plant()
+        yield vault
+    finally:
+        box.down(grace=0)

@@ -1,0 +1,187 @@
+"""Credentials lie in qrmi_config.json, and acquisition tokens in the open lease's file: only there.
+
+All that can log does so at its most talkative. Searched are the files of the user (state, work,
+cache, engines' logs), of Slurm (logs, spool, saved state), the arguments of every process, and what
+`scontrol` shows of every job.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from planted import REFUSED, Vault, open_vault
+from site_under_test import wait
+
+pytestmark = pytest.mark.slurm
+
+BELL = Path(__file__).parents[2] / "examples" / "bell"
+FAILS = "OPENQASM 3.0; bit[1] c; nonsense $0; c[0] = measure $0;"
+OPEN = """
+import logging, sys
+logging.basicConfig(level=logging.DEBUG)
+from qrmi_workflows import open_lease
+from qrmi_workflows.config import load_qpus
+from qrmi_workflows.resource import QRMIResource
+{body}
+"""
+
+ENGINES = {
+    "snakemake": (
+        *("-m", "snakemake", "--executor", "slurm-qpu", "--jobs", "1", "--forceall"),
+        "--slurm-qpu-keep-successful-logs",
+        *("--verbose", "--printshellcmds", "--show-failed-logs"),
+    ),
+    "parsl": ("bell.py",),
+}
+LOGS = {"snakemake": (".snakemake/log", ".snakemake/slurm_logs"), "parsl": ("runinfo",)}
+
+
+@pytest.fixture(scope="module")
+def shared_vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
+    with open_vault(tmp_path_factory.mktemp("vault")) as made:
+        shutil.copytree(BELL, made.folder, dirs_exist_ok=True)
+        payload = json.loads((BELL / "bell.json").read_text())
+        payload["parameters"]["pubs"][0][0] = FAILS
+        (made.folder / "fails.json").write_text(json.dumps(payload))
+        yield made
+
+
+@pytest.fixture
+def vault(shared_vault: Vault) -> Iterator[Vault]:
+    """The vault, in which nothing has leaked when the test is over."""
+    with shared_vault.watching():
+        yield shared_vault
+    shared_vault.control.ask("DELETE", "/faults")
+    assert shared_vault.found() == {}
+
+
+def test_the_search_finds_what_leaks(shared_vault: Vault):
+    secret, name = next(iter(shared_vault.secrets.items()))
+    leak = shared_vault.folder / "leak"
+    leak.write_text(f"the key is {secret}.")
+
+    with shared_vault.watching():
+        subprocess.run(["sh", "-c", "sleep 0.5", secret], check=True)
+
+    assert shared_vault.found() == {str(leak): {name}, "argv": {name}}
+    leak.unlink()
+    shared_vault.seen_in_argv.clear()
+
+
+def test_the_list_of_qpus(vault: Vault):
+    said = vault.run("list", "qpu", "list")
+
+    assert all(name in said.stdout for name in REFUSED)
+
+
+@pytest.mark.parametrize("qpu", ["ibm_fez", "ibm_system"])
+def test_a_task_that_succeeds(vault: Vault, qpu: str):
+    done = vault.run(qpu, "qpu", "run", "bell.json", "-o", f"{qpu}.json", "--qpu", qpu)
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_task_that_fails(vault: Vault):
+    body = "with open_lease('ibm_aer') as lease: lease.run('fails.json')"
+
+    said = vault.run("fails", sys.executable, "-c", OPEN.format(body=body)).stdout
+
+    assert "Traceback" in said
+    assert "failed at the vendor" in said
+
+
+def test_a_command_under_a_lease(vault: Vault):
+    argv = ("qpu", "lease", "exec", "--qpu", "ibm_fez,FRESNEL,felis,garnet_mock", "--", "true")
+
+    assert vault.run("exec", *argv).returncode == 0
+
+
+def test_credentials_that_are_refused_and_shown_in_a_traceback(vault: Vault):
+    body = """
+import traceback
+for name in sys.argv[1:]:
+    qpu = load_qpus()[name]
+    resource = QRMIResource(name, qpu.type, qpu.environment, token="token-of-" + name)
+    for call in (resource.target, lambda: resource.task_status("1"), resource.status):
+        try:
+            call()
+        except Exception:
+            traceback.print_exc()
+"""
+    vault.secrets |= {f"token-of-{name}": f"{name} token" for name in REFUSED}
+
+    said = vault.run("refused", sys.executable, "-c", OPEN.format(body=body), *REFUSED).stdout
+
+    assert said.count("AuthenticationError") + said.count("ResourceError") >= len(REFUSED)
+    assert "Traceback" in said
+
+
+@pytest.mark.parametrize(
+    ("status", "route"),
+    [(400, "POST */jobs"), (401, "POST */jobs"), (503, "POST */jobs"), (403, "POST */sessions")],
+)
+def test_a_vendor_that_echoes_what_it_was_sent(vault: Vault, status: int, route: str):
+    echo(vault, status, route)
+
+    argv = ("qpu", "run", "bell.json", "-o", f"echo{status}.json", "--qpu", "ibm_fez")
+    said = vault.run(f"echo-{status}", *argv)
+
+    assert said.returncode == 1
+    assert "not these: …" in said.stdout
+
+
+def echo(vault: Vault, status: int, route: str) -> None:
+    """Let the vendor answer with all that ibm_fez has of credentials."""
+    sent = [secret for secret, name in vault.secrets.items() if name.startswith("ibm_fez QRMI")]
+    body = json.dumps({"error": f"not these: {' '.join(sent)}"})
+    fault = {"kind": "status", "status": status, "body": body, "route": route}
+    vault.control.ask("POST", "/faults", fault)
+
+
+def test_a_crash_leaves_the_token_in_the_leases_file_alone(vault: Vault):
+    argv = ["qpu", "run", "bell.json", "-o", "crash.json", "--qpu", "ibm_slow"]
+    said = vault.folder / "crash.said"
+    with said.open("w") as file:
+        process = subprocess.Popen(
+            argv, cwd=vault.folder, env=vault.environ, stdout=file, stderr=file
+        )
+    wait(lambda: "\ntask " in said.read_text(), "a task")
+
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    (lease,) = vault.open_leases
+    assert vault.found() == {str(lease): {"ibm_slow acquisition token"}}
+    assert {oct(path.stat().st_mode & 0o777) for path in (lease, vault.config)} == {"0o600"}
+    assert vault.run("reap", "qpu", "reap").returncode == 0
+
+
+def test_a_slurm_job(vault: Vault):
+    body = "exec qpu lease exec --qpu ibm_fez -- qpu run bell.json -o job.json"
+    grants = ("--gres=qpu:ibm_fez:1", "--licenses=qpu_ibm_fez:1")
+
+    said = vault.run("sbatch", "sbatch", "--wait", "--output=job.said", *grants, f"--wrap={body}")
+
+    assert said.returncode == 0, (vault.folder / "job.said").read_text()
+    assert "QRMI" not in (vault.folder / "job.said").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.engines
+@pytest.mark.parametrize("echoes", [False, True], ids=["works", "refused"])
+@pytest.mark.parametrize("engine", ["snakemake", "parsl"])
+def test_an_engines_step(vault: Vault, engine: str, echoes: bool):
+    if echoes:
+        echo(vault, 400, "POST */jobs")
+
+    said = vault.run(f"{engine}-{echoes}", sys.executable, *ENGINES[engine])
+
+    assert (said.returncode == 0) is not echoes, said.stdout
+    assert all((vault.folder / log).is_dir() for log in LOGS[engine])

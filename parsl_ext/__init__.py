@@ -3,7 +3,8 @@
 from parsl_ext.apps import block_lease, qpu_app
 from parsl_ext.executor import QPUExecutor
 from parsl_ext.launcher import LeaseLauncher
-from parsl_ext.provider import QPUProvider, QPUSlurmProvider
+from parsl_ext.providers.base import QPUProvider
+from parsl_ext.providers.slurm import QPUSlurmProvider
 
 __all__ = [
     "LeaseLauncher",

@@ -22,7 +22,7 @@ from parsl.serialize.errors import SerializationError
 
 from parsl_ext.apps import takes_lanes
 from parsl_ext.launcher import ALIVE_FILE
-from parsl_ext.provider import QPUProvider
+from parsl_ext.providers.base import QPUProvider
 from parsl_ext.window import Window
 from qrmi_workflows.config import LANES_VARIABLE
 

@@ -1,8 +1,4 @@
-"""Parsl providers whose blocks hold a QPU.
-
-What belongs to no particular scheduler is in `QPUProvider`; a scheduler adds its hooks
-(`qrmi_workflows.schedulers`) and its resource arguments, as `QPUSlurmProvider` does.
-"""
+"""What all providers share whose blocks hold a QPU, whatever the scheduler."""
 
 from __future__ import annotations
 
@@ -12,7 +8,6 @@ import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import typeguard
 from parsl.jobs.states import JobState as BlockState
 from parsl.jobs.states import JobStatus
 from parsl.launchers.base import Launcher
@@ -24,9 +19,8 @@ from parsl_ext.launcher import LeaseLauncher
 from qrmi_workflows.config import QPUPolicy, load_site_policy
 from qrmi_workflows.errors import SchedulerError
 from qrmi_workflows.schedulers.base import JobState, QPURequest, Scheduler, run_command
-from qrmi_workflows.schedulers.slurm import Slurm, refuse_options
 
-__all__ = ["QPUProvider", "QPUSlurmProvider"]
+__all__ = ["QPUProvider"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +39,8 @@ _FORGOTTEN_SECONDS = 60.0
 class QPUProvider(ClusterProvider, RepresentationMixin):
     """Blocks that hold a QPU, on any scheduler that `qrmi_workflows.schedulers` knows.
 
-    Not used itself: `QPUSlurmProvider` is the one for Slurm.
+    Not used itself: `QPUSlurmProvider` is the one for Slurm. Another scheduler's adds its hooks
+    (`qrmi_workflows.schedulers`), its own arguments and `job_options`.
 
     Parameters
     ----------
@@ -105,7 +100,6 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         self.qpu = request.qpu
         self.count = request.count
         self.site = site
-        refuse_options(scheduler_options, ("gres", "licenses", "qpu"), where="scheduler_options")
         self.scheduler_options = scheduler_options
         self.worker_init = worker_init
         self._request = request
@@ -270,118 +264,3 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
             body,
         ]
         return "\n".join(lines) + "\n"
-
-
-class QPUSlurmProvider(QPUProvider):
-    """Blocks that are Slurm jobs holding a QPU: its GRES, licence or `--qpu`, as the site grants.
-
-    Small by default: one node, one core, not exclusive, never requeued, for a QPU's block spends
-    its time waiting for the QPU.
-
-    Parameters
-    ----------
-    qpu : str
-        The QPU's name.
-    count : int
-        How many of Slurm's units of it. Default is 1.
-    site : str | None
-        Path of the site policy; found as `qpu` finds it when it is None.
-    partition, account, qos, constraint, clusters : str | None
-        As in Parsl's `SlurmProvider`.
-    nodes_per_block, init_blocks, min_blocks, max_blocks, parallelism, walltime, cmd_timeout
-        As in Parsl's `SlurmProvider`.
-    cores_per_node, mem_per_node : int | None
-        Cores, and memory in GB, of the block's node.
-    exclusive : bool
-        Whether the block takes its node for itself. Default is False.
-    requeue : bool
-        Whether Slurm may run the block's job again, which spends the QPU's time again.
-    scheduler_options : str
-        Lines of further `#SBATCH` directives.
-    worker_init : str
-        Commands to run before the workers start.
-    launcher : Launcher | None
-        A `LeaseLauncher` when it is None.
-    status_polling_interval : int
-        Seconds between two looks at the queue. Default is 10.
-
-    Raises
-    ------
-    UnknownQPUError
-        The site policy does not offer the QPU.
-    ConfigError
-        There is no usable site policy.
-    """
-
-    @typeguard.typechecked
-    def __init__(
-        self,
-        qpu: str,
-        count: int = 1,
-        site: str | None = None,
-        partition: str | None = None,
-        account: str | None = None,
-        qos: str | None = None,
-        constraint: str | None = None,
-        clusters: str | None = None,
-        nodes_per_block: int = 1,
-        cores_per_node: int | None = 1,
-        mem_per_node: int | None = None,
-        init_blocks: int = 1,
-        min_blocks: int = 0,
-        max_blocks: int = 1,
-        parallelism: float = 1,
-        walltime: str = "00:10:00",
-        exclusive: bool = False,
-        requeue: bool = False,
-        scheduler_options: str = "",
-        worker_init: str = "",
-        cmd_timeout: int = 30,
-        launcher: Launcher | None = None,
-        status_polling_interval: int = 10,
-    ) -> None:
-        super().__init__(
-            label="slurm-qpu",
-            request=QPURequest(qpu=qpu, count=count),
-            scheduler=Slurm(clusters=clusters),
-            site=site,
-            nodes_per_block=nodes_per_block,
-            init_blocks=init_blocks,
-            min_blocks=min_blocks,
-            max_blocks=max_blocks,
-            parallelism=parallelism,
-            walltime=walltime,
-            cmd_timeout=cmd_timeout,
-            scheduler_options=scheduler_options,
-            worker_init=worker_init,
-            launcher=launcher,
-            status_polling_interval=status_polling_interval,
-        )
-        self.partition = partition
-        self.account = account
-        self.qos = qos
-        self.constraint = constraint
-        self.clusters = clusters
-        self.cores_per_node = cores_per_node
-        self.mem_per_node = mem_per_node
-        self.exclusive = exclusive
-        self.requeue = requeue
-
-    def job_options(self, tasks_per_node: int) -> list[str]:
-        """Return sbatch's options for a block, besides those for the QPU."""
-        cores = None if self.cores_per_node is None else max(1, self.cores_per_node)
-        named = {
-            "nodes": self.nodes_per_block,
-            "ntasks-per-node": tasks_per_node,
-            "time": self.walltime,
-            "cpus-per-task": cores and max(1, cores // tasks_per_node),
-            "mem": self.mem_per_node and f"{self.mem_per_node}G",
-            "partition": self.partition,
-            "account": self.account,
-            "qos": self.qos,
-            "constraint": self.constraint,
-        }
-        options = [f"--{key}={value}" for key, value in named.items() if value]
-        options += ["--exclusive"] if self.exclusive else []
-        options += [] if self.requeue else ["--no-requeue"]
-        return options

@@ -1,0 +1,130 @@
+"""The provider for Slurm."""
+
+from __future__ import annotations
+
+import typeguard
+from parsl.launchers.base import Launcher
+
+from parsl_ext.providers.base import QPUProvider
+from qrmi_workflows.schedulers.base import QPURequest
+from qrmi_workflows.schedulers.slurm import Slurm, refuse_options
+
+__all__ = ["QPUSlurmProvider"]
+
+
+class QPUSlurmProvider(QPUProvider):
+    """Blocks that are Slurm jobs holding a QPU: its GRES, licence or `--qpu`, as the site grants.
+
+    Small by default: one node, one core, not exclusive, never requeued, for a QPU's block spends
+    its time waiting for the QPU.
+
+    Parameters
+    ----------
+    qpu : str
+        The QPU's name.
+    count : int
+        How many of Slurm's units of it. Default is 1.
+    site : str | None
+        Path of the site policy; found as `qpu` finds it when it is None.
+    partition, account, qos, constraint, clusters : str | None
+        As in Parsl's `SlurmProvider`.
+    nodes_per_block, init_blocks, min_blocks, max_blocks, parallelism, walltime, cmd_timeout
+        As in Parsl's `SlurmProvider`.
+    cores_per_node, mem_per_node : int | None
+        Cores, and memory in GB, of the block's node.
+    exclusive : bool
+        Whether the block takes its node for itself. Default is False.
+    requeue : bool
+        Whether Slurm may run the block's job again, which spends the QPU's time again.
+    scheduler_options : str
+        Lines of further `#SBATCH` directives.
+    worker_init : str
+        Commands to run before the workers start.
+    launcher : Launcher | None
+        A `LeaseLauncher` when it is None.
+    status_polling_interval : int
+        Seconds between two looks at the queue. Default is 10.
+
+    Raises
+    ------
+    UnknownQPUError
+        The site policy does not offer the QPU.
+    RequestError
+        `count` or `scheduler_options` contradict the request.
+    ConfigError
+        There is no usable site policy.
+    """
+
+    @typeguard.typechecked
+    def __init__(
+        self,
+        qpu: str,
+        count: int = 1,
+        site: str | None = None,
+        partition: str | None = None,
+        account: str | None = None,
+        qos: str | None = None,
+        constraint: str | None = None,
+        clusters: str | None = None,
+        nodes_per_block: int = 1,
+        cores_per_node: int | None = 1,
+        mem_per_node: int | None = None,
+        init_blocks: int = 1,
+        min_blocks: int = 0,
+        max_blocks: int = 1,
+        parallelism: float = 1,
+        walltime: str = "00:10:00",
+        exclusive: bool = False,
+        requeue: bool = False,
+        scheduler_options: str = "",
+        worker_init: str = "",
+        cmd_timeout: int = 30,
+        launcher: Launcher | None = None,
+        status_polling_interval: int = 10,
+    ) -> None:
+        refuse_options(scheduler_options, ("gres", "licenses", "qpu"), where="scheduler_options")
+        super().__init__(
+            label="slurm-qpu",
+            request=QPURequest(qpu=qpu, count=count),
+            scheduler=Slurm(clusters=clusters),
+            site=site,
+            nodes_per_block=nodes_per_block,
+            init_blocks=init_blocks,
+            min_blocks=min_blocks,
+            max_blocks=max_blocks,
+            parallelism=parallelism,
+            walltime=walltime,
+            cmd_timeout=cmd_timeout,
+            scheduler_options=scheduler_options,
+            worker_init=worker_init,
+            launcher=launcher,
+            status_polling_interval=status_polling_interval,
+        )
+        self.partition = partition
+        self.account = account
+        self.qos = qos
+        self.constraint = constraint
+        self.clusters = clusters
+        self.cores_per_node = cores_per_node
+        self.mem_per_node = mem_per_node
+        self.exclusive = exclusive
+        self.requeue = requeue
+
+    def job_options(self, tasks_per_node: int) -> list[str]:
+        """Return sbatch's options for a block, besides those for the QPU."""
+        cores = None if self.cores_per_node is None else max(1, self.cores_per_node)
+        named = {
+            "nodes": self.nodes_per_block,
+            "ntasks-per-node": tasks_per_node,
+            "time": self.walltime,
+            "cpus-per-task": cores and max(1, cores // tasks_per_node),
+            "mem": self.mem_per_node and f"{self.mem_per_node}G",
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+        }
+        options = [f"--{key}={value}" for key, value in named.items() if value]
+        options += ["--exclusive"] if self.exclusive else []
+        options += [] if self.requeue else ["--no-requeue"]
+        return options

@@ -3,6 +3,7 @@
 from parsl_ext.apps import block_lease, qpu_app
 from parsl_ext.executor import QPUExecutor
 from parsl_ext.launcher import LeaseLauncher
+from parsl_ext.memo import register_memo_types
 from parsl_ext.providers.base import QPUProvider
 from parsl_ext.providers.slurm import QPUSlurmProvider
 
@@ -13,4 +14,5 @@ __all__ = [
     "QPUSlurmProvider",
     "block_lease",
     "qpu_app",
+    "register_memo_types",
 ]

@@ -23,6 +23,7 @@ __all__ = [
     "Vendor",
     "VendorPayload",
     "find_frontend",
+    "identities",
     "load_vendor",
     "needs_extra",
     "read_program",
@@ -103,6 +104,13 @@ class Vendor(Protocol):
         """What its users' own libraries know a QPU by, by the name of `Lease`'s method.
 
         Each is called with the lease and that method's arguments.
+        """
+
+    def identities(self) -> Mapping[type, Callable[[Any], bytes]]:
+        """Return bytes that are equal for equal values, in any process, by the values' types.
+
+        The types are those of its users' own libraries (circuits, sequences); none where these are
+        not installed.
         """
 
     def read(
@@ -254,6 +262,15 @@ def find_frontend(kind: str, *, qpu: str, resource_type: str) -> Callable[..., A
             f"{', '.join(sorted(types))}."
         )
     return offered[kind]
+
+
+def identities() -> dict[type, Callable[[Any], bytes]]:
+    """Return how the installed libraries' values are identified, by their types."""
+    return {
+        kind: identify
+        for vendor in _vendors().values()
+        for kind, identify in vendor.identities().items()
+    }
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import numpy as np
 from qrmi_workflows.errors import PayloadError, ResultError
 from qrmi_workflows.vendors import ProgramSettings, VendorPayload, needs_extra
 from qrmi_workflows.vendors.ibm_circuits import check_pub, read_circuits
+from qrmi_workflows.vendors.ibm_identity import identities
 from qrmi_workflows.vendors.ibm_primitives import make_estimator, make_sampler
 
 if TYPE_CHECKING:
@@ -88,6 +89,9 @@ class _IBM:
     @property
     def frontends(self) -> Mapping[str, Callable[..., Any]]:
         return {"sampler": make_sampler, "estimator": make_estimator}
+
+    def identities(self) -> Mapping[type, Callable[[Any], bytes]]:
+        return identities()
 
     def read(
         self, source: bytes | Mapping[str, Any], settings: ProgramSettings, *, where: str

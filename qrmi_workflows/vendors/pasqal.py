@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +45,13 @@ class _Pasqal:
     @property
     def frontends(self) -> Mapping[str, Callable[..., Any]]:
         return {"pulser_backend": make_backend, "pulser_connection": make_connection}
+
+    def identities(self) -> Mapping[type, Callable[[Any], bytes]]:
+        if find_spec("pulser") is None:
+            return {}
+        from pulser import Sequence
+
+        return {Sequence: lambda sequence: str(sequence.to_abstract_repr()).encode()}
 
     def read(
         self, source: bytes | Mapping[str, Any], settings: ProgramSettings, *, where: str

@@ -1,0 +1,171 @@
+"""Memoisation: equal values are recognised in any process, unequal ones never."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pulser
+import pytest
+from parsl.data_provider.files import File
+from parsl.dataflow.memoization import id_for_memo
+from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
+from qiskit.circuit import Parameter
+from qiskit.circuit.library import PauliEvolutionGate, XGate
+from qiskit.quantum_info import SparsePauliOp
+
+from parsl_ext import register_memo_types
+from qrmi_workflows.payloads import Payload
+from qrmi_workflows.results import QuantumResult
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered() -> None:
+    register_memo_types()
+
+
+def circuit(*, phase: float = 0.0, register: str = "meas", control: int = 1) -> QuantumCircuit:
+    qubits, bits = QuantumRegister(2), ClassicalRegister(2, register)
+    made = QuantumCircuit(qubits, bits, global_phase=phase)
+    made.h(0)
+    made.append(XGate().control(1, ctrl_state=control), [0, 1])
+    made.measure(qubits, bits)
+    return made
+
+
+def parametrised(name: str, factor: float = 2.0) -> QuantumCircuit:
+    made = QuantumCircuit(1)
+    made.rx(factor * Parameter(name) + 1, 0)
+    return made
+
+
+def evolved(label: str) -> QuantumCircuit:
+    """The gate's parameters do not tell its operator."""
+    made = QuantumCircuit(2)
+    made.append(PauliEvolutionGate(SparsePauliOp(label), 0.3), [0, 1])
+    return made
+
+
+def of_own_gate(angle: float) -> QuantumCircuit:
+    """Qiskit gives the gate another name each time."""
+    inner = QuantumCircuit(2)
+    inner.rx(angle, 0)
+    made = QuantumCircuit(2)
+    made.append(inner.to_gate(), [0, 1])
+    return made
+
+
+def dynamic(value: int) -> QuantumCircuit:
+    made = QuantumCircuit(1, 1)
+    made.measure(0, 0)
+    with made.if_test((made.clbits[0], value)):
+        made.x(0)
+    return made
+
+
+def delayed(unit: str) -> QuantumCircuit:
+    made = QuantumCircuit(1)
+    made.delay(10, 0, unit=unit)
+    return made
+
+
+def sequence(duration: int) -> pulser.Sequence:
+    made = pulser.Sequence(pulser.Register({"a": (0.0, 0.0)}), pulser.AnalogDevice)
+    made.declare_channel("ising", "rydberg_global")
+    made.add(pulser.Pulse.ConstantPulse(duration, 1.0, 0.0, 0.0), "ising")
+    return made
+
+
+def payload(shots: int) -> Payload:
+    text = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $0; c[0] = measure $0;'
+    return Payload.from_content(
+        {"program_id": "sampler", "parameters": {"pubs": [[text, [], shots]]}}
+    )
+
+
+def result(task: str) -> QuantumResult:
+    return QuantumResult(
+        qpu="q", type="ibm-quantum-system", program="sampler", task_id=task, payload_digest="0",
+        submitted="a", completed="b", data=[], vendor_result="{}",
+    )  # fmt: skip
+
+
+def values() -> list[Any]:
+    """Values that all differ; made anew each time."""
+    return [
+        circuit(),
+        circuit(phase=0.5),
+        circuit(register="other"),
+        circuit(control=0),
+        parametrised("a"),
+        parametrised("b"),
+        parametrised("a", 3.0),
+        evolved("XX"),
+        evolved("ZZ"),
+        of_own_gate(0.1),
+        of_own_gate(0.2),
+        dynamic(0),
+        dynamic(1),
+        delayed("ns"),
+        delayed("us"),
+        SparsePauliOp(["XX", "ZZ"], [1, 2]),
+        SparsePauliOp(["XX", "ZZ"], [1, 3]),
+        sequence(100),
+        sequence(200),
+        payload(1),
+        payload(2),
+        result("1"),
+        result("2"),
+        np.arange(4),
+        np.arange(4).reshape(2, 2),
+        np.arange(4, dtype=float),
+        np.float64(1.0),
+        np.float64(2.0),
+        b"a",
+        b"b",
+    ]
+
+
+def test_no_two_different_values_are_taken_for_one() -> None:
+    assert len({id_for_memo(value) for value in values()}) == len(values())
+
+
+def test_equal_values_are_recognised() -> None:
+    assert [id_for_memo(value) for value in values()] == [id_for_memo(value) for value in values()]
+
+
+def test_equal_values_are_recognised_in_another_process() -> None:
+    code = (
+        "import sys, hashlib, test_parsl_memo as t\n"
+        "t.register_memo_types()\n"
+        "print(hashlib.md5(b''.join(map(t.id_for_memo, t.values()))).hexdigest())"
+    )
+    runs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            check=True, capture_output=True, text=True, cwd=__file__.rpartition("/")[0],
+            env={"PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+
+    assert len(runs) == 1
+
+
+def test_an_array_of_objects_is_refused() -> None:
+    with pytest.raises(ValueError, match="ignore_for_cache"):
+        id_for_memo(np.array([object()]))
+
+
+def test_an_input_file_is_known_by_its_content_and_an_output_by_its_path(tmp_path) -> None:
+    (tmp_path / "a").write_text("one")
+    (tmp_path / "b").write_text("one")
+    first, second = File(tmp_path / "a"), File(tmp_path / "b")
+
+    assert id_for_memo(first) == id_for_memo(second)
+    assert id_for_memo(first, output_ref=True) != id_for_memo(second, output_ref=True)
+    before = id_for_memo(first)
+    (tmp_path / "a").write_text("two")
+    assert id_for_memo(first) != before

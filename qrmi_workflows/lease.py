@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 from qrmi_workflows.errors import LeaseError
 from qrmi_workflows.exits import no_longer_at_end
 from qrmi_workflows.holding import Holding, environment_of
-from qrmi_workflows.journal import Journal, Step, step_name
+from qrmi_workflows.journal import Journal
 from qrmi_workflows.lanes import Lanes, TaskFuture
 from qrmi_workflows.progress import counted
 from qrmi_workflows.resource import TaskState
 from qrmi_workflows.results import QuantumResult
+from qrmi_workflows.step import Step
 from qrmi_workflows.targets import QPUTarget, cached_target, fetch_target
 from qrmi_workflows.tasks import OnAmbiguous, OnStop, PayloadLike, TaskRun, to_payload
 from qrmi_workflows.vendors import find_frontend
@@ -67,6 +68,7 @@ class Lease:
         self.adopted = holding.adopted if adopted is None else adopted
         self.resource = holding.resource
         self._named = step
+        self._journal = Journal()
         self._released = False
         self._lanes: Lanes | None = None
         self._lock = threading.Lock()
@@ -78,8 +80,7 @@ class Lease:
     @functools.cached_property
     def step(self) -> Step:
         """The step whose tasks run under the lease, as the journal knows it."""
-        journal = Journal()
-        return journal.step(self._named or step_name(journal))
+        return self._journal.step(self._named) if self._named else self._journal.this_step()
 
     def for_step(self, name: str) -> Lease:
         """Return the same lease for the tasks of another step; releasing that leaves this open."""
@@ -278,7 +279,7 @@ class Lease:
         no_longer_at_end(self)
         if self._lanes is not None:
             self._lanes.close()
-            self.step.close()
+            self._journal.close(self.step)
         if not self.adopted:
             self.holding.give_back()
 

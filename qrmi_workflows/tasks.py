@@ -42,11 +42,12 @@ from qrmi_workflows.errors import (
     TaskFailedError,
     TaskUnknownError,
 )
-from qrmi_workflows.journal import Entry, RecordState, Step, TaskRecord
 from qrmi_workflows.ledger import TaskUsage, append_line
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.resource import QuantumResource, TaskState
 from qrmi_workflows.results import QuantumResult
+from qrmi_workflows.step import Entry, Step
+from qrmi_workflows.task_record import RecordState, TaskRecord
 from qrmi_workflows.vendors import load_vendor
 
 __all__ = [

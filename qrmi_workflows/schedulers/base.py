@@ -48,6 +48,11 @@ class JobState(StrEnum):
         ended = (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.TIMEOUT)
         return self in ended
 
+    @property
+    def has_processes(self) -> bool:
+        """Whether processes of the job may be alive; one that waits again has none left."""
+        return not self.final and self is not JobState.PENDING
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QPURequest:

@@ -7,6 +7,7 @@ the licence excludes across the cluster. Supported: Slurm 22.05 and later.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -16,13 +17,21 @@ from pathlib import Path
 
 from qrmi_workflows.config import QPUPolicy, SitePolicy
 from qrmi_workflows.errors import RequestError, SchedulerError, UnknownQPUError
-from qrmi_workflows.schedulers.base import JobState, QPURequest, require_success, run_command
+from qrmi_workflows.schedulers.base import (
+    COMMAND_TIMEOUT,
+    JobState,
+    QPURequest,
+    require_success,
+    run_command,
+)
 
 __all__ = [
     "Slurm",
     "check_offered",
+    "cluster_of",
     "gres_of_job",
     "kill_wait_of",
+    "live_jobs",
     "offered_gres",
     "qpu_options",
     "queue_wait",
@@ -155,6 +164,38 @@ def queue_wait(job: str) -> float | None:
         submitted, started = map(datetime.fromisoformat, shown.stdout.strip().split("|"))
         return (started - submitted).total_seconds()
     return None
+
+
+def live_jobs(cluster: str | None = None, *, timeout: float = COMMAND_TIMEOUT) -> set[str]:
+    """Ask Slurm for the ids (`$SLURM_JOB_ID`) of this user's jobs that may have processes.
+
+    Args:
+        cluster: The cluster to ask; this host's own when it is `None`.
+        timeout: Seconds that each question may take.
+
+    Raises:
+        SchedulerError: Slurm does not answer, or knows no such cluster.
+    """
+    other = cluster is not None and cluster != _this_cluster(timeout)
+    # %A, not %i: a task of an array is known to itself by an id of its own.
+    argv = ["squeue", "--me", "--noheader", "--states=all", "--format=%A|%T|%j"]
+    argv += [f"--clusters={cluster}"] if other else []
+    listed = Slurm().parse_status(require_success(run_command(argv, timeout=timeout)).stdout)
+    return {job for job, (state, _) in listed.items() if state.has_processes}
+
+
+def _this_cluster(timeout: float) -> str | None:
+    if named := os.environ.get("SLURM_CLUSTER_NAME"):
+        return named
+    return cluster_of(
+        require_success(run_command(["scontrol", "show", "config"], timeout=timeout)).stdout
+    )
+
+
+def cluster_of(scontrol_output: str) -> str | None:
+    """Parse `scontrol show config`: the cluster's name."""
+    match = re.search(r"^ClusterName\s*=\s*(\S+)", scontrol_output, re.MULTILINE)
+    return match[1] if match else None
 
 
 def kill_wait_of(scontrol_output: str) -> float | None:

@@ -25,7 +25,8 @@ from fault_payloads import bell
 
 from qrmi_workflows import QuantumResult
 from qrmi_workflows.emulator.client import Control
-from qrmi_workflows.journal import Journal, RecordState
+from qrmi_workflows.journal import Journal
+from qrmi_workflows.task_record import RecordState
 
 __all__ = [
     "LOSSES",

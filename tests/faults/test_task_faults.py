@@ -22,7 +22,8 @@ from qrmi_workflows.errors import (
     TaskCancelledError,
     TaskFailedError,
 )
-from qrmi_workflows.journal import Journal, RecordState
+from qrmi_workflows.journal import Journal
+from qrmi_workflows.task_record import RecordState
 
 
 def records(step: str) -> list:

@@ -1,0 +1,72 @@
+"""Locks between threads, processes and hosts: `flock` on the file system that they share.
+
+A lock belongs to an open file, and ends with the process that opened it, whatever ends that. On NFS
+it holds between hosts; on Lustre where that is mounted with `flock`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+
+__all__ = ["is_locked", "lock", "locked"]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file's lock, as soon as nobody else does; the file is made when it is absent.
+
+    The one who holds it may remove the file, and its folder.
+
+    Raises:
+        OSError: The file system has no locks, or the file cannot be made.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = FileIO(path, "a")
+        except FileNotFoundError:  # its folder has just been removed
+            continue
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_at(path, file):
+                yield
+                return
+
+
+def lock(path: Path) -> FileIO:
+    """Make a file and lock it until what is returned is closed.
+
+    Raises:
+        OSError: The file is there already, cannot be made, or its file system has no locks.
+    """
+    file = FileIO(path, "x")
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether somebody holds a file's lock; nobody does when there is no such file.
+
+    Raises:
+        OSError: The file cannot be read, or its file system has no locks.
+    """
+    try:
+        with FileIO(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _is_at(path: Path, file: FileIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

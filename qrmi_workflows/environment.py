@@ -22,11 +22,12 @@ from dataclasses import dataclass, field
 
 from qrmi_workflows.errors import ConfigError
 
-__all__ = ["JobQPU", "describe_job", "read_job", "write_job"]
+__all__ = ["JobQPU", "describe_job", "read_job", "without_leases", "write_job"]
 
 TOKEN = "QRMI_JOB_ACQUISITION_TOKEN"  # noqa: S105 - a variable's name, not a token
 TIMEOUT = "QRMI_JOB_TIMEOUT_SECONDS"
 RESOURCES = ("QRMI_JOB_QPU_RESOURCES", "SLURM_JOB_QPU_RESOURCES")
+_JOB = ("QRMI_JOB_ID", "QRMI_JOB_UID")
 TYPES = ("QRMI_JOB_QPU_TYPES", "SLURM_JOB_QPU_TYPES")
 
 
@@ -89,9 +90,27 @@ def write_job(qpus: Iterable[JobQPU], timeout_seconds: int | None = None) -> dic
 
 def describe_job(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Render `QRMI_JOB_ID` and `QRMI_JOB_UID` from the scheduler's own variables."""
-    variables = {"QRMI_JOB_UID": str(os.getuid())}
-    job = environ.get("QRMI_JOB_ID") or environ.get("SLURM_JOB_ID")
-    return variables | ({"QRMI_JOB_ID": job} if job else {})
+    job_id, uid = _JOB
+    variables = {uid: str(os.getuid())}
+    job = environ.get(job_id) or environ.get("SLURM_JOB_ID")
+    return variables | ({job_id: job} if job else {})
+
+
+def without_leases(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return an environment without the leases of its job, for the submission of another job.
+
+    That one has leases of its own; and Slurm keeps what a submission exports on its disks. QPUs
+    that are not held stay: the user has put them there.
+
+    Raises:
+        ConfigError: The two lists differ in length.
+    """
+    carried = read_job(environ)
+    held = tuple(f"{qpu.name}_QRMI_" for qpu in carried.values() if qpu.token is not None)
+    job = (*RESOURCES, *TYPES, *_JOB, "QRMI_LIST_DELIMITER")
+    kept = {k: v for k, v in environ.items() if k not in job and not k.startswith(held)}
+    others = [qpu for qpu in carried.values() if qpu.token is None]
+    return kept | (write_job(others) if others else {})
 
 
 def _read_list(environ: Mapping[str, str], names: tuple[str, ...], delimiter: str) -> list[str]:

@@ -17,6 +17,7 @@ from parsl.utils import RepresentationMixin
 
 from parsl_ext.launcher import LeaseLauncher
 from qrmi_workflows.config import QPUPolicy, load_site_policy
+from qrmi_workflows.environment import without_leases
 from qrmi_workflows.errors import SchedulerError
 from qrmi_workflows.schedulers.base import JobState, QPURequest, Scheduler, run_command
 
@@ -224,7 +225,11 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
 
     def _submit(self, script: Path) -> str:
         try:
-            done = run_command(self._scheduler.submit_argv(script), timeout=self.cmd_timeout)
+            done = run_command(
+                self._scheduler.submit_argv(script),
+                timeout=self.cmd_timeout,
+                environ=without_leases(),
+            )
         except SchedulerError as error:
             self._cancel_unanswered(script.name)
             raise SubmitException(script.name, str(error)) from error

@@ -23,6 +23,7 @@ from snakemake_executor_plugin_slurm.validation import (
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
+from qrmi_workflows.environment import without_leases
 from qrmi_workflows.errors import SchedulerError
 from qrmi_workflows.schedulers.base import QPURequest, run_command
 from snakemake_executor_plugin_slurm_qpu.direct import can_run_directly, render_command
@@ -105,7 +106,9 @@ class Executor(MarkedExecutor):
         python = shlex.split(self.get_python_executable())
         command = lease_command(python, request.qpu, _step(job), self._command(job))
         done = run_command(
-            self._sbatch(job, request, log_file), stdin=render_script(command, self._markers.folder)
+            self._sbatch(job, request, log_file),
+            stdin=render_script(command, self._markers.folder),
+            environ=without_leases(),
         )
         if done.returncode != 0:
             raise WorkflowError(

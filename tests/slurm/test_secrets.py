@@ -175,13 +175,14 @@ def test_a_slurm_job(vault: Vault):
 
 @pytest.mark.slow
 @pytest.mark.engines
-@pytest.mark.parametrize("echoes", [False, True], ids=["works", "refused"])
 @pytest.mark.parametrize("engine", ["snakemake", "parsl"])
-def test_an_engines_step(vault: Vault, engine: str, echoes: bool):
-    if echoes:
+@pytest.mark.parametrize("where", ["alone", "refused", "under another lease"])
+def test_an_engines_step(vault: Vault, engine: str, where: str):
+    if where == "refused":
         echo(vault, 400, "POST */jobs")
+    lease = ("qpu", "lease", "exec", "--qpu", "FRESNEL", "--") if "lease" in where else ()
 
-    said = vault.run(f"{engine}-{echoes}", sys.executable, *ENGINES[engine])
+    said = vault.run(f"{engine}-{where}", *lease, sys.executable, *ENGINES[engine])
 
-    assert (said.returncode == 0) is not echoes, said.stdout
+    assert (said.returncode == 0) is (where != "refused"), said.stdout
     assert all((vault.folder / log).is_dir() for log in LOGS[engine])

@@ -3,7 +3,7 @@
 import pytest
 import qrmi
 
-from qrmi_workflows.environment import JobQPU, read_job, write_job
+from qrmi_workflows.environment import JobQPU, read_job, without_leases, write_job
 from qrmi_workflows.errors import ConfigError
 
 FEZ = JobQPU(
@@ -66,3 +66,14 @@ def test_lists_of_different_length_are_refused():
 def test_credentials_and_tokens_stay_out_of_repr():
     assert "127.0.0.1" not in repr(FEZ)
     assert "session-1" not in repr(FEZ)
+
+
+def test_another_job_gets_no_lease_of_this_one():
+    unheld = JobQPU(name="felis", type="alice-bob-felis", environment={"QRMI_Y": "2"}, token=None)
+    here = {"HOME": "/home/me", "QRMI_JOB_ID": "7", "QRMI_JOB_UID": "1000"}
+
+    assert without_leases({**here, **write_job([FEZ, CAN1])}) == {"HOME": "/home/me"}
+    assert without_leases({**here, **write_job([FEZ, unheld])}) == {
+        "HOME": "/home/me",
+        **write_job([unheld]),
+    }

@@ -1,0 +1,102 @@
+"""Reapers that are killed, and reapers at once: every orphan is released, and recorded, once."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from qrmi_workflows.ledger import open_leases
+
+ORPHANS = 4
+HOLD = f"""
+import time
+from qrmi_workflows import open_lease
+leases = [open_lease("ibm_quick") for _ in range({ORPHANS})]
+print("ready", flush=True)
+time.sleep(60)
+"""
+REAP = (sys.executable, "-m", "qrmi_workflows", "reap", "--json")
+
+
+@pytest.fixture
+def orphans(emulator):
+    """Leave leases open, as a process does that is killed."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.kill()
+    process.communicate()
+    assert len(list(open_leases())) == ORPHANS
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Count the lease records of every lease."""
+
+    def count() -> Counter:
+        files = (tmp_path / "state" / "leases").glob("*.jsonl")
+        lines = [line for file in files for line in file.read_text().splitlines()]
+        return Counter(json.loads(line)["lease"] for line in lines)
+
+    return count
+
+
+def start_reaper() -> subprocess.Popen:
+    return subprocess.Popen(REAP, stdout=subprocess.PIPE, text=True)
+
+
+def released(reaper: subprocess.Popen) -> list[str]:
+    said = reaper.communicate(timeout=30)[0]
+    return [one["lease"] for one in json.loads(said) if one["released"]]
+
+
+def test_reapers_at_once_share_the_orphans(orphans, counted, fault, recorded):
+    fault("delay", route="PATCH */sessions/*", seconds=0.1)
+    reapers = [start_reaper() for _ in range(3)]
+
+    done = [lease for reaper in reapers for lease in released(reaper)]
+
+    assert len(done) == len(set(done)) == ORPHANS
+    assert counted()["sessions closed"] == ORPHANS
+    assert set(recorded().values()) == {1}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_reaper_killed_while_it_releases_leaves_the_rest_to_the_next(
+    orphans, counted, fault, recorded, when
+):
+    fault("delay", route="PATCH */sessions/*", seconds=30, when=when, count=1, after=1)
+    reaper = start_reaper()
+    limit = time.monotonic() + 10
+    while len(list(open_leases())) == ORPHANS and time.monotonic() < limit:
+        time.sleep(0.005)
+    time.sleep(0.1)
+    reaper.kill()
+    reaper.communicate()
+
+    again = subprocess.run(REAP, capture_output=True, text=True, check=True, timeout=30)
+
+    assert len(json.loads(again.stdout)) == ORPHANS - 1
+    assert counted()["sessions closed"] == ORPHANS
+    assert recorded().total() == len(recorded()) == ORPHANS
+
+
+def test_reapers_killed_at_random_lose_nothing(orphans, counted, fault, recorded):
+    fault("delay", route="PATCH */sessions/*", seconds=0.02)
+    seed = random.SystemRandom().randrange(10**6)
+    dice = random.Random(seed)
+    for _ in range(6):
+        reapers = [start_reaper() for _ in range(2)]
+        time.sleep(dice.uniform(0.15, 0.35))
+        for reaper in reapers:
+            reaper.kill()
+            reaper.communicate()
+
+    subprocess.run(REAP, capture_output=True, check=True, timeout=30)
+
+    assert counted()["sessions closed"] == ORPHANS, f"seed {seed}"
+    assert list(open_leases()) == []
+    assert recorded().total() == len(recorded()) == ORPHANS, f"seed {seed}"

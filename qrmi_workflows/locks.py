@@ -26,11 +26,13 @@ def locked(path: Path) -> Iterator[None]:
         OSError: The file system has no locks, or the file cannot be made.
     """
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             file = FileIO(path, "a")
-        except FileNotFoundError:  # its folder has just been removed
-            continue
+        except (FileExistsError, FileNotFoundError):
+            if path.parent.is_file():
+                raise
+            continue  # the folder has just been removed
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if _is_at(path, file):

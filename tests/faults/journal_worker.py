@@ -1,0 +1,100 @@
+"""One process of many, on one host of many, that runs steps over one journal and dies at times.
+
+Run as `python journal_worker.py STATE VENDOR SEED RUNS`. The vendor is a folder with a file for
+each task that it has accepted, and one for each that is reported as ambiguous. Claims of what
+another living process holds are written to a file `shared`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import uuid
+from pathlib import Path
+
+from qrmi_workflows.journal import Journal
+from qrmi_workflows.results import QuantumResult
+from qrmi_workflows.step import Entry
+from qrmi_workflows.task_record import RecordState
+
+STEPS = ("a", "b", "c")
+DIGESTS = [f"{number:064x}" for number in (1, 1, 2)]  # two are equal, on purpose
+
+
+class Worker:
+    """Runs steps; each of its moments may be its last."""
+
+    def __init__(self, state: Path, vendor: Path, dice: random.Random) -> None:
+        self.journal = Journal(state / "journal")
+        self.vendor = vendor
+        self.dice = dice
+        self.held: list[Path] = []
+
+    def run_step(self) -> None:
+        """Run a step from its first task to its end."""
+        step = self.journal.step(self.dice.choice(STEPS))
+        for digest in DIGESTS:
+            entry, before = step.claim(digest, qpu="q", program="sampler")
+            self.mark(entry)
+            self.run_task(entry, before and before.state)
+        self.unmark()
+        self.journal.close(step)
+        self.journal.settle(step.name)
+
+    def run_task(self, entry: Entry, state: RecordState | None) -> None:
+        """Submit a task, or go on with it."""
+        self.may_die()
+        if state is RecordState.INTENT:
+            (self.vendor / f"ambiguous-{uuid.uuid4().hex}").touch()
+        if state in (None, RecordState.INTENT):
+            task_id = uuid.uuid4().hex
+            (self.vendor / f"task-{task_id}").touch()
+            self.may_die(0.02)
+            entry.submitted(task_id)
+        self.may_die()
+        if state is not RecordState.COMPLETED:
+            entry.completed(result_of(str(entry.record.task_id)))
+        self.may_die()
+
+    def mark(self, entry: Entry) -> None:
+        """Note what is held, and whether somebody else does so at this moment."""
+        marker = self.vendor / f"held-{entry.path.parent.name}-{entry.path.name}"
+        try:
+            marker.touch(exist_ok=False)
+        except FileExistsError:
+            (self.vendor / "shared").touch()
+        self.held.append(marker)
+
+    def unmark(self) -> None:
+        """Note that nothing is held any more."""
+        while self.held:
+            self.held.pop().unlink(missing_ok=True)
+
+    def may_die(self, chance: float = 0.006) -> None:
+        """End as nobody can prevent, now and then."""
+        if self.dice.random() < chance:
+            self.unmark()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def result_of(task_id: str) -> QuantumResult:
+    """Return a result whose task can be told."""
+    return QuantumResult(
+        qpu="q",
+        type="t",
+        program="sampler",
+        task_id=task_id,
+        payload_digest="",
+        submitted="",
+        completed="",
+        data=[],
+        vendor_result=task_id,
+    )
+
+
+if __name__ == "__main__":
+    worker = Worker(Path(sys.argv[1]), Path(sys.argv[2]), random.Random(sys.argv[3]))
+    for _ in range(int(sys.argv[4])):
+        worker.run_step()

@@ -1,11 +1,14 @@
 """Parsl apps that hold a QPU: a Slurm provider, a lease launcher, an executor and `qpu_app`."""
 
 from parsl_ext.apps import block_lease, qpu_app
+from parsl_ext.configs import qpu_config
 from parsl_ext.executor import QPUExecutor
 from parsl_ext.launcher import LeaseLauncher
 from parsl_ext.memo import register_memo_types
 from parsl_ext.providers.base import QPUProvider
 from parsl_ext.providers.slurm import QPUSlurmProvider
+from parsl_ext.quantum_only import run_payload
+from parsl_ext.retries import qpu_retry_handler
 
 __all__ = [
     "LeaseLauncher",
@@ -14,5 +17,8 @@ __all__ = [
     "QPUSlurmProvider",
     "block_lease",
     "qpu_app",
+    "qpu_config",
+    "qpu_retry_handler",
     "register_memo_types",
+    "run_payload",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +12,14 @@ from typing import Any
 from parsl import python_app
 from parsl.executors.execute_task import execute_task
 
+from qrmi_workflows.errors import QPUError
+from qrmi_workflows.journal import Journal
 from qrmi_workflows.lease import Lease
 from qrmi_workflows.opening import open_lease
 
-__all__ = ["block_lease", "execute_in_lane", "qpu_app", "takes_lanes"]
+__all__ = ["block_lease", "execute_in_lane", "qpu_app", "settle", "takes_lanes"]
+
+logger = logging.getLogger(__name__)
 
 _LEASE = "lease"
 _STEP = "qpu_step"
@@ -73,8 +78,12 @@ def qpu_app(
         @functools.wraps(body)
         def call(*args: Any, **kwargs: Any) -> Any:
             # Parsl's retries call with the same arguments, so they find the same step's tasks.
-            step = kwargs.pop(_STEP, None) or f"app {body.__name__} {uuid.uuid4()}"
-            return app(*args, **{_STEP: step}, **kwargs)
+            named = kwargs.pop(_STEP, None)
+            step = named or f"app {body.__name__} {uuid.uuid4()}"
+            future = app(*args, **{_STEP: step}, **kwargs)
+            if _wants_lease(body) and named is None:
+                future.add_done_callback(lambda _: settle(step))
+            return future
 
         return call
 
@@ -102,9 +111,20 @@ def execute_in_lane(buffer: bytes, qpu: str | None = None) -> Any:
         return execute_task(buffer)
 
 
+def settle(step: str) -> None:
+    """Put the records of an ended call aside: no other will ask for them."""
+    try:
+        Journal().settle(step)
+    except QPUError as error:  # it costs a little space
+        logger.warning("the records of step %r stay open: %s", step, error)
+
+
+def _wants_lease(body: Callable[..., Any]) -> bool:
+    return _LEASE in inspect.signature(body).parameters
+
+
 def _with_lease(body: Callable[..., Any], qpu: str | None) -> Callable[..., Any]:
-    parameters = inspect.signature(body).parameters
-    wanted, specified = _LEASE in parameters, _SPECIFICATION in parameters
+    wanted, specified = _wants_lease(body), _SPECIFICATION in inspect.signature(body).parameters
 
     @functools.wraps(body)
     def run(*args: Any, qpu_step: str, **kwargs: Any) -> Any:

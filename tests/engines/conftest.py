@@ -30,6 +30,7 @@ def parsl_site(parsl_box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(name, value)
     programs = str(Path(sys.executable).parent)
     monkeypatch.setenv("PATH", f"{os.environ['PATH']}:{programs}")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", f"{here}:{here.parents[1]}")
     monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
     return Site(parsl_box, tmp_path)

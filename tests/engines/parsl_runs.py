@@ -92,11 +92,17 @@ class Site:
             wait_until(lambda: not self.jobs(), "jobs to end")
 
 
-def executor(*, qpu: str = "ibm_quick", lanes: int | None = None, **options: Any) -> QPUExecutor:
+def executor(
+    *,
+    qpu: str = "ibm_quick",
+    lanes: int | None = None,
+    max_workers_per_node: int | None = None,
+    **options: Any,
+) -> QPUExecutor:
     """An executor on the sandbox; `options` are the provider's."""
     settings = {"walltime": "00:05:00", "status_polling_interval": 1, **options}
     provider = QPUSlurmProvider(qpu=qpu, **settings)
-    return QPUExecutor(provider=provider, lanes=lanes)
+    return QPUExecutor(provider=provider, lanes=lanes, max_workers_per_node=max_workers_per_node)
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> float:

@@ -1,0 +1,155 @@
+"""What Parsl users call: mixed pools, payloads without an app, checkpoints, ready settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import parsl
+import pytest
+from parsl import python_app
+from parsl.data_provider.files import File
+from parsl.executors.errors import InvalidResourceSpecification
+from parsl_runs import Site, bell, wait_until
+from qiskit import QuantumCircuit
+
+from parsl_ext import qpu_app, qpu_config, run_payload
+from qrmi_workflows.errors import PayloadError, RequestError, UnknownQPUError
+from qrmi_workflows.journal import Journal
+from qrmi_workflows.payloads import Payload
+from qrmi_workflows.results import QuantumResult
+
+pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+
+
+@python_app(executors=["qpu"])
+def span(seconds, parsl_resource_specification=None):
+    """When a call ran."""
+    import time
+
+    before = time.monotonic()
+    time.sleep(seconds)
+    return before, time.monotonic()
+
+
+@qpu_app
+def sample_many(shots, *, lease):
+    from parsl_runs import bell
+
+    return [result.task_id for result in lease.map([bell(each) for each in shots])]
+
+
+@qpu_app(cache=True)
+def sample_circuit(circuit, *, lease):
+    return lease.sampler().run([circuit]).result()[0].data.meas.get_counts()
+
+
+@python_app(executors=["qpu"])
+def write_payload(shots, outputs=()):
+    import json
+    from pathlib import Path
+
+    from parsl_runs import bell
+
+    Path(outputs[0].filepath).write_text(json.dumps(bell(shots)))
+
+
+def most_at_once(spans: list[tuple[float, float]]) -> int:
+    return max(sum(start <= at < end for start, end in spans) for at, _ in spans)
+
+
+def test_a_mixed_pool_runs_as_many_calls_on_the_qpu_as_it_has_lanes(parsl_site: Site):
+    qpu = {"qpu": 1}
+    with parsl_site.load(lanes=2, max_workers_per_node=6) as kernel:
+        span(0).result()
+        calls = [span(0.2, parsl_resource_specification=qpu) for _ in range(12)]
+        classical = span(0)
+        wait_until(lambda: kernel.executors["qpu"].outstanding() > 6, "calls that are kept back")
+        classical.result()
+        assert sum(call.done() for call in calls) < 6, "classical work waits for no lane"
+        tasks = sample_many([1, 2, 3, 4])
+        assert most_at_once([call.result() for call in calls]) == 2
+        assert len(set(tasks.result())) == 4
+
+        free = [span(0.2) for _ in range(6)]
+        assert most_at_once([call.result() for call in free]) > 2
+
+        for wrong, said in [
+            ({"gpu": 1}, "Unknown key 'gpu'; allowed: priority, qpu"),
+            ({"qpu": 2}, "qpu = 2; allowed is 1"),
+        ]:
+            with pytest.raises(InvalidResourceSpecification, match=said):
+                span(0, parsl_resource_specification=wrong).result()
+
+
+def config(site: Site, **options: Any) -> parsl.Config:
+    return qpu_config(
+        "ibm_quick",
+        run_dir=str(site.folder / "runs"),
+        walltime="00:05:00",
+        status_polling_interval=1,
+        **options,
+    )
+
+
+def circuit() -> QuantumCircuit:
+    made = QuantumCircuit(1)
+    made.sx(0)
+    made.measure_all()
+    return made
+
+
+def test_payloads_run_without_an_app_and_a_checkpointed_rerun_calls_no_qpu(parsl_site: Site):
+    folder = parsl_site.folder
+    (folder / "bell.json").write_text(json.dumps(bell()))
+    with parsl.load(config(parsl_site, checkpoint=True)):
+        of_file = run_payload(folder / "bell.json", outputs=[folder / "result.json"], cache=True)
+        made = write_payload(7, outputs=[File(folder / "made.json")])
+        of_future = run_payload(made.outputs[0], shots=9)
+        with pytest.raises(PayloadError, match=r"bel\.json: No such file"):
+            run_payload("bel.json")
+        with pytest.raises(RequestError, match="2 output files"):
+            run_payload(bell(), outputs=["a", "b"])
+        counts = sample_circuit(circuit()).result()
+        saved = QuantumResult.load(Path(of_file.outputs[0].result().filepath))
+        assert saved == of_file.result()
+        sent = Payload.from_content(bell(7)).with_shots(9)
+        assert of_future.result().payload_digest == sent.digest
+        wait_until(lambda: not list(Journal().records()), "the steps to be settled")
+    before = parsl_site.tasks()["accepted"]
+    wait_until(lambda: not parsl_site.jobs(), "the block to end")
+
+    with parsl.load(config(parsl_site, checkpoint=True, init_blocks=0)):
+        again = run_payload(folder / "bell.json", outputs=[folder / "result.json"], cache=True)
+        assert again.result() == saved
+        assert sample_circuit(circuit()).result() == counts
+
+    assert parsl_site.tasks()["accepted"] == before
+    assert parsl_site.jobs() == []
+
+
+@qpu_app
+def sample_or_fail(payload, fail, *, lease):
+    result = lease.run(payload)
+    if fail:
+        raise ZeroDivisionError
+    return result.task_id
+
+
+def test_another_run_finds_the_tasks_of_a_named_step_without_a_scheduler(parsl_site: Site):
+    options = {"local": True, "run_dir": str(parsl_site.folder / "runs"), "retries": 0}
+    before = parsl_site.tasks()["accepted"]
+    with parsl.load(qpu_config("ibm_quick", **options)):
+        with pytest.raises(ZeroDivisionError):
+            sample_or_fail(bell(), True, qpu_step="energies").result()
+        assert parsl_site.jobs() == []
+    wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release")
+
+    with parsl.load(qpu_config("ibm_quick", **options)):
+        first = sample_or_fail(bell(), False, qpu_step="energies").result()
+        assert sample_or_fail(bell(), False).result() != first
+
+    assert parsl_site.tasks()["accepted"] - before == 2
+    with pytest.raises(UnknownQPUError, match="ibm_quick"):
+        qpu_config("ibm_quik", local=True)

@@ -1,0 +1,40 @@
+"""What failures cost of an app's retries."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from parsl.executors.errors import InvalidResourceSpecification
+from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
+
+from parsl_ext import qpu_retry_handler
+from qrmi_workflows import errors
+
+
+@pytest.mark.parametrize(
+    "mended",
+    [
+        errors.LeaseError("another holds it", "q", retryable=True),
+        errors.DeadlineError("no answer", "q", "task_status", None, True),
+        WorkerLost(1, "node"),
+        ManagerLost(b"1", "node"),
+        ZeroDivisionError(),
+    ],
+)
+def test_what_a_repetition_may_mend_costs_one_retry(mended: Exception) -> None:
+    assert qpu_retry_handler(mended, {}) == 1
+
+
+@pytest.mark.parametrize(
+    "lasting",
+    [
+        errors.PayloadError("no shots"),
+        errors.UnknownQPUError("a", ["b"], "here"),
+        errors.TaskFailedError("the vendor says so", "q", "t"),
+        errors.AmbiguousTaskError("nobody knows", "q", "t"),
+        InvalidResourceSpecification({"gpu"}),
+    ],
+)
+def test_what_no_repetition_mends_costs_all_retries(lasting: Exception) -> None:
+    assert qpu_retry_handler(lasting, {}) == math.inf

@@ -26,6 +26,8 @@ from qrmi_workflows.reap import reap
 
 __all__ = ["LeaseSet", "open_lease"]
 
+_REAP_SECONDS = 3.0  # what another lease, of a vendor that is silent, may cost this one
+
 
 class LeaseSet(Mapping[str, Lease]):
     """Leases of several QPUs in one job, by name; a context manager that releases all."""
@@ -132,7 +134,7 @@ def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
     sigterm_exits()
     if found.token is not None:
         return Lease(Holding.adopt(found), step=step)
-    reap()
+    reap(patience=_REAP_SECONDS)
     named = step or os.environ.get(STEP_VARIABLE, "")
     lease = Lease(Holding.acquire(found, step=named, config=config), step=step)
     at_end(lease, lease.release)

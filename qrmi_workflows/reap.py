@@ -15,7 +15,7 @@ from pathlib import Path
 
 from qrmi_workflows.config import load_qpus
 from qrmi_workflows.environment import read_job
-from qrmi_workflows.errors import ConfigError, QPUError, SchedulerError
+from qrmi_workflows.errors import ConfigError, DeadlineError, QPUError, SchedulerError
 from qrmi_workflows.ledger import OpenLease, only_one, open_leases
 from qrmi_workflows.resource import QRMIResource
 from qrmi_workflows.schedulers.base import require_success, run_command
@@ -43,22 +43,26 @@ class Reaped:
     error: str = ""
 
 
-def reap(jobs: Callable[[], set[str]] | None = None) -> list[Reaped]:
-    """Release this user's orphaned leases.
+def reap(
+    jobs: Callable[[], set[str]] | None = None, *, patience: float | None = None
+) -> list[Reaped]:
+    """Release this user's orphaned leases; a QPU whose vendor is silent is asked once.
 
     Args:
         jobs: Returns the ids of the live jobs, for leases of other hosts; those are left alone
             when it is `None`, which costs no question to the scheduler.
+        patience: Seconds that a release may take, where that is less than its deadline.
 
     Returns:
         What became of each orphan.
     """
-    reaped = []
+    reaped: list[Reaped] = []
+    silent: dict[str, str] = {}
     for opened in open_leases():
         if _orphaned(opened, jobs):
             with only_one(opened) as ours:
                 if ours:
-                    reaped.append(_release(opened))
+                    reaped.append(_release(opened, silent, patience))
     return reaped
 
 
@@ -86,11 +90,15 @@ def _orphaned(opened: OpenLease, jobs: Callable[[], set[str]] | None) -> bool:
         return False
 
 
-def _release(opened: OpenLease) -> Reaped:
+def _release(opened: OpenLease, silent: dict[str, str], patience: float | None) -> Reaped:
+    if reason := silent.get(opened.qpu):
+        return Reaped(lease=opened.lease, qpu=opened.qpu, released=False, error=reason)
     try:
-        with _resource(opened) as resource:
+        with _resource(opened, patience) as resource:
             resource.release(opened.token)
     except QPUError as error:
+        if isinstance(error, DeadlineError):
+            silent[opened.qpu] = str(error)
         if not _gone(error):
             return Reaped(lease=opened.lease, qpu=opened.qpu, released=False, error=str(error))
     opened.close(reaped=True)
@@ -103,7 +111,7 @@ def _gone(error: QPUError) -> bool:
 
 
 @contextmanager
-def _resource(opened: OpenLease) -> Iterator[QRMIResource]:
+def _resource(opened: OpenLease, patience: float | None) -> Iterator[QRMIResource]:
     if opened.config is not None:
         definitions = load_qpus(Path(opened.config))
         environment = definitions[opened.qpu].environment if opened.qpu in definitions else None
@@ -116,7 +124,10 @@ def _resource(opened: OpenLease) -> Iterator[QRMIResource]:
             f"{opened.config or 'this environment'}. Define it again, or wait until the vendor "
             "ends the session."
         )
-    resource = QRMIResource(opened.qpu, opened.type, environment, token=opened.token)
+    deadlines = {} if patience is None else {"release": patience}
+    resource = QRMIResource(
+        opened.qpu, opened.type, environment, token=opened.token, deadlines=deadlines
+    )
     try:
         yield resource
     finally:

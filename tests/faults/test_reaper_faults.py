@@ -9,7 +9,9 @@ from collections import Counter
 
 import pytest
 
+from qrmi_workflows import open_lease
 from qrmi_workflows.ledger import open_leases
+from qrmi_workflows.reap import reap
 
 ORPHANS = 4
 HOLD = f"""
@@ -100,3 +102,25 @@ def test_reapers_killed_at_random_lose_nothing(orphans, counted, fault, recorded
     assert counted()["sessions closed"] == ORPHANS, f"seed {seed}"
     assert list(open_leases()) == []
     assert recorded().total() == len(recorded()) == ORPHANS, f"seed {seed}"
+
+
+def test_orphans_of_a_silent_vendor_hold_up_no_other_lease(orphans, fault, monkeypatch):
+    monkeypatch.setattr("qrmi_workflows.opening._REAP_SECONDS", 0.3)
+    fault("hang", route="PATCH */sessions/*", count=1)
+    before = time.monotonic()
+
+    with open_lease("ibm_other"):
+        assert time.monotonic() - before < 0.3 * ORPHANS
+
+    assert len(list(open_leases())) == ORPHANS
+
+
+def test_a_silent_vendor_is_asked_once_for_all_its_orphans(orphans, fault, emulator):
+    fault("hang", route="PATCH */sessions/*", count=ORPHANS)
+
+    done = reap(patience=0.3)
+
+    assert [one.released for one in done] == [False] * ORPHANS
+    assert all("did not answer release within 0.3 s" in one.error for one in done)
+    (rule,) = emulator.control.ask("GET", "/faults")
+    assert rule["matched"] == 1

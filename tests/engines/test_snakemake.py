@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from snakemake_runs import Project, submitted, wait_until
+from snakemake_runs import Project, acquired_by_the_site, submitted, wait_until
 
 from qrmi_workflows.sandbox import Sandbox
 
@@ -262,24 +262,7 @@ def test_a_failing_rule_is_retried_and_each_attempt_has_its_lease(project):
     assert project.sessions() == (opened + 3, 0)
 
 
-@pytest.fixture
-def site_acquires(sandbox):
-    """Give every job the variables of upstream's plugin, which acquires before the job starts."""
-    prolog = sandbox.directory / "etc" / "task_prolog"
-    text = prolog.read_text()
-    variables = {
-        "QRMI_JOB_QPU_RESOURCES": "ibm_fez",
-        "QRMI_JOB_QPU_TYPES": "ibm-quantum-compute-service",
-        "ibm_fez_QRMI_JOB_ACQUISITION_TOKEN": "of-the-site",
-    }
-    prolog.write_text(
-        text + "".join(f"echo export {name}={value}\n" for name, value in variables.items())
-    )
-    yield
-    prolog.write_text(text)
-
-
-def test_the_lease_that_the_site_acquired_is_adopted(project, site_acquires):
+def test_the_lease_that_the_site_acquired_is_adopted(project, sandbox):
     project.write(
         """
         rule quantum:
@@ -290,7 +273,8 @@ def test_the_lease_that_the_site_acquired_is_adopted(project, site_acquires):
     )
     opened, _ = project.sessions()
 
-    project.run()
+    with acquired_by_the_site(sandbox, "ibm_fez"):
+        project.run()
 
     assert project.read("quantum.txt") == "of-the-site\n"
     assert project.sessions() == (opened, 0)

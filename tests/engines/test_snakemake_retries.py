@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from snakemake_runs import Project, submitted, wait_until
+from snakemake_runs import Project, acquired_by_the_site, submitted, wait_until
 
 from qrmi_workflows.sandbox import Sandbox
 
@@ -135,13 +135,8 @@ def test_a_qpu_may_have_a_hyphen_and_a_dot_in_its_name(tmp_path: Path):
                 shell: "env | grep ^ibm-fez.v2_QRMI_JOB_ACQUISITION_TOKEN > {output}"
             """
         )
-        project.run(
-            **{
-                "QRMI_JOB_QPU_RESOURCES": "ibm-fez.v2",
-                "QRMI_JOB_QPU_TYPES": "ibm-quantum-compute-service",
-                "ibm-fez.v2_QRMI_JOB_ACQUISITION_TOKEN": "of-the-site",
-            }
-        )
+        with acquired_by_the_site(sandbox, "ibm-fez.v2"):
+            project.run()
         assert project.read("token.txt").endswith("=of-the-site\n")
     finally:
         sandbox.down()

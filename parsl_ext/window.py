@@ -43,9 +43,10 @@ class Window:
             try:
                 started = start()
             except BaseException as error:  # it belongs to the caller
-                self._end(future, error)
+                self._make_room()
+                future.set_exception(error)
             else:
-                started.add_done_callback(partial(self._pass_on, future))
+                started.add_done_callback(partial(self._end, future))
 
     def _next(self) -> tuple[Future[Any], Callable[[], Future[Any]]] | None:
         with self._lock:
@@ -54,15 +55,14 @@ class Window:
             self._started += 1
             return self._waiting.popleft()
 
-    def _pass_on(self, future: Future[Any], done: Future[Any]) -> None:
-        error = done.exception()
-        self._end(future, error, None if error else done.result())
+    def _end(self, future: Future[Any], done: Future[Any]) -> None:
+        self._make_room()
+        self._fill()
+        if (error := done.exception()) is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(done.result())
 
-    def _end(self, future: Future[Any], error: BaseException | None, result: Any = None) -> None:
+    def _make_room(self) -> None:
         with self._lock:
             self._started -= 1
-        self._fill()
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)

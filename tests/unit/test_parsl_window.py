@@ -45,17 +45,23 @@ def test_a_failure_is_passed_on_and_makes_room() -> None:
     assert second.result(0) == 2
 
 
-def test_a_call_that_cannot_be_started_fails_alone() -> None:
+def test_calls_that_cannot_be_started_fail_alone() -> None:
     def refuse() -> Future[Any]:
         raise RuntimeError("the executor is broken")
 
     pool, window = Pool(), Window(lambda: 1)
-    refused, started = window.submit(refuse), window.submit(pool.start)
+    before = window.submit(pool.start)
+    refused = [window.submit(refuse) for _ in range(5000)]
+    after = window.submit(pool.start)
 
-    with pytest.raises(RuntimeError, match="broken"):
-        refused.result(0)
-    pool.started[0].set_result(1)
-    assert started.result(0) == 1
+    pool.started[0].set_result(0)
+
+    assert before.result(0) == 0
+    for future in refused:
+        with pytest.raises(RuntimeError, match="broken"):
+            future.result(0)
+    pool.started[1].set_result(1)
+    assert after.result(0) == 1
 
 
 def test_a_window_that_widens_starts_more() -> None:

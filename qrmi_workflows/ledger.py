@@ -15,7 +15,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -264,17 +264,6 @@ def lanes_folder(
     return state_folder(environ) / "leases" / "adopted" / f"{job}{_LANES}" / qpu if job else None
 
 
-@contextmanager
-def only_one(opened: OpenLease) -> Iterator[bool]:
-    """Hold an open lease's file against other reapers; yields whether it is ours to release."""
-    try:
-        with opened.path.open("r+", encoding="utf-8") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield opened.path.exists()
-    except (BlockingIOError, FileNotFoundError):
-        yield False
-
-
 def append_line(path: Path, line: str) -> None:
     """Append a line that other processes append to as well.
 
@@ -283,7 +272,7 @@ def append_line(path: Path, line: str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX)
         file.write(line + "\n")
         file.flush()
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
-__all__ = ["is_locked", "lock", "locked"]
+__all__ = ["is_locked", "lock", "locked", "locked_at_once"]
 
 
 @contextmanager
@@ -38,6 +38,27 @@ def locked(path: Path) -> Iterator[None]:
             if _is_at(path, file):
                 yield
                 return
+
+
+@contextmanager
+def locked_at_once(path: Path) -> Iterator[bool]:
+    """Hold a file's lock, unless somebody else does or there is no such file; yields whether.
+
+    Raises:
+        OSError: The file cannot be opened for writing, or its file system has no locks.
+    """
+    try:
+        file = FileIO(path, "r+")
+    except FileNotFoundError:
+        yield False
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = _is_at(path, file)
+        except BlockingIOError:
+            ours = False
+        yield ours
 
 
 def lock(path: Path) -> FileIO:

@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from qrmi_workflows.config import load_qpus
+from qrmi_workflows.config import load_qpus, state_folder
 from qrmi_workflows.environment import read_job
 from qrmi_workflows.errors import ConfigError, DeadlineError, QPUError, SchedulerError
-from qrmi_workflows.ledger import OpenLease, only_one, open_leases
+from qrmi_workflows.ledger import OpenLease, open_leases
+from qrmi_workflows.locks import locked_at_once
+from qrmi_workflows.owner import Owner
 from qrmi_workflows.resource import QRMIResource
-from qrmi_workflows.schedulers.base import require_success, run_command
-from qrmi_workflows.schedulers.slurm import Slurm
+from qrmi_workflows.schedulers.base import COMMAND_TIMEOUT
+from qrmi_workflows.schedulers.slurm import live_jobs
 
-__all__ = ["Reaped", "live_jobs", "reap"]
+__all__ = ["Reaped", "reap"]
 
 logger = logging.getLogger(__name__)
+
+_ASK_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,51 +49,74 @@ class Reaped:
     error: str = ""
 
 
-def reap(
-    jobs: Callable[[], set[str]] | None = None, *, patience: float | None = None
-) -> list[Reaped]:
-    """Release this user's orphaned leases; a QPU whose vendor is silent is asked once.
+def reap(*, patience: float | None = None) -> list[Reaped]:
+    """Release this user's orphaned leases; whoever is silent, vendor or scheduler, is asked once.
 
     Args:
-        jobs: Returns the ids of the live jobs, for leases of other hosts; those are left alone
-            when it is `None`, which costs no question to the scheduler.
-        patience: Seconds that a release may take, where that is less than its deadline.
+        patience: Seconds that a release may take, and the scheduler's answer: then this is done by
+            the way, and the scheduler asked at most once a minute by all such. Without it, each
+            has its own deadline.
 
     Returns:
         What became of each orphan.
     """
     reaped: list[Reaped] = []
     silent: dict[str, str] = {}
-    for opened in open_leases():
-        if _orphaned(opened, jobs):
-            with only_one(opened) as ours:
+    # All are read before the scheduler is asked: a job that it does not list has ended then.
+    found = list(open_leases())
+    jobs = _Jobs(patience)
+    for opened in found:
+        if _orphaned(opened.owner, jobs):
+            with locked_at_once(opened.path) as ours:
                 if ours:
                     reaped.append(_release(opened, silent, patience))
     return reaped
 
 
-def live_jobs() -> set[str]:
-    """Ask Slurm for this user's jobs that have not ended.
+class _Jobs:
+    """The jobs that live, as the scheduler says, asked once for each of its clusters."""
 
-    Raises:
-        SchedulerError: Slurm does not answer.
-    """
-    slurm = Slurm()
-    listed = slurm.parse_status(require_success(run_command(slurm.status_argv())).stdout)
-    return {job for job, (state, _) in listed.items() if not state.final}
+    def __init__(self, patience: float | None) -> None:
+        self._patience = patience
+        self._live: dict[str | None, set[str] | None] = {}
+
+    def have_ended(self, owner: Owner) -> bool:
+        """Return whether a process's job has certainly ended."""
+        if owner.requeued():
+            return True
+        if owner.job is None or shutil.which("squeue") is None:
+            return False
+        if owner.cluster not in self._live:
+            self._live[owner.cluster] = self._ask(owner.cluster)
+        live = self._live[owner.cluster]
+        return live is not None and owner.job not in live
+
+    def _ask(self, cluster: str | None) -> set[str] | None:
+        if self._patience is not None and not _first_in(_ASK_SECONDS):
+            return None
+        try:
+            return live_jobs(cluster, timeout=self._patience or COMMAND_TIMEOUT)
+        except SchedulerError as error:
+            logger.warning("whether jobs of other hosts still hold leases is not known: %s", error)
+            return None
 
 
-def _orphaned(opened: OpenLease, jobs: Callable[[], set[str]] | None) -> bool:
-    lives = opened.owner.lives()
-    if lives is not None:
-        return not lives
-    if jobs is None or opened.owner.job is None:
-        return False  # only its own host can tell
+def _first_in(seconds: float) -> bool:
+    """Return whether nobody asked for so long, and note that somebody does now."""
+    asked = state_folder() / "leases" / "asked"
     try:
-        return opened.owner.job not in jobs()
-    except SchedulerError as error:
-        logger.warning("the scheduler could not be asked for job %s: %s", opened.owner.job, error)
-        return False
+        if time.time() - asked.stat().st_mtime < seconds:
+            return False
+    except FileNotFoundError:
+        pass
+    with suppress(OSError):
+        asked.touch()
+    return True
+
+
+def _orphaned(owner: Owner, jobs: _Jobs) -> bool:
+    lives = owner.lives()
+    return jobs.have_ended(owner) if lives is None else not lives
 
 
 def _release(opened: OpenLease, silent: dict[str, str], patience: float | None) -> Reaped:

@@ -34,11 +34,11 @@ _SCHEDULER_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Entry:
-    """A task's place in the journal, held by this process."""
+    """A task's place in the journal, held by this process as long as its step is."""
 
     path: Path
     record: TaskRecord
-    _open: set[Path] = field(repr=False)
+    step: Step = field(repr=False)
 
     def submitted(self, task_id: str) -> None:
         """Record the vendor's id, as soon as it is known."""
@@ -64,10 +64,7 @@ class Entry:
         """
         with unusable(self.path):
             write_whole(self.path, self.record.to_json(), mode=0o600)
-        if self.record.state.ended:
-            self._open.discard(self.path)
-        else:
-            self._open.add(self.path)
+        self.step._note(self.path, self.record.state)
 
     def _write(self, **changes: Any) -> None:
         self.record = replace(self.record, since=_now(), **changes)
@@ -128,7 +125,7 @@ class Step:
                         since=_now(),
                     )
                 )
-                entry = Entry(path, record, self._open)
+                entry = Entry(path, record, self)
                 entry.write()
                 return entry, before
 
@@ -177,6 +174,12 @@ class Step:
     def is_running(self) -> bool:
         """Return whether a run of it holds its tasks, here or on another host."""
         return bool(self._other_runs())
+
+    def _note(self, path: Path, state: RecordState) -> None:
+        if state.ended:
+            self._open.discard(path)
+        else:
+            self._open.add(path)
 
     def _begin(self) -> str:
         if self._run is None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from dataclasses import asdict
-from functools import cache
 
 import click
 
@@ -21,10 +19,9 @@ def reap(as_json: bool) -> None:
     Asks this host for processes, and Slurm for the jobs of other hosts. Run it twice or at once
     as you like. Exits with 1 when a lease could not be released.
     """
-    from qrmi_workflows.reap import live_jobs
     from qrmi_workflows.reap import reap as release_orphans
 
-    done = release_orphans(cache(live_jobs) if shutil.which("squeue") else None)
+    done = release_orphans()
     if as_json:
         click.echo(json.dumps([asdict(one) for one in done], indent=1))
     else:

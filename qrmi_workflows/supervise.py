@@ -2,11 +2,13 @@
 
 Slurm sends SIGTERM, and SIGKILL after KillWait (30 s by default). A supervisor that waited for a
 command which ignores SIGTERM would be killed with the lease still open; so the command has a
-grace, and what is left of KillWait belongs to the release.
+grace, and what is left of KillWait belongs to the release. What a command leaves behind ends with
+it: a process that outlived the lease would go on using a QPU that is another's by then.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shutil
@@ -39,6 +41,7 @@ RELEASE_SECONDS = 8.0
 ALIVE_SECONDS = 30.0
 """Seconds without a touch after which the side that wants the result counts as dead."""
 
+_PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 _LOOK_SECONDS = 5.0
 _STUCK_SECONDS = 2.0
 _STOPPING = frozenset({signal.SIGTERM, signal.SIGHUP})
@@ -53,7 +56,7 @@ def run_supervised(
     grace: float | None = None,
     alive: Path | None = None,
 ) -> int:
-    """Run a command to its end and call `release` after it, on every path.
+    """Run a command to its end, end what it left running, and call `release`; on every path.
 
     Args:
         argv: The command and its arguments; no shell.
@@ -70,6 +73,8 @@ def run_supervised(
     Raises:
         OSError: The command could not be started; `release` has been called.
     """
+    # Orphans of the command become this process's children, and can be found.
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     stopper = _Stopper(release, grace)
     with _signals_passed_on(stopper):
         try:
@@ -79,6 +84,7 @@ def run_supervised(
             if alive is not None:
                 _stop_when_abandoned(alive)
             code = child.wait()
+            stopper.end_orphans()
         finally:
             release()
     return code if code >= 0 else 128 - code
@@ -107,7 +113,7 @@ class _Stopper:
             threading.Thread(target=self._learn_grace, name="grace", daemon=True).start()
         self._child: subprocess.Popen[bytes] | None = None
         self._early: list[int] = []
-        self._stopping = False
+        self._stopped: float | None = None
 
     def watch(self, child: subprocess.Popen[bytes]) -> None:
         """Take charge of the command, and pass on what arrived before it had started."""
@@ -122,9 +128,22 @@ class _Stopper:
         if number == signal.SIGINT and sys.stdin.isatty():
             return  # the terminal has sent it to the command as well
         self._child.send_signal(number)
-        if number in _STOPPING and not self._stopping:
-            self._stopping = True
+        if number in _STOPPING and self._stopped is None:
+            self._stopped = time.monotonic()
             self._after(self._grace, self._kill)
+
+    def end_orphans(self) -> None:
+        """End what the ended command left running, within what remains of its grace."""
+        orphans = psutil.Process().children(recursive=True)
+        for orphan in orphans:
+            with suppress(psutil.Error):
+                orphan.terminate()
+        used = 0.0 if self._stopped is None else time.monotonic() - self._stopped
+        left = psutil.wait_procs(orphans, timeout=max(0.0, self._grace - used))[1]
+        for orphan in left:
+            with suppress(psutil.Error):
+                orphan.kill()
+        psutil.wait_procs(left, timeout=_STUCK_SECONDS)
 
     def _learn_grace(self) -> None:
         with suppress(SchedulerError):

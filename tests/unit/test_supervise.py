@@ -95,6 +95,19 @@ def test_a_command_that_ignores_sigterm_is_killed_with_its_children(supervised, 
     assert not psutil.wait_procs(family, timeout=5)[1]
 
 
+@pytest.mark.parametrize("reaction", ["", 'trap "" TERM; '], ids=["ends", "ignores SIGTERM"])
+def test_what_a_command_leaves_behind_ends_before_the_release(supervised, tmp_path, reaction):
+    left = f"{reaction}echo ready; while :; do sleep 0.05; done"
+    process = supervised("sh", "-c", f"setsid sh -c {left!r} & wait")
+    family = psutil.Process(process.pid).children(recursive=True)
+
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(timeout=10) == 143
+    assert [each for each in family if each.is_running()] == []
+    assert released(tmp_path) == 1
+
+
 def test_a_command_whose_requester_is_dead_is_stopped(supervised, tmp_path):
     (tmp_path / "alive").touch()
 

@@ -8,7 +8,7 @@ NO_TEST_SLURM := `apt-get install slurm-wlm munge procps` as root, or run `make 
 # Only root can make the other users that some tests need.
 AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
 
-.PHONY: demo test test-noslurm test-slow break-it bench lint clean
+.PHONY: demo test test-noslurm test-slow test-parsl-suite break-it bench lint clean
 
 demo:
 	@slurm=; tools/setup slurm '$(NO_DEMO_SLURM)' || slurm=--no-slurm; \
@@ -17,7 +17,7 @@ demo:
 test:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@$(MAKE) --no-print-directory lint
-	@$(IN_VENV) pytest -m 'not slow $(AS_USER)' $(TIERS)
+	@$(IN_VENV) pytest -m 'not slow and not parsl_suite $(AS_USER)' $(TIERS)
 
 test-noslurm: lint
 	@$(IN_VENV) pytest -m 'not slurm and not slow' $(TIERS)
@@ -26,6 +26,13 @@ test-slow:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@tools/setup venv
 	@$(IN_VENV) pytest -m 'slow $(AS_USER)' $(TIERS)
+
+# Parsl's own tests through our provider, launcher and executor, in blocks that hold a QPU.
+test-parsl-suite:
+	@tools/setup slurm '$(NO_TEST_SLURM)'
+	@tools/setup venv
+	@tools/setup parsl-suite
+	@$(IN_VENV) pytest -s -m parsl_suite tests/engines/test_parsl_suite.py
 
 # Kill, starve and confuse steps at random moments, 300 times; Slurm jobs, too. What was hit and what
 # was lost is printed, and the seed.
@@ -47,4 +54,4 @@ lint:
 	@$(IN_VENV) mypy
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist demo-run .setup.log
+	rm -rf .venv .venv-parsl .mypy_cache .pytest_cache .ruff_cache build dist demo-run .setup.log

@@ -1,0 +1,9 @@
+"""For Parsl's own tests: an executor as users write it, every call in a lane of the QPU."""
+
+from parsl.config import Config
+
+from parsl_ext import QPUExecutor, QPUSlurmProvider
+
+
+def fresh_config() -> Config:
+    return Config(executors=[QPUExecutor(provider=QPUSlurmProvider(qpu="ibm_quick"))])

@@ -37,12 +37,15 @@ class Holding:
         qpu: The QPU, with its acquisition token.
         resource: The QPU, as QRMI gives it; its tasks run under that token.
         ended: Whether it has been given back.
+        queue_wait: What its job waited in the scheduler's queue, in seconds, where that is known;
+            else the scheduler is asked.
     """
 
     def __init__(self, qpu: JobQPU, opened: OpenLease | None) -> None:
         self.qpu = qpu
         self.resource = _resource(qpu)
         self.ended = False
+        self.queue_wait: float | None = None
         self._opened = opened
         self._renewed = float("-inf")
         self._lock = threading.Lock()
@@ -139,8 +142,7 @@ class Holding:
         try:
             with exit_put_off():
                 self.resource.release(self.qpu.token or "")
-                job = os.environ.get("SLURM_JOB_ID")
-                self._opened.close(queue_wait=queue_wait(job) if job else None)
+                self._opened.close(queue_wait=self._waited())
         except QPUError as error:
             raise LeaseError(
                 f"the lease of QPU {self.qpu.name!r} could not be released: {error} `qpu reap` "
@@ -148,6 +150,12 @@ class Holding:
                 self.qpu.name,
                 retryable=True,
             ) from error
+
+    def _waited(self) -> float | None:
+        job = os.environ.get("SLURM_JOB_ID")
+        if job is None or self.queue_wait is not None:
+            return self.queue_wait
+        return queue_wait(job)
 
 
 def environment_of(holdings: Iterable[Holding]) -> dict[str, str]:

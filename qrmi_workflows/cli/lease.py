@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,6 +51,12 @@ def lease() -> None:
     metavar="FILE",
     help="Stop COMMAND when nobody has touched FILE for 30 s: who wants the result is dead.",
 )
+@click.option(
+    "--submitted",
+    type=float,
+    metavar="TIME",
+    help="When the job was submitted, in seconds since the epoch: the scheduler need not be asked.",
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def lease_exec(
     qpus: str | None,
@@ -58,6 +65,7 @@ def lease_exec(
     step: str | None,
     record: Path | None,
     alive: Path | None,
+    submitted: float | None,
     command: tuple[str, ...],
 ) -> None:
     r"""Run COMMAND under the lease of a QPU.
@@ -72,7 +80,7 @@ def lease_exec(
     Example:
       qpu lease exec --qpu ibm_fez -- python vqe.py
     """
-    from qrmi_workflows import open_lease
+    from qrmi_workflows import LeaseSet, open_lease
     from qrmi_workflows.journal import STEP_VARIABLE, Journal
     from qrmi_workflows.ledger import RECORD_VARIABLE
     from qrmi_workflows.supervise import run_supervised
@@ -85,7 +93,11 @@ def lease_exec(
     if step is not None:
         os.environ[STEP_VARIABLE] = step
     names = qpus.split(",") if qpus and "," in qpus else qpus
+    begun = time.time()
     held = open_lease(names, config=config)
+    if submitted is not None and "SLURM_RESTART_COUNT" not in os.environ:
+        for each in held.values() if isinstance(held, LeaseSet) else [held]:
+            each.holding.queue_wait = max(0.0, round(begun - submitted, 1))
 
     def release() -> None:
         try:

@@ -104,7 +104,14 @@ class Executor(MarkedExecutor):
         log_file = self._log_file(job)
         submitted = datetime.now(UTC)
         python = shlex.split(self.get_python_executable())
-        command = lease_command(python, request.qpu, _step(job), self._command(job))
+        command = lease_command(
+            python,
+            request.qpu,
+            _step(job),
+            self._command(job),
+            submitted=submitted.timestamp(),
+            grace=None if _cluster(job) else self._grace,  # another cluster has its own KillWait
+        )
         done = run_command(
             self._sbatch(job, request, log_file),
             stdin=render_script(command, self._markers.folder),

@@ -27,7 +27,15 @@ exit "$status"
 # left of its job at once, and the supervisor would have no time to release.
 
 
-def lease_command(python: Sequence[str], qpu: str, step: str, command: Sequence[str]) -> list[str]:
+def lease_command(
+    python: Sequence[str],
+    qpu: str,
+    step: str,
+    command: Sequence[str],
+    *,
+    submitted: float,
+    grace: float | None,
+) -> list[str]:
     """Render the argv that runs a command under a lease of a QPU.
 
     Args:
@@ -35,8 +43,12 @@ def lease_command(python: Sequence[str], qpu: str, step: str, command: Sequence[
         qpu: The QPU's name.
         step: The name under which a retry, or a later run, finds the tasks of a failed attempt.
         command: The command and its arguments.
+        submitted: When the job is submitted, in seconds since the epoch.
+        grace: Seconds between SIGTERM and SIGKILL; the job asks Slurm when it is `None`.
     """
-    options = ["--qpu", qpu, "--step", step]
+    options = ["--qpu", qpu, "--step", step, f"--submitted={submitted:.1f}"]
+    if grace is not None:
+        options.append(f"--grace={grace:g}")
     return [*python, "-m", "qrmi_workflows", "lease", "exec", *options, "--", *command]
 
 

@@ -13,7 +13,8 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from qrmi_workflows.errors import SchedulerError
 from qrmi_workflows.schedulers.base import run_command
-from qrmi_workflows.schedulers.slurm import has_accounting
+from qrmi_workflows.schedulers.slurm import has_accounting, kill_wait_of
+from qrmi_workflows.supervise import grace_inside
 from snakemake_executor_plugin_slurm_qpu.completion import (
     Verdict,
     can_go_on,
@@ -46,6 +47,7 @@ class MarkedExecutor(SlurmExecutor):
         except SchedulerError as error:
             raise QPURequestError(str(error)) from error
         self._has_accounting = has_accounting(shown.stdout)
+        self._grace = grace_inside(kill_wait_of(shown.stdout))
 
     async def sleep(self) -> None:
         """Sleep until the stock schedule asks Slurm again, or until a marker says to ask now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -73,9 +74,15 @@ def test_a_fan_out_of_twenty_takes_turns_on_its_qpus(project):
         """
     )
 
+    project.slurm("sdiag", "--reset")
     output = project.run()
+    asked = re.findall(r"REQUEST_JOB_INFO\w* .*count:(\d+)", project.slurm("sdiag"))
 
     assert len(submitted(output)) == 20
+    assert sum(map(int, asked)) < 10, "the jobs themselves ask Slurm nothing"
+    waits = [int(seconds) for seconds in re.findall(r"waited (\d+) s in the queue", output)]
+    assert len(waits) == 20
+    assert max(waits) > min(waits)
 
 
 def test_a_group_is_one_job_under_one_lease_with_its_classical_rules(project):

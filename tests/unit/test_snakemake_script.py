@@ -14,7 +14,8 @@ GOLDEN = """\
 marker='/home/it'"'"'s me/markers'/"$SLURM_JOB_ID"
 rm -f "$marker"
 trap : HUP INT TERM
-/opt/python -m qrmi_workflows lease exec --qpu ibm_fez --step 'rule a' -- bash -c 'echo "$HOME"'
+/opt/python -m qrmi_workflows lease exec --qpu ibm_fez --step 'rule a' \
+--submitted=1234.5 --grace=5 -- bash -c 'echo "$HOME"'
 status=$?
 echo "$status" > "$marker.part" && mv "$marker.part" "$marker"
 exit "$status"
@@ -22,7 +23,14 @@ exit "$status"
 
 
 def test_the_script_is_one_supervisor_and_a_marker(tmp_path):
-    command = lease_command(["/opt/python"], "ibm_fez", "rule a", ["bash", "-c", 'echo "$HOME"'])
+    command = lease_command(
+        ["/opt/python"],
+        "ibm_fez",
+        "rule a",
+        ["bash", "-c", 'echo "$HOME"'],
+        submitted=1234.49,
+        grace=5.0,
+    )
 
     assert render_script(command, type(tmp_path)("/home/it's me/markers")) == GOLDEN
 

@@ -7,6 +7,7 @@ it holds between hosts; on Lustre where that is mounted with `flock`.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from io import FileIO
 from pathlib import Path
 
 __all__ = ["is_locked", "lock", "locked", "locked_at_once"]
+
+_ATTEMPTS = 100
 
 
 @contextmanager
@@ -25,12 +28,12 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         OSError: The file system has no locks, or the file cannot be made.
     """
-    while True:
+    for attempt in itertools.count(1):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = FileIO(path, "a")
         except (FileExistsError, FileNotFoundError):
-            if path.parent.is_file():
+            if attempt == _ATTEMPTS:
                 raise
             continue  # the folder has just been removed
         with file:

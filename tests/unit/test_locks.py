@@ -78,3 +78,9 @@ def test_a_file_in_the_way_is_an_error(tmp_path):
 
     with pytest.raises(FileExistsError), locked(tmp_path / "step" / ".lock"):
         pass
+
+
+def test_a_folder_that_cannot_be_made_is_an_error():
+    """The kernel says of one in /proc that it is not there, however often it is asked."""
+    with pytest.raises(FileNotFoundError), locked(Path("/proc/step/.lock")):
+        pass

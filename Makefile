@@ -8,7 +8,7 @@ NO_TEST_SLURM := `apt-get install slurm-wlm munge procps` as root, or run `make 
 # Only root can make the other users that some tests need.
 AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
 
-.PHONY: demo test test-noslurm test-slow test-parsl-suite break-it bench lint clean
+.PHONY: demo test test-noslurm test-slow test-parsl-suite test-tutorial break-it bench lint clean
 
 demo:
 	@slurm=; tools/setup slurm '$(NO_DEMO_SLURM)' || slurm=--no-slurm; \
@@ -17,7 +17,7 @@ demo:
 test:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@$(MAKE) --no-print-directory lint
-	@$(IN_VENV) pytest -m 'not slow and not parsl_suite $(AS_USER)' $(TIERS)
+	@$(IN_VENV) pytest -m 'not slow and not parsl_suite and not tutorial $(AS_USER)' $(TIERS)
 
 test-noslurm: lint
 	@$(IN_VENV) pytest -m 'not slurm and not slow' $(TIERS)
@@ -33,6 +33,13 @@ test-parsl-suite:
 	@tools/setup venv
 	@tools/setup parsl-suite
 	@$(IN_VENV) pytest -s -m parsl_suite tests/engines/test_parsl_suite.py
+
+# Snakemake's own tutorial, as Debian packages its text, with a rule for a QPU added.
+test-tutorial:
+	@tools/setup slurm '$(NO_TEST_SLURM)'
+	@tools/setup venv
+	@tools/setup tutorial
+	@$(IN_VENV) pytest -m tutorial tests/engines/test_snakemake_tutorial.py
 
 # Kill, starve and confuse steps at random moments, 300 times; Slurm jobs, too. What was hit and what
 # was lost is printed, and the seed.
@@ -54,4 +61,4 @@ lint:
 	@$(IN_VENV) mypy
 
 clean:
-	rm -rf .venv .venv-parsl .mypy_cache .pytest_cache .ruff_cache build dist demo-run .setup.log
+	rm -rf .venv .venv-parsl .tutorial .mypy_cache .pytest_cache .ruff_cache build dist demo-run .setup.log

@@ -18,13 +18,26 @@ from qrmi_workflows.sandbox import Sandbox
 
 SNAKEMAKE = (sys.executable, "-m", "snakemake", "--executor", "slurm-qpu", "--jobs", "40")
 LIMIT = 60.0
+PAYLOAD = {
+    "program_id": "sampler",
+    "parameters": {
+        "version": 2,
+        "support_qiskit": True,
+        "options": {},
+        "pubs": [
+            ['OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $0; c[0] = measure $0;', [], 100]
+        ],
+    },
+}
+"""100 shots of one qubit that is flipped: every shot is 1."""
 
 
 class Project:
     """A workflow in a folder of its own, on a sandbox."""
 
-    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
+    def __init__(self, folder: Path, sandbox: Sandbox, limit: float = LIMIT) -> None:
         self.folder = folder
+        self.limit = limit
         self.environ = os.environ | sandbox.environment()
         self.control = Control(sandbox.directory / "emulator")
 
@@ -57,7 +70,7 @@ class Project:
     def wait(self, process: subprocess.Popen[str], *, fails: bool = False) -> str:
         """Wait for the end of a workflow."""
         try:
-            output, _ = process.communicate(timeout=LIMIT)
+            output, _ = process.communicate(timeout=self.limit)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise AssertionError(f"Snakemake hangs: {process.communicate()[0]}") from None

@@ -9,23 +9,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from snakemake_runs import Project, acquired_by_the_site, submitted, wait_until
+from snakemake_runs import PAYLOAD, Project, acquired_by_the_site, submitted, wait_until
 
 from qrmi_workflows.sandbox import Sandbox
 
 pytestmark = [pytest.mark.slurm, pytest.mark.engines]
 
-PAYLOAD = {
-    "program_id": "sampler",
-    "parameters": {
-        "version": 2,
-        "support_qiskit": True,
-        "options": {},
-        "pubs": [
-            ['OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $0; c[0] = measure $0;', [], 100]
-        ],
-    },
-}
 SNAKEFILE = """
 rule quantum:
     input: "payload.json"

@@ -227,6 +227,30 @@ def test_python_without_venv(machine: Machine) -> None:
     )
 
 
+def test_the_tutorial_is_unpacked_and_its_programs_are_installed(machine: Machine) -> None:
+    """Once; another user is told what to do."""
+    machine.has_venv()
+    machine.is_user(1000)
+    done = machine.setup("tutorial")
+    assert done.returncode == 1
+    assert "cannot be set up (not root): as root" in done.stderr
+    machine.is_user(0)
+    programs = ("bwa", "samtools", "bcftools")
+    for name in ("ln", "true"):
+        machine.has(name, f'exec {shutil.which(name)} "$@"')
+    machine.has("apt-get", install(programs) + "\nexit 0")
+    machine.has("dpkg-deb", f"{RECORD}\nmkdir usr")
+    assert machine.setup("tutorial").returncode == 0
+    assert machine.called()[-3:] == [
+        "apt-get install -y --no-install-recommends bwa samtools bcftools",
+        "apt-get download snakemake-doc",
+        "dpkg-deb -x snakemake-doc_*.deb .",
+    ]
+    count = len(machine.called())
+    assert machine.setup("tutorial").returncode == 0
+    assert len(machine.called()) == count + 1  # Python is asked for pysam
+
+
 def test_every_tier_is_in_make_test() -> None:
     """No folder of tests is left out."""
     argv = ["make", "--dry-run", "test"]
@@ -240,4 +264,8 @@ def test_ci_runs_make_test() -> None:
     """Continuous integration has no set-up of its own."""
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert script.read_text().splitlines()[-2:] == ["make test", "exec make test-parsl-suite"]
+    assert script.read_text().splitlines()[-3:] == [
+        "make test",
+        "make test-tutorial",
+        "exec make test-parsl-suite",
+    ]

@@ -14,7 +14,7 @@ from qrmi_workflows.tasks import TaskRun
 
 __all__ = ["Lanes", "TaskFuture"]
 
-_STOP_SECONDS = 20.0
+_STOP_SECONDS = 7.0
 _THREADS_BESIDES = 2
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lease", "TaskOptions"]
 
-_STOP_SECONDS = 20.0
+_STOP_SECONDS = 7.0  # twice, and the release after it, fit into Slurm's KillWait of 30 s
 
 
 class TaskOptions(TypedDict, total=False):
@@ -279,9 +279,12 @@ class Lease:
         no_longer_at_end(self)
         if self._lanes is not None:
             self._lanes.close()
-            self._journal.close(self.step)
-        if not self.adopted:
-            self.holding.give_back()
+        try:
+            if not self.adopted:
+                self.holding.give_back()
+        finally:  # a journal whose file system hangs keeps no lease
+            if self._lanes is not None:
+                self._journal.close(self.step)
 
     def __enter__(self) -> Self:
         return self

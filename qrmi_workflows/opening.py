@@ -17,7 +17,7 @@ from typing import Self, overload
 from qrmi_workflows.acquire import find_qpu
 from qrmi_workflows.config import find_config
 from qrmi_workflows.environment import JobQPU
-from qrmi_workflows.errors import ConfigError
+from qrmi_workflows.errors import ConfigError, RequestError
 from qrmi_workflows.exits import at_end, sigterm_exits
 from qrmi_workflows.holding import Holding, environment_of
 from qrmi_workflows.journal import STEP_VARIABLE
@@ -107,6 +107,7 @@ def open_lease(
         A lease, or for a list a `LeaseSet`: context managers that release.
 
     Raises:
+        RequestError: A list that is empty, or names a QPU twice.
         UnknownQPUError: No QPU of that name is defined here.
         ConfigError: There is no usable `qrmi_config.json`.
         LeaseError: The vendor did not grant it.
@@ -115,12 +116,20 @@ def open_lease(
     environ = os.environ if environ is None else environ
     if not isinstance(qpu, list):
         return _open(find_qpu(qpu, config=path, environ=environ), step, path or _config(environ))
+    _require_distinct(qpu)
     wanted = [find_qpu(name, config=path, environ=environ) for name in qpu]
     found = path or _config(environ)
     with ExitStack() as stack:
         leases = [stack.enter_context(_open(one, step, found)) for one in wanted]
         stack.pop_all()
         return LeaseSet(leases)
+
+
+def _require_distinct(qpus: list[str]) -> None:
+    twice = next((name for name in qpus if qpus.count(name) > 1), None)
+    if not qpus or twice is not None:
+        what = "no QPU is named" if twice is None else f"QPU {twice!r} is named twice"
+        raise RequestError(f"{what}: allowed are one or more QPUs, each once. Correct the list.")
 
 
 def _config(environ: Mapping[str, str]) -> Path | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import tempfile
+import uuid
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -237,17 +237,15 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
         content: What; text is written as UTF-8.
         mode: The file's permissions, before the umask.
     """
-    umask = os.umask(0)
-    os.umask(umask)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{uuid.uuid4().hex}")
     try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode & ~umask)
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).rename(path)
+        temporary.rename(path)
     except BaseException:
         with suppress(OSError):
-            Path(temporary).unlink()
+            temporary.unlink()
         raise

@@ -30,6 +30,7 @@ __all__ = ["Entry", "Step", "forget", "read_records", "unusable"]
 
 _RUN = ".run"
 _SCHEDULER_SECONDS = 5.0
+_CLOSE_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -136,14 +137,17 @@ class Step:
 
     def close(self) -> None:
         """Let the step's tasks go: who runs it next takes them over."""
-        with self._lock:
-            if self._run is None:
-                return
-            run, file = self._run
-            self._run = None
-            with suppress(OSError):
-                (self.folder / f"{run}{_RUN}").unlink()
-            file.close()
+        if not self._lock.acquire(timeout=_CLOSE_SECONDS):
+            return  # a claim hangs with its file system; its lock ends with the process
+        try:
+            if self._run is not None:
+                run, file = self._run
+                self._run = None
+                with suppress(OSError):
+                    (self.folder / f"{run}{_RUN}").unlink()
+                file.close()
+        finally:
+            self._lock.release()
 
     def settle(self, settled: Path) -> None:
         """Put aside what no other run of the step holds: it has ended well.

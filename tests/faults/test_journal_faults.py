@@ -1,0 +1,78 @@
+"""What must not cost a lease: a journal that hangs or cannot be written, a list that is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fault_payloads import bell
+
+from qrmi_workflows import open_lease
+from qrmi_workflows.errors import JournalError, RequestError
+from qrmi_workflows.journal import Journal
+from qrmi_workflows.locks import locked
+
+RUN = """
+from fault_payloads import bell
+from qrmi_workflows import lanes, lease, open_lease
+lanes._STOP_SECONDS = lease._STOP_SECONDS = 0.5  # or the test is slow
+with open_lease("ibm_quick", step="hangs") as held:
+    print("ready", flush=True)
+    held.run(bell())
+"""
+
+
+def wait_until_it_waits(pid: int) -> None:
+    """Wait until a process waits for a lock, as the kernel tells it."""
+    limit = time.monotonic() + 10
+    while time.monotonic() < limit:
+        lines = Path("/proc/locks").read_text().splitlines()
+        if any("->" in line and f" {pid} " in line for line in lines):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"process {pid} waits for no lock")
+
+
+def test_a_journal_that_hangs_keeps_no_lease(counted, monkeypatch):
+    """As on a file server that is down: whoever waits for it cannot be asked to stop."""
+    monkeypatch.setenv("PYTHONPATH", "tests/faults")
+    argv = [sys.executable, "-c", RUN]
+    with (
+        locked(Journal().step("hangs").folder / ".lock"),
+        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
+    ):
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            wait_until_it_waits(process.pid)
+            assert counted()["sessions open"] == 1
+
+            process.terminate()
+
+            assert process.wait(timeout=15) == 143
+        finally:
+            process.kill()
+    assert counted()["sessions open"] == 0
+    assert counted()["tasks accepted"] == 0
+
+
+def test_a_folder_that_cannot_be_made_stops_before_anything_is_submitted(counted, monkeypatch):
+    monkeypatch.setenv("QPU_STATE", "/proc/none")
+
+    with open_lease("ibm_quick") as lease, pytest.raises(JournalError, match="/proc/none"):
+        lease.run(bell())
+
+    assert counted()["tasks accepted"] == 0
+    assert counted()["sessions open"] == 0
+
+
+@pytest.mark.parametrize(
+    ("qpus", "said"), [([], "no QPU is named"), (["ibm_quick"] * 2, "'ibm_quick' is named twice")]
+)
+def test_a_list_of_qpus_names_each_once(counted, qpus, said):
+    with pytest.raises(RequestError, match=said):
+        open_lease(qpus)
+
+    assert counted()["sessions opened"] == 0

@@ -28,6 +28,7 @@ TOKEN = "QRMI_JOB_ACQUISITION_TOKEN"  # noqa: S105 - a variable's name, not a to
 TIMEOUT = "QRMI_JOB_TIMEOUT_SECONDS"
 RESOURCES = ("QRMI_JOB_QPU_RESOURCES", "SLURM_JOB_QPU_RESOURCES")
 _JOB = ("QRMI_JOB_ID", "QRMI_JOB_UID")
+_STAGE = ("QPU_STEP", "QPU_LEASE_USAGE")
 TYPES = ("QRMI_JOB_QPU_TYPES", "SLURM_JOB_QPU_TYPES")
 
 
@@ -107,7 +108,7 @@ def without_leases(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """
     carried = read_job(environ)
     held = tuple(f"{qpu.name}_QRMI_" for qpu in carried.values() if qpu.token is not None)
-    job = (*RESOURCES, *TYPES, *_JOB, "QRMI_LIST_DELIMITER")
+    job = (*RESOURCES, *TYPES, *_JOB, "QRMI_LIST_DELIMITER", *(_STAGE if held else ()))
     kept = {k: v for k, v in environ.items() if k not in job and not k.startswith(held)}
     others = [qpu for qpu in carried.values() if qpu.token is None]
     return kept | (write_job(others) if others else {})

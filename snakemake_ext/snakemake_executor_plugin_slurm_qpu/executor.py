@@ -6,6 +6,8 @@ holds the lease, and under it the rule's command (or one Snakemake, where the ru
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,11 +18,7 @@ from typing import Any
 
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import get_job_wildcards, set_gres_string
-from snakemake_executor_plugin_slurm.validation import (
-    validate_or_get_slurm_job_id,
-    validate_slurm_extra,
-)
-from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from qrmi_workflows.environment import without_leases
@@ -29,6 +27,7 @@ from qrmi_workflows.schedulers.base import QPURequest, run_command
 from snakemake_executor_plugin_slurm_qpu.direct import can_run_directly, render_command
 from snakemake_executor_plugin_slurm_qpu.requests import QPURequests
 from snakemake_executor_plugin_slurm_qpu.script import lease_command, read_end, render_script
+from snakemake_executor_plugin_slurm_qpu.submission import submit
 from snakemake_executor_plugin_slurm_qpu.telemetry import (
     EVENT,
     RECORDS,
@@ -50,10 +49,12 @@ class Executor(MarkedExecutor):
         # Before super(): it starts the thread that polls.
         self._requests = QPURequests()
         self._cancelled = False
+        self._unanswered = False
         super().__init__(workflow, logger)
 
     def __post_init__(self, test_mode: bool = False) -> None:
         """Refuse what cannot be met before any job of the workflow runs."""
+        _leave_leases()
         super().__post_init__(test_mode)
         self._requests.check_workflow(self.workflow.dag)
 
@@ -94,6 +95,7 @@ class Executor(MarkedExecutor):
             elif not self._cancelled:
                 self._submit_with_qpu(job, request)
         except Exception as error:
+            self._unanswered |= isinstance(error, SchedulerError) and error.retryable
             # The stock executor's own handler fails on groups and would leave them waiting.
             cause = error.__context__ if isinstance(error, AttributeError) else error
             self._report_job_error_threadsafe(
@@ -112,16 +114,14 @@ class Executor(MarkedExecutor):
             submitted=submitted.timestamp(),
             grace=None if _cluster(job) else self._grace,  # another cluster has its own KillWait
         )
-        done = run_command(
-            self._sbatch(job, request, log_file),
-            stdin=render_script(command, self._markers.folder),
-            environ=without_leases(),
+        comment = _comment(job)
+        job_id = submit(
+            self._sbatch(job, request, log_file, comment),
+            render_script(command, self._markers.folder),
+            name=self.run_uuid,
+            comment=comment,
+            cluster=_cluster(job) or "",
         )
-        if done.returncode != 0:
-            raise WorkflowError(
-                f"sbatch refused the job for QPU {request.qpu!r}: {done.stderr.strip()}"
-            )
-        job_id = validate_or_get_slurm_job_id(done.stdout.strip().split(";")[0], done.stdout)
         log_file = log_file.with_name(f"{job_id}.log")
         self.logger.info(
             f"Job {job.jobid} has been submitted with SLURM jobid {job_id}, for QPU "
@@ -143,11 +143,10 @@ class Executor(MarkedExecutor):
         folder.mkdir(parents=True, exist_ok=True)
         return Path(folder / "%j.log")
 
-    def _sbatch(self, job: Any, request: QPURequest, log_file: Path) -> list[str]:
+    def _sbatch(self, job: Any, request: QPURequest, log_file: Path, comment: str) -> list[str]:
         """Render the stock executor's sbatch call, as argv, with the request's options."""
         settings = self.workflow.executor_settings
         validate_slurm_extra(job)
-        wildcards = get_job_wildcards(job)
         partition_given = bool(job.resources.get("slurm_partition"))
         options = self._requests.options(request, partition=not partition_given)
         site_chooses = any(option.startswith("--partition=") for option in options)
@@ -156,7 +155,7 @@ class Executor(MarkedExecutor):
             {
                 "run_uuid": self.run_uuid,
                 "slurm_logfile": log_file,
-                "comment_str": f"rule_{job.name}" + (f"_wildcards_{wildcards}" * bool(wildcards)),
+                "comment_str": comment,
                 "account": "" if settings.no_account else next(self.get_account_arg(job)),
                 "partition": "" if site_chooses else self.get_partition_arg(job),
                 "workdir": self.workflow.workdir_init,
@@ -246,13 +245,41 @@ class Executor(MarkedExecutor):
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
         """Cancel every job of this run: by name, so that none that Slurm accepted is missed."""
+        self._cancel_run()
+        super().cancel_jobs(active_jobs)
+
+    def shutdown(self) -> None:
+        """End; a job that Slurm accepted after all, without an answer, does not outlive the run."""
+        super().shutdown()
+        if self._unanswered:
+            self._cancel_run()
+
+    def _cancel_run(self) -> None:
         with suppress(SchedulerError):
             run_command(["scancel", f"--name={self.run_uuid}"])
-        super().cancel_jobs(active_jobs)
+
+
+def _leave_leases() -> None:
+    """Leave the leases of the job that Snakemake itself runs in to that job.
+
+    Not only where a QPU is asked for: every job inherits this process's environment, and Slurm
+    keeps what they inherit on its disks.
+    """
+    kept = without_leases()
+    for name in os.environ.keys() - kept.keys():
+        del os.environ[name]
+    os.environ.update(kept)
 
 
 def _marker(job: Any) -> str:
     return f"{job.jobid}-{job.attempt}"
+
+
+def _comment(job: Any) -> str:
+    """Describe a job as the stock executor does, and so that no other of the run has the same."""
+    wildcards = get_job_wildcards(job)
+    described = f"rule_{job.name}" + (f"_wildcards_{wildcards}" * bool(wildcards))
+    return re.sub(r"[^\w.,=+@%/-]", "_", f"{described}_job_{_marker(job)}")
 
 
 def _step(job: Any) -> str:

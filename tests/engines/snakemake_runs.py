@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
@@ -16,7 +16,8 @@ from textwrap import dedent
 from qrmi_workflows.emulator.client import Control
 from qrmi_workflows.sandbox import Sandbox
 
-SNAKEMAKE = (sys.executable, "-m", "snakemake", "--executor", "slurm-qpu", "--jobs", "40")
+SNAKEMAKE = ("-m", "snakemake")
+OPTIONS = ("--executor", "slurm-qpu", "--jobs", "40")
 LIMIT = 60.0
 PAYLOAD = {
     "program_id": "sampler",
@@ -51,10 +52,12 @@ class Project:
         """Return what a file of the workflow has."""
         return (self.folder / name).read_text()
 
-    def start(self, *options: str, **environ: str) -> subprocess.Popen[str]:
-        """Start the workflow."""
+    def start(
+        self, *options: str, program: Sequence[str] = SNAKEMAKE, **environ: str
+    ) -> subprocess.Popen[str]:
+        """Start the workflow; `program` is what Python is given to run Snakemake."""
         return subprocess.Popen(
-            [*SNAKEMAKE, *options],
+            [sys.executable, *program, *OPTIONS, *options],
             cwd=self.folder,
             env=self.environ | environ,
             stdout=subprocess.PIPE,
@@ -63,9 +66,15 @@ class Project:
             start_new_session=True,
         )
 
-    def run(self, *options: str, fails: bool = False, **environ: str) -> str:
+    def run(
+        self,
+        *options: str,
+        fails: bool = False,
+        program: Sequence[str] = SNAKEMAKE,
+        **environ: str,
+    ) -> str:
         """Run the workflow to its end and return what it says; a run that hangs fails."""
-        return self.wait(self.start(*options, **environ), fails=fails)
+        return self.wait(self.start(*options, program=program, **environ), fails=fails)
 
     def wait(self, process: subprocess.Popen[str], *, fails: bool = False) -> str:
         """Wait for the end of a workflow."""

@@ -234,7 +234,7 @@ def test_a_failing_sbatch_fails_the_job_and_the_run_ends(sandbox, tmp_path, grou
 
     output = project.run(fails=True)
 
-    assert "sbatch refused the job for QPU 'ibm_fez'" in output
+    assert "`sbatch --parsable` failed with exit status 1" in output
     assert "invalid partition specified: it's gone; exit" in output
 
 

@@ -21,7 +21,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
@@ -94,14 +94,20 @@ class Journal:
         """
         self._settle(self.step(name))
 
-    def records(self, *, settled: bool = False) -> Iterator[TaskRecord]:
+    def records(
+        self, *, settled: bool = False, unread: Callable[[JournalError], None] | None = None
+    ) -> Iterator[TaskRecord]:
         """Read the records of all open steps, or of all settled ones.
+
+        Args:
+            settled: Those of settled steps, instead.
+            unread: Called with the error of each that cannot be read; else it is raised.
 
         Raises:
             JournalError: One of them could not be read.
         """
         for folder in sorted((self.folder / ("settled" if settled else "open")).glob("*/*")):
-            yield from read_records(folder)
+            yield from read_records(folder, unread)
 
     def prune(self, *, older_than_days: float, open_too: bool = False) -> int:
         """Forget settled steps that have not changed for so long.

@@ -11,7 +11,7 @@ import threading
 import uuid
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -218,16 +218,28 @@ def _leave_to_parent() -> None:
 os.register_at_fork(after_in_child=_leave_to_parent)
 
 
-def read_records(folder: Path) -> Iterator[TaskRecord]:
+def read_records(
+    folder: Path, unread: Callable[[JournalError], None] | None = None
+) -> Iterator[TaskRecord]:
     """Read the records of one folder.
+
+    Args:
+        folder: The folder.
+        unread: Called with the error of each that cannot be read; else it is raised.
 
     Raises:
         JournalError: One of them could not be read.
     """
     for path in sorted(folder.glob("*.json")):
-        record = _read(path)
-        if record is not None:
-            yield record
+        try:
+            record = _read(path)
+        except JournalError as error:
+            if unread is None:
+                raise
+            unread(error)
+        else:
+            if record is not None:
+                yield record
 
 
 def forget(folder: Path) -> int:

@@ -16,6 +16,7 @@ __all__ = ["RecordState", "TaskRecord"]
 
 FORMAT = "qrmi-workflows-task"
 VERSION = 1
+_REMEDY = "Remove it, and its task is submitted anew."
 
 
 class RecordState(StrEnum):
@@ -80,9 +81,13 @@ class TaskRecord:
         try:
             document = json.loads(text)
         except ValueError as error:
-            raise JournalError(f"{where}: not a task's record: {error}. Remove it.") from error
+            raise JournalError(
+                f"{where}: not a task's record: {error}. Remove it, and its task is submitted anew."
+            ) from error
         if not isinstance(document, Mapping) or document.get("format") != FORMAT:
-            raise JournalError(f"{where}: not a task's record. Remove it.")
+            raise JournalError(
+                f"{where}: not a task's record. Remove it, and its task is submitted anew."
+            )
         if (version := document.get("version")) != VERSION:
             raise JournalError(
                 f"{where}: a journal of version {version!r}; this release reads version {VERSION}. "
@@ -95,4 +100,6 @@ class TaskRecord:
             values["result"] = values["result"] and QuantumResult(**values["result"])
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
-            raise JournalError(f"{where}: not a whole record: {error}. Remove it.") from error
+            raise JournalError(
+                f"{where}: not a whole record: {error}. Remove it, and its task is submitted anew."
+            ) from error

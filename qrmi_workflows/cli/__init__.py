@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
@@ -22,6 +25,20 @@ _COMMANDS = {
     "sandbox": "qrmi_workflows.cli.sandbox:sandbox",
     "target": "qrmi_workflows.cli.qpus:target",
 }
+
+_EPILOG = """\b
+Exit codes: 0 done; 1 failed, another try may help; 2 the request is wrong;
+128+N ended by signal N.
+
+\b
+Variables:
+  QPU_CONFIG        the QPUs: qrmi_config.json
+  QPU_SITE          how the site grants them: site.toml
+  QPU_STATE         the journal and the leases; on a shared file system
+  QPU_STEP          the step's name: a rerun finds its tasks again
+  QPU_LANES         how many tasks of a lease run at once
+  QPU_JOURNAL_DAYS  how long the journal keeps what does not change (90)
+"""
 
 
 class _LazyGroup(click.Group):
@@ -42,16 +59,34 @@ class _LazyGroup(click.Group):
         return command
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="qrmi-workflows", prog_name="qpu")
 def qpu() -> None:
     """Quantum computers in HPC workflows: ask for a QPU, hold it, run on it, give it back."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the `qpu` command; every error of ours is one message and an exit code."""
+    """Run the `qpu` command; every error is one message and an exit code."""
+    logging.basicConfig(format="qpu: %(message)s")
+    # What its client warns of is said by our errors, or is of no use: "a dummy acquisition ID".
+    logging.getLogger("qrmi").setLevel(logging.ERROR)
+    args = None if argv is None else list(argv)
     try:
-        qpu(args=None if argv is None else list(argv), prog_name="qpu")
+        code = qpu.main(args, prog_name="qpu", standalone_mode=False)
     except QPUError as error:
-        click.echo(f"qpu: {error}", err=True)
+        _leave(str(error), error.exit_code)
+    except click.ClickException as error:
+        error.show()
         sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(128 + signal.SIGINT)
+    except OSError as error:
+        _leave(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    click.echo(f"qpu: {message}", err=True)
+    sys.exit(code)

@@ -34,7 +34,10 @@ _folder_option = click.option(
 
 @click.group(cls=_ServeByDefault)
 def emulator() -> None:
-    """Emulated QPUs behind their vendors' HTTP APIs; alone, it serves in the foreground."""
+    """Emulated QPUs behind their vendors' HTTP APIs.
+
+    Without a command it serves in the foreground.
+    """
 
 
 @emulator.command()

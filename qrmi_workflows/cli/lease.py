@@ -68,7 +68,7 @@ def lease_exec(
     submitted: float | None,
     command: tuple[str, ...],
 ) -> None:
-    r"""Run COMMAND under the lease of a QPU.
+    """Run COMMAND under the lease of a QPU.
 
     Adopts the lease that this job carries already, or acquires one from qrmi_config.json, and
     gives COMMAND the QPU's environment (QRMI_JOB_QPU_RESOURCES and the rest). Signals are passed
@@ -79,7 +79,7 @@ def lease_exec(
     \b
     Example:
       qpu lease exec --qpu ibm_fez -- python vqe.py
-    """
+    """  # noqa: D301 - click's mark of lines that are not to be joined
     from qrmi_workflows import LeaseSet, open_lease
     from qrmi_workflows.journal import STEP_VARIABLE, Journal
     from qrmi_workflows.ledger import RECORD_VARIABLE
@@ -92,7 +92,7 @@ def lease_exec(
         os.environ[RECORD_VARIABLE] = str(record.absolute())
     if step is not None:
         os.environ[STEP_VARIABLE] = step
-    names = qpus.split(",") if qpus and "," in qpus else qpus
+    names = [name.strip() for name in qpus.split(",")] if qpus and "," in qpus else qpus
     begun = time.time()
     held = open_lease(names, config=config)
     if submitted is not None and "SLURM_RESTART_COUNT" not in os.environ:

@@ -72,9 +72,12 @@ def target(
     kept in the user's cache (`$XDG_CACHE_HOME`), so that most calls ask no vendor.
     """
     from qrmi_workflows.acquire import find_qpu
+    from qrmi_workflows.cli.outputs import require_writable
     from qrmi_workflows.results import write_whole
     from qrmi_workflows.targets import fetch_target
 
+    if output is not None:
+        require_writable(output)
     found = fetch_target(find_qpu(qpu, config=config), refresh=refresh, max_age_hours=max_age)
     calibrated = f"calibrated {found.calibrated}, " if found.calibrated else ""
     click.echo(f"target of {found.qpu}: {calibrated}fetched {found.fetched}", err=True)

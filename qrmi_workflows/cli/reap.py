@@ -14,10 +14,12 @@ __all__ = ["reap"]
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def reap(as_json: bool) -> None:
-    """Release the leases of yours whose process is gone.
+    """Release your leases whose process is gone.
 
-    Asks this host for processes, and Slurm for the jobs of other hosts. Run it twice or at once
-    as you like. Exits with 1 when a lease could not be released.
+    Asks this host for its processes, and Slurm for the jobs of other hosts; what only another host
+    can tell is left alone. Opening a lease does the same by the way. Run it twice, or at once, as
+    you like. Says nothing when there is nothing to release; exits with 1 when a lease could not
+    be released.
     """
     from qrmi_workflows.reap import reap as release_orphans
 

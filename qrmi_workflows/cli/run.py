@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from qrmi_workflows.errors import PayloadError, QPUError, RequestError
+from qrmi_workflows.cli.outputs import require_writable
+from qrmi_workflows.errors import PayloadError, QPUError, ResultError
 
 if TYPE_CHECKING:
     from qrmi_workflows.environment import JobQPU
+    from qrmi_workflows.results import QuantumResult
     from qrmi_workflows.tasks import OnAmbiguous, OnStop
 
 __all__ = ["run"]
@@ -65,7 +66,7 @@ def run(
     on_ambiguous: OnAmbiguous,
     quiet: bool,
 ) -> None:
-    r"""Run the one task of the file PAYLOAD and write its result.
+    """Run the one task of the file PAYLOAD and write its result.
 
     PAYLOAD is a JSON object of upstream's task_runner schema: `program_id` and `parameters` for
     IBM's primitives, `sequence` and `job_runs` for Pulser; or a program alone: OpenQASM 3, QPY, or
@@ -80,7 +81,7 @@ def run(
     Examples:
       qpu run bell.json -o bell.result.json --qpu ibm_fez
       qpu run circuit.qasm --shots 1000 -o circuit.result.json
-    """
+    """  # noqa: D301 - click's mark of lines that are not to be joined
     from qrmi_workflows import open_lease
     from qrmi_workflows.acquire import find_qpu
     from qrmi_workflows.journal import Journal
@@ -92,7 +93,7 @@ def run(
         observables=None if observables is None else _read_observables(observables),
         precision=precision,
     )
-    _require_writable(output)
+    require_writable(output)
     found = find_qpu(qpu, config=config)
     task.require_type(found.name, found.type)
     task.require_fit(found.name, None)
@@ -105,8 +106,18 @@ def run(
             on_stop=on_stop,
             on_ambiguous=on_ambiguous,
         )
-    result.save(output)
+    _save(result, output)
     Journal().settle(step)
+
+
+def _save(result: QuantumResult, output: Path) -> None:
+    try:
+        result.save(output)
+    except OSError as error:
+        raise ResultError(
+            f"{output}: the result could not be written: {error.strerror or error}. Make room, "
+            "then run the same command again: the journal knows the task, so nothing is paid for."
+        ) from error
 
 
 def _say(task_id: str, state: object) -> None:
@@ -135,12 +146,3 @@ def _find_target(qpu: JobQPU) -> str | None:
         )
         return fetch_target(qpu, resource=resource).text
     return None
-
-
-def _require_writable(output: Path) -> None:
-    folder = output.parent
-    if output.is_dir() or not os.access(folder, os.W_OK):
-        raise RequestError(
-            f"{output}: the result could not be written there. Name a file in a folder that exists "
-            "and that you may write to."
-        )

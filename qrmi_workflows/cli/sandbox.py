@@ -30,7 +30,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group()
 def sandbox() -> None:
-    """A site in miniature: a personal Slurm cluster with emulated QPUs."""
+    """A site in miniature: Slurm of your own, and emulated QPUs."""
 
 
 @sandbox.command()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from parsl.jobs.states import JobState as BlockState
@@ -16,10 +17,10 @@ from parsl.providers.errors import SubmitException
 from parsl.utils import RepresentationMixin
 
 from parsl_ext.launcher import LeaseLauncher
+from parsl_ext.providers.queue import Listed, Queue
 from qrmi_workflows.config import QPUPolicy, load_site_policy
-from qrmi_workflows.environment import without_leases
 from qrmi_workflows.errors import SchedulerError
-from qrmi_workflows.schedulers.base import JobState, QPURequest, Scheduler, run_command
+from qrmi_workflows.schedulers.base import JobState, QPURequest, Scheduler
 
 __all__ = ["QPUProvider"]
 
@@ -34,7 +35,14 @@ _BLOCK_STATES = {
     JobState.TIMEOUT: BlockState.TIMEOUT,
     JobState.HELD: BlockState.HELD,
 }
+_PATIENCE_SECONDS = 2.0
+"""Parsl has one thread that asks after, adds and removes the blocks of all executors."""
+
 _FORGOTTEN_SECONDS = 60.0
+"""After which a job that a scheduler does not list has ended, and a cancelled one should have."""
+
+_LATE_SECONDS = 600.0
+"""In which a job may appear whose submission was not answered."""
 
 
 class QPUProvider(ClusterProvider, RepresentationMixin):
@@ -101,13 +109,18 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         self.qpu = request.qpu
         self.count = request.count
         self.site = site
+        self.cores_per_node: int | None = None
+        self.mem_per_node: int | None = None
         self.scheduler_options = scheduler_options
         self.worker_init = worker_init
         self._request = request
         self._scheduler = scheduler
         self._policy = load_site_policy(None if site is None else Path(site))
         self._policy.qpu(request.qpu)
-        self._submitted: dict[str, float] = {}
+        self._queue = Queue(scheduler, cmd_timeout)
+        self._seen: dict[str, float] = {}
+        self._cancelled: dict[str, float] = {}
+        self._unanswered: dict[str, float] = {}
         self._status_polling_interval = status_polling_interval
 
     @property
@@ -143,12 +156,12 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         """
         if self.script_dir is None:
             raise SubmitException(job_name, "Parsl has given no script_dir; start it first.")
-        # A unique name, by which a job is found again whose submission was never answered.
+        # A unique name, by which a job is found whose submission was not answered.
         name = f"{job_name}.{uuid.uuid4().hex[:12]}"
         script = Path(self.script_dir, name).absolute()
         script.write_text(self._script(script, command, tasks_per_node), encoding="utf-8")
         job_id = self._submit(script)
-        self._submitted[job_id] = time.monotonic()
+        self._seen[job_id] = time.monotonic()
         self.resources[job_id] = {
             "job_id": job_id,
             "job_stdout_path": f"{script}.stdout",
@@ -158,61 +171,90 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         return job_id
 
     def cancel(self, job_ids: Sequence[str]) -> list[bool]:
-        """Cancel blocks: each gives its lease back at the first SIGTERM. Does not wait for that."""
+        """Cancel blocks, pending or running: each gives its lease back at the first SIGTERM.
+
+        Does not wait for that, nor for a scheduler that is slow to answer. What ignores SIGTERM is
+        killed by the block's supervisor, and at last by the scheduler.
+
+        Returns
+        -------
+        list of bool
+            False for blocks whose cancelling the scheduler refused.
+        """
         if not job_ids:
             return []
-        try:
-            done = run_command(self._scheduler.cancel_argv(job_ids), timeout=self.cmd_timeout)
-        except SchedulerError as error:
-            logger.warning("cancel of %s: %s", ", ".join(job_ids), error)
-            return [False] * len(job_ids)
-        if done.returncode != 0:
-            logger.warning("cancel of %s: %s", ", ".join(job_ids), done.stderr.strip())
-            return [False] * len(job_ids)
+        refused: list[SchedulerError] = []
+        self._cancel(job_ids, refused).join(_PATIENCE_SECONDS)
         for job_id in job_ids:
-            self._set(job_id, BlockState.CANCELLED)
-        return [True] * len(job_ids)
+            if refused:
+                del self._cancelled[job_id]
+            elif not self.resources[job_id]["status"].terminal:
+                self._set(job_id, BlockState.CANCELLED)
+        return [not refused] * len(job_ids)
+
+    def status(self, job_ids: Sequence[str]) -> list[JobStatus]:
+        """Return the states of blocks, and end jobs that should not be there any more."""
+        self._status()
+        return [self.resources[job_id]["status"] for job_id in job_ids]
 
     def _status(self) -> None:
         open_jobs = [id_ for id_, job in self.resources.items() if not job["status"].terminal]
-        if not open_jobs:
+        if not (open_jobs or self._cancelled or self._unanswered):
             return
         try:
-            listed = self._ask(self._scheduler.status_argv())
-            gone = [job_id for job_id in open_jobs if job_id not in listed]
-            listed |= self._ask_history(gone)
+            listed = self._queue.look(open_jobs)
         except SchedulerError as error:
             logger.warning("the scheduler was not asked for blocks: %s", error)
             return
         for job_id in open_jobs:
             self._update(job_id, listed.get(job_id))
+        self._cancel_strays(listed)
 
     def _update(self, job_id: str, listed: tuple[JobState, str] | None) -> None:
+        now = time.monotonic()
         if listed is not None:
+            self._seen[job_id] = now
             state = _BLOCK_STATES.get(listed[0])
             if state is None:
                 logger.warning("job %s is in a state that is not known; kept as it was", job_id)
             else:
                 self._set(job_id, state)
-        elif time.monotonic() - self._submitted[job_id] > _FORGOTTEN_SECONDS:
+        elif now - self._seen[job_id] > _FORGOTTEN_SECONDS:
             # Neither the queue nor the accounting knows it any more, so it has ended somehow.
             self._set(job_id, BlockState.COMPLETED, "the scheduler no longer lists it")
 
-    def _ask(self, argv: Sequence[str]) -> dict[str, tuple[JobState, str]]:
-        done = run_command(argv, timeout=self.cmd_timeout)
-        if done.returncode != 0:
-            raise SchedulerError(done.stderr.strip(), done.argv, done.returncode, done.stderr)
-        return self._scheduler.parse_status(done.stdout)
+    def _cancel_strays(self, listed: Listed) -> None:
+        """Cancel what was accepted although nobody was told, and again what was not cancelled."""
+        now = time.monotonic()
+        alive = {job_id: name for job_id, (state, name) in listed.items() if not state.final}
+        self._cancelled = {id_: since for id_, since in self._cancelled.items() if id_ in alive}
+        self._unanswered = {
+            name: since for name, since in self._unanswered.items() if now - since < _LATE_SECONDS
+        }
+        strays = [id_ for id_, since in self._cancelled.items() if now - since > _FORGOTTEN_SECONDS]
+        strays += [
+            id_
+            for id_, name in alive.items()
+            if name in self._unanswered and id_ not in self._cancelled
+        ]
+        if strays:
+            logger.warning("jobs that should not be there are cancelled: %s", ", ".join(strays))
+            self._cancel(strays, [])
 
-    def _ask_history(self, job_ids: Iterable[str]) -> dict[str, tuple[JobState, str]]:
-        wanted = list(job_ids)
-        argv = self._scheduler.history_argv(wanted) if wanted else None
-        if argv is None:
-            return {}
-        try:
-            return self._ask(argv)
-        except SchedulerError:  # a site without accounting
-            return {}
+    def _cancel(self, job_ids: Sequence[str], refused: list[SchedulerError]) -> threading.Thread:
+        """Cancel jobs in a thread, which the end of the program waits for."""
+
+        def cancel() -> None:
+            try:
+                self._queue.cancel(job_ids)
+            except SchedulerError as error:
+                logger.warning("cancel of %s: %s", ", ".join(job_ids), error)
+                refused.append(error)
+
+        self._cancelled |= dict.fromkeys(job_ids, time.monotonic())
+        thread = threading.Thread(target=cancel, name=f"{self.label}-cancel")
+        thread.start()
+        return thread
 
     def _set(self, job_id: str, state: BlockState, message: str | None = None) -> None:
         job = self.resources[job_id]
@@ -225,47 +267,45 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
 
     def _submit(self, script: Path) -> str:
         try:
-            done = run_command(
-                self._scheduler.submit_argv(script),
-                timeout=self.cmd_timeout,
-                environ=without_leases(),
-            )
+            return self._queue.submit(script)
         except SchedulerError as error:
-            self._cancel_unanswered(script.name)
-            raise SubmitException(script.name, str(error)) from error
-        job_id = self._scheduler.parse_job_id(done.stdout)
-        if done.returncode != 0 or job_id is None:
-            raise SubmitException(
-                script.name,
-                f"the scheduler refused the block: {done.stderr.strip()}",
-                stdout=done.stdout,
-                stderr=done.stderr,
-                retcode=done.returncode,
-            )
-        return job_id
-
-    def _cancel_unanswered(self, name: str) -> None:
-        """Cancel a job that may have been accepted although its submission was not answered."""
-        try:
-            run_command(self._scheduler.cancel_by_name_argv(name), timeout=self.cmd_timeout)
-        except SchedulerError as error:
-            logger.warning("job %s may be in the queue; cancel it by its name: %s", name, error)
+            job_id = self._queue.find(script.name)
+            if job_id is None:
+                self._unanswered[script.name] = time.monotonic()
+                raise SubmitException(
+                    script.name, str(error), stderr=error.stderr, retcode=error.returncode
+                ) from error
+            logger.warning("job %s was accepted although: %s", job_id, error)
+            return job_id
 
     def _script(self, script: Path, command: str, tasks_per_node: int) -> str:
-        options = [
-            f"--job-name={script.name}",
-            f"--output={script}.stdout",
-            f"--error={script}.stderr",
+        asked = [
             *self._scheduler.qpu_options(self._request, self._policy),
             *self.job_options(tasks_per_node),
         ]
-        body = self.launcher(command, tasks_per_node, self.nodes_per_block, self.script_dir)
+        # These come last, and so stay ours: a block is found by its name.
+        named = [
+            f"--job-name={script.name}",
+            f"--output={script}.stdout",
+            f"--error={script}.stderr",
+        ]
         lines = [
             "#!/bin/bash",
-            *(self._scheduler.directive(option) for option in options),
+            *map(self._scheduler.directive, asked),
             self.scheduler_options,
-            self.worker_init,
+            *map(self._scheduler.directive, named),
+            *self._exports(tasks_per_node),
             f'export JOBNAME="{script.name}"',
-            body,
+            self.worker_init,
+            self.launcher(command, tasks_per_node, self.nodes_per_block, self.script_dir),
         ]
         return "\n".join(lines) + "\n"
+
+    def _exports(self, tasks_per_node: int) -> list[str]:
+        """Return how Parsl's pools learn what they may use of a node."""
+        lines = []
+        if self.cores_per_node is not None:
+            lines.append(f"export PARSL_CORES={max(1, self.cores_per_node // tasks_per_node)}")
+        if self.mem_per_node is not None:
+            lines.append(f"export PARSL_MEMORY_GB={self.mem_per_node}")
+        return lines

@@ -120,9 +120,6 @@ class Scheduler(Protocol):
     def cancel_argv(self, job_ids: Iterable[str]) -> list[str]:
         """Build the command that cancels jobs."""
 
-    def cancel_by_name_argv(self, name: str) -> list[str]:
-        """Build the command that cancels the jobs of a name."""
-
 
 def require_success(done: Completed) -> Completed:
     """Return what a command left, when it succeeded.

@@ -286,10 +286,6 @@ class Slurm:
         """Build the scancel of these jobs: SIGTERM now, SIGKILL after KillWait."""
         return ["scancel", *self._clusters(), *job_ids]
 
-    def cancel_by_name_argv(self, name: str) -> list[str]:
-        """Build the scancel of this user's jobs of one name."""
-        return ["scancel", "--me", *self._clusters(), f"--name={name}"]
-
     def _clusters(self) -> list[str]:
         return [f"--clusters={self.clusters}"] if self.clusters else []
 

@@ -117,7 +117,6 @@ def test_commands_are_argv_lists_for_the_right_cluster():
         "sbatch", "--parsable", "--clusters=alpha", "a b.sh",
     ]  # fmt: skip
     assert slurm.cancel_argv(["1", "2"]) == ["scancel", "--clusters=alpha", "1", "2"]
-    assert slurm.cancel_by_name_argv("n") == ["scancel", "--me", "--clusters=alpha", "--name=n"]
 
 
 def test_a_command_that_is_absent_silent_or_failing_is_an_error_with_its_words():

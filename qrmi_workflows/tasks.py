@@ -20,20 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    stop_after_delay,
-    stop_when_event_set,
-    wait_random_exponential,
-)
-from tenacity.nap import sleep_using_event
-from tenacity.stop import stop_base
-
 from qrmi_workflows.errors import (
     AmbiguousTaskError,
-    AuthenticationError,
     JournalError,
     QPUError,
     ResourceError,
@@ -46,12 +34,12 @@ from qrmi_workflows.ledger import TaskUsage, append_line
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.resource import QuantumResource, TaskState
 from qrmi_workflows.results import QuantumResult
+from qrmi_workflows.retries import passing, refused_for_now, repeated
 from qrmi_workflows.step import Entry, Step
 from qrmi_workflows.task_record import RecordState, TaskRecord
 from qrmi_workflows.vendors import load_vendor
 
 __all__ = [
-    "RETRY_SECONDS",
     "OnAmbiguous",
     "OnStop",
     "PayloadLike",
@@ -71,10 +59,6 @@ OnAmbiguous = Literal["fail", "resubmit"]
 OnStop = Literal["cancel", "leave"]
 """What becomes of the tasks in flight when their step is stopped."""
 
-RETRY_SECONDS = 120.0
-"""How long a request that is safe to repeat is repeated while the vendor fails."""
-
-_CREDENTIAL_ATTEMPTS = 4
 _FRACTION, _LEAST, _MOST_RUNNING, _MOST_QUEUED = 0.05, 0.005, 60.0, 1.0
 
 
@@ -193,8 +177,8 @@ class TaskRun:
         encoded = load_vendor(self.payload.vendor).encode(self.payload.content)
         while not self.stop.is_set():
             try:
-                task_id: str = self._repeated(
-                    lambda: self.resource.task_start(encoded), _refused_for_now
+                task_id: str = repeated(
+                    lambda: self.resource.task_start(encoded), refused_for_now, stop=self.stop
                 )
             except SessionEndedError as error:
                 if self.renew is None or not self.renew():
@@ -215,8 +199,8 @@ class TaskRun:
         task_id = str(self.task_id)
         last, since = None, time.monotonic()
         while True:
-            state: TaskState = self._repeated(
-                lambda: TaskState.of(self.resource.task_status(task_id)), _passing
+            state: TaskState = repeated(
+                lambda: TaskState.of(self.resource.task_status(task_id)), passing, stop=self.stop
             )
             if state is not last:
                 last, since = state, time.monotonic()
@@ -242,7 +226,7 @@ class TaskRun:
             _note(entry.failed, error.message, retryable=state is TaskState.CANCELLED)
             raise error
         completed = _now()
-        text = self._repeated(lambda: self.resource.task_result(task_id).value, _passing)
+        text = repeated(lambda: self.resource.task_result(task_id).value, passing, stop=self.stop)
         result = QuantumResult(
             qpu=self.resource.resource_id(),
             type=self.resource_type,
@@ -269,17 +253,6 @@ class TaskRun:
         )
         with suppress(OSError):
             append_line(self.usage, json.dumps(asdict(used)))
-
-    def _repeated(self, request: Callable[[], Any], again: Callable[[BaseException], bool]) -> Any:
-        return Retrying(
-            retry=retry_if_exception(again),
-            wait=wait_random_exponential(multiplier=0.2, max=10),
-            stop=_CredentialsWrong()
-            | stop_after_delay(RETRY_SECONDS)
-            | stop_when_event_set(self.stop),
-            sleep=sleep_using_event(self.stop),
-            retry_error_callback=_last_error,
-        )(request)
 
     def _decide_ambiguous(self, why: str, cause: Exception | None = None) -> None:
         qpu = self.resource.resource_id()
@@ -327,34 +300,6 @@ def _note(write: Callable[..., None], *args: object, **kwargs: object) -> None:
         write(*args, **kwargs)
     except JournalError as error:
         logger.warning("not recorded, so that a crash from now on would lose it: %s", error)
-
-
-def _passing(error: BaseException) -> bool:
-    # While an identity service fails, clients call without a token and are refused for that.
-    return isinstance(error, AuthenticationError) or (
-        isinstance(error, QPUError) and error.retryable
-    )
-
-
-class _CredentialsWrong(stop_base):
-    """Stops when credentials were refused so often that no failing identity service explains it."""
-
-    def __call__(self, retry_state: RetryCallState) -> bool:
-        error = retry_state.outcome and retry_state.outcome.exception()
-        refused = isinstance(error, AuthenticationError)
-        return refused and retry_state.attempt_number >= _CREDENTIAL_ATTEMPTS
-
-
-def _refused_for_now(error: BaseException) -> bool:
-    if isinstance(error, SessionEndedError):
-        return False  # the same session will not open again
-    if isinstance(error, AuthenticationError):
-        return True
-    return isinstance(error, ResourceError) and error.retryable and error.refused
-
-
-def _last_error(state: RetryCallState) -> Any:
-    return state.outcome and state.outcome.result()
 
 
 def _now() -> str:

@@ -25,6 +25,7 @@ from qrmi_workflows.environment import without_leases
 from qrmi_workflows.errors import SchedulerError
 from qrmi_workflows.schedulers.base import QPURequest, run_command
 from snakemake_executor_plugin_slurm_qpu.direct import can_run_directly, render_command
+from snakemake_executor_plugin_slurm_qpu.nested import quote_names, require_readable
 from snakemake_executor_plugin_slurm_qpu.requests import QPURequests
 from snakemake_executor_plugin_slurm_qpu.script import lease_command, read_end, render_script
 from snakemake_executor_plugin_slurm_qpu.submission import submit
@@ -66,6 +67,9 @@ class Executor(MarkedExecutor):
         Jobs that hold a QPU are never put into job arrays.
         """
         requests = {job: self._requests.find(job) for job in jobs}
+        for job in (job for job, request in requests.items() if request is not None):
+            if not self._runs_directly(job):
+                require_readable(job)
         super().run_jobs([job for job, request in requests.items() if request is None])
         for job in (job for job, request in requests.items() if request is not None):
             if self._prepare(job):
@@ -139,7 +143,7 @@ class Executor(MarkedExecutor):
 
     def _log_file(self, job: Any) -> Path:
         kind = "group" if job.is_group() else "rule"
-        folder = self.slurm_logdir / f"{kind}_{job.name}" / get_job_wildcards(job)
+        folder = self.slurm_logdir / f"{kind}_{job.name}" / _folder_name(get_job_wildcards(job))
         folder.mkdir(parents=True, exist_ok=True)
         return Path(folder / "%j.log")
 
@@ -177,6 +181,11 @@ class Executor(MarkedExecutor):
             return str(super().format_job_exec(job))
         finally:
             _HOLDS_QPU.reset(token)
+
+    def get_job_args(self, job: Any, **kwargs: Any) -> str:
+        """Render the arguments of the Snakemake inside the job that are the job's own."""
+        arguments = str(super().get_job_args(job, **kwargs))
+        return quote_names(arguments, job) if _HOLDS_QPU.get() else arguments
 
     def additional_general_args(self) -> str:
         """No jobstep and no srun under a lease; the stock ones for all other jobs."""
@@ -273,6 +282,14 @@ def _leave_leases() -> None:
 
 def _marker(job: Any) -> str:
     return f"{job.jobid}-{job.attempt}"
+
+
+def _folder_name(wildcards: str) -> str:
+    """Leave out what sbatch's `--output` does not take as it is, and what no folder's name can be.
+
+    The file in the folder has the job's id, so two jobs may share a folder.
+    """
+    return re.sub(r"[%\\\n]", "_", wildcards)[:100]
 
 
 def _comment(job: Any) -> str:

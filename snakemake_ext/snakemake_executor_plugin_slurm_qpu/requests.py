@@ -14,8 +14,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from snakemake_interface_common.exceptions import WorkflowError
-
 from qrmi_workflows.config import SitePolicy, load_site_policy
 from qrmi_workflows.errors import QPUError, RequestError
 from qrmi_workflows.schedulers.base import QPURequest, require_success, run_command
@@ -27,6 +25,8 @@ from qrmi_workflows.schedulers.slurm import (
     require_gres,
     units_of,
 )
+from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
+from snakemake_executor_plugin_slurm_qpu.nested import require_readable
 
 __all__ = ["NOT_YET_KNOWN", "QPURequestError", "QPURequests"]
 
@@ -34,18 +34,6 @@ NOT_YET_KNOWN = "<TBD>"
 """How Snakemake writes a value that it can evaluate only later, or only in the job."""
 
 _SET_BY_THE_REQUEST = ("gres", "licenses", "qpu")
-
-
-class QPURequestError(WorkflowError):
-    """A request that cannot be met: the user's to correct, so its message alone is shown."""
-
-    @property
-    def __traceback__(self) -> None:
-        """None: Snakemake prints the traceback that a WorkflowError has below its message."""
-
-    @__traceback__.setter
-    def __traceback__(self, value: object) -> None:
-        """Contextlib sets it on the way up."""
 
 
 class QPURequests:
@@ -101,6 +89,8 @@ class QPURequests:
                 )
             if request is not None and job.is_group():
                 _name_siblings(job, request.qpu)
+            if request is not None and (job.is_group() or not job.is_shell):
+                require_readable(job)
 
     def _find_early(self, job: Any) -> QPURequest | None:
         """Find a request before its job is ready; `None` when that depends on files to be made."""

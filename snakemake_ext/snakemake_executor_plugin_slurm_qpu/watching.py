@@ -22,8 +22,8 @@ from snakemake_executor_plugin_slurm_qpu.completion import (
     parse_states,
     state_command,
 )
+from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
 from snakemake_executor_plugin_slurm_qpu.markers import POLL_SECONDS, Markers
-from snakemake_executor_plugin_slurm_qpu.requests import QPURequestError
 from snakemake_executor_plugin_slurm_qpu.telemetry import RECORDS
 
 __all__ = ["MarkedExecutor"]

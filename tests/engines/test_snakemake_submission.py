@@ -111,3 +111,68 @@ def test_no_job_inherits_the_lease_that_snakemake_itself_runs_under(project):
     assert "QRMI_JOB_QPU_RESOURCES" not in project.read("classical.txt")
     assert "QRMI_JOB_QPU_RESOURCES=ibm_fez\n" in project.read("quantum.txt")
     assert project.sessions() == (opened + 1, 0)  # FRESNEL has none
+
+
+ODD = (
+    r"""it's "so" $HOME `id` $(id) \ %j; & x=y | * ? #!~ ü""",
+    "two\nlines",
+    "-o",
+)
+NAMED = """
+wildcard_constraints: name="[^/]+"
+rule all:
+    input: [f"out/{{name}}.txt" for name in {names!r}]
+rule source:
+    output: "in/{{name}}.txt"
+    localrule: True
+    run:
+        with open(output[0], "w") as file:
+            file.write(wildcards.name)
+rule quantum:
+    input: "in/{{name}}.txt"
+    output: "out/{{name}}.txt"
+    resources: qpu=1, qpu_name="FRESNEL"
+    {directive}
+"""
+CARRY = """
+with open(snakemake.input[0]) as source, open(snakemake.output[0], "w") as copy:
+    copy.write(source.read())
+"""
+
+
+@pytest.mark.parametrize("directive", ['shell: "cp -- {input:q} {output:q}"', 'script: "carry.py"'])
+def test_files_and_wildcards_may_have_any_character(project, directive):
+    project.write(NAMED.format(names=ODD, directive=directive), carry=CARRY)
+
+    project.run()
+
+    assert {path.name for path in (project.folder / "out").iterdir()} == {f"{n}.txt" for n in ODD}
+    assert all(project.read(f"out/{name}.txt") == name for name in ODD)
+
+
+@pytest.mark.parametrize(
+    ("name", "directive", "options"),
+    [
+        ("a,b", 'script: "carry.py"', ()),
+        ("a,b", 'group: "g"\n    shell: "cp {input:q} {output:q}"', ()),
+        ("'a'", 'shell: "cp {input:q} {output:q}"', ("--slurm-qpu-nested",)),
+    ],
+    ids=["script", "group", "nested"],
+)
+def test_what_snakemake_cannot_read_inside_a_job_is_refused(project, name, directive, options):
+    project.write(NAMED.format(names=[name], directive=directive), carry=CARRY)
+
+    output = project.run(*options, fails=True)
+
+    assert f"rule 'quantum': wildcard name={name!r} has a comma, or a quote" in output
+    assert "has been submitted" not in output
+
+
+def test_a_plain_shell_rule_takes_those_too(project):
+    directive = 'shell: "cp {input:q} {output:q}"'
+    project.write(NAMED.format(names=["a,b", "'a'"], directive=directive))
+
+    project.run()
+
+    assert project.read("out/a,b.txt") == "a,b"
+    assert project.read("out/'a'.txt") == "'a'"

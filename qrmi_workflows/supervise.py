@@ -26,7 +26,7 @@ import psutil
 
 from qrmi_workflows.errors import SchedulerError
 from qrmi_workflows.schedulers.base import run_command
-from qrmi_workflows.schedulers.slurm import kill_wait_of
+from qrmi_workflows.schedulers.slurm import job_now, kill_wait_of
 
 __all__ = ["ALIVE_SECONDS", "GRACE_SECONDS", "grace_inside", "run_supervised"]
 
@@ -109,8 +109,7 @@ class _Stopper:
     def __init__(self, release: Callable[[], None], grace: float | None) -> None:
         self._release = release
         self._grace = GRACE_SECONDS if grace is None else grace
-        if grace is None and "SLURM_JOB_ID" in os.environ:
-            threading.Thread(target=self._learn_grace, name="grace", daemon=True).start()
+        self._learns_grace = grace is None
         self._child: subprocess.Popen[bytes] | None = None
         self._early: list[int] = []
         self._stopped: float | None = None
@@ -120,6 +119,8 @@ class _Stopper:
         self._child = child
         for number in self._early:
             self(number, None)
+        if job := os.environ.get("SLURM_JOB_ID"):
+            threading.Thread(target=self._ask_slurm, args=(job,), name="slurm", daemon=True).start()
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         if self._child is None:
@@ -145,10 +146,16 @@ class _Stopper:
                 orphan.kill()
         psutil.wait_procs(left, timeout=_STUCK_SECONDS)
 
-    def _learn_grace(self) -> None:
-        with suppress(SchedulerError):
-            shown = run_command(["scontrol", "show", "config"], timeout=5).stdout
-            self._grace = grace_inside(kill_wait_of(shown))
+    def _ask_slurm(self, job: str) -> None:
+        # A job that is cancelled while it starts gets no SIGTERM, and SIGKILL after KillWait.
+        now = job_now(job)
+        if now is not None and now.ending:
+            logger.warning("job %s was cancelled before it had started", job)
+            os.kill(os.getpid(), signal.SIGTERM)
+        if self._learns_grace:
+            with suppress(SchedulerError):
+                shown = run_command(["scontrol", "show", "config"], timeout=5).stdout
+                self._grace = grace_inside(kill_wait_of(shown))
 
     def _kill(self) -> None:
         if self._child is None or self._child.returncode is not None:

@@ -198,6 +198,49 @@ def cluster_of(scontrol_output: str) -> str | None:
     return match[1] if match else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobNow:
+    """A job that has started.
+
+    Attributes:
+        ending: Whether Slurm is ending it.
+        used: Seconds for which it has been running.
+        left: Seconds that its time limit leaves it; `None` when it has no limit.
+    """
+
+    ending: bool
+    used: int
+    left: int | None
+
+
+def job_now_of(squeue_output: str, job: str) -> JobNow | None:
+    """Parse `squeue --format=%A|%T|%M|%L`; an array's first job is listed with its siblings."""
+    for line in squeue_output.splitlines():
+        listed, _, rest = line.strip().partition("|")
+        if listed == job:
+            state, used, left = rest.split("|")
+            ending = state == "COMPLETING" or _state(state).final
+            return JobNow(ending=ending, used=_seconds(used) or 0, left=_seconds(left))
+    return None
+
+
+def job_now(job: str) -> JobNow | None:
+    """Ask Slurm about a job that has started; worth two seconds at most."""
+    with suppress(SchedulerError):
+        argv = ["squeue", "--noheader", f"--jobs={job}", "--format=%A|%T|%M|%L"]
+        return job_now_of(run_command(argv, timeout=2).stdout, job)
+    return None
+
+
+def _seconds(duration: str) -> int | None:
+    """Read `D-HH:MM:SS`, `HH:MM:SS` or `MM:SS`; `None` for `UNLIMITED`, `NOT_SET`, `INVALID`."""
+    match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", duration)
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
 def kill_wait_of(scontrol_output: str) -> float | None:
     """Parse `scontrol show config`: the seconds from SIGTERM to SIGKILL (`KillWait = 30 sec`)."""
     match = re.search(r"^KillWait\s*=\s*(\d+) sec", scontrol_output, re.MULTILINE)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from parsl_runs import Site, bell, wait_until
 
-from parsl_ext import qpu_app
+from parsl_ext import QPUSlurmProvider, qpu_app
 from qrmi_workflows import errors
 
 pytestmark = [pytest.mark.slurm, pytest.mark.engines]
@@ -75,6 +75,24 @@ def test_a_block_that_is_cancelled_from_outside_gives_its_lease_back(parsl_site:
         parsl_site.slurm("scancel", job)
 
         wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=10)
+
+
+def test_a_block_that_is_cancelled_while_it_starts_gives_its_lease_back(parsl_site: Site):
+    started, go = parsl_site.folder / "started", parsl_site.folder / "go"
+    os.mkfifo(go)
+    provider = QPUSlurmProvider(
+        qpu="ibm_quick", worker_init=f"trap '' TERM; touch {started}; read _ <{go}; trap - TERM"
+    )
+    provider.script_dir = str(parsl_site.folder)
+    job = provider.submit("sleep 60", 1)
+    wait_until(started.exists, "the job")
+
+    parsl_site.slurm("scancel", job)
+    wait_until(lambda: parsl_site.jobs("%T") == ["COMPLETING"], "the cancelling")
+    go.write_text("now\n")
+
+    wait_until(lambda: not parsl_site.jobs(), "the job's end", seconds=10)
+    assert parsl_site.sessions()["open"] == 0
 
 
 def test_two_blocks_that_want_one_qpu_take_turns_in_slurm(parsl_site: Site):

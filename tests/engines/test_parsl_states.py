@@ -94,7 +94,7 @@ def test_a_block_that_was_cancelled_in_slurm_is_told_apart(provider, parsl_site:
 
 
 def test_unknown_ids_and_arrays_in_the_queue_disturb_no_other_block(provider, parsl_site: Site):
-    parsl_site.slurm("sbatch", "--array=1-2", "--wrap=sleep 60")
+    parsl_site.slurm("sbatch", "--array=1-2", "--output=/dev/null", "--wrap=sleep 60")
     known, unknown = provider.submit("sleep 60", 1), "987654"
     provider.resources[unknown] = dict(provider.resources[known])
     provider._seen[unknown] = time.monotonic()

@@ -8,9 +8,11 @@ from qrmi_workflows.config import QPUPolicy
 from qrmi_workflows.errors import RequestError, SchedulerError, UnknownQPUError
 from qrmi_workflows.schedulers.base import JobState, QPURequest, require_success, run_command
 from qrmi_workflows.schedulers.slurm import (
+    JobNow,
     Slurm,
     gres_of_job,
     has_accounting,
+    job_now_of,
     kill_wait_of,
     offered_gres,
     qpu_options,
@@ -136,3 +138,20 @@ def test_killwait_is_read_from_the_configuration():
 
     assert kill_wait_of(shown) == 30.0
     assert kill_wait_of("") is None
+
+
+@pytest.mark.parametrize(
+    ("row", "now"),
+    [
+        ("7|RUNNING|0:05|9:55", JobNow(ending=False, used=5, left=595)),
+        ("7|RUNNING|1-02:03:04|UNLIMITED", JobNow(ending=False, used=93784, left=None)),
+        ("7|COMPLETING|1:00:00|NOT_SET", JobNow(ending=True, used=3600, left=None)),
+        ("7|CANCELLED|0:00|INVALID", JobNow(ending=True, used=0, left=None)),
+        ("8|RUNNING|0:05|9:55", None),
+        ("", None),
+    ],
+)
+def test_a_job_that_has_started_is_read(row, now):
+    sibling = "6|RUNNING|0:09|0:51\n"
+
+    assert job_now_of(sibling + row, "7") == now

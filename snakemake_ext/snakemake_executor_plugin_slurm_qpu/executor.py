@@ -117,6 +117,7 @@ class Executor(MarkedExecutor):
             self._command(job),
             submitted=submitted.timestamp(),
             grace=None if _cluster(job) else self._grace,  # another cluster has its own KillWait
+            lanes=self._requests.lanes(request),
         )
         comment = _comment(job)
         job_id = submit(

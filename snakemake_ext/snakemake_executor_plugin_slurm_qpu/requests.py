@@ -111,6 +111,11 @@ class QPURequests:
         options = qpu_options(request, self.site.qpu(request.qpu))
         return [o for o in options if partition or not o.startswith("--partition=")]
 
+    def lanes(self, request: QPURequest) -> int | None:
+        """Return how many lanes a request is for; `None` when the site's units are no lanes."""
+        units = units_of(self.site.qpu(request.qpu), self._offered)
+        return request.count if units is not None and units > 1 else None
+
     def _merge(self, job: Any, asking: Iterable[Any]) -> QPURequest:
         requests = {self._read(member) for member in asking}
         names = sorted({request.qpu for request in requests})

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from qrmi_workflows.config import LANES_VARIABLE
+
 __all__ = ["lease_command", "read_end", "render_script"]
 
 _END_LINES = 12
@@ -35,6 +37,7 @@ def lease_command(
     *,
     submitted: float,
     grace: float | None,
+    lanes: int | None,
 ) -> list[str]:
     """Render the argv that runs a command under a lease of a QPU.
 
@@ -45,11 +48,13 @@ def lease_command(
         command: The command and its arguments.
         submitted: When the job is submitted, in seconds since the epoch.
         grace: Seconds between SIGTERM and SIGKILL; the job asks Slurm when it is `None`.
+        lanes: How many of the QPU's lanes the job holds; as many as the site says when `None`.
     """
+    head = [] if lanes is None else ["env", f"{LANES_VARIABLE}={lanes}"]
     options = ["--qpu", qpu, "--step", step, f"--submitted={submitted:.1f}"]
     if grace is not None:
         options.append(f"--grace={grace:g}")
-    return [*python, "-m", "qrmi_workflows", "lease", "exec", *options, "--", *command]
+    return [*head, *python, "-m", "qrmi_workflows", "lease", "exec", *options, "--", *command]
 
 
 def render_script(command: Sequence[str], markers: Path) -> str:

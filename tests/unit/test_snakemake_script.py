@@ -30,9 +30,18 @@ def test_the_script_is_one_supervisor_and_a_marker(tmp_path):
         ["bash", "-c", 'echo "$HOME"'],
         submitted=1234.49,
         grace=5.0,
+        lanes=None,
     )
 
     assert render_script(command, type(tmp_path)("/home/it's me/markers")) == GOLDEN
+
+
+def test_a_job_uses_the_lanes_that_it_holds():
+    command = lease_command(
+        ["python"], "FRESNEL", "rule a", ["true"], submitted=1.0, grace=None, lanes=3
+    )
+
+    assert command[:3] == ["env", "QPU_LANES=3", "python"]
 
 
 def start(script, tmp_path, **environ):

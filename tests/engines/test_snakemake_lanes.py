@@ -1,0 +1,66 @@
+"""A site whose Slurm counts a QPU's lanes: jobs share the QPU, each with its part of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from snakemake_runs import Project
+
+from qrmi_workflows.sandbox import Sandbox, render
+
+pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+
+
+@pytest.fixture
+def four_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """A sandbox of one node that has four units of ibm_fez."""
+    for name in ("render_slurm_conf", "render_gres_conf"):
+        render_one = getattr(render, name)
+        monkeypatch.setattr(
+            render,
+            name,
+            lambda site, render_one=render_one: (
+                render_one(site)
+                .replace("qpu:ibm_fez:1", "qpu:ibm_fez:4")
+                .replace("qpu_ibm_fez:1", "qpu_ibm_fez:4")
+                .replace("Type=ibm_fez Count=1", "Type=ibm_fez Count=4")
+            ),
+        )
+    sandbox = Sandbox(tmp_path / "sandbox")
+    sandbox.up(nodes=1, qpus=["ibm_fez=ibm-quantum-compute-service:fez"])
+    yield sandbox
+    sandbox.down()
+
+
+def test_jobs_hold_as_many_lanes_as_they_ask_for(four_lanes: Sandbox, tmp_path: Path):
+    project = Project(tmp_path, four_lanes)
+    project.write(
+        """
+        rule all:
+            input: "1.txt", "3.txt", "all.txt"
+        rule part:
+            output: "{n}.txt"
+            wildcard_constraints: n="[13]"
+            resources: qpu=lambda wildcards: int(wildcards.n)
+            shell:
+                '''
+                touch {wildcards.n}.started
+                until test -e 1.started -a -e 3.started; do sleep 0.05; done
+                (echo lanes $QPU_LANES; scontrol show job $SLURM_JOB_ID) > {output}
+                '''
+        rule whole:
+            output: "all.txt"
+            resources: qpu=1, qpu_exclusive=1
+            shell: "(echo lanes $QPU_LANES; scontrol show job $SLURM_JOB_ID) > {output}"
+        """
+    )
+
+    project.run()
+
+    for name, lanes in {"1": 1, "3": 3, "all": 4}.items():
+        shown = project.read(f"{name}.txt")
+        assert f"lanes {lanes}\n" in shown
+        assert f"qpu:ibm_fez:{lanes}\n" in shown
+        assert f"Licenses=qpu_ibm_fez:{lanes}\n" in shown.replace(" ", "\n")

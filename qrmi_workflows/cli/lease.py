@@ -57,6 +57,11 @@ def lease() -> None:
     metavar="TIME",
     help="When the job was submitted, in seconds since the epoch: the scheduler need not be asked.",
 )
+@click.option(
+    "--job-time",
+    is_flag=True,
+    help="Tell COMMAND in $QPU_JOB_USED and $QPU_JOB_LEFT its job's seconds so far, and left.",
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def lease_exec(
     qpus: str | None,
@@ -66,6 +71,7 @@ def lease_exec(
     record: Path | None,
     alive: Path | None,
     submitted: float | None,
+    job_time: bool,
     command: tuple[str, ...],
 ) -> None:
     """Run COMMAND under the lease of a QPU.
@@ -106,8 +112,21 @@ def lease_exec(
             with suppress(OSError):
                 click.echo(f"qpu: {error}", err=True)
 
-    environ = {**os.environ, **held.environment()}
+    environ = {**os.environ, **held.environment(), **(_job_time() if job_time else {})}
     code = run_supervised(command, environ=environ, release=release, grace=grace, alive=alive)
     if step is not None and code == 0:
         Journal().settle(step)
     sys.exit(code)
+
+
+def _job_time() -> dict[str, str]:
+    """Return how long this process's job has run and may run, in seconds, where that is known."""
+    from qrmi_workflows.schedulers.slurm import job_now
+
+    job = os.environ.get("SLURM_JOB_ID")
+    now = job_now(job) if job else None
+    # Empty ones hide what an outer job may have told this one.
+    return {
+        "QPU_JOB_USED": "" if now is None else str(now.used),
+        "QPU_JOB_LEFT": "" if now is None or now.left is None else str(now.left),
+    }

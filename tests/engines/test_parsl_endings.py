@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
+import parsl
 import psutil
 import pytest
+from parsl.config import Config
 from parsl_runs import Site, bell, wait_until
 
-from parsl_ext import QPUSlurmProvider, qpu_app
+from parsl_ext import QPUExecutor, QPUSlurmProvider, qpu_app
 from qrmi_workflows import errors
 
 pytestmark = [pytest.mark.slurm, pytest.mark.engines]
@@ -92,6 +95,29 @@ def test_a_block_that_is_cancelled_while_it_starts_gives_its_lease_back(parsl_si
     go.write_text("now\n")
 
     wait_until(lambda: not parsl_site.jobs(), "the job's end", seconds=10)
+    assert parsl_site.sessions()["open"] == 0
+
+
+def test_a_block_drains_in_time_however_long_the_lease_took(parsl_site: Site):
+    parsl_site.control.ask(
+        "POST", "/faults", {"kind": "delay", "route": "POST */sessions", "seconds": 5, "count": 1}
+    )
+    provider = QPUSlurmProvider(qpu="ibm_quick", status_polling_interval=1)
+    executors = [QPUExecutor(provider=provider, drain_period=9)]
+    config = Config(executors=executors, run_dir=str(parsl_site.folder / "run"), strategy="none")
+    with parsl.load(config):
+        sample(bell()).result()
+        (job,) = parsl_site.jobs("%A")
+
+        wait_until(lambda: not parsl_site.jobs(), "the drained block's end")
+
+    shown = dict(
+        word.partition("=")[::2]
+        for word in parsl_site.slurm("scontrol", "show", "job", job).split()
+    )
+    began, ended = (datetime.fromisoformat(shown[key]) for key in ("StartTime", "EndTime"))
+    assert shown["JobState"] == "COMPLETED"
+    assert 9 <= (ended - began).total_seconds() <= 12
     assert parsl_site.sessions()["open"] == 0
 
 

@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from io import FileIO
@@ -37,8 +38,13 @@ class LaneGate:
     def __init__(self, count: int, folder: Path | None = None) -> None:
         self.count = count
         self._folder = folder
+        self._begin()
+        _gates.add(self)
+
+    def _begin(self) -> None:
+        """Count from the start; so does a forked child, where its parent's tasks do not run."""
         self._change = threading.Condition()
-        self._free = count
+        self._free = self.count
         self._lent = 0
         self._calls = 0
         self._inside = threading.local()
@@ -143,9 +149,21 @@ class LaneGate:
                 for file in files:
                     if _try_lock(file):
                         # The lock lasts as long as a duplicate of its file is open.
-                        stack.enter_context(FileIO(os.dup(file.fileno()), "a"))
+                        held = stack.enter_context(FileIO(os.dup(file.fileno()), "a"))
+                        stack.callback(fcntl.flock, held, fcntl.LOCK_UN)  # a fork has one as well
                         return
                 time.sleep(min(max(_FRACTION * (time.monotonic() - before), _LEAST), _MOST))
+
+
+_gates: weakref.WeakSet[LaneGate] = weakref.WeakSet()
+
+
+def _begin_all() -> None:
+    for gate in list(_gates):
+        gate._begin()
+
+
+os.register_at_fork(after_in_child=_begin_all)
 
 
 def lane_gate(count: int, folder: Path | None) -> LaneGate:

@@ -47,6 +47,7 @@ class Holding:
         self.ended = False
         self.queue_wait: float | None = None
         self._opened = opened
+        self._pid = os.getpid()
         self._renewed = float("-inf")
         self._lock = threading.Lock()
         self._renewing = threading.Lock()
@@ -84,8 +85,8 @@ class Holding:
 
     @property
     def adopted(self) -> bool:
-        """Whether another process owns it, and gives it back."""
-        return self._opened is None
+        """Whether another process owns it, and gives it back: a parent, in a forked child."""
+        return self._opened is None or self._pid != os.getpid()
 
     def usage_path(self, environ: Mapping[str, str] = os.environ) -> Path | None:
         """Return where its tasks note what they used, when its owner looks there."""
@@ -110,7 +111,7 @@ class Holding:
             LeaseError: The vendor did not grant it.
         """
         with self._renewing:
-            if self._opened is None:
+            if self._opened is None or self.adopted:
                 return False
             if time.monotonic() - self._renewed < _RENEWAL_SECONDS:
                 return True  # another lane has just done so
@@ -137,7 +138,7 @@ class Holding:
         """
         with self._lock:
             self.ended = True
-        if self._opened is None:
+        if self._opened is None or self.adopted:
             return
         try:
             with exit_put_off():

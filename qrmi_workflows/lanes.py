@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -53,10 +54,16 @@ class Lanes:
 
     def __init__(self, gate: LaneGate) -> None:
         self._gate = gate
+        self._pid = os.getpid()
         self._inbox: queue.SimpleQueue[TaskFuture | None] = queue.SimpleQueue()
         self._threads = 0
         self._open: set[Future[QuantumResult]] = set()
         self._lock = threading.Lock()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether they are a parent's: a forked child has none of their threads."""
+        return self._pid != os.getpid()
 
     def submit(self, run: TaskRun) -> TaskFuture:
         """Take a task in; it starts as soon as a lane is free."""

@@ -277,13 +277,14 @@ class Lease:
                 return
             self._released = True
         no_longer_at_end(self)
-        if self._lanes is not None:
-            self._lanes.close()
+        lanes = self._own_lanes()
+        if lanes is not None:
+            lanes.close()
         try:
             if not self.adopted:
                 self.holding.give_back()
         finally:  # a journal whose file system hangs keeps no lease
-            if self._lanes is not None:
+            if lanes is not None:
                 self._journal.close(self.step)
 
     def __enter__(self) -> Self:
@@ -295,9 +296,12 @@ class Lease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None and self._lanes is not None:
-            self._lanes.drain()
+        if kind is None and (lanes := self._own_lanes()) is not None:
+            lanes.drain()
         self.release()
+
+    def _own_lanes(self) -> Lanes | None:
+        return None if self._lanes is None or self._lanes.inherited else self._lanes
 
     def _open_lanes(self) -> Lanes:
         with self._lock:
@@ -305,6 +309,5 @@ class Lease:
                 raise LeaseError(
                     f"the lease of QPU {self.qpu!r} has been released. Open another.", self.qpu
                 )
-            if self._lanes is None:
-                self._lanes = Lanes(self.holding.gate)
+            self._lanes = self._own_lanes() or Lanes(self.holding.gate)
             return self._lanes

@@ -275,6 +275,7 @@ def append_line(path: Path, line: str) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(line + "\n")
         file.flush()
+        fcntl.flock(file, fcntl.LOCK_UN)  # a forked child may have the file open as well
 
 
 def _open_folder() -> Path:

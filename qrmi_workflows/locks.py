@@ -1,7 +1,8 @@
 """Locks between threads, processes and hosts: `flock` on the file system that they share.
 
-A lock belongs to an open file, and ends with the process that opened it, whatever ends that. On NFS
-it holds between hosts; on Lustre where that is mounted with `flock`.
+A lock belongs to an open file, and ends with the process that opened it, whatever ends that: it is
+taken off before the file is closed, for a forked child may have the file open as well. On NFS it
+holds between hosts; on Lustre where that is mounted with `flock`.
 """
 
 from __future__ import annotations
@@ -38,9 +39,12 @@ def locked(path: Path) -> Iterator[None]:
             continue  # the folder has just been removed
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if _is_at(path, file):
-                yield
-                return
+            try:
+                if _is_at(path, file):
+                    yield
+                    return
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextmanager
@@ -58,14 +62,17 @@ def locked_at_once(path: Path) -> Iterator[bool]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = _is_at(path, file)
         except BlockingIOError:
-            ours = False
-        yield ours
+            yield False
+            return
+        try:
+            yield _is_at(path, file)
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def lock(path: Path) -> FileIO:
-    """Make a file and lock it until what is returned is closed.
+    """Make a file and lock it until what is returned is closed, here and in forked children.
 
     Raises:
         OSError: The file is there already, cannot be made, or its file system has no locks.

@@ -1,0 +1,78 @@
+"""A process that forks inside a lease: parent and child both run tasks, the parent releases."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+PROGRAM = """
+import json, os, signal, sys
+sys.path.insert(0, "tests/faults")
+from fault_payloads import bell
+from qrmi_workflows import open_lease
+
+with open_lease("ibm_quick", step="fork") as lease:
+    futures = [lease.submit(bell(shots)) for shots in range(1, 21)]
+    while not any(future.task_id for future in futures):
+        pass
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # or it would outlive a test that fails
+        print(lease.run(bell(99)).task_id, flush=True)
+        sys.exit(7)  # through the end of the block
+    tasks = [future.result(timeout=30).task_id for future in futures]
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    print(json.dumps([*tasks, lease.run(bell(98)).task_id]), flush=True)
+"""
+LINGERS = """
+import os, sys, time
+sys.path.insert(0, "tests/faults")
+from fault_payloads import bell
+from qrmi_workflows import open_lease
+
+with open_lease("ibm_quick", step="lingers") as lease:
+    futures = [lease.submit(bell(shots)) for shots in range(1, 41)]
+    children = []
+    for future in futures:  # forked while lanes are held and records are written
+        future.result(timeout=30)
+        children.append(os.fork())
+        if children[-1] == 0:
+            sys.stdin.read()
+            os._exit(0)
+    print(lease.run(bell(99)).task_id, flush=True)
+os._exit(0)
+"""
+
+
+def run(program: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_a_child_runs_tasks_under_its_parents_lease_and_leaves_it_open(counted):
+    done = run(PROGRAM)
+
+    assert done.returncode == 0, done.stderr
+    childs, parents = done.stdout.splitlines()
+    assert len({childs, *json.loads(parents)}) == 22
+    assert counted()["tasks accepted"] == 22
+    assert (counted()["sessions opened"], counted()["sessions closed"]) == (1, 1)
+
+
+def test_children_that_live_on_hold_no_lock_of_their_parents(counted):
+    """Neither a lane nor the journal: each has the files open that its parent had just then."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LINGERS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        task = process.stdout.readline()
+        assert task, process.stderr.read()
+        process.stdin.close()
+        assert process.wait(timeout=30) == 0
+
+    assert counted()["tasks accepted"] == 41
+    assert counted()["sessions open"] == 0

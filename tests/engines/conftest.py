@@ -31,6 +31,6 @@ def parsl_site(parsl_box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     programs = str(Path(sys.executable).parent)
     monkeypatch.setenv("PATH", f"{os.environ['PATH']}:{programs}")
     here = Path(__file__).parent
-    monkeypatch.setenv("PYTHONPATH", f"{here}:{here.parents[1]}")
+    monkeypatch.setenv("PYTHONPATH", f"{here}:{here.parent}:{here.parents[1]}")
     monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
     return Site(parsl_box, tmp_path)

@@ -12,11 +12,11 @@ from pathlib import Path
 import parsl
 import psutil
 import pytest
+from error_examples import EXAMPLES
 from parsl.config import Config
 from parsl_runs import Site, bell, wait_until
 
 from parsl_ext import QPUExecutor, QPUSlurmProvider, qpu_app
-from qrmi_workflows import errors
 
 pytestmark = [pytest.mark.slurm, pytest.mark.engines]
 
@@ -48,16 +48,8 @@ def sample_and_say_who(payload, folder, *, lease):
 
 
 @qpu_app
-def fail_with(name):
-    from qrmi_workflows import errors
-
-    made = {
-        "UnknownQPUError": lambda: errors.UnknownQPUError("a", ["b"], "here"),
-        "TaskFailedError": lambda: errors.TaskFailedError("no", "q", "t"),
-        "DeadlineError": lambda: errors.DeadlineError("no", "q", "status", None, True),
-        "SchedulerError": lambda: errors.SchedulerError("no", ("sbatch",), 1, "denied"),
-    }
-    raise made[name]()
+def fail_with(error):
+    raise error
 
 
 def test_scaling_in_gives_the_lease_back_at_once(parsl_site: Site):
@@ -132,13 +124,14 @@ def test_two_blocks_that_want_one_qpu_take_turns_in_slurm(parsl_site: Site):
         assert parsl_site.sessions()["open"] == 1
 
 
-def test_an_exception_of_ours_arrives_as_itself_and_the_executor_goes_on(parsl_site: Site):
+def test_every_error_of_ours_arrives_as_itself_and_the_executor_goes_on(parsl_site: Site):
     with parsl_site.load():
-        for name in ("UnknownQPUError", "TaskFailedError", "DeadlineError", "SchedulerError"):
-            with pytest.raises(getattr(errors, name)) as caught:
-                fail_with(name).result()
-            assert type(caught.value).__name__ == name
+        arrived = [fail_with(error).exception() for error in EXAMPLES]
         assert sample(bell()).result()
+
+    assert [type(error) for error in arrived] == [type(error) for error in EXAMPLES]
+    assert [vars(error) for error in arrived] == [vars(error) for error in EXAMPLES]
+    assert [str(error) for error in arrived] == [str(error) for error in EXAMPLES]
 
 
 @pytest.mark.timeout(150)
@@ -163,10 +156,9 @@ def test_a_retry_attaches_to_the_task_of_the_worker_that_was_killed(
 def test_a_dead_submit_side_costs_no_more_than_a_minute_of_the_qpu(
     parsl_site: Site, tmp_path: Path
 ):
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     process = subprocess.Popen(
         [sys.executable, "-c", SUBMIT_SIDE, str(tmp_path / "run")],
-        env=environ, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:
         assert process.stdout is not None

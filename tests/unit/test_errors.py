@@ -3,31 +3,9 @@
 import pickle
 
 import pytest
+from error_examples import EXAMPLES
 
 from qrmi_workflows import errors
-
-EXAMPLES = [
-    errors.QPUError("no"),
-    errors.ConfigError("no"),
-    errors.UnknownQPUError("ibm_fex", ["ibm_fez", "FRESNEL"], "in a.json", "Look."),
-    errors.RequestError("no"),
-    errors.PayloadError("no"),
-    errors.ResultError("no"),
-    errors.LeaseError("no", "ibm_fez", True),
-    errors.ResourceError("no", "ibm_fez", "task_start", 503, True),
-    errors.AuthenticationError("no", "ibm_fez", "task_start", 401),
-    errors.DeadlineError("no", "ibm_fez", "status", retryable=True),
-    errors.SessionEndedError("no", "ibm_fez", "task_start", 400, True, True),
-    errors.TaskError("no", "ibm_fez", "t1"),
-    errors.TaskFailedError("no", "ibm_fez", "t1"),
-    errors.TaskCancelledError("no", "ibm_fez", "t1"),
-    errors.TaskUnknownError("no", "ibm_fez", "t1"),
-    errors.AmbiguousTaskError("no", "ibm_fez"),
-    errors.JournalError("no"),
-    errors.SchedulerError("no", ("sbatch", "x"), 1, "denied", True),
-    errors.SandboxError("no"),
-    errors.EmulatorError("no"),
-]
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)

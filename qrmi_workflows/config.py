@@ -256,7 +256,10 @@ def _unreadable(path: Path, error: OSError) -> ConfigError:
 
 def _definition(entry: object, where: str) -> QPUDefinition:
     if not isinstance(entry, dict):
-        raise ConfigError(f"{where}: {entry!r} is no object with `name`, `type`, `environment`.")
+        raise ConfigError(  # not its value, which may hold credentials
+            f"{where}: a {type(entry).__name__}; allowed is an object with `name`, `type` and "
+            "`environment`. Write one."
+        )
     for key in ("name", "type"):
         if not isinstance(entry.get(key), str) or not entry[key]:
             raise ConfigError(f"{where}: no string `{key}`. Add it.")

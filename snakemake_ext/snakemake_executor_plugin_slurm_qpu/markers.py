@@ -22,6 +22,9 @@ POLL_SECONDS = 0.1
 _FIRST_PAUSE = 0.2
 """Seconds from a marker to the question: a batch script's exit takes slurmctld that long."""
 
+_LONGEST_FIRST_PAUSE = 0.8
+"""The first pause doubles up to here, for all jobs to come, when it was too short for one."""
+
 _LONGEST_PAUSE = 30.0
 """The pause doubles up to here while Slurm says that the job runs: a long epilog, say."""
 
@@ -41,6 +44,7 @@ class Markers:
         self._waiting: dict[str, str] = {}
         self._ask_at: dict[str, float] = {}
         self._pause: dict[str, float] = {}
+        self._first_pause = _FIRST_PAUSE
 
     @cached_property
     def folder(self) -> Path:
@@ -63,6 +67,8 @@ class Markers:
     def postpone(self, job_id: str) -> None:
         """Slurm says that the job is not over: wait twice as long before asking again."""
         if job_id in self._ask_at:
+            if self._pause[job_id] == self._first_pause:
+                self._first_pause = min(2 * self._first_pause, _LONGEST_FIRST_PAUSE)
             pause = min(2 * self._pause[job_id], _LONGEST_PAUSE)
             self._pause[job_id], self._ask_at[job_id] = pause, monotonic() + pause
 
@@ -73,7 +79,8 @@ class Markers:
         now, marked = monotonic(), self._listed()
         for job_id, marker in list(self._waiting.items()):
             if marker in marked and job_id not in self._ask_at:
-                self._pause[job_id], self._ask_at[job_id] = _FIRST_PAUSE, now + _FIRST_PAUSE
+                self._pause[job_id] = self._first_pause
+                self._ask_at[job_id] = now + self._first_pause
         return frozenset(job_id for job_id, ask_at in self._ask_at.items() if now >= ask_at)
 
     def _listed(self) -> set[str]:

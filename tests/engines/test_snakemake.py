@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,29 @@ def test_a_fan_out_of_twenty_takes_turns_on_its_qpus(project):
     waits = [int(seconds) for seconds in re.findall(r"waited (\d+) s in the queue", output)]
     assert len(waits) == 20
     assert max(waits) > min(waits)
+
+
+def test_a_chain_goes_on_at_once_and_costs_a_question_a_job(project):
+    project.write(
+        """
+        rule all:
+            input: "5.txt"
+        rule quantum:
+            input: lambda wildcards: f"{int(wildcards.i) - 1}.txt" if wildcards.i > "1" else []
+            output: "{i}.txt"
+            resources: qpu=1, qpu_name="FRESNEL"
+            shell: "touch {output}; date +%s.%N > time.{wildcards.i}"
+        """
+    )
+
+    project.slurm("sdiag", "--reset")
+    project.run()  # the stock executor looks for the first time after 40 s
+
+    ended = [float(project.read(f"time.{i}")) for i in range(1, 6)]
+    steps = sorted(after - before for before, after in pairwise(ended))
+    assert steps[1] < 3, "a job's end is noticed, and the next one is started"
+    asked = re.findall(r"REQUEST_JOB_INFO\w* .*count:(\d+)", project.slurm("sdiag"))
+    assert sum(map(int, asked)) <= 5 + 3, "on a busy machine some are asked about twice"
 
 
 def test_a_group_is_one_job_under_one_lease_with_its_classical_rules(project):
@@ -237,7 +261,22 @@ def test_a_bad_payload_fails_in_the_job_and_says_what_is_wrong(project):
     assert "qpu: Snakefile: not JSON" in output
 
 
-def test_a_qpu_that_cannot_be_acquired_fails_the_rule(project, tmp_path_factory):
+def test_a_qpu_that_the_vendor_does_not_grant_fails_the_rule(project):
+    project.write(WAITING)
+    project.control.ask(
+        "POST", "/faults", {"kind": "status", "status": 403, "route": "POST */sessions"}
+    )
+    try:
+        output = project.run("quantum.txt", fails=True)
+    finally:
+        project.control.ask("DELETE", "/faults")
+
+    assert "qpu: the QPU 'ibm_fez' could not be acquired: " in output
+    assert not (project.folder / "quantum.started").exists()
+    assert not project.jobs()
+
+
+def test_a_qpu_that_is_not_defined_in_the_job_fails_the_rule(project):
     project.write(
         """
         rule quantum:

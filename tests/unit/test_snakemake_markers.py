@@ -52,6 +52,22 @@ def test_the_pause_doubles_while_slurm_says_that_the_job_runs(clock, watched):
     assert 100 < asked < 130  # an hour at 30 s, and the first minute
 
 
+def test_a_slow_slurm_is_given_more_time_with_the_jobs_to_come(clock, watched):
+    watched.expect("8")
+    (watched.folder / "7").touch()
+    watched.due()
+    clock.now += 0.21
+    watched.postpone("7")
+    watched.forget("7")
+    (watched.folder / "8").touch()
+    watched.due()
+
+    clock.now += 0.3
+    assert not watched.due()
+    clock.now += 0.11
+    assert watched.due() == {"8"}
+
+
 def test_a_marker_is_overdue_after_ten_seconds_and_holds_the_exit_status(clock, watched):
     (watched.folder / "7").write_text("3\n")
     assert watched.due() == frozenset()

@@ -118,7 +118,7 @@ def parse_job(line: str) -> dict[str, str]:
     """Parse one line of `scontrol show job --oneliner`."""
     words = dict(word.partition("=")[::2] for word in line.split())
     name = words.get("Comment", words["JobName"])  # Snakemake's job names are numbers
-    name = re.sub(r"^rule_|\.[0-9a-f]{12}$", "", name)
+    name = re.sub(r"^rule_|_job_\d+-\d+$|\.[0-9a-f]{12}$", "", name)
     return {"id": words["JobId"], "name": name, "node": words["NodeList"], **gres_of_job(line)}
 
 

@@ -147,15 +147,17 @@ class _Stopper:
         psutil.wait_procs(left, timeout=_STUCK_SECONDS)
 
     def _ask_slurm(self, job: str) -> None:
-        # A job that is cancelled while it starts gets no SIGTERM, and SIGKILL after KillWait.
-        now = job_now(job)
-        if now is not None and now.ending:
-            logger.warning("job %s was cancelled before it had started", job)
-            os.kill(os.getpid(), signal.SIGTERM)
         if self._learns_grace:
             with suppress(SchedulerError):
                 shown = run_command(["scontrol", "show", "config"], timeout=5).stdout
                 self._grace = grace_inside(kill_wait_of(shown))
+        # A job that is cancelled while it starts gets no SIGTERM, and SIGKILL after KillWait: so
+        # it asks, once. Most have ended by then, and a fan-out of short ones asks nothing.
+        time.sleep(min(self._grace, GRACE_SECONDS))
+        now = job_now(job)
+        if now is not None and now.ending:
+            logger.warning("job %s was cancelled before it had started", job)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _kill(self) -> None:
         if self._child is None or self._child.returncode is not None:

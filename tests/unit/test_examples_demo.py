@@ -19,8 +19,8 @@ QPU_JOB = (
     "JobId=4 JobName=5f6df00d-eff2-4214-90b0-1ebfa321bc3e UserId=root(0) JobState=COMPLETED "
     "Reason=None Requeue=0 RunTime=00:00:02 TimeLimit=365-00:00:00 Partition=main NodeList=n1 "
     "BatchHost=n1 NumNodes=1 TRES=cpu=1,node=1,billing=1 Licenses=qpu_ibm_fez:1 Network=(null) "
-    "Command=(null) WorkDir=/home/ada/demo-run Comment=rule_h2_estimate_job_3-1  StdIn=/dev/null Power= "
-    "TresPerNode=gres:qpu:ibm_fez:1 "
+    "Command=(null) WorkDir=/home/ada/demo-run Comment=rule_h2_estimate_job_3-1  StdIn=/dev/null "
+    "Power= TresPerNode=gres:qpu:ibm_fez:1 "
 )
 BLOCK = (
     "JobId=5 JobName=parsl.qpu.block-0.a717c689c9c6 UserId=root(0) JobState=CANCELLED "

@@ -229,13 +229,16 @@ def _require_whole(values: Mapping[str, Any], path: str) -> None:
         raise ResultError(f"{path}: `data` has parts that are no objects. Write it again.")
 
 
-def write_whole(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
+def write_whole(
+    path: Path, content: str | bytes, *, mode: int = 0o644, durable: bool = False
+) -> None:
     """Write a file so that a reader finds all of it or none: temporary file, fsync, rename.
 
     Args:
         path: Where; its folder must exist.
         content: What; text is written as UTF-8.
         mode: The file's permissions, before the umask.
+        durable: Return only when a power failure would find it there, too: the folder is synced.
     """
     temporary = path.with_name(f".{uuid.uuid4().hex}")
     try:
@@ -245,7 +248,17 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
+        if durable:
+            _sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -64,7 +64,9 @@ class Entry:
             JournalError: The journal could not be written.
         """
         with unusable(self.path):
-            write_whole(self.path, self.record.to_json(), mode=0o600)
+            # The vendor has the result as long as it knows the id, so that one can be lost.
+            durable = not self.record.state.ended
+            write_whole(self.path, self.record.to_json(), mode=0o600, durable=durable)
         self.step._note(self.path, self.record.state)
 
     def _write(self, **changes: Any) -> None:

@@ -56,6 +56,24 @@ def test_a_second_run_in_this_process_leaves_alone_what_the_first_holds(journal)
     assert [claim(step)[0].record.number for step in (first, second)] == [0, 1]
 
 
+def test_a_power_failure_forgets_no_intent_and_no_id(journal, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    step = journal.step("s")
+    entry, _ = claim(step)
+    after_claim = list(synced)
+    entry.submitted("task")
+
+    assert after_claim[-1] == step.folder, "the folder, after the record in it"
+    assert synced[-1] == step.folder
+    assert len(synced) == 2 * len(after_claim) == 4
+
+
 def test_what_is_closed_is_found_by_the_next_run(journal):
     first, second = journal.step("s"), journal.step("s")
     claim(first)[0].submitted("task")

@@ -28,6 +28,7 @@ def qpu_config(
     local: bool = False,
     lanes: int | None = None,
     max_workers_per_node: int | None = None,
+    address: str | None = None,
     executors: Iterable[ParslExecutor] = (),
     checkpoint: bool = False,
     retries: int = 2,
@@ -49,7 +50,7 @@ def qpu_config(
     local : bool
         Without a scheduler: a block is a process here, and `$QPU_CONFIG` says which QPUs there are,
         such as those of `qpu emulator serve`.
-    lanes, max_workers_per_node
+    lanes, max_workers_per_node, address
         As in `QPUExecutor`.
     executors : iterable of ParslExecutor
         Others, for classical apps. Apps then say which they run on (`executors=["…"]`).
@@ -82,7 +83,9 @@ def qpu_config(
         blocks = QPUSlurmProvider(qpu=qpu, **provider)
     if checkpoint:
         register_memo_types()
-    executor = QPUExecutor(provider=blocks, lanes=lanes, max_workers_per_node=max_workers_per_node)
+    executor = QPUExecutor(
+        provider=blocks, lanes=lanes, max_workers_per_node=max_workers_per_node, address=address
+    )
     return Config(
         executors=[executor, *executors],
         memoizer=BasicMemoizer(checkpoint_mode="task_exit") if checkpoint else None,

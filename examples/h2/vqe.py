@@ -15,12 +15,10 @@ from typing import Any
 
 import parsl
 from hydrogen import exact, hamiltonian
-from parsl.config import Config
-from parsl.providers import LocalProvider
 from scipy.optimize import minimize
 from transpile import estimator_payload, place, transpile
 
-from parsl_ext import LeaseLauncher, QPUExecutor, QPUSlurmProvider, qpu_app
+from parsl_ext import qpu_app, qpu_config
 
 
 @qpu_app
@@ -53,17 +51,6 @@ def vqe(bond_length: float, target: str, precision: float) -> dict[str, Any]:
     }
 
 
-def configuration(arguments: argparse.Namespace) -> Config:
-    """Return one block that holds the QPU: a Slurm job, or a process here."""
-    launcher = LeaseLauncher(qpu=arguments.qpu)
-    if arguments.local:
-        provider = LocalProvider(launcher=launcher)
-    else:
-        provider = QPUSlurmProvider(qpu=arguments.qpu, walltime="00:10:00", launcher=launcher)
-    executor = QPUExecutor(provider=provider, address=arguments.address)
-    return Config(executors=[executor], run_dir=str(arguments.output.parent / "parsl"))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target", type=Path, help="the QPU's target, from `qpu target`")
@@ -75,7 +62,13 @@ def main() -> None:
     parser.add_argument("--local", action="store_true", help="without Slurm")
     arguments = parser.parse_args()
     target = arguments.target.read_text(encoding="utf-8")
-    with parsl.load(configuration(arguments)):
+    config = qpu_config(
+        arguments.qpu,
+        local=arguments.local,
+        address=arguments.address,
+        run_dir=str(arguments.output.parent / "parsl"),
+    )
+    with parsl.load(config):
         found = vqe(arguments.bond_length, target, arguments.precision)
     arguments.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
 

@@ -1,0 +1,28 @@
+"""`qpu_config`: what is said of its parts reaches them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from parsl_ext import qpu_config
+
+
+@pytest.fixture(autouse=True)
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site.toml").write_text('[qpus.ibm_fez]\ngres = "qpu:ibm_fez"\nlanes = 5\n')
+    qpu = {"name": "ibm_fez", "type": "ibm-quantum-compute-service", "environment": {}}
+    (tmp_path / "qrmi_config.json").write_text(json.dumps({"resources": [qpu]}))
+    (tmp_path / "qrmi_config.json").chmod(0o600)
+    monkeypatch.setenv("QPU_SITE", str(tmp_path / "site.toml"))
+    monkeypatch.setenv("QPU_CONFIG", str(tmp_path / "qrmi_config.json"))
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_what_is_said_of_the_executor_reaches_it(local: bool) -> None:
+    """The address, too, where blocks do not reach this machine by the one that Parsl finds."""
+    options = {"lanes": 3, "max_workers_per_node": 7, "address": "127.0.0.2"}
+    (executor,) = qpu_config("ibm_fez", local=local, **options).executors
+    assert {name: getattr(executor, name) for name in options} == options

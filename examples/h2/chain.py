@@ -1,0 +1,110 @@
+"""The energy curve of H2 as a chain of Parsl apps: classical, quantum, classical.
+
+What `Snakefile` does by rules. Nothing waits for a result on the way: the steps are joined by their
+files. The QPU is asked for when its payload is there (`init_blocks=0`), not while that is prepared.
+
+    qpu target ibm_fez -o target.json
+    python chain.py target.json -o curve
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import parsl
+from parsl import File, python_app
+from parsl.dataflow.futures import AppFuture
+from parsl.executors import HighThroughputExecutor, ThreadPoolExecutor
+from parsl.executors.base import ParslExecutor
+from parsl.providers import SlurmProvider
+
+from parsl_ext import qpu_config, run_payload
+
+BOND_LENGTHS = [0.5, 0.6, 0.735, 0.9, 1.1, 1.4, 1.8, 2.3]  # ångström
+PRECISION = 1e-4  # hartree
+
+
+@python_app(executors=["classical"])
+def hamiltonians(bond_lengths: list[float], *, outputs: Any = ()) -> None:
+    import json
+    from pathlib import Path
+
+    from prepare import prepare
+
+    Path(outputs[0]).write_text(json.dumps(prepare(bond_lengths)), encoding="utf-8")
+
+
+@python_app(executors=["classical"])
+def payload(precision: float, *, inputs: Any = (), outputs: Any = ()) -> None:
+    import json
+    from pathlib import Path
+
+    from transpile import curve_payload
+
+    prepared, target = (Path(file).read_text(encoding="utf-8") for file in inputs)
+    content = curve_payload(json.loads(prepared)["molecules"], target, precision)
+    Path(outputs[0]).write_text(json.dumps(content), encoding="utf-8")
+
+
+@python_app(executors=["classical"])
+def energies(*, inputs: Any = (), outputs: Any = ()) -> None:
+    import json
+    from pathlib import Path
+
+    from energies import ground_states, plot
+
+    from qrmi_workflows import QuantumResult
+
+    document = json.loads(Path(inputs[0]).read_text(encoding="utf-8"))
+    estimates, _ = QuantumResult.load(inputs[1]).expectation_values()
+    states = ground_states(document["molecules"], estimates)
+    Path(outputs[0]).write_text(json.dumps(states, indent=1), encoding="utf-8")
+    plot(states, document["curve"], Path(outputs[1]))
+
+
+def chain(target: Path, folder: Path) -> AppFuture:
+    """Return the last step's future."""
+    files = ("hamiltonians.json", "payload.json", "result.json", "energies.json", "curve.png")
+    prepared, sent, received, answer, picture = (File(str(folder / name)) for name in files)
+    molecules = hamiltonians(BOND_LENGTHS, outputs=[prepared]).outputs[0]
+    task = payload(PRECISION, inputs=[molecules, File(str(target))], outputs=[sent]).outputs[0]
+    result = run_payload(task, outputs=[received]).outputs[0]
+    return energies(inputs=[molecules, result], outputs=[answer, picture])
+
+
+def classical(arguments: argparse.Namespace) -> ParslExecutor:
+    """Return an executor of Parsl's own: a Slurm job without a QPU, or a thread here."""
+    if arguments.local:
+        return ThreadPoolExecutor(label="classical", max_threads=1)
+    here = f"export PYTHONPATH={Path(__file__).parent.resolve()}:$PYTHONPATH"
+    provider = SlurmProvider(exclusive=False, cores_per_node=1, worker_init=here)
+    return HighThroughputExecutor(
+        label="classical", provider=provider, address=arguments.address, max_workers_per_node=1
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("target", type=Path, help="the QPU's target, from `qpu target`")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="a folder")
+    parser.add_argument("--qpu", default="ibm_fez")
+    parser.add_argument("--address", help="of this machine, as the blocks reach it")
+    parser.add_argument("--local", action="store_true", help="without Slurm")
+    arguments = parser.parse_args()
+    arguments.output.mkdir(exist_ok=True)
+    config = qpu_config(
+        arguments.qpu,
+        local=arguments.local,
+        address=arguments.address,
+        executors=[classical(arguments)],
+        run_dir=str(arguments.output / "parsl"),
+        init_blocks=0,
+    )
+    with parsl.load(config):
+        chain(arguments.target.resolve(), arguments.output.resolve()).result()
+
+
+if __name__ == "__main__":
+    main()

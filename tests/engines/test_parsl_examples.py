@@ -1,7 +1,8 @@
-"""The examples of Parsl, run as examples/README.md says, on a real Slurm."""
+"""The examples of Parsl and the page for its users, run as they say, on a real Slurm."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from qrmi_workflows.schedulers.slurm import gres_of_job
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 ISING, RABI, CHAIN = "sweeps/ising.py", "sweeps/rabi.py", "h2/chain.py"
+PAGE = "bell/page.py"  # beside the payload that it runs
 SECONDS = 200
 
 EMULATOR = """
@@ -62,6 +64,7 @@ class Run:
     """What programs left that ran in one folder."""
 
     folder: Path
+    printed: dict[str, str]
     sessions: dict[str, int]
     jobs: str
 
@@ -116,21 +119,29 @@ def run_programs(box: Sandbox, folder: Path, scripts: Mapping[str, str]) -> Run:
             program: pool.submit(execute, script, (folder / program).parent, environment)
             for program, script in scripts.items()
         }
-    for run in runs.values():
-        run.result()
+    printed = {program: run.result() for program, run in runs.items()}
     open_leases = folder / "state" / "leases" / "open"
     wait_until(lambda: not list(open_leases.glob("*.json")), "the release of leases", SECONDS)
     after = control.counters()["sessions"]
     opened = {key: after[key] - before[key] for key in ("opened", "closed")}
     jobs = execute("scontrol show job --oneliner", folder, environment)
-    return Run(folder, {**opened, "open": after["open"]}, jobs)
+    return Run(folder, printed, {**opened, "open": after["open"]}, jobs)
+
+
+def page() -> str:
+    """Return all that docs/parsl.md shows, as one program."""
+    text = (ROOT / "docs" / "parsl.md").read_text(encoding="utf-8")
+    return "\n".join(re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
 
 
 @pytest.fixture(scope="module")
 def run(box: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The three together: in Slurm's queue one waits for the QPU of another."""
+    """The examples and the page, together: in Slurm's queue some wait for the QPU of others."""
+    folder = tmp_path_factory.mktemp("slurm")
+    (folder / "bell").mkdir()
+    (folder / PAGE).write_text(page())
     scripts = {program: commands(program) for program in (ISING, RABI, CHAIN)}
-    return run_programs(box, tmp_path_factory.mktemp("slurm"), scripts)
+    return run_programs(box, folder, {**scripts, PAGE: f"python {Path(PAGE).name}"})
 
 
 def kicked_magnetisation(angle: float, spins: int = 10, kicks: int = 4) -> float:
@@ -183,10 +194,16 @@ def test_a_chain_asks_for_the_qpu_when_its_payload_is_ready(run: Run) -> None:
     assert datetime.fromisoformat(lease["acquired"]).timestamp() > ready
 
 
+def test_the_page_for_parsl_prints_what_it_says(run: Run) -> None:
+    first, second, shots = map(ast.literal_eval, run.printed[PAGE].splitlines())
+    assert set(first) == set(second) == {"00", "11"}
+    assert sum(first.values()) == sum(second.values()) == shots == 1000
+
+
 def test_each_block_held_one_lease_and_classical_apps_ran_in_a_job_without(run: Run) -> None:
-    assert sorted(lease["tasks"] for lease in run.leases("ibm_fez")) == [1, 12]
+    assert sorted(lease["tasks"] for lease in run.leases("ibm_fez")) == [1, 3, 12]
     assert [lease["tasks"] for lease in run.leases("FRESNEL")] == [24]
-    assert run.sessions == {"opened": 2, "closed": 2, "open": 0}
+    assert run.sessions == {"opened": 3, "closed": 3, "open": 0}
     names = re.findall(r"JobName=([\w.]+)-", run.jobs)
     held = [gres_of_job(line)["gres"] for line in run.jobs.splitlines()]
     assert set(zip(names, held, strict=True)) == {

@@ -1,13 +1,17 @@
-"""`qpu_config`: what is said of its parts reaches them."""
+"""`qpu_config`: the ready configuration is the one that its page spells out."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from parsl_ext import qpu_config
+
+PAGE = Path(__file__).parents[2] / "docs" / "parsl.md"
 
 
 @pytest.fixture(autouse=True)
@@ -26,3 +30,15 @@ def test_what_is_said_of_the_executor_reaches_it(local: bool) -> None:
     options = {"lanes": 3, "max_workers_per_node": 7, "address": "127.0.0.2"}
     (executor,) = qpu_config("ibm_fez", local=local, **options).executors
     assert {name: getattr(executor, name) for name in options} == options
+
+
+def test_the_page_puts_together_what_qpu_config_does() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(blocks[0], names)  # noqa: S102 - the page's own first and last snippet
+    exec(blocks[-1], names)  # noqa: S102
+    ready, in_parts = names["config"], names["in_parts"]
+    assert repr(in_parts.executors) == repr(ready.executors)
+    assert in_parts.memoizer.checkpoint_mode == ready.memoizer.checkpoint_mode
+    for name in ("retries", "retry_handler", "max_idletime"):
+        assert getattr(in_parts, name) == getattr(ready, name)

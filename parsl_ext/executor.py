@@ -23,6 +23,7 @@ from parsl.serialize.errors import SerializationError
 from parsl_ext.apps import takes_lanes
 from parsl_ext.launcher import ALIVE_FILE
 from parsl_ext.providers.base import QPUProvider
+from parsl_ext.retries import replace_lost_blocks
 from parsl_ext.window import Window
 from qrmi_workflows.config import LANES_VARIABLE
 
@@ -63,8 +64,11 @@ class QPUExecutor(HighThroughputExecutor):
         for a `LocalProvider`, and all of its addresses, encrypted, for others.
     launch_cmd, worker_port, worker_port_range, interchange_port_range, storage_access, working_dir
         As in Parsl's `HighThroughputExecutor`.
-    worker_debug, poll_period, address_probe_timeout, worker_logdir_root, block_error_handler
+    worker_debug, poll_period, address_probe_timeout, worker_logdir_root
         As in Parsl's `HighThroughputExecutor`.
+    block_error_handler : bool or callable
+        As in Parsl's `HighThroughputExecutor`. By default a block that is lost after it has worked
+        is replaced, and its calls are repeated as `Config`'s `retries` says.
     drain_period, encrypted
         As in Parsl's `HighThroughputExecutor`.
     heartbeat_period, heartbeat_threshold : int
@@ -121,7 +125,9 @@ class QPUExecutor(HighThroughputExecutor):
             poll_period=poll_period,
             address_probe_timeout=address_probe_timeout,
             worker_logdir_root=worker_logdir_root,
-            block_error_handler=block_error_handler,
+            block_error_handler=(
+                replace_lost_blocks if block_error_handler is True else block_error_handler
+            ),
             encrypted=encrypted,
         )
         self.lanes = lanes

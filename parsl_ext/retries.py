@@ -1,4 +1,4 @@
-"""What Parsl is to do about an app that failed."""
+"""What Parsl is to do about an app, or a block, that failed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import math
 from typing import Any
 
 from parsl.executors.errors import InvalidResourceSpecification
+from parsl.executors.status_handling import BlockProviderExecutor
+from parsl.jobs.error_handlers import simple_error_handler, windowed_error_handler
+from parsl.jobs.states import JobState, JobStatus
 
 from qrmi_workflows.errors import QPUError
 
-__all__ = ["qpu_retry_handler"]
+__all__ = ["qpu_retry_handler", "replace_lost_blocks"]
 
 
 def qpu_retry_handler(exception: Exception, task_record: Any) -> float:  # noqa: ARG001 - Parsl's
@@ -36,3 +39,15 @@ def qpu_retry_handler(exception: Exception, task_record: Any) -> float:  # noqa:
     if isinstance(exception, InvalidResourceSpecification):
         return math.inf
     return 1.0
+
+
+def replace_lost_blocks(executor: BlockProviderExecutor, status: dict[str, JobStatus]) -> None:
+    """Fail all calls when no block has ever had workers, or the last three have failed.
+
+    For `block_error_handler`. Parsl's own fails them when the first block is lost that had worked,
+    and so repeats nothing.
+    """
+    # Parsl calls the blocks so that have ended without workers, however they did.
+    hopeless = all(block.state is JobState.MISSING for block in status.values())
+    handle = simple_error_handler if hopeless else windowed_error_handler
+    handle(executor, status)

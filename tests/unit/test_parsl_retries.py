@@ -1,4 +1,4 @@
-"""What failures cost of an app's retries."""
+"""What failures cost of an app's retries, and of an executor's blocks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import math
 import pytest
 from parsl.executors.errors import InvalidResourceSpecification
 from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
+from parsl.jobs.states import JobState, JobStatus
+from parsl.providers import LocalProvider
 
-from parsl_ext import qpu_retry_handler
+from parsl_ext import QPUExecutor, qpu_retry_handler
 from qrmi_workflows import errors
 
 
@@ -38,3 +40,26 @@ def test_what_a_repetition_may_mend_costs_one_retry(mended: Exception) -> None:
 )
 def test_what_no_repetition_mends_costs_all_retries(lasting: Exception) -> None:
     assert qpu_retry_handler(lasting, {}) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("blocks", "hopeless"),
+    [
+        ("PENDING", False),
+        ("MISSING", True),
+        ("MISSING RUNNING", False),
+        ("FAILED", False),
+        ("FAILED MISSING", False),
+        ("FAILED MISSING FAILED", True),
+        ("FAILED FAILED COMPLETED", False),
+    ],
+)
+def test_an_executor_gives_up_when_no_block_has_worked_or_three_in_a_row_have_failed(
+    blocks: str, hopeless: bool
+) -> None:
+    executor = QPUExecutor(provider=LocalProvider())
+    states = {str(n): JobStatus(JobState[name]) for n, name in enumerate(blocks.split())}
+
+    executor.handle_errors(states)
+
+    assert executor.bad_state_is_set is hopeless

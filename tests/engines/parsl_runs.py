@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import parsl
+import psutil
 from parsl.config import Config
 
 from parsl_ext import QPUExecutor, QPUSlurmProvider
@@ -76,11 +78,19 @@ class Site:
         return self.slurm("squeue", "--noheader", f"--format={form}").splitlines()
 
     @contextmanager
-    def load(self, *, qpu: str = "ibm_quick", retries: int = 0, **options: Any) -> Iterator[Any]:
+    def load(
+        self,
+        *,
+        qpu: str = "ibm_quick",
+        retries: int = 0,
+        strategy: str = "simple",
+        **options: Any,
+    ) -> Iterator[Any]:
         """Load Parsl with one QPU executor; its jobs have ended when this does."""
         config = Config(
             executors=[executor(qpu=qpu, **options)],
             run_dir=str(self.folder / f"run-{time.monotonic_ns()}"),
+            strategy=strategy,
             strategy_period=0.3,
             max_idletime=1.0,
             retries=retries,
@@ -97,12 +107,19 @@ def executor(
     qpu: str = "ibm_quick",
     lanes: int | None = None,
     max_workers_per_node: int | None = None,
+    heartbeat_threshold: int = 30,
     **options: Any,
 ) -> QPUExecutor:
     """An executor on the sandbox; `options` are the provider's."""
     settings = {"walltime": "00:05:00", "status_polling_interval": 1, **options}
     provider = QPUSlurmProvider(qpu=qpu, **settings)
-    return QPUExecutor(provider=provider, lanes=lanes, max_workers_per_node=max_workers_per_node)
+    return QPUExecutor(
+        provider=provider,
+        lanes=lanes,
+        max_workers_per_node=max_workers_per_node,
+        heartbeat_period=heartbeat_threshold // 3,
+        heartbeat_threshold=heartbeat_threshold,
+    )
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> float:
@@ -112,6 +129,24 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) ->
         assert time.monotonic() - before < seconds, f"not within {seconds:g} s: {what}"
         time.sleep(0.02)
     return time.monotonic() - before
+
+
+def most_at_once(spans: list[tuple[float, float]]) -> int:
+    """How many of these spans of time overlap at most."""
+    return max(sum(start <= at < end for start, end in spans) for at, _ in spans)
+
+
+def processes_with(variable: str) -> list[psutil.Process]:
+    """This machine's processes that have this process's value of a variable, but this one."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            theirs = process.environ().get(variable)
+        except psutil.Error:
+            continue
+        if theirs == os.environ[variable] and process.pid != os.getpid():
+            found.append(process)
+    return found
 
 
 def threads_alive(*prefixes: str) -> list[str]:

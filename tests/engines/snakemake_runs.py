@@ -104,7 +104,7 @@ class Project:
 
 
 @contextmanager
-def acquired_by_the_site(sandbox: Sandbox, qpu: str) -> Iterator[None]:
+def acquired_by_the_site(sandbox: Sandbox, qpu: str, **others: str) -> Iterator[None]:
     """Give every job the variables of upstream's plugin, which acquires before the job starts."""
     prolog = sandbox.directory / "etc" / "task_prolog"
     text = prolog.read_text()
@@ -112,6 +112,7 @@ def acquired_by_the_site(sandbox: Sandbox, qpu: str) -> Iterator[None]:
         "QRMI_JOB_QPU_RESOURCES": qpu,
         "QRMI_JOB_QPU_TYPES": "ibm-quantum-compute-service",
         f"{qpu}_QRMI_JOB_ACQUISITION_TOKEN": "of-the-site",
+        **others,
     }
     exports = (f"echo export {name}={value}\n" for name, value in variables.items())
     prolog.write_text(text + "".join(exports))

@@ -11,7 +11,7 @@ import pytest
 from parsl import python_app
 from parsl.data_provider.files import File
 from parsl.executors.errors import InvalidResourceSpecification
-from parsl_runs import Site, bell, wait_until
+from parsl_runs import Site, bell, most_at_once, wait_until
 from qiskit import QuantumCircuit
 
 from parsl_ext import qpu_app, qpu_config, run_payload
@@ -53,10 +53,6 @@ def write_payload(shots, outputs=()):
     from parsl_runs import bell
 
     Path(outputs[0].filepath).write_text(json.dumps(bell(shots)))
-
-
-def most_at_once(spans: list[tuple[float, float]]) -> int:
-    return max(sum(start <= at < end for start, end in spans) for at, _ in spans)
 
 
 def test_a_mixed_pool_runs_as_many_calls_on_the_qpu_as_it_has_lanes(parsl_site: Site):

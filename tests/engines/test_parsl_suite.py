@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from parsl_runs import Site, wait_until
+from parsl_runs import Site, processes_with, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.parsl_suite]
 
@@ -24,19 +24,6 @@ def environ(parsl_site: Site, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]
     """The environment of the suite, its blocks and all of their processes."""
     monkeypatch.delenv("PYTHONPATH")
     return {**os.environ, "PATH": f"{VENV}/bin:{os.environ['PATH']}"}
-
-
-def processes_with(variable: str) -> list[psutil.Process]:
-    """This machine's processes that have this process's value of a variable, but this one."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            theirs = process.environ().get(variable)
-        except psutil.Error:
-            continue
-        if theirs == os.environ[variable] and process.pid != os.getpid():
-            found.append(process)
-    return found
 
 
 @pytest.mark.timeout(300)

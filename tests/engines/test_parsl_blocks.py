@@ -1,0 +1,157 @@
+"""Parsl's blocks on a real Slurm: they come and go with the work, and nothing outlives them."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import psutil
+import pytest
+from parsl import python_app
+from parsl_runs import Site, bell, most_at_once, wait_until
+from snakemake_runs import acquired_by_the_site
+
+from parsl_ext import qpu_app
+from qrmi_workflows import open_lease
+
+pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+
+
+def assert_ends_in_time(site: Site, closed: int, seconds: float) -> None:
+    """From SIGTERM on a block has that long, with all that it runs."""
+    told = site.folder / "told"
+    pids = json.loads((site.folder / "pids").read_text())
+    wait_until(told.exists, "SIGTERM", seconds=90)
+    wait_until(lambda: site.sessions()["closed"] > closed, "the release", seconds=90)
+    took = time.time() - float(told.read_text())
+    assert took < seconds
+    assert [pid for pid in pids if psutil.pid_exists(pid)] == []
+
+
+@qpu_app
+def sample(payload, *, lease):
+    return {"task": lease.run(payload).task_id, "adopted": lease.adopted}
+
+
+@qpu_app
+def ignore_sigterm(folder, *, lease):
+    """Neither this worker nor what it starts ends at SIGTERM; both note that it came."""
+    import json
+    import os
+    import signal
+    import subprocess
+    import time
+    from pathlib import Path
+
+    told = Path(folder, "told")
+    signal.signal(signal.SIGTERM, lambda *_: told.write_text(str(time.time())))
+    deaf = ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done"]
+    child = subprocess.Popen(deaf, stdout=subprocess.PIPE, start_new_session=True)
+    assert child.stdout.readline() == b"ready\n"
+    written = Path(folder, "pids.new")
+    written.write_text(json.dumps([os.getpid(), child.pid]))
+    written.rename(Path(folder, "pids"))
+    while True:
+        time.sleep(1)
+
+
+@python_app(executors=["qpu"])
+def span(seconds):
+    import time
+
+    before = time.monotonic()
+    time.sleep(seconds)
+    return before, time.monotonic()
+
+
+@python_app(executors=["qpu"])
+def fail():
+    raise ZeroDivisionError
+
+
+@qpu_app
+def sample_beside_the_manager(payload, folder, *, lease):
+    import os
+    from pathlib import Path
+
+    Path(folder, f"manager-{os.getppid()}").touch()
+    return lease.run(payload).task_id
+
+
+def test_a_block_comes_with_the_first_call_and_goes_when_idle(parsl_site: Site):
+    closed = parsl_site.sessions()["closed"]
+    with parsl_site.load(init_blocks=0) as kernel:
+        blocks = kernel.executors["qpu"].provider.resources
+        assert (blocks, parsl_site.jobs()) == ({}, [])
+
+        assert sample(bell()).result()["task"]
+        assert parsl_site.sessions()["open"] == 1
+
+        wait_until(lambda: all(job["status"].terminal for job in blocks.values()), "scale-in")
+        wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=3)
+        assert sample(bell()).result()["task"], "another block comes"
+
+    assert parsl_site.sessions()["closed"] - closed == 2
+
+
+def test_a_lease_that_the_site_acquired_is_adopted_and_left_open(parsl_site: Site):
+    with open_lease("ibm_quick") as of_the_site:
+        sessions = parsl_site.sessions()
+        variables = {k: v for k, v in of_the_site.environment().items() if "QRMI" in k}
+        with acquired_by_the_site(parsl_site.box, "ibm_quick", **variables), parsl_site.load():
+            assert sample(bell()).result()["adopted"]
+
+        assert parsl_site.sessions() == sessions
+        assert of_the_site.run(bell()).task_id
+
+
+def test_a_cancelled_block_whose_processes_ignore_sigterm_gives_its_lease_back(parsl_site: Site):
+    closed = parsl_site.sessions()["closed"]
+    with parsl_site.load(strategy="none"):
+        ignore_sigterm(str(parsl_site.folder))
+        wait_until((parsl_site.folder / "pids").exists, "the call")
+
+        parsl_site.slurm("scancel", *parsl_site.jobs("%A"))
+
+        assert_ends_in_time(parsl_site, closed, seconds=15)
+
+
+@pytest.mark.slow  # Slurm looks for time limits every 30 s
+def test_a_block_at_its_time_limit_gives_its_lease_back_before_slurm_kills_it(parsl_site: Site):
+    closed = parsl_site.sessions()["closed"]
+    with parsl_site.load(strategy="none"):
+        ignore_sigterm(str(parsl_site.folder))
+        wait_until((parsl_site.folder / "pids").exists, "the call")
+        (job,) = parsl_site.jobs("%A")
+
+        parsl_site.slurm("scontrol", "update", f"JobId={job}", "EndTime=now")
+
+        assert_ends_in_time(parsl_site, closed, seconds=15)
+    assert "JobState=TIMEOUT" in parsl_site.slurm("scontrol", "show", "job", job)
+
+
+def test_plain_apps_hold_one_of_the_qpus_lanes_each_also_those_that_raise(parsl_site: Site):
+    with parsl_site.load(lanes=2):
+        failed = [fail() for _ in range(6)]
+        assert {type(call.exception()) for call in failed} == {ZeroDivisionError}
+
+        spans = [call.result() for call in [span(0.2) for _ in range(8)]]
+
+    assert most_at_once(spans) == 2
+
+
+@pytest.mark.timeout(150)
+def test_a_call_whose_manager_was_killed_is_repeated_in_another_block(parsl_site: Site):
+    before, tasks = parsl_site.sessions(), parsl_site.tasks()
+    with parsl_site.load(qpu="ibm_slow", retries=1, heartbeat_threshold=6):
+        future = sample_beside_the_manager(bell(), str(parsl_site.folder))
+        wait_until(lambda: parsl_site.tasks()["accepted"] > tasks["accepted"], "the task")
+        (manager,) = parsl_site.folder.glob("manager-*")
+        psutil.Process(int(manager.name.removeprefix("manager-"))).kill()
+
+        wait_until(lambda: parsl_site.sessions()["closed"] > before["closed"], "the release", 15)
+        assert future.result(timeout=100)
+
+    sessions, ended = parsl_site.sessions(), parsl_site.tasks()
+    assert (sessions["opened"] - before["opened"], sessions["open"]) == (2, 0)
+    assert ended["finished"] == ended["accepted"], "the lost call's task does not run on"

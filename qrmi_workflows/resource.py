@@ -14,7 +14,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from enum import StrEnum
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 from qrmi_workflows.environment import TIMEOUT, TOKEN
 from qrmi_workflows.errors import (
@@ -169,6 +169,13 @@ class QRMIResource:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.type!r})"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled, alone or within a lease."""
+        raise TypeError(
+            f"the handle of QPU {self.name!r} holds credentials and stays in its process; from an "
+            "app, return its results."
+        )
 
     def resource_id(self) -> str:
         """Return the QPU's name."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 
+import pytest
 import qrmi
 
 from qrmi_workflows.resource import QRMIResource, QuantumResource
@@ -41,3 +43,10 @@ def test_qrmis_own_class_has_no_method_that_is_missed():
 
 def test_our_resource_takes_the_same_calls():
     assert methods(QRMIResource).items() >= methods(QuantumResource).items()
+
+
+def test_a_resource_is_not_pickled_for_it_holds_credentials():
+    resource = QRMIResource("ibm_a", "ibm-quantum-system", {"QRMI_IBM_QS_IAM_APIKEY": "secret"})
+
+    with pytest.raises(TypeError, match="'ibm_a' holds credentials"):
+        pickle.dumps(resource)

@@ -12,7 +12,8 @@ from typing import Any
 from parsl import python_app
 from parsl.executors.execute_task import execute_task
 
-from qrmi_workflows.errors import QPUError
+from qrmi_workflows.environment import read_job
+from qrmi_workflows.errors import ConfigError, QPUError, RequestError, UnknownQPUError
 from qrmi_workflows.journal import Journal
 from qrmi_workflows.lease import Lease
 from qrmi_workflows.opening import open_lease
@@ -77,6 +78,8 @@ def qpu_app(
 
         @functools.wraps(body)
         def call(*args: Any, **kwargs: Any) -> Any:
+            if _wants_lease(body):
+                _refuse_lease(body, args, kwargs)
             # Parsl's retries call with the same arguments, so they find the same step's tasks.
             named = kwargs.pop(_STEP, None)
             step = named or f"app {body.__name__} {uuid.uuid4()}"
@@ -95,8 +98,19 @@ def block_lease(qpu: str | None = None) -> Lease:
     """Return this worker's hold on its block's lease: adopted, opened once for a process.
 
     Raises:
-        ConfigError: The worker runs in no block that holds a QPU.
+        ConfigError: The worker runs in no block that holds a QPU, or several and none is named.
+        UnknownQPUError: The block does not hold this one.
     """
+    held = [name for name, carried in read_job().items() if carried.token is not None]
+    if not held:  # a worker acquires none: the scheduler has granted it none, and it may be killed
+        raise ConfigError(
+            "this app needs a QPU, and its block holds none. Use a `QPUSlurmProvider`, or give the "
+            "provider `launcher=LeaseLauncher(qpu=…)`."
+        )
+    if qpu is not None and qpu not in held:
+        raise UnknownQPUError(qpu, held, "in this block", "Name one that its provider asks for.")
+    if qpu is None and len(held) > 1:
+        raise ConfigError(f"this block holds {', '.join(held)}. Name one: `@qpu_app(qpu=…)`.")
     return open_lease(qpu)
 
 
@@ -121,6 +135,17 @@ def settle(step: str) -> None:
 
 def _wants_lease(body: Callable[..., Any]) -> bool:
     return _LEASE in inspect.signature(body).parameters
+
+
+def _refuse_lease(body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse a caller's `lease` before a block is asked for."""
+    parameters = inspect.signature(body).parameters.values()
+    by_place = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    if _LEASE in kwargs or _LEASE in by_place[: len(args)]:
+        raise RequestError(
+            f"{body.__name__}() was given `lease`, which its block gives. Leave it out, and let "
+            "it be the last parameter."
+        )
 
 
 def _with_lease(body: Callable[..., Any], qpu: str | None) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from parsl.providers.base import ExecutionProvider
 from parsl.serialize import pack_apply_message
 from parsl.serialize.errors import SerializationError
 
+from parsl_ext.answers import Outstanding, read_answers
 from parsl_ext.apps import takes_lanes
 from parsl_ext.launcher import ALIVE_FILE
 from parsl_ext.providers.base import QPUProvider
@@ -130,6 +131,7 @@ class QPUExecutor(HighThroughputExecutor):
             ),
             encrypted=encrypted,
         )
+        self._tasks = Outstanding()
         self.lanes = lanes
         self._mixed = max_workers_per_node is not None
         self._window = Window(self._count_starts)
@@ -157,8 +159,12 @@ class QPUExecutor(HighThroughputExecutor):
         Raises
         ------
         InvalidResourceSpecification
-            It has another key, or another number of QPUs.
+            It has another key, another number of QPUs, or a priority that is no number.
         """
+        if not isinstance(resource_specification or {}, Mapping):
+            raise InvalidResourceSpecification(
+                set(), f"{resource_specification!r}; allowed is a dict of priority, qpu."
+            )
         specification = dict(resource_specification or {})
         qpu = specification.pop("qpu", 1)
         if type(qpu) is not int or qpu not in (0, 1):
@@ -168,6 +174,11 @@ class QPUExecutor(HighThroughputExecutor):
         if unknown := sorted(set(specification) - {"priority"}):
             raise InvalidResourceSpecification(
                 set(unknown), f"Unknown key {unknown[0]!r}; allowed: priority, qpu."
+            )
+        priority = specification.get("priority", 0)
+        if not isinstance(priority, int | float):  # it would end Parsl's interchange
+            raise InvalidResourceSpecification(
+                {"priority"}, f"priority = {priority!r}; allowed is a number."
             )
 
     def submit(
@@ -226,6 +237,9 @@ class QPUExecutor(HighThroughputExecutor):
     def _get_launch_command(self, block_id: str) -> str:
         command = super()._get_launch_command(block_id)
         return f"env {LANES_VARIABLE}={self.lanes} {command}"
+
+    def _result_queue_worker(self) -> None:
+        read_answers(super()._result_queue_worker, self._tasks)
 
     def _count_starts(self) -> int:
         """Count the calls for the QPU that may be with the workers: one of these stays free."""

@@ -9,6 +9,7 @@ from parsl.executors.errors import InvalidResourceSpecification
 from parsl.executors.status_handling import BlockProviderExecutor
 from parsl.jobs.error_handlers import simple_error_handler, windowed_error_handler
 from parsl.jobs.states import JobState, JobStatus
+from parsl.serialize.errors import DeserializationError
 
 from qrmi_workflows.errors import QPUError
 
@@ -19,7 +20,8 @@ def qpu_retry_handler(exception: Exception, task_record: Any) -> float:  # noqa:
     """Return what a failure costs of an app's retries, for `Config(retry_handler=…)`.
 
     What no repetition mends costs all of them: a wrong request or payload, a task that failed at
-    the vendor, one of which nobody knows whether it was accepted. Everything else costs one, a lost
+    the vendor, one of which nobody knows whether it was accepted, data that cannot be unpickled.
+    Everything else costs one, a lost
     worker or block among it: the retry finds the task that the lost one had submitted.
 
     Parameters
@@ -36,7 +38,7 @@ def qpu_retry_handler(exception: Exception, task_record: Any) -> float:  # noqa:
     """
     if isinstance(exception, QPUError):
         return 1.0 if exception.retryable else math.inf
-    if isinstance(exception, InvalidResourceSpecification):
+    if isinstance(exception, InvalidResourceSpecification | DeserializationError):
         return math.inf
     return 1.0
 

@@ -1,0 +1,104 @@
+"""What rude or mistaken users do with Parsl: a clear message, and nothing else is disturbed."""
+
+from __future__ import annotations
+
+import parsl
+import pytest
+from parsl import python_app
+from parsl.config import Config
+from parsl.executors.errors import InvalidResourceSpecification
+from parsl.providers import LocalProvider
+from parsl.serialize.errors import DeserializationError
+from parsl_runs import Site, bell
+
+from parsl_ext import QPUExecutor, qpu_app, qpu_retry_handler
+from qrmi_workflows.errors import ConfigError, RequestError, UnknownQPUError
+
+pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+
+
+@qpu_app
+def sample(payload, lease):
+    return lease.run(payload).task_id
+
+
+@qpu_app(qpu="ibm_slow")
+def sample_elsewhere(payload, *, lease):
+    return lease.run(payload).task_id
+
+
+@python_app(executors=["qpu"])
+def plainly(parsl_resource_specification=None):
+    return 1
+
+
+@qpu_app
+def give(what, *, lease):
+    """Return what cannot leave the worker, or not arrive."""
+    if what == "lease":
+        return lease
+    if what == "resource":
+        return lease.resource
+    if what == "generator":
+        return (each for each in (1, 2))
+
+    class Unreadable:
+        def __reduce__(self):
+            return int, ("no number",)
+
+    return Unreadable()
+
+
+@qpu_app
+def raise_unreadable():
+    import sys
+    import types
+
+    here = types.ModuleType("only_in_this_worker")
+    sys.modules[here.__name__] = here
+    here.Error = type("Error", (Exception,), {"__module__": here.__name__})
+    raise here.Error
+
+
+def test_what_cannot_be_sent_or_read_fails_its_own_call_alone(parsl_site: Site):
+    opened = parsl_site.sessions()["opened"]
+    with parsl_site.load():
+        for call, error, words in [
+            (raise_unreadable(), DeserializationError, "only_in_this_worker.*plain data"),
+            (give("unreadable"), DeserializationError, "invalid literal.*plain data"),
+            (give("generator"), TypeError, "cannot pickle 'generator'"),
+            (give("lease"), TypeError, "'ibm_quick' holds credentials.*return its results"),
+            (give("resource"), TypeError, "'ibm_quick' holds credentials.*return its results"),
+            (sample_elsewhere(bell()), UnknownQPUError, "in this block; allowed: ibm_quick"),
+            (plainly(parsl_resource_specification={"priority": "x"}),
+             InvalidResourceSpecification, "allowed is a number"),
+            (plainly(parsl_resource_specification=["qpu"]),
+             InvalidResourceSpecification, "allowed is a dict"),
+        ]:  # fmt: skip
+            with pytest.raises(error, match=words):
+                call.result(timeout=60)
+        for arguments in ({"lease": 1}, {"payload": bell(), "lease": None}):
+            with pytest.raises(RequestError, match="Leave it out"):
+                sample(**arguments)
+        with pytest.raises(RequestError, match="Leave it out"):
+            sample(bell(), "mine")
+
+        assert sample(bell()).result(timeout=60)
+
+    assert parsl_site.sessions()["opened"] - opened == 1
+
+
+def test_an_executor_whose_blocks_hold_no_lease_says_so_and_opens_none(parsl_site: Site):
+    opened = parsl_site.sessions()["opened"]
+    config = Config(
+        executors=[QPUExecutor(provider=LocalProvider())],
+        run_dir=str(parsl_site.folder),
+        retries=2,
+        retry_handler=qpu_retry_handler,
+    )
+    with parsl.load(config):
+        for call in (sample(bell()), plainly()):
+            with pytest.raises(ConfigError, match="LeaseLauncher"):
+                call.result(timeout=60)
+
+    assert parsl_site.sessions()["opened"] == opened

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -235,7 +236,10 @@ class QPUExecutor(HighThroughputExecutor):
         return False
 
     def _get_launch_command(self, block_id: str) -> str:
-        command = super()._get_launch_command(block_id)
+        # Parsl formats it once more, and quotes no path.
+        command = str(self.launch_cmd).replace("{block_id}", block_id)
+        for option, path in (("--cert_dir ", self.cert_dir), ("--logdir=", self.worker_logdir)):
+            command = command.replace(f"{option}{path} ", f"{option}{shlex.quote(str(path))} ")
         return f"env {LANES_VARIABLE}={self.lanes} {command}"
 
     def _result_queue_worker(self) -> None:

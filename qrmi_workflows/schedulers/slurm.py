@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -297,8 +298,9 @@ class Slurm:
         return qpu_options(request, site.qpu(request.qpu))
 
     def directive(self, option: str) -> str:
-        """Render `#SBATCH --gres=…`."""
-        return f"#SBATCH {option}"
+        """Render `#SBATCH --gres=…`; sbatch splits such a line as a shell does."""
+        plain = not set(option) & set(" \t'\"\\#")
+        return f"#SBATCH {option if plain else shlex.quote(option)}"
 
     def submit_argv(self, script: Path) -> list[str]:
         """Build `sbatch --parsable SCRIPT`."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import parsl
 import pytest
 from parsl import python_app
@@ -9,12 +13,22 @@ from parsl.config import Config
 from parsl.executors.errors import InvalidResourceSpecification
 from parsl.providers import LocalProvider
 from parsl.serialize.errors import DeserializationError
-from parsl_runs import Site, bell
+from parsl_runs import Site, bell, executor, processes_with, wait_until
 
 from parsl_ext import QPUExecutor, qpu_app, qpu_retry_handler
 from qrmi_workflows.errors import ConfigError, RequestError, UnknownQPUError
 
 pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+
+SUBMIT_SIDE = """
+import parsl
+from parsl.config import Config
+from parsl_runs import bell, executor
+from test_parsl_misuse import sample
+with parsl.load(Config(executors=[executor(qpu="ibm_slow")])):
+    calls = [sample(bell(shots)) for shots in range(1, 9)]
+    print([call.result() for call in calls])
+"""
 
 
 @qpu_app
@@ -102,3 +116,29 @@ def test_an_executor_whose_blocks_hold_no_lease_says_so_and_opens_none(parsl_sit
                 call.result(timeout=60)
 
     assert parsl_site.sessions()["opened"] == opened
+
+
+def test_ctrl_c_amid_tasks_cancels_them_and_gives_the_qpu_back(parsl_site: Site):
+    argv = [sys.executable, "-c", SUBMIT_SIDE]
+    process = subprocess.Popen(
+        argv, cwd=parsl_site.folder, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        wait_until(lambda: parsl_site.tasks()["running"] == 4, "the tasks", seconds=60)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=30)[1]
+    finally:
+        process.kill()
+
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=10)
+    wait_until(lambda: not (parsl_site.jobs() or processes_with("QPU_STATE")), "all to end")
+    tasks = parsl_site.tasks()
+    assert tasks["accepted"] == tasks["finished"]
+
+
+def test_a_run_folder_may_have_any_name(parsl_site: Site):
+    folder = str(parsl_site.folder / "a user's {run} #1")
+    with parsl.load(Config(executors=[executor()], run_dir=folder)):
+        assert sample(bell()).result(timeout=60)
+    wait_until(lambda: not parsl_site.jobs(), "the block to end")

@@ -38,6 +38,18 @@ def test_a_request_becomes_whatever_the_site_has():
     assert qpu_options(QPURequest(qpu="ibm_fez", count=2), FEZ)[0] == "--gres=qpu:ibm_fez:2"
 
 
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--gres=qpu:a:1", "#SBATCH --gres=qpu:a:1"),
+        ("--constraint=a&[b|c]", "#SBATCH --constraint=a&[b|c]"),
+        ("--output=/a run/#1", "#SBATCH '--output=/a run/#1'"),
+    ],
+)
+def test_a_directive_is_quoted_where_sbatch_would_split_it(option, line):
+    assert Slurm().directive(option) == line
+
+
 @pytest.mark.parametrize("count", [0, -1, True, 1.5, "1"])
 def test_a_count_that_nothing_could_grant_is_refused(count):
     with pytest.raises(RequestError, match="whole number from 1 on"):

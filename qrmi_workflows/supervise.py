@@ -140,11 +140,15 @@ class _Stopper:
             with suppress(psutil.Error):
                 orphan.terminate()
         used = 0.0 if self._stopped is None else time.monotonic() - self._stopped
-        left = psutil.wait_procs(orphans, timeout=max(0.0, self._grace - used))[1]
-        for orphan in left:
-            with suppress(psutil.Error):
-                orphan.kill()
-        psutil.wait_procs(left, timeout=_STUCK_SECONDS)
+        psutil.wait_procs(orphans, timeout=max(0.0, self._grace - used))
+        limit = time.monotonic() + _STUCK_SECONDS
+        # Those that ignore SIGTERM, and what they have started meanwhile.
+        while orphans and time.monotonic() < limit:
+            orphans = psutil.Process().children(recursive=True)
+            for orphan in orphans:
+                with suppress(psutil.Error):
+                    orphan.kill()
+            psutil.wait_procs(orphans, timeout=max(0.0, limit - time.monotonic()))
 
     def _ask_slurm(self, job: str) -> None:
         if self._learns_grace:

@@ -95,15 +95,28 @@ def test_a_command_that_ignores_sigterm_is_killed_with_its_children(supervised, 
     assert not psutil.wait_procs(family, timeout=5)[1]
 
 
-@pytest.mark.parametrize("reaction", ["", 'trap "" TERM; '], ids=["ends", "ignores SIGTERM"])
-def test_what_a_command_leaves_behind_ends_before_the_release(supervised, tmp_path, reaction):
-    left = f"{reaction}echo ready; while :; do sleep 0.05; done"
-    process = supervised("sh", "-c", f"setsid sh -c {left!r} & wait")
+STARTS_ANOTHER = "trap 'setsid sleep 60 & echo $! >another' TERM; "
+
+
+@pytest.mark.parametrize(
+    "reaction",
+    ["", 'trap "" TERM; ', STARTS_ANOTHER],
+    ids=["ends", "ignores SIGTERM", "starts another"],
+)
+def test_what_a_command_leaves_behind_ends_before_the_release(
+    supervised, tmp_path, monkeypatch, reaction
+):
+    monkeypatch.chdir(tmp_path)
+    Path("left.sh").write_text(f"{reaction}echo ready; while :; do sleep 0.05; done")
+    process = supervised("sh", "-c", "setsid sh left.sh & wait")
     family = psutil.Process(process.pid).children(recursive=True)
 
     process.send_signal(signal.SIGTERM)
 
     assert process.wait(timeout=10) == 143
+    another = [int(file.read_text()) for file in tmp_path.glob("another")]
+    assert len(another) == (reaction == STARTS_ANOTHER)
+    assert not any(map(psutil.pid_exists, another))
     assert [each for each in family if each.is_running()] == []
     assert released(tmp_path) == 1
 

@@ -21,8 +21,8 @@ def qpu_retry_handler(exception: Exception, task_record: Any) -> float:  # noqa:
 
     What no repetition mends costs all of them: a wrong request or payload, a task that failed at
     the vendor, one of which nobody knows whether it was accepted, data that cannot be unpickled.
-    Everything else costs one, a lost
-    worker or block among it: the retry finds the task that the lost one had submitted.
+    Everything else costs one, a lost worker or block among it: the retry finds the task that the
+    lost one had submitted.
 
     Parameters
     ----------

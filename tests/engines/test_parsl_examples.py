@@ -213,6 +213,7 @@ def test_each_block_held_one_lease_and_classical_apps_ran_in_a_job_without(run: 
     }
 
 
+@pytest.mark.slow
 def test_a_chain_runs_without_slurm(box: Sandbox, tmp_path: Path) -> None:
     run = run_programs(box, tmp_path, {CHAIN: f"{commands(CHAIN)} --local"})
     check_chain(run)

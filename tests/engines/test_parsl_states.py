@@ -184,6 +184,17 @@ def test_a_refused_submission_says_why(provider, parsl_site: Site):
     assert parsl_site.jobs() == []
 
 
+def test_where_qrmis_plugin_acquires_it_is_asked_for_the_qpu(parsl_site: Site):
+    policy = parsl_site.folder / "site.toml"
+    policy.write_text("[qpus.ibm_quick]\nqpu_option = true\n")
+    provider = QPUSlurmProvider(qpu="ibm_quick", site=str(policy))
+    provider.script_dir = str(parsl_site.folder)
+
+    # The sandbox's Slurm has no such plugin, and so shows what it is asked.
+    with pytest.raises(SubmitException, match="unrecognized option '--qpu=ibm_quick'"):
+        provider.submit("true", 1)
+
+
 def test_a_slow_scancel_is_waited_for_elsewhere(provider, parsl_site: Site, misbehave):
     job = provider.submit("sleep 60", 1)
     go = parsl_site.folder / "go"

@@ -9,6 +9,7 @@ from parsl.executors.errors import InvalidResourceSpecification
 from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 from parsl.jobs.states import JobState, JobStatus
 from parsl.providers import LocalProvider
+from parsl.serialize.errors import DeserializationError
 
 from parsl_ext import QPUExecutor, qpu_retry_handler
 from qrmi_workflows import errors
@@ -36,6 +37,7 @@ def test_what_a_repetition_may_mend_costs_one_retry(mended: Exception) -> None:
         errors.TaskFailedError("the vendor says so", "q", "t"),
         errors.AmbiguousTaskError("nobody knows", "q", "t"),
         InvalidResourceSpecification({"gpu"}),
+        DeserializationError("no such module"),
     ],
 )
 def test_what_no_repetition_mends_costs_all_retries(lasting: Exception) -> None:

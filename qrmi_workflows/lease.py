@@ -103,7 +103,7 @@ class Lease:
         try:
             return future.result()
         except BaseException:
-            if future.cancel():
+            if future.cancel() and not future.cancelled():
                 wait([future], timeout=_STOP_SECONDS)
             raise
 
@@ -127,17 +127,17 @@ class Lease:
             PayloadError: The payload is not valid, or cannot run on this QPU (see `check`).
         """
         valid = self.check(payload, shots=shots)
-        return self._open_lanes().submit(
-            TaskRun(
-                resource=self.resource,
-                resource_type=self.type,
-                payload=valid,
-                step=self.step,
-                usage=self.holding.usage_path(),
-                renew=self.holding.renew,
-                **options,
-            )
+        run = TaskRun(
+            resource=self.resource,
+            resource_type=self.type,
+            payload=valid,
+            step=self.step,
+            usage=self.holding.usage_path(),
+            renew=self.holding.renew,
+            **options,
         )
+        with self._lock:  # so that nothing is submitted to lanes that `release` has closed
+            return self._open_lanes().submit(run)
 
     def map(
         self,
@@ -148,10 +148,16 @@ class Lease:
     ) -> Iterator[QuantumResult]:
         """Run many tasks, as many at once as the QPU has lanes; yield results in their order.
 
-        All are submitted at once. When one fails, the others are cancelled. A bar on a terminal, or
-        log lines elsewhere, tell how many have ended.
+        All are submitted at once. When one fails, or is no valid payload, the others are cancelled.
+        A bar on a terminal, or log lines elsewhere, tell how many have ended.
         """
-        futures = [self.submit(payload, shots=shots, **options) for payload in payloads]
+        futures: list[TaskFuture] = []
+        try:
+            for payload in payloads:
+                futures.append(self.submit(payload, shots=shots, **options))
+        except BaseException:
+            _cancel(futures)
+            raise
         return self._in_order(futures)
 
     def _in_order(self, futures: list[TaskFuture]) -> Iterator[QuantumResult]:
@@ -162,8 +168,7 @@ class Lease:
                 for future in futures:
                     yield future.result()
         finally:
-            for future in futures:
-                future.cancel()
+            _cancel(futures)
 
     def lane(self) -> AbstractContextManager[None]:
         """Hold one of the QPU's lanes, for code that calls the QPU by itself.
@@ -278,8 +283,13 @@ class Lease:
             self._released = True
         no_longer_at_end(self)
         lanes = self._own_lanes()
-        if lanes is not None:
-            lanes.close()
+        try:
+            if lanes is not None:
+                lanes.close()
+        finally:  # also when that is interrupted
+            self._give_back(lanes)
+
+    def _give_back(self, lanes: Lanes | None) -> None:
         try:
             if not self.adopted:
                 self.holding.give_back()
@@ -296,18 +306,24 @@ class Lease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None and (lanes := self._own_lanes()) is not None:
-            lanes.drain()
-        self.release()
+        try:
+            if kind is None and (lanes := self._own_lanes()) is not None:
+                lanes.drain()
+        finally:
+            self.release()
 
     def _own_lanes(self) -> Lanes | None:
         return None if self._lanes is None or self._lanes.inherited else self._lanes
 
     def _open_lanes(self) -> Lanes:
-        with self._lock:
-            if self._released or self.holding.ended:
-                raise LeaseError(
-                    f"the lease of QPU {self.qpu!r} has been released. Open another.", self.qpu
-                )
-            self._lanes = self._own_lanes() or Lanes(self.holding.gate)
-            return self._lanes
+        if self._released or self.holding.ended:
+            raise LeaseError(
+                f"the lease of QPU {self.qpu!r} has been released. Open another.", self.qpu
+            )
+        self._lanes = self._own_lanes() or Lanes(self.holding.gate)
+        return self._lanes
+
+
+def _cancel(futures: Iterable[TaskFuture]) -> None:
+    for future in futures:
+        future.cancel()

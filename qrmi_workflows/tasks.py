@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from qrmi_workflows.errors import (
     AmbiguousTaskError,
@@ -162,16 +162,23 @@ class TaskRun:
         return entry, None
 
     def _reach_end(self, entry: Entry, known: str | None) -> TaskState:
-        self.task_id = known or self._start(entry)
-        try:
-            return self._wait(entry)
-        except TaskUnknownError:
-            if known is None:
-                raise
-        logger.warning("the vendor no longer knows task %s; submitting it again", self.task_id)
-        entry.renewed()
+        if known is not None and (state := self._re_attach(entry, known)) is not None:
+            return state
         self.task_id = self._start(entry)
         return self._wait(entry)
+
+    def _re_attach(self, entry: Entry, known: str) -> TaskState | None:
+        """Wait for what an earlier run has submitted; `None` when there is nothing to wait for."""
+        self.task_id = known
+        try:
+            if self._state() is not TaskState.CANCELLED:
+                return self._wait(entry)
+            why = "was cancelled"
+        except TaskUnknownError:
+            why = "is no longer known to the vendor"
+        logger.warning("task %s %s; submitting it again", known, why)
+        entry.renewed()
+        return None
 
     def _start(self, entry: Entry) -> str:
         encoded = load_vendor(self.payload.vendor).encode(self.payload.content)
@@ -195,28 +202,54 @@ class TaskRun:
         _note(entry.failed, "stopped before it was submitted", retryable=True)
         raise self._stopped("was not submitted: the step was stopped")
 
+    def _state(self) -> TaskState:
+        state: TaskState = repeated(
+            lambda: TaskState.of(self.resource.task_status(str(self.task_id))),
+            passing,
+            stop=self.stop,
+        )
+        return state
+
     def _wait(self, entry: Entry) -> TaskState:
-        task_id = str(self.task_id)
         last, since = None, time.monotonic()
         while True:
-            state: TaskState = repeated(
-                lambda: TaskState.of(self.resource.task_status(task_id)), passing, stop=self.stop
-            )
+            try:
+                state = self._state()
+            except ResourceError:
+                if self.stop.is_set():
+                    return self._stop(entry)
+                raise
             if state is not last:
                 last, since = state, time.monotonic()
-                if self.on_state:
-                    self.on_state(task_id, state)
+                self._tell(state)
             if state.final:
                 return state
             if self.stop.wait(next_pause(state, time.monotonic() - since)):
-                self._stop(entry)
+                return self._stop(entry)
 
-    def _stop(self, entry: Entry) -> NoReturn:
+    def _tell(self, state: TaskState) -> None:
+        """Call `on_state`; what it raises (its terminal is gone) is no reason to lose a task."""
+        try:
+            if self.on_state:
+                self.on_state(str(self.task_id), state)
+        except Exception:
+            logger.warning("on_state failed for task %s", self.task_id, exc_info=True)
+
+    def _stop(self, entry: Entry) -> TaskState:
+        """Cancel the task; return its state where it had ended before that."""
         if self.on_stop == "leave":
             raise self._stopped("was left to a rerun: the step was stopped")
-        with suppress(QPUError):
+        try:
             self.resource.task_stop(str(self.task_id))
-        _note(entry.failed, "stopped with its step", retryable=True)
+            state = TaskState.of(self.resource.task_status(str(self.task_id)))
+        except TaskUnknownError:
+            state = TaskState.CANCELLED
+        except QPUError as error:
+            raise self._stopped(f"may still run, a rerun looks: {error.message}") from error
+        if state in (TaskState.COMPLETED, TaskState.FAILED):
+            return state
+        if state is TaskState.CANCELLED:  # else a rerun looks what has become of it
+            _note(entry.failed, "stopped with its step", retryable=True)
         raise self._stopped("was stopped")
 
     def _fetch(self, entry: Entry, state: TaskState) -> QuantumResult:

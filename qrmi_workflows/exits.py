@@ -1,17 +1,25 @@
-"""The end of a process gives back what it owns: at its exit, and at SIGTERM."""
+"""The end of a process gives back what it owns: at its exit, at SIGTERM, and at Ctrl-C."""
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TypeVar
 
-__all__ = ["at_end", "exit_put_off", "no_longer_at_end", "sigterm_exits"]
+__all__ = ["at_end", "beyond_signals", "exit_put_off", "no_longer_at_end", "sigterm_exits"]
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_LATE_SECONDS = 5.0
 
 _owned: dict[int, tuple[int, Callable[[], None]]] = {}
 _put_off: list[int] | None = None
@@ -36,19 +44,53 @@ def sigterm_exits() -> None:
 
 @contextmanager
 def exit_put_off() -> Iterator[None]:
-    """Let what is within finish before SIGTERM ends the process; it must be bounded in time."""
+    """Let what is within finish before SIGTERM or Ctrl-C ends the process; it must be bounded."""
     global _put_off  # a signal's handler belongs to the process
     if threading.current_thread() is not threading.main_thread() or _put_off is not None:
         yield
         return
     arrived: list[int] = []
     _put_off = arrived
+    interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interrupts:
+        signal.signal(signal.SIGINT, _exit_on_signal)
     try:
         yield
     finally:
+        if interrupts:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         _put_off = None
+    if signal.SIGINT in arrived:
+        raise KeyboardInterrupt
     if arrived:
         sys.exit(128 + arrived[0])
+
+
+def beyond_signals(work: Callable[[], _T], undo: Callable[[_T], None]) -> _T:
+    """Do what a signal must not cut off half done: in a thread, where none arrives.
+
+    Args:
+        work: What is done. While it lasts a signal ends the wait for it.
+        undo: Called with what came of the work when nobody waits for it any more.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    done: Future[_T] = Future()
+    threading.Thread(target=_fulfil, args=(done, work), name="qpu-open", daemon=True).start()
+    try:
+        return done.result()
+    except BaseException:
+        if not done.done() or done.exception() is None:  # interrupted; likely the process ends
+            wait([done], timeout=_LATE_SECONDS)
+            done.add_done_callback(lambda late: None if late.exception() else undo(late.result()))
+        raise
+
+
+def _fulfil(done: Future[_T], work: Callable[[], _T]) -> None:
+    try:
+        done.set_result(work())
+    except BaseException as error:  # all of it belongs to the one who waits
+        done.set_exception(error)
 
 
 def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
@@ -62,4 +104,13 @@ def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
 def _give_all_back() -> None:
     for pid, give_back in list(_owned.values()):
         if pid == os.getpid():
+            _give_back(give_back)
+
+
+def _give_back(give_back: Callable[[], None]) -> None:
+    """Give one thing back; what fails with it leaves the others their turn."""
+    try:
+        with suppress(SystemExit, KeyboardInterrupt):  # it is ending
             give_back()
+    except Exception as error:
+        logger.warning("%s", error)

@@ -21,6 +21,7 @@ from qrmi_workflows.exits import exit_put_off
 from qrmi_workflows.gate import LaneGate, lane_gate
 from qrmi_workflows.ledger import USAGE_VARIABLE, OpenLease, lanes_folder
 from qrmi_workflows.resource import QRMIResource
+from qrmi_workflows.retries import passing, repeated
 from qrmi_workflows.schedulers.slurm import queue_wait
 
 __all__ = ["Holding", "environment_of"]
@@ -28,6 +29,7 @@ __all__ = ["Holding", "environment_of"]
 logger = logging.getLogger(__name__)
 
 _RENEWAL_SECONDS = 2.0
+_RELEASE_SECONDS = 5.0  # with the last answer's own deadline it fits into Slurm's KillWait
 
 
 class Holding:
@@ -142,7 +144,7 @@ class Holding:
             return
         try:
             with exit_put_off():
-                self.resource.release(self.qpu.token or "")
+                self._release()
                 self._opened.close(queue_wait=self._waited())
         except QPUError as error:
             raise LeaseError(
@@ -151,6 +153,14 @@ class Holding:
                 self.qpu.name,
                 retryable=True,
             ) from error
+
+    def _release(self) -> None:
+        repeated(
+            lambda: self.resource.release(self.qpu.token or ""),
+            passing,
+            stop=threading.Event(),
+            seconds=_RELEASE_SECONDS,
+        )
 
     def _waited(self) -> float | None:
         job = os.environ.get("SLURM_JOB_ID")

@@ -18,7 +18,7 @@ from qrmi_workflows.acquire import find_qpu
 from qrmi_workflows.config import find_config
 from qrmi_workflows.environment import JobQPU
 from qrmi_workflows.errors import ConfigError, RequestError
-from qrmi_workflows.exits import at_end, sigterm_exits
+from qrmi_workflows.exits import at_end, beyond_signals, sigterm_exits
 from qrmi_workflows.holding import Holding, environment_of
 from qrmi_workflows.journal import STEP_VARIABLE
 from qrmi_workflows.lease import Lease
@@ -144,6 +144,10 @@ def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
     if found.token is not None:
         return Lease(Holding.adopt(found), step=step)
     reap(patience=_REAP_SECONDS)
+    return beyond_signals(lambda: _acquire(found, step, config), Lease.release)
+
+
+def _acquire(found: JobQPU, step: str | None, config: Path | None) -> Lease:
     named = step or os.environ.get(STEP_VARIABLE, "")
     lease = Lease(Holding.acquire(found, step=named, config=config), step=step)
     at_end(lease, lease.release)

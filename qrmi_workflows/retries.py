@@ -28,7 +28,11 @@ _CREDENTIAL_ATTEMPTS = 4
 
 
 def repeated(
-    request: Callable[[], Any], again: Callable[[BaseException], bool], *, stop: threading.Event
+    request: Callable[[], Any],
+    again: Callable[[BaseException], bool],
+    *,
+    stop: threading.Event,
+    seconds: float = RETRY_SECONDS,
 ) -> Any:
     """Make a request, again and again with growing random pauses, until its answer is final.
 
@@ -36,6 +40,7 @@ def repeated(
         request: What is asked.
         again: Tells whether it may be asked again after an error.
         stop: Set to end this after the request that is under way.
+        seconds: For how long it is asked again.
 
     Raises:
         QPUError: The last answer.
@@ -43,7 +48,7 @@ def repeated(
     return Retrying(
         retry=retry_if_exception(again),
         wait=wait_random_exponential(multiplier=0.2, max=10),
-        stop=_CredentialsWrong() | stop_after_delay(RETRY_SECONDS) | stop_when_event_set(stop),
+        stop=_CredentialsWrong() | stop_after_delay(seconds) | stop_when_event_set(stop),
         sleep=sleep_using_event(stop),
         retry_error_callback=_last_error,
     )(request)

@@ -196,7 +196,7 @@ def test_an_unknown_qpu_is_refused_before_anything_is_acquired(emulator, counted
 
 
 def test_a_release_that_fails_says_what_to_do_and_the_reaper_does_it(counted, fault, emulator):
-    fault("status", route="PATCH */sessions/*", status=503, count=1)
+    fault("status", route="PATCH */sessions/*", status=403, count=1)
     lease = open_lease("ibm_quick")
 
     with pytest.raises(LeaseError, match="qpu reap"):

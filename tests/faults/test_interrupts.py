@@ -1,0 +1,169 @@
+"""Signals at the moments where a lease is neither held nor given back, or half of either."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fault_payloads import bell
+
+from qrmi_workflows import open_lease
+
+HERE = str(Path(__file__).parent)
+GRANTED = """
+import os
+from qrmi_workflows import open_lease
+from qrmi_workflows.ledger import OpenLease
+
+write = OpenLease._write
+
+def interrupted(self):
+    os.kill(os.getpid(), {number})
+    write(self)
+
+OpenLease._write = interrupted
+with open_lease("ibm_quick"):
+    pass
+"""
+IN_FLIGHT = """
+import time
+from fault_payloads import bell
+from qrmi_workflows import open_lease
+
+with open_lease("ibm_slow") as lease:
+    future = lease.submit(bell())
+    while future.task_id is None:
+        time.sleep(0.01)
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+TWO = """
+from qrmi_workflows import open_lease
+
+first, second = open_lease("ibm_quick"), open_lease("ibm_other")
+print("ready", flush=True)
+input()
+"""
+ENDING = """
+from qrmi_workflows import open_lease
+
+with open_lease("ibm_quick"):
+    print("ready", flush=True)
+    input()
+print("went on")
+"""
+
+
+def start(program: str) -> subprocess.Popen:
+    """Start a program, and wait until it says that it is ready."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": HERE},
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def awaited(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
+    limit = time.monotonic() + seconds
+    while not condition() and time.monotonic() < limit:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_between_the_grant_and_its_record_leaves_no_lease_open(counted, number):
+    argv = [sys.executable, "-c", GRANTED.format(number=int(number))]
+    done = subprocess.run(argv, stderr=subprocess.PIPE, text=True, timeout=60)
+
+    assert done.returncode == (143 if number == signal.SIGTERM else -signal.SIGINT)
+    assert (counted()["sessions opened"], counted()["sessions open"]) == (1, 0)
+
+
+def test_a_second_sigterm_while_tasks_are_stopped_still_gives_the_lease_back(counted, fault):
+    """As Slurm's, which reaches a program both by itself and through its supervisor."""
+    process = start(IN_FLIGHT)
+    fault("hang", route="* */jobs/*", seconds=60)
+
+    process.terminate()
+    time.sleep(0.5)  # it waits for its task by now
+    process.terminate()
+    process.communicate()
+
+    assert process.returncode == 143
+    assert awaited(lambda: counted()["sessions open"] == 0)  # the vendor ends the task first
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_release_waits_for_it(counted, fault, number):
+    process = start(ENDING)
+    fault("delay", route="PATCH */sessions/*", seconds=1.5)
+
+    process.stdin.write("\n")
+    process.stdin.flush()
+    time.sleep(0.5)
+    process.send_signal(number)
+    said, _ = process.communicate()
+
+    assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGINT)
+    assert "went on" not in said
+    assert counted()["sessions open"] == 0
+
+
+def test_ctrl_c_while_a_lease_awaits_its_tasks_gives_it_back(counted):
+    """Whoever catches it, as a notebook does, is left with no lease."""
+
+    def interrupted() -> None:
+        with open_lease("ibm_slow") as lease:
+            lease.submit(bell(), on_state=lambda *_: interrupter.start())
+
+    interrupter = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+    assert counted()["tasks cancelled"] == 1
+    assert counted()["sessions open"] == 0
+
+
+def test_a_release_that_fails_at_the_end_leaves_the_others_their_turn(counted, fault):
+    process = start(TWO)
+    fault("status", route="PATCH */sessions/*", status=403, count=1)
+
+    _, said = process.communicate("\n")
+
+    assert "the lease of QPU 'ibm_quick' could not be released" in said
+    assert "Traceback" not in said
+    assert counted()["sessions open"] == 1
+
+
+def test_a_release_that_fails_for_now_is_made_again(counted, fault):
+    fault("status", route="PATCH */sessions/*", status=503, count=2)
+
+    with open_lease("ibm_quick"):
+        pass
+
+    assert counted()["sessions open"] == 0
+
+
+def test_a_terminal_that_is_gone_costs_no_result(counted, payload_file, tmp_path):
+    """As in `qpu run … 2>&1 | head -1`."""
+    output = tmp_path / "result.json"
+    read, write = os.pipe()
+    argv = [sys.executable, "-m", "qrmi_workflows", "run", str(payload_file), "-o", str(output)]
+    process = subprocess.Popen([*argv, "--qpu", "ibm_quick"], stderr=write)
+    os.close(write)
+    os.close(read)
+
+    assert process.wait(timeout=60) == 0
+    assert output.exists()

@@ -28,6 +28,7 @@ __all__ = [
     "SitePolicy",
     "find_config",
     "find_site_policy",
+    "home_folder",
     "lanes_wanted",
     "load_qpus",
     "load_site_policy",
@@ -121,6 +122,22 @@ def find_site_policy(environ: Mapping[str, str] = os.environ) -> Path:
     return _find(environ, SITE_VARIABLE, "site.toml", Path("/etc/qrmi-workflows/site.toml"))
 
 
+def home_folder() -> Path:
+    """Return the user's home directory.
+
+    Raises:
+        ConfigError: The user has none, as in some containers.
+    """
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"the user {os.getuid()} has no home directory: $HOME is not set, and no entry of the "
+            f"user database says it. Set $HOME; or ${CONFIG_VARIABLE}, ${SITE_VARIABLE}, "
+            f"${STATE_VARIABLE} and $XDG_CACHE_HOME."
+        ) from error
+
+
 def state_folder(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the folder of the journal and the leases' records: `$QPU_STATE`, or the user's own.
 
@@ -128,7 +145,7 @@ def state_folder(environ: Mapping[str, str] = os.environ) -> Path:
     """
     if named := environ.get(STATE_VARIABLE):
         return Path(named)
-    home = Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    home = Path(environ.get("XDG_STATE_HOME") or home_folder() / ".local" / "state")
     return home / "qrmi-workflows"
 
 
@@ -230,7 +247,7 @@ def load_site_policy(path: Path | None = None) -> SitePolicy:
 def _find(environ: Mapping[str, str], variable: str, name: str, site: Path) -> Path:
     if named := environ.get(variable):
         return Path(named)
-    home = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    home = Path(environ.get("XDG_CONFIG_HOME") or home_folder() / ".config")
     candidates = (home / "qrmi-workflows" / name, site)
     for candidate in candidates:
         if candidate.exists():
@@ -242,7 +259,7 @@ def _find(environ: Mapping[str, str], variable: str, name: str, site: Path) -> P
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON: {error}. Correct that place.") from error
     except OSError as error:
         raise _unreadable(path, error) from error

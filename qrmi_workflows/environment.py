@@ -55,7 +55,7 @@ def read_job(environ: Mapping[str, str] = os.environ) -> dict[str, JobQPU]:
     Raises:
         ConfigError: The two lists differ in length.
     """
-    delimiter = environ.get("QRMI_LIST_DELIMITER", ",")
+    delimiter = environ.get("QRMI_LIST_DELIMITER") or ","
     names = _read_list(environ, RESOURCES, delimiter)
     types = _read_list(environ, TYPES, delimiter)
     if len(names) != len(types):

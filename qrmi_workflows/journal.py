@@ -119,7 +119,7 @@ class Journal:
         Returns:
             How many tasks were forgotten.
         """
-        limit = time.time() - older_than_days * _DAY
+        limit = max(0.0, time.time() - older_than_days * _DAY)  # for ever is a time, too
         tasks = sum(forget(folder) for folder in self._settled_before(limit))
         if not open_too:
             return tasks
@@ -141,12 +141,12 @@ class Journal:
         return forget(self.step(name).folder)
 
     def _folder_of(self, name: str) -> Path:
-        key = hashlib.sha256(name.encode()).hexdigest()[:32]
+        key = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
         return self.folder / "open" / key[:2] / key
 
     def _count_run(self, name: str, *, attempt: str) -> int:
         """Return which run of that name this is, from 0 on, within one attempt of its job."""
-        folder = self.folder / "jobs" / hashlib.sha256(name.encode()).hexdigest()[:32]
+        folder = self.folder / "jobs" / hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
         with unusable(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for number in itertools.count():
@@ -162,7 +162,7 @@ class Journal:
     def _prune_daily(self) -> None:
         """Forget, at most once a day, what is older than the site or the user wants to keep."""
         looked = self.folder / "pruned"
-        if time.time() - _changed(looked, absent=0.0) < _DAY:
+        if abs(time.time() - _changed(looked, absent=0.0)) < _DAY:  # a clock may have been set
             return
         looked.touch()
         try:
@@ -172,9 +172,10 @@ class Journal:
 
     def _settled_before(self, limit: float) -> Iterator[Path]:
         for day in self.folder.glob("settled/????-??-??"):
-            if date.fromisoformat(day.name) <= date.fromtimestamp(limit + _DAY):
-                yield from (folder for folder in day.iterdir() if _changed(folder) <= limit)
-                with suppress(OSError):  # what is younger is still there
+            # It may be none of ours, be gone by now, or still hold what is younger.
+            with suppress(ValueError, OSError):
+                if date.fromisoformat(day.name) <= date.fromtimestamp(limit + _DAY):
+                    yield from (folder for folder in day.iterdir() if _changed(folder) <= limit)
                     day.rmdir()
 
     def _forget_unused(self, step: Step) -> int:

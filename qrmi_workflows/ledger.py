@@ -207,7 +207,7 @@ class OpenLease:
         """Remove the file and write the lease record."""
         usage = list(_usage(self.usage_path))
         now = time.time()
-        held = now - self.acquired
+        held = max(0.0, now - self.acquired)  # a clock may have been set back
         busy = min(_covered((task.started, task.ended) for task in usage), held)
         record = LeaseRecord(
             lease=self.lease,
@@ -246,6 +246,8 @@ def open_leases() -> Iterator[OpenLease]:
             continue  # released in the meantime
         except ConfigError as error:
             logger.warning("%s", error)
+        except OSError as error:
+            logger.warning("%s: not an open lease's file: %s. Remove it.", path, error.strerror)
 
 
 def lanes_folder(
@@ -284,7 +286,7 @@ def _open_folder() -> Path:
 
 def _usage(path: Path) -> Iterator[TaskUsage]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return
     for line in lines:

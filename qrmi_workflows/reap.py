@@ -67,9 +67,12 @@ def reap(*, patience: float | None = None) -> list[Reaped]:
     jobs = _Jobs(patience)
     for opened in found:
         if _orphaned(opened.owner, jobs):
-            with locked_at_once(opened.path) as ours:
-                if ours:
-                    reaped.append(_release(opened, silent, patience))
+            try:
+                with locked_at_once(opened.path) as ours:
+                    if ours:
+                        reaped.append(_release(opened, silent, patience))
+            except OSError as error:  # a state folder that may only be read
+                reaped.append(_kept(opened, f"{opened.path}: {error.strerror or error}"))
     return reaped
 
 
@@ -105,7 +108,7 @@ def _first_in(seconds: float) -> bool:
     """Return whether nobody asked for so long, and note that somebody does now."""
     asked = state_folder() / "leases" / "asked"
     try:
-        if time.time() - asked.stat().st_mtime < seconds:
+        if abs(time.time() - asked.stat().st_mtime) < seconds:  # a clock may have been set
             return False
     except FileNotFoundError:
         pass
@@ -121,7 +124,7 @@ def _orphaned(owner: Owner, jobs: _Jobs) -> bool:
 
 def _release(opened: OpenLease, silent: dict[str, str], patience: float | None) -> Reaped:
     if reason := silent.get(opened.qpu):
-        return Reaped(lease=opened.lease, qpu=opened.qpu, released=False, error=reason)
+        return _kept(opened, reason)
     try:
         with _resource(opened, patience) as resource:
             resource.release(opened.token)
@@ -129,9 +132,13 @@ def _release(opened: OpenLease, silent: dict[str, str], patience: float | None) 
         if isinstance(error, DeadlineError):
             silent[opened.qpu] = str(error)
         if not _gone(error):
-            return Reaped(lease=opened.lease, qpu=opened.qpu, released=False, error=str(error))
+            return _kept(opened, str(error))
     opened.close(reaped=True)
     return Reaped(lease=opened.lease, qpu=opened.qpu, released=True)
+
+
+def _kept(opened: OpenLease, reason: str) -> Reaped:
+    return Reaped(lease=opened.lease, qpu=opened.qpu, released=False, error=reason)
 
 
 def _gone(error: QPUError) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from qrmi_workflows.config import home_folder
 from qrmi_workflows.environment import JobQPU
 from qrmi_workflows.errors import ConfigError, ResourceError, ResultError
 from qrmi_workflows.resource import QRMIResource, QuantumResource
@@ -65,7 +66,7 @@ def cached_target(
     path = _path(qpu, environ)
     with suppress(OSError, ValueError, ResultError):
         fetched = path.stat().st_mtime
-        if time.time() - fetched < max_age_hours * 3600:
+        if abs(time.time() - fetched) < max_age_hours * 3600:  # a clock may have been set
             return _target(qpu, path.read_text(encoding="utf-8"), fetched)
     return None
 
@@ -117,7 +118,7 @@ def _target(qpu: JobQPU, text: str, fetched: float) -> QPUTarget:
 
 def _path(qpu: JobQPU, environ: Mapping[str, str]) -> Path:
     """Return the file of a QPU; the same name at another endpoint is another QPU."""
-    home = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(environ.get("XDG_CACHE_HOME") or home_folder() / ".cache")
     places = (key for key in qpu.environment if "ENDPOINT" in key or "URL" in key)
     where = "\n".join([qpu.type, *(f"{key}={qpu.environment[key]}" for key in sorted(places))])
     digest = hashlib.sha256(where.encode()).hexdigest()[:16]

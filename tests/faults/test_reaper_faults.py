@@ -124,3 +124,50 @@ def test_a_silent_vendor_is_asked_once_for_all_its_orphans(orphans, fault, emula
     assert all("did not answer release within 0.3 s" in one.error for one in done)
     (rule,) = emulator.control.ask("GET", "/faults")
     assert rule["matched"] == 1
+
+
+def test_files_that_are_no_leases_hold_up_no_lease(orphans, counted, tmp_path, caplog):
+    """A folder stands for a file that another user, as root by `sudo`, left unreadable."""
+    (tmp_path / "state" / "leases" / "open" / "0.json").mkdir()
+    (tmp_path / "state" / "leases" / "open" / "1.json").write_bytes(b"\xff\x00")
+
+    with open_lease("ibm_quick"):
+        pass
+
+    assert counted()["sessions closed"] == ORPHANS + 1
+    assert "0.json: not an open lease's file: Is a directory. Remove it." in caplog.text
+    assert "1.json: not an open lease's file" in caplog.text
+
+
+def test_an_orphan_that_cannot_be_locked_holds_up_no_lease(orphans, monkeypatch):
+    """As in a state folder that may only be read."""
+
+    def read_only(path):
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr("qrmi_workflows.reap.locked_at_once", read_only)
+
+    (one, *others) = reap(patience=1.0)
+    assert not one.released
+    assert "Read-only file system" in one.error
+    assert len(others) == ORPHANS - 1
+    open_lease("ibm_quick").release()
+
+
+def test_damaged_notes_of_what_tasks_used_hold_up_no_release(quick, counted):
+    quick.holding.usage_path().write_bytes(b"\xff\xfe not a line\n")
+
+    quick.release()
+
+    assert list(open_leases()) == []
+
+
+def test_a_clock_that_is_set_back_leaves_no_negative_times(quick, monkeypatch, tmp_path):
+    now = time.time()
+    monkeypatch.setattr("qrmi_workflows.ledger.time.time", lambda: now - 3600)
+
+    quick.release()
+
+    (file,) = (tmp_path / "state" / "leases").glob("*.jsonl")
+    record = json.loads(file.read_text())
+    assert (record["held"], record["busy"], record["idle"]) == (0, 0, 0)

@@ -130,3 +130,21 @@ def test_without_a_name_the_only_qpu_is_meant_and_no_other(tmp_path):
         config.select_qpu(None, {"a": one, "b": two}, tmp_path)
     with pytest.raises(UnknownQPUError, match="allowed: a"):
         config.select_qpu("z", {"a": one}, tmp_path)
+
+
+@pytest.mark.parametrize("find", [config.state_folder, config.find_config])
+def test_a_user_without_a_home_is_told_what_to_set(find, monkeypatch):
+    """As in a container whose user database does not have its user."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000)
+
+    with pytest.raises(ConfigError, match=r"4000000 has no home directory: .* Set \$HOME"):
+        find({})
+
+
+def test_json_nested_too_deeply_is_refused(tmp_path):
+    path = tmp_path / "qrmi_config.json"
+    path.write_text("[" * 100_000)
+
+    with pytest.raises(ConfigError, match=r"qrmi_config\.json: not JSON"):
+        config.load_qpus(path)

@@ -82,3 +82,9 @@ def test_another_job_gets_no_lease_of_this_one():
         **write_job([unheld]),
     }
     assert without_leases(here) == {"HOME": "/home/me", **stage}, "the user's own"
+
+
+def test_an_empty_separator_is_the_comma():
+    written = write_job([FEZ, FRESNEL]) | {"QRMI_LIST_DELIMITER": ""}
+
+    assert set(read_job(written)) == {"ibm_fez", "FRESNEL"}

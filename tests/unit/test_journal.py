@@ -252,3 +252,27 @@ def test_a_record_reads_back_as_it_was_written(journal):
     assert record.state is RecordState.COMPLETED
     assert record.owner.pid == os.getpid()
     assert record.result.vendor_result == "{}"
+
+
+@pytest.mark.parametrize("days", [float("inf"), 1e30, float("nan")])
+def test_for_ever_is_a_time_too(journal, days):
+    claim(journal.step("s"))
+
+    assert journal.prune(older_than_days=days, open_too=True) == 0
+
+
+def test_folders_that_are_not_the_journals_are_left_alone(journal):
+    strangers = [journal.folder / "settled" / name for name in ("not-a-date", "abcd-ef-gh")]
+    for stranger in strangers:
+        stranger.mkdir(parents=True)
+
+    assert journal.prune(older_than_days=0, open_too=True) == 0
+    assert all(stranger.exists() for stranger in strangers)
+
+
+def test_a_step_may_have_any_name_that_a_file_can_have(journal):
+    step = journal.step(os.fsdecode(b"qpu run -o caf\xe9.json"))
+    claim(step)[0].submitted("t")
+    step.close()
+
+    assert claim(journal.step(step.name))[1].task_id == "t"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -88,7 +89,7 @@ class Payload:
             shots=None if shots is None else _positive(shots),
             observables=observables,
             parameter_values=parameter_values,
-            precision=precision,
+            precision=None if precision is None else _finite(precision),
         )
         source = _read(path)
         if isinstance(source, bytes | Mapping):
@@ -161,7 +162,9 @@ def _read(path: Path) -> Any:
     """Return a file's JSON value, or its bytes where it is no JSON by its first character."""
     try:
         _check_size(str(path), path.stat().st_size)
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)  # a device or a pipe does not say its size
+        _check_size(str(path), len(data))
         if data.lstrip()[:1] not in (b"{", b"["):
             return data
         return json.loads(data.decode("utf-8"))
@@ -181,6 +184,15 @@ def _check_size(what: str, size: int) -> None:
             f"{what} is of {size / 1e6:.1f} MB; allowed are {MAX_BYTES / 1e6:.0f} MB. Split it "
             "into tasks, or send parameter values instead of circuits that have them bound."
         )
+
+
+def _finite(precision: float) -> float:
+    if not 0 <= precision < math.inf:
+        raise PayloadError(
+            f"precision = {precision!r}: allowed is a number from 0 on. Give the standard error "
+            "that the estimates are to reach."
+        )
+    return precision
 
 
 def _positive(shots: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import signal
 import sys
@@ -70,6 +71,8 @@ def qpu() -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the `qpu` command; every error is one message and an exit code."""
     logging.basicConfig(format="qpu: %(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and steps may have any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")
     # What its client warns of is said by our errors, or is of no use: "a dummy acquisition ID".
     logging.getLogger("qrmi").setLevel(logging.ERROR)
     args = None if argv is None else list(argv)

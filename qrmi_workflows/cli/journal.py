@@ -58,7 +58,7 @@ def show(task: str) -> None:
     unread: list[JournalError] = []
     for settled in (False, True):
         for record in Journal().records(settled=settled, unread=unread.append):
-            if record.task_id == task or record.digest.startswith(task):
+            if task and (record.task_id == task or record.digest.startswith(task)):
                 click.echo(json.dumps(json.loads(record.to_json()), indent=1))
                 return
     more = f" {len(unread)} records could not be read." if unread else ""

@@ -10,14 +10,26 @@ from qrmi_workflows.errors import RequestError
 __all__ = ["require_writable"]
 
 
-def require_writable(output: Path) -> None:
+def require_writable(output: Path, *, apart_from: Path | None = None) -> None:
     """Refuse a file that could not be written, before anything is done for it.
 
+    A file is written whole, by a rename: what is no regular file (`/dev/null`, a FIFO) would be
+    replaced by one.
+
+    Args:
+        output: The file.
+        apart_from: The file that it is made of, which must not be lost.
+
     Raises:
-        RequestError: It is a folder, or its folder does not exist or may not be written to.
+        RequestError: It cannot be written, or must not be.
     """
-    if output.is_dir() or not os.access(output.parent, os.W_OK):
+    if apart_from is not None and output.exists() and output.samefile(apart_from):
+        raise RequestError(
+            f"{output}: it is the payload's own file, which would be lost. Name another file."
+        )
+    special = output.exists() and not output.is_file()
+    if special or not output.parent.is_dir() or not os.access(output.parent, os.W_OK | os.X_OK):
         raise RequestError(
             f"{output}: could not be written. Name a file in a folder that exists and that you may "
-            "write to."
+            "write to; no folder, device or FIFO."
         )

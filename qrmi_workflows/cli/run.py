@@ -93,7 +93,7 @@ def run(
         observables=None if observables is None else _read_observables(observables),
         precision=precision,
     )
-    require_writable(output)
+    require_writable(output, apart_from=payload)
     found = find_qpu(qpu, config=config)
     task.require_type(found.name, found.type)
     task.require_fit(found.name, None)
@@ -127,7 +127,7 @@ def _say(task_id: str, state: object) -> None:
 def _read_observables(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PayloadError(
             f"{path}: no observables: {error}. Name a file of JSON: a Pauli label, an object of "
             "labels and coefficients, or a list of those."

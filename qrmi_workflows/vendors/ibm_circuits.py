@@ -84,9 +84,13 @@ def check_pub(program: str, pub: Any, *, index: int, qpu: str, target: str | Non
     """Refuse a PUB that cannot run on a QPU; circuits that are not OpenQASM 3 are not looked into.
 
     Raises:
-        PayloadError: Its parameters have no values, it measures nothing, or it is not ISA.
+        PayloadError: Its parameters have no values, it measures nothing, it is not ISA, or it asks
+            for more shots than the QPU takes.
     """
-    parts = [pub] if isinstance(pub, str) else pub
+    parts: list[Any] = [pub] if isinstance(pub, str) else pub
+    abilities = None if target is None else _abilities(target)
+    if program == "sampler" and len(parts) > 2 and abilities is not None:
+        _check_shots(parts[2], abilities, f"PUB {index}", qpu)
     if not isinstance(parts[0], str):
         return
     found, where = scan(parts[0]), f"the circuit of PUB {index}"
@@ -97,8 +101,8 @@ def check_pub(program: str, pub: Any, *, index: int, qpu: str, target: str | Non
             f"{where} measures nothing, so that there is nothing to sample. Add measurements "
             "(`measure_all()`), or estimate observables instead."
         )
-    if target is not None:
-        _check_isa(found, _abilities(target), where, qpu)
+    if abilities is not None:
+        _check_isa(found, abilities, where, qpu)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +110,7 @@ class _Abilities:
     """What a QPU can do: its qubits, and on which of them each gate acts (`None`: on any)."""
 
     num_qubits: int
+    max_shots: int | None
     gates: Mapping[str, frozenset[tuple[int, ...]] | None]
 
 
@@ -118,14 +123,25 @@ def _abilities(target: str) -> _Abilities | None:
         for gate in configuration.get("gates", ()):
             if places := gate.get("coupling_map"):
                 gates[gate["name"]] = frozenset(tuple(place) for place in places)
-        return _Abilities(num_qubits=configuration["n_qubits"], gates=gates)
+        return _Abilities(
+            num_qubits=configuration["n_qubits"],
+            max_shots=configuration.get("max_shots"),
+            gates=gates,
+        )
     except (AttributeError, KeyError, TypeError, ValueError):
         return None  # of a form that is not known: the vendor has the last word
 
 
-def _check_isa(found: Program, abilities: _Abilities | None, where: str, qpu: str) -> None:
-    if abilities is None:
-        return
+def _check_shots(shots: int | None, abilities: _Abilities, where: str, qpu: str) -> None:
+    most = abilities.max_shots
+    if shots is not None and most is not None and shots > most:
+        raise PayloadError(
+            f"{where}: {shots} shots; QPU {qpu!r} allows at most {most}. Ask for fewer, or for "
+            "several such tasks."
+        )
+
+
+def _check_isa(found: Program, abilities: _Abilities, where: str, qpu: str) -> None:
     remedy = _TRANSPILE.format(qpu=qpu)
     used = {qubit for call in found.calls for qubit in call.qubits} | set(found.measured)
     highest = max((qubit for qubit in used if qubit is not None), default=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -126,3 +127,89 @@ def test_a_result_that_cannot_be_written_is_had_by_running_again(counted, payloa
     assert again.returncode == 0, again.stderr
     assert QuantumResult.load(output).counts()
     assert counted()["tasks accepted"] == 1
+
+
+@pytest.mark.parametrize("case", ["fifo", "device", "folder", "below-a-file", "payload", "link"])
+def test_an_output_that_would_be_lost_or_never_written_is_refused_first(
+    counted, payload_file, tmp_path, case
+):
+    """A rename would put a file in the place of `/dev/null`, for root."""
+    output = tmp_path / "output"
+    if case == "fifo":
+        os.mkfifo(output)
+    elif case == "device":
+        output.symlink_to("/dev/null")
+    elif case == "folder":
+        output.mkdir()
+    elif case == "below-a-file":
+        output = payload_file / "output"
+    elif case == "payload":
+        output = payload_file
+    elif case == "link":
+        output.symlink_to(payload_file)
+    before = payload_file.read_bytes()
+
+    done = qpu("run", payload_file, "-o", output, "--qpu", "ibm_quick")
+
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"qpu: {output}: ")
+    assert "Name a" in done.stderr
+    assert counted()["sessions opened"] == 0
+    assert payload_file.read_bytes() == before
+    assert case not in ("fifo", "device", "link") or not output.is_file() or output.is_symlink()
+
+
+def test_files_may_have_names_that_are_no_utf_8(emulator, payload_file, tmp_path):
+    named = os.fsdecode(b"caf\xe9")
+    payload = payload_file.rename(tmp_path / f"{named}.json")
+    recorded(named)
+
+    done = qpu("run", payload, "-o", tmp_path / f"{named}.result.json", "--qpu", "ibm_quick")
+    listed = qpu("journal", "list")
+
+    assert done.returncode == 0, done.stderr
+    assert QuantumResult.load(tmp_path / f"{named}.result.json").counts() is not None
+    assert listed.returncode == 0, listed.stderr
+    assert "caf\\udce9" in listed.stdout
+
+
+@pytest.mark.parametrize("command", ["list", "journal list", "target ibm_quick", "run --help"])
+@pytest.mark.parametrize("output", ["closed", "full", "ascii"])
+def test_an_output_that_takes_nothing_is_no_traceback(emulator, command, output):
+    recorded("Ü")
+    argv = " ".join(
+        [*QPU, command, *({"closed": "| true", "full": "> /dev/full"}.get(output, "")).split()]
+    )
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii" if output == "ascii" else "utf-8"}
+
+    done = subprocess.run(["bash", "-c", argv], capture_output=True, text=True, env=environ)
+
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.returncode == (1 if output == "full" else 0), done.stderr
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["run", "{payload}", "-o", "{folder}/r.json", "--observables", "{deep}"],
+        ["lease", "exec", "--qpu", "ibm_quick", "--config", "{deep}", "--", "true"],
+        ["list", "--config", "{deep}"],
+        ["run", "{deep}", "-o", "{folder}/r.json"],
+    ],
+)
+def test_json_nested_too_deeply_is_refused(emulator, counted, payload_file, tmp_path, argv):
+    deep = tmp_path / "deep.json"
+    deep.write_text("[" * 100_000)
+    done = qpu(*(a.format(payload=payload_file, folder=tmp_path, deep=deep) for a in argv))
+
+    assert done.returncode == 2
+    assert f"qpu: {deep}: no" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert counted()["sessions opened"] == 0
+
+
+def test_nothing_is_no_tasks_name(emulator):
+    recorded()
+
+    assert qpu("journal", "show", "").returncode == 1

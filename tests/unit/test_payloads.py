@@ -224,3 +224,15 @@ def test_a_sequence_of_pulser_needs_a_number_of_shots_and_values(tmp_path):
     path.write_text(sequence.to_abstract_repr())
     with pytest.raises(PayloadError, match="unbound parameters: amplitude"):
         Payload.from_file(path, shots=3).require_fit("EMU_FREE", None)
+
+
+def test_a_device_without_an_end_is_refused_as_too_large():
+    with pytest.raises(PayloadError, match=r"/dev/zero is of 50\.0 MB; allowed are 50 MB"):
+        Payload.from_file("/dev/zero")
+
+
+@pytest.mark.parametrize("precision", [float("nan"), float("inf"), -0.5])
+def test_a_precision_is_a_number_from_0_on(precision, tmp_path):
+    (tmp_path / "c.qasm").write_text("OPENQASM 3.0;")
+    with pytest.raises(PayloadError, match=rf"precision = {precision!r}: allowed is a number from"):
+        Payload.from_file(tmp_path / "c.qasm", observables="Z", precision=precision)

@@ -236,3 +236,11 @@ def test_a_qpu_has_the_front_ends_of_its_vendor():
     with pytest.raises(ConfigError, match="unknown resource type 'other'"):
         find_frontend("sampler", qpu="o", resource_type="other")
     assert vendor_of_type("qiskit-runtime-service").name == "ibm"
+
+
+@pytest.mark.parametrize("circuit", ["OPENQASM 3.0;", {"__type__": "QuantumCircuit"}])
+def test_more_shots_than_a_qpu_takes_are_refused(circuit):
+    assert json.loads(target("fez"))["configuration"]["max_shots"] == 100_000
+    check(sampled(circuit, shots=100_000), target("fez"))
+    with pytest.raises(PayloadError, match=r"PUB 0: 100001 shots; .* allows at most 100000"):
+        check(sampled(circuit, shots=100_001), target("fez"))

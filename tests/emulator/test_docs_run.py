@@ -1,0 +1,176 @@
+"""The pages for users keep their word: their commands and snippets run, as they stand.
+
+What a snippet takes as given (a file, a circuit) is made here. What a page says by the way, between
+backticks, runs too; a new form of it fails until it is told here how to run it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pulser
+import pytest
+from qiskit import QuantumCircuit
+
+from qrmi_workflows import QuantumResult, open_lease
+from qrmi_workflows.emulator import Emulator
+from qrmi_workflows.results import result_schema
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = ("payloads.md", "leases.md", "result-file.md", "site.md")
+ELSEWHERE = {"parsl.md"}
+KINDS = {"sh", "python", "json", "toml", "conf"}  # the last two: tests/slurm/test_docs_on_slurm.py
+MENTIONS = {"qpu", "qpu run", "qpu run -o"}
+"""Names of commands, without what they need to run."""
+
+CIRCUIT = """OPENQASM 3.0;
+include "stdgates.inc";
+bit[2] meas;
+sx $0; cz $0, $1; sx $1;
+meas[0] = measure $0;
+meas[1] = measure $1;
+"""
+
+
+def blocks(page: str, *kinds: str) -> list[str]:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for kind, block in found if not kinds or kind in kinds]
+
+
+def spans(page: str) -> list[str]:
+    """Return the commands that a page has between backticks, in its text."""
+    text = re.sub(r"^```.*?^```$", "", (DOCS / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    found = (" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text))
+    return [span for span in found if re.match(r"(qpu|zcat)\b", span) and ":" not in span]
+
+
+def commands(page: str) -> list[str]:
+    shown = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    return shown + [runnable(span) for span in spans(page) if span not in MENTIONS]
+
+
+def runnable(span: str) -> str:
+    """Complete a command: capitals stand for what its user names."""
+    if span.startswith("qpu lease exec") and " -- " not in span:
+        span = f"{span} --qpu ibm_fez -- COMMAND"
+    given = {"COMMAND": "true", "TASK": "$TASK", "NAME": "energies", "FILE": "leases.jsonl"}
+    return re.sub(r"\b[A-Z]{4,}\b", lambda word: given[word[0]], span)
+
+
+def sequence_for(device: pulser.devices.Device) -> pulser.Sequence:
+    register = pulser.Register.square(2, spacing=6, prefix="q").with_automatic_layout(device)
+    sequence = pulser.Sequence(register, device)
+    sequence.declare_channel("ising", "rydberg_global")
+    pulse = pulser.Pulse.ConstantPulse(400, 4.0, 0.0, 0.0)
+    sequence.add(pulse, "ising")
+    sequence.measure("ground-rydberg")
+    return sequence
+
+
+@pytest.fixture(scope="module")
+def work(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A user's folder with the files that the pages speak of, on a site with both QPUs."""
+    folder = tmp_path_factory.mktemp("work")
+    for name in ("bell", "a", "b", "c"):
+        shutil.copy(ROOT / "examples" / "bell" / "bell.json", folder / f"{name}.json")
+    (folder / "circuit.qasm").write_text(CIRCUIT)
+    (folder / "observables.json").write_text('{"ZZ": 0.5, "XI": 1.0}')
+    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PATH", tools)
+        patch.setenv("QPU_CONFIG", str(emulator.config_path))
+        patch.setenv("QPU_STATE", str(folder / "state"))
+        patch.delenv("SLURM_JOB_ID", raising=False)
+        with open_lease("FRESNEL") as lease:
+            device = lease.pulser_connection().fetch_available_devices()["FRESNEL"]
+        sequence = sequence_for(device)
+        (folder / "sequence.json").write_text(sequence.to_abstract_repr())
+        with open_lease("ibm_fez", step="open") as lease:
+            patch.setenv("TASK", lease.run("bell.json").task_id)
+        yield folder
+
+
+def test_every_page_is_run() -> None:
+    assert {path.name for path in DOCS.glob("*.md")} - ELSEWHERE == set(PAGES)
+    for page in PAGES:
+        assert len(blocks(page)) == len(blocks(page, *KINDS)), f"{page}: a block of another kind"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_its_commands_run(work: Path, page: str) -> None:
+    (work / "r.json").write_text(blocks("result-file.md", "json")[0])
+    ran = commands(page)
+    assert ran, "a page without a command"
+    script = "\n".join(["set -e -o pipefail", *ran])
+
+    done = subprocess.run(["bash", "-xc", script], capture_output=True, text=True, timeout=100)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_payloads_become_the_results_that_are_named(work: Path) -> None:
+    named = re.findall(r"-o (\S+)", blocks("payloads.md", "sh")[0])
+    assert len(named) == 3
+    if not (work / named[-1]).exists():
+        test_its_commands_run(work, "payloads.md")
+
+    programs = [QuantumResult.load(name).program for name in named]
+    assert programs == ["sampler", "estimator", "pulser"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_its_snippets_run(work: Path, page: str) -> None:
+    circuit = QuantumCircuit(2)
+    circuit.h(0)
+    circuit.cx(0, 1)
+    circuit.measure_all()
+    if page == "result-file.md":
+        test_payloads_become_the_results_that_are_named(work)
+    for block in blocks(page, "python"):
+        names: dict[str, Any] = {
+            "circuit": circuit,
+            "make_sequence": sequence_for,
+            "sequence": (work / "sequence.json").read_text(),
+        }
+        exec(compile(block, page, "exec"), names)  # noqa: S102 - that is what is tested
+        if "counts" in names:
+            assert sum(names["counts"].values()) == 1000
+            assert set(names["counts"]) == {"00", "11"}
+        if "errors" in names:
+            assert np.all(np.asarray(names["errors"]) >= 0)
+
+
+def test_the_results_file_that_is_shown_is_one(work: Path) -> None:
+    (shown,) = blocks("result-file.md", "json")
+    (work / "shown.json").write_text(shown)
+
+    whole = json.loads(shown) | {"payload_digest": "9f2c" * 16}  # it is shown cut short
+    jsonschema.validate(whole, result_schema())
+    assert QuantumResult.load("shown.json").counts() == {"00": 507, "11": 493}
+
+
+def test_the_site_that_is_shown_is_listed(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its endpoint is a place-holder, so that the state of its QPU is not known."""
+    for kind, variable in (("json", "QPU_CONFIG"), ("toml", "QPU_SITE")):
+        (work / f"site.{kind}").write_text(blocks("site.md", kind)[0])
+        monkeypatch.setenv(variable, str(work / f"site.{kind}"))
+
+    listed = subprocess.run(["qpu", "list", "--json"], stdout=subprocess.PIPE, check=True)
+
+    offered = {row["name"]: (row["gres"], row["licence"]) for row in json.loads(listed.stdout)}
+    assert offered == {
+        "FRESNEL": ("qpu:FRESNEL", "qpu_FRESNEL"),
+        "ibm_fez": ("qpu:ibm_fez", "qpu_ibm_fez"),
+    }

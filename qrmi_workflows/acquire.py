@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tenacity import (
     stop_after_delay,
     wait_random_exponential,
 )
+from tenacity.nap import sleep_using_event
 
 from qrmi_workflows.config import find_config, load_qpus, select_qpu
 from qrmi_workflows.environment import JobQPU, read_job
@@ -63,22 +65,34 @@ def find_qpu(
     return JobQPU(name=defined.name, type=defined.type, environment=defined.environment, token=None)
 
 
-def acquire(found: JobQPU, resource: QRMIResource) -> str:
+def acquire(found: JobQPU, resource: QRMIResource, stop: threading.Event) -> str:
     """Acquire a QPU and return the token; wait, within bounds, while the vendor refuses for now.
+
+    Args:
+        found: The QPU.
+        resource: The handle to it.
+        stop: Set to ask no more: nobody waits for it.
 
     Raises:
         ConfigError: The QPU's settings are incomplete.
         LeaseError: The vendor did not grant it.
     """
+
+    def ask() -> str:
+        if stop.is_set():
+            raise LeaseError(f"the QPU {found.name!r} is no longer wanted.", found.name)
+        return resource.acquire()
+
     try:
         token: str = Retrying(
             retry=retry_if_exception(_refused_for_now),
             wait=wait_random_exponential(multiplier=1, max=30),
             stop=stop_after_delay(ACQUIRE_SECONDS),
+            sleep=sleep_using_event(stop),
             before_sleep=_say_waiting,
             reraise=True,
-        )(resource.acquire)
-    except ConfigError:
+        )(ask)
+    except (ConfigError, LeaseError):
         raise
     except QPUError as error:
         raise LeaseError(

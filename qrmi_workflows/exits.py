@@ -66,29 +66,32 @@ def exit_put_off() -> Iterator[None]:
         sys.exit(128 + arrived[0])
 
 
-def beyond_signals(work: Callable[[], _T], undo: Callable[[_T], None]) -> _T:
+def beyond_signals(work: Callable[[threading.Event], _T], undo: Callable[[_T], None]) -> _T:
     """Do what a signal must not cut off half done: in a thread, where none arrives.
 
     Args:
-        work: What is done. While it lasts a signal ends the wait for it.
+        work: What is done. While it lasts a signal ends the wait for it, and sets its event.
         undo: Called with what came of the work when nobody waits for it any more.
     """
+    stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        return work()
+        return work(stop)
     done: Future[_T] = Future()
-    threading.Thread(target=_fulfil, args=(done, work), name="qpu-open", daemon=True).start()
+    arguments = (done, work, stop)
+    threading.Thread(target=_fulfil, args=arguments, name="qpu-open", daemon=True).start()
     try:
         return done.result()
     except BaseException:
+        stop.set()
         if not done.done() or done.exception() is None:  # interrupted; likely the process ends
             wait([done], timeout=_LATE_SECONDS)
             done.add_done_callback(lambda late: None if late.exception() else undo(late.result()))
         raise
 
 
-def _fulfil(done: Future[_T], work: Callable[[], _T]) -> None:
+def _fulfil(done: Future[_T], work: Callable[[threading.Event], _T], stop: threading.Event) -> None:
     try:
-        done.set_result(work())
+        done.set_result(work(stop))
     except BaseException as error:  # all of it belongs to the one who waits
         done.set_exception(error)
 

@@ -60,13 +60,16 @@ class Holding:
         return cls(carried, None)
 
     @classmethod
-    def acquire(cls, found: JobQPU, *, step: str, config: Path | None) -> Self:
+    def acquire(
+        cls, found: JobQPU, *, step: str, config: Path | None, stop: threading.Event
+    ) -> Self:
         """Acquire a QPU, and note it in the user's ledger.
 
         Args:
             found: The QPU, as `find_qpu` gives it.
             step: The name of the step that it is held for.
             config: The `qrmi_config.json` that defines it.
+            stop: Set to ask the vendor no more.
 
         Raises:
             ConfigError: The QPU's settings are incomplete.
@@ -74,7 +77,7 @@ class Holding:
         """
         before = time.monotonic()
         # Some vendors' handles take the token from their settings alone: tasks get handles anew.
-        held = replace(found, token=acquire(found, _resource(found)))
+        held = replace(found, token=acquire(found, _resource(found), stop))
         opened = OpenLease.create(
             qpu=held.name,
             type=held.type,
@@ -120,7 +123,7 @@ class Holding:
             name = self.qpu.name
             logger.warning("the vendor has closed the session of QPU %r; acquiring anew", name)
             unheld = replace(self.qpu, token=None)
-            token = acquire(unheld, _resource(unheld))
+            token = acquire(unheld, _resource(unheld), threading.Event())
             with self._lock:
                 if not self.ended:
                     self.resource.use_token(token)

@@ -8,6 +8,7 @@ return, exception, SIGTERM and exit.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -144,11 +145,11 @@ def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
     if found.token is not None:
         return Lease(Holding.adopt(found), step=step)
     reap(patience=_REAP_SECONDS)
-    return beyond_signals(lambda: _acquire(found, step, config), Lease.release)
+    return beyond_signals(lambda stop: _acquire(found, step, config, stop), Lease.release)
 
 
-def _acquire(found: JobQPU, step: str | None, config: Path | None) -> Lease:
+def _acquire(found: JobQPU, step: str | None, config: Path | None, stop: threading.Event) -> Lease:
     named = step or os.environ.get(STEP_VARIABLE, "")
-    lease = Lease(Holding.acquire(found, step=named, config=config), step=step)
+    lease = Lease(Holding.acquire(found, step=named, config=config, stop=stop), step=step)
     at_end(lease, lease.release)
     return lease

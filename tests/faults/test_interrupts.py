@@ -91,6 +91,20 @@ def test_a_signal_between_the_grant_and_its_record_leaves_no_lease_open(counted,
     assert (counted()["sessions opened"], counted()["sessions open"]) == (1, 0)
 
 
+def test_ctrl_c_while_the_vendor_refuses_for_now_ends_the_asking(emulator, counted, fault):
+    fault("status", route="POST */sessions", status=429)
+    argv = [sys.executable, "-m", "qrmi_workflows", "lease", "exec", "--qpu", "ibm_quick", "true"]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
+        assert "waiting for the QPU" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        emulator.control.ask("DELETE", "/faults")
+        said = process.stderr.read()
+
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert counted()["sessions opened"] == 0
+
+
 def test_a_second_sigterm_while_tasks_are_stopped_still_gives_the_lease_back(counted, fault):
     """As Slurm's, which reaches a program both by itself and through its supervisor."""
     process = start(IN_FLIGHT)

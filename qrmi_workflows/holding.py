@@ -78,14 +78,19 @@ class Holding:
         before = time.monotonic()
         # Some vendors' handles take the token from their settings alone: tasks get handles anew.
         held = replace(found, token=acquire(found, _resource(found), stop))
-        opened = OpenLease.create(
-            qpu=held.name,
-            type=held.type,
-            step=step,
-            acquire=time.monotonic() - before,
-            config=config,
-            token=held.token or "",
-        )
+        try:
+            opened = OpenLease.create(
+                qpu=held.name,
+                type=held.type,
+                step=step,
+                acquire=time.monotonic() - before,
+                config=config,
+                token=held.token or "",
+            )
+        except BaseException:  # what no record knows nobody would give back
+            with suppress(QPUError):
+                _resource(held).release(held.token or "")
+            raise
         return cls(held, opened)
 
     @property

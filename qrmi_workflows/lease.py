@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import wait
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack
 
 from qrmi_workflows.errors import LeaseError
 from qrmi_workflows.exits import no_longer_at_end
@@ -76,6 +76,13 @@ class Lease:
     def __repr__(self) -> str:
         how = "adopted" if self.adopted else "released" if self._released else "held"
         return f"<Lease of {self.qpu!r} ({self.type}), {how}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Say how another process gets at the lease."""
+        raise TypeError(
+            f"{self!r} cannot be pickled: it stays in its process. Put `lease.environment()` into "
+            "another process's environment: `open_lease` adopts it there."
+        )
 
     @functools.cached_property
     def step(self) -> Step:

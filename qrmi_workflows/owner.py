@@ -85,7 +85,8 @@ class Owner:
 
 
 def _restart(environ: Mapping[str, str]) -> int:
-    return int(environ.get("SLURM_RESTART_COUNT") or 0)
+    count = environ.get("SLURM_RESTART_COUNT", "")
+    return int(count) if count.isdecimal() else 0
 
 
 @cache

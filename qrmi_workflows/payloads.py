@@ -167,7 +167,9 @@ def _read(path: Path) -> Any:
         _check_size(str(path), len(data))
         if data.lstrip()[:1] not in (b"{", b"["):
             return data
-        return json.loads(data.decode("utf-8"))
+        return json.loads(
+            data.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_no_number
+        )
     except (ValueError, RecursionError) as error:
         raise PayloadError(
             f"{path}: not JSON: {error}. A payload is one JSON object; correct that place."
@@ -176,6 +178,18 @@ def _read(path: Path) -> Any:
         raise PayloadError(
             f"{path}: {error.strerror}. Name a payload file that you can read."
         ) from error
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is there twice")
+    return document
+
+
+def _no_number(constant: str) -> float:
+    raise ValueError(f"{constant} is no number of JSON's")
 
 
 def _check_size(what: str, size: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -220,6 +221,25 @@ def test_a_grant_that_comes_too_late_is_given_back(fault, counted, monkeypatch):
     while counted()["sessions closed"] < 1 and time.monotonic() < limit:
         time.sleep(0.05)
     assert (counted()["sessions opened"], counted()["sessions open"]) == (1, 0)
+
+
+def test_a_lease_that_cannot_be_described_is_given_back(counted, monkeypatch):
+    """Whatever it is that fails between the grant and its record."""
+
+    def fails(**_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("qrmi_workflows.holding.OpenLease.create", fails)
+
+    with pytest.raises(ZeroDivisionError):
+        open_lease("ibm_quick")
+
+    assert (counted()["sessions opened"], counted()["sessions open"]) == (1, 0)
+
+
+def test_who_wants_to_send_a_lease_is_told_how_another_process_gets_it(quick):
+    with pytest.raises(TypeError, match=r"stays in its process. Put `lease.environment\(\)`"):
+        pickle.dumps([quick])
 
 
 def test_a_session_that_the_vendor_closed_is_renewed_and_nothing_is_lost(counted, fault):

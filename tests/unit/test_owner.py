@@ -66,3 +66,7 @@ def test_a_job_that_was_requeued_is_told_from_its_earlier_run():
     assert not owner.requeued({**environ, "SLURM_CLUSTER_NAME": "d"})
     assert not ME.requeued(environ)
     assert Owner.from_document(owner.to_document()) == owner
+
+
+def test_a_restart_count_that_is_no_number_counts_as_none():
+    assert Owner.this_process({"SLURM_JOB_ID": "1", "SLURM_RESTART_COUNT": "x"}).restart == 0

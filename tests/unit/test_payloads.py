@@ -31,6 +31,8 @@ def test_the_keys_tell_the_vendor():
     [
         ("{", "not JSON"),
         ("[1]", "one JSON object, not list"),
+        ('{"sequence": {"a": 1, "a": 2}}', "not JSON: the key 'a' is there twice. .* correct that"),
+        ('{"sequence": {"a": -Infinity}}', "not JSON: -Infinity is no number of JSON's"),
         ("{}", r"its keys \(none\) are of no vendor's payload. Allowed: ibm: program_id"),
         ('{"circuit": 1}', r"its keys \('circuit'\)"),
         ('{"program_id": "sampler"}', "'parameters' is a required property"),

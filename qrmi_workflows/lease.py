@@ -7,6 +7,7 @@ programming interfaces over them.
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import wait
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from qrmi_workflows.payloads import Payload
 
 __all__ = ["Lease", "TaskOptions"]
+
+logger = logging.getLogger(__name__)
 
 _STOP_SECONDS = 7.0  # twice, and the release after it, fit into Slurm's KillWait of 30 s
 
@@ -313,11 +316,21 @@ class Lease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if kind is not None:
+            self._release_after_error()
+            return
         try:
-            if kind is None and (lanes := self._own_lanes()) is not None:
+            if (lanes := self._own_lanes()) is not None:
                 lanes.drain()
         finally:
             self.release()
+
+    def _release_after_error(self) -> None:
+        """Release; that this fails must not hide what went wrong before."""
+        try:
+            self.release()
+        except LeaseError as failed:
+            logger.warning("%s", failed)
 
     def _own_lanes(self) -> Lanes | None:
         return None if self._lanes is None or self._lanes.inherited else self._lanes

@@ -106,7 +106,7 @@ def run(
             on_stop=on_stop,
             on_ambiguous=on_ambiguous,
         )
-    _save(result, output)
+        _save(result, output)  # before the release, which may take its time
     Journal().settle(step)
 
 

@@ -11,7 +11,7 @@ import time
 import pytest
 from fault_payloads import bell
 
-from qrmi_workflows import open_lease
+from qrmi_workflows import QuantumResult, open_lease
 from qrmi_workflows.errors import ConfigError, LeaseError, SessionEndedError, UnknownQPUError
 from qrmi_workflows.ledger import open_leases
 from qrmi_workflows.reap import reap
@@ -208,6 +208,30 @@ def test_a_release_that_fails_says_what_to_do_and_the_reaper_does_it(counted, fa
     assert document.owner.pid == os.getpid()  # it lives, so only its end makes it an orphan
     lease.resource.release(document.token)
     document.close()
+
+
+def test_a_release_that_fails_hides_no_error_of_the_program(fault, counted, caplog):
+    fault("status", route="PATCH */sessions/*", status=403, count=1)
+
+    with pytest.raises(ZeroDivisionError), open_lease("ibm_quick"):
+        _ = 1 / 0
+
+    assert "could not be released" in caplog.text
+
+
+def test_a_release_that_fails_costs_qpu_run_no_result(fault, counted, payload_file, tmp_path):
+    fault("status", route="PATCH */sessions/*", status=403, count=1)
+    argv = ["run", str(payload_file), "-o", str(tmp_path / "r.json"), "--qpu", "ibm_quick"]
+    argv = [sys.executable, "-m", "qrmi_workflows", *argv]
+
+    done = subprocess.run(argv, stderr=subprocess.PIPE, text=True, timeout=60)
+
+    assert done.returncode == 1
+    assert "could not be released" in done.stderr
+    result = QuantumResult.load(tmp_path / "r.json")
+    assert subprocess.run(argv, stderr=subprocess.PIPE, timeout=60).returncode == 0
+    assert QuantumResult.load(tmp_path / "r.json") == result
+    assert counted()["tasks accepted"] == 1
 
 
 def test_a_grant_that_comes_too_late_is_given_back(fault, counted, monkeypatch):

@@ -7,6 +7,7 @@ reads it with nothing but a JSON parser; `vendor_result` is what the vendor sent
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -76,7 +77,7 @@ class QuantumResult:
             ResultError: There is no such PUB or register, or the result was not sampled.
         """
         registers = self._pub(pub).get("registers")
-        if not registers:
+        if not registers or not isinstance(registers, Mapping):
             raise ResultError(f"task {self.task_id} is of {self.program!r}: it has no counts.")
         if register is None and len(registers) == 1:
             register = next(iter(registers))
@@ -84,7 +85,13 @@ class QuantumResult:
             raise ResultError(
                 f"register {register!r} of PUB {pub}: allowed are {', '.join(registers)}."
             )
-        return registers[register]["counts"]
+        try:
+            return registers[register]["counts"]
+        except (KeyError, TypeError) as error:
+            raise ResultError(
+                f"register {register!r} of PUB {pub}: it has no counts. The file of task "
+                f"{self.task_id} was changed; fetch the result again."
+            ) from error
 
     def expectation_values(self, *, pub: int = 0) -> tuple[Any, Any]:
         """Return one PUB's expectation values and their standard errors, in its shape.
@@ -146,12 +153,18 @@ class QuantumResult:
         return to_pulser_results(self.vendor_result, sequence)
 
     def save(self, path: Path | str) -> None:
-        """Write the result's file: whole, or not at all; compressed from `COMPRESS_FROM` on."""
+        """Write the result's file: whole, or not at all; compressed from `COMPRESS_FROM` on.
+
+        Raises:
+            OSError: It cannot be written, or a folder, device or FIFO is there.
+        """
         document = {"format": FORMAT, "version": VERSION, **asdict(self)}
         data = (json.dumps(document, indent=1) + "\n").encode()
         if len(data) >= COMPRESS_FROM:
             data = gzip.compress(data, compresslevel=6, mtime=0)
-        write_whole(Path(path), data)
+        if (path := Path(path)).exists() and not path.is_file():  # a rename would replace it
+            raise FileExistsError(errno.EEXIST, "a folder, device or FIFO is there", str(path))
+        write_whole(path, data)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:

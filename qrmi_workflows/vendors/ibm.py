@@ -144,12 +144,19 @@ def to_primitive_result(raw: str) -> PrimitiveResult[Any]:
     """Decode a result into Qiskit's `PrimitiveResult`; needs the extra `ibm`.
 
     Raises:
+        ResultError: The text is not of that encoding.
         ConfigError: The extra is not installed.
     """
     with needs_extra("ibm"):
+        from qiskit.primitives import PrimitiveResult
         from qiskit_ibm_runtime.decoders.result_decoder import ResultDecoder
 
-    result: PrimitiveResult[Any] = ResultDecoder.decode(raw)
+    try:
+        result = ResultDecoder.decode(raw)
+    except Exception as error:  # the decoder raises whatever it stumbles over
+        raise _not_encoded("a task", error) from error
+    if not isinstance(result, PrimitiveResult):
+        raise _not_encoded("a task", type(result).__name__)
     return result
 
 
@@ -206,11 +213,15 @@ def _each_pub(program: str, raw: str, decode: Callable[[Mapping[str, Any]], Any]
     try:
         pubs = json.loads(raw)["__value__"]["pub_results"]
         return [decode(pub["__value__"]["data"]["__value__"]["fields"]) for pub in pubs]
-    except (KeyError, TypeError, ValueError, zlib.error) as error:
-        raise ResultError(
-            f"IBM's result of this {program} is not a PrimitiveResult as qiskit-ibm-runtime "
-            f"encodes it ({error!r}). Its text is kept in `vendor_result`."
-        ) from error
+    except (KeyError, TypeError, ValueError, RecursionError, zlib.error) as error:
+        raise _not_encoded(f"this {program}", error) from error
+
+
+def _not_encoded(what: str, why: object) -> ResultError:
+    return ResultError(
+        f"IBM's result of {what} is not a PrimitiveResult as qiskit-ibm-runtime encodes it "
+        f"({why!r}). Its text is kept in `vendor_result`."
+    )
 
 
 def _plain_pub(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def to_pulser_results(raw: str, sequence: Sequence | str | Mapping[str, Any]) ->
 def _counter(program: str, raw: str) -> dict[str, int]:
     try:
         return {str(bits): int(n) for bits, n in sorted(json.loads(raw)["counter"].items())}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ResultError(
             f"Pasqal's result of this {program} sequence has no counter of bit strings "
             f"({error!r}). Its text is kept in `vendor_result`."

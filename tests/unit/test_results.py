@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -66,11 +67,40 @@ def test_pasqals_counter_is_read():
     assert result_of("pulser", text, "pasqal").counts() == {"00": 1, "01": 3}
 
 
+TEXTS = ["", "{}", "[]", '{"counter": 1}', '{"__value__": {}}', "[" * 100_000]
+
+
 @pytest.mark.parametrize("vendor", ["ibm", "pasqal"])
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"counter": 1}', '{"__value__": {}}'])
+@pytest.mark.parametrize("text", TEXTS)
 def test_a_text_that_is_no_result_is_an_error_of_ours(vendor, text):
     with pytest.raises(ResultError, match="vendor_result"):
         load_vendor(vendor).decode("sampler", text)
+
+
+@pytest.mark.parametrize("text", [*TEXTS, '{"__type__": "ndarray", "__value__": "AAAA"}'])
+def test_a_text_that_is_no_primitives_result_does_not_become_qiskits(text):
+    with pytest.raises(ResultError, match="vendor_result"):
+        replace(
+            result_of("pulser", '{"counter": {}}', "pasqal"), program="sampler", vendor_result=text
+        ).to_primitive_result()
+
+
+@pytest.mark.parametrize("registers", [5, {"atoms": 5}, {"atoms": {"num_bits": 2}}])
+def test_counts_that_were_tampered_with_are_an_error_of_ours(registers):
+    result = result_of("pulser", '{"counter": {"01": 3}}', "pasqal")
+    with pytest.raises(ResultError, match="has no counts"):
+        replace(result, data=[{"registers": registers}]).counts()
+
+
+def test_no_result_takes_the_place_of_a_device(tmp_path):
+    (tmp_path / "null").symlink_to("/dev/null")
+    os.mkfifo(tmp_path / "fifo")
+    result = result_of("pulser", '{"counter": {"01": 3}}', "pasqal")
+
+    for name in ("null", "fifo", "."):
+        with pytest.raises(FileExistsError, match="a folder, device or FIFO is there"):
+            result.save(tmp_path / name)
+    assert (tmp_path / "null").is_symlink()
 
 
 def test_the_file_gives_back_the_same_result_and_needs_no_quantum_package(tmp_path):

@@ -187,7 +187,7 @@ class OpenLease:
             document = json.loads(path.read_text(encoding="utf-8"))
             owner = Owner.from_document(document["owner"])
             return cls(**(document | {"path": path, "owner": owner}))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: not an open lease's file: {error!r}. Remove it.") from error
 
     @property

@@ -67,6 +67,14 @@ class TaskRecord:
     retryable: bool = False
     result: QuantumResult | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        """Refuse what would be submitted, and paid for, once more."""
+        known = self.state in (RecordState.SUBMITTED, RecordState.COMPLETED)
+        if known and not isinstance(self.task_id, str):
+            raise ValueError(f"{self.state}, and no task_id")
+        if self.state is RecordState.COMPLETED and not isinstance(self.result, QuantumResult):
+            raise ValueError(f"{self.state}, and no result")
+
     def to_json(self) -> str:
         """Render the record's file."""
         return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}) + "\n"
@@ -80,7 +88,7 @@ class TaskRecord:
         """
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise JournalError(
                 f"{where}: not a task's record: {error}. Remove it, and its task is submitted anew."
             ) from error

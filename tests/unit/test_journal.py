@@ -217,6 +217,9 @@ def test_a_wrong_number_of_days_fails_no_step(journal, monkeypatch, caplog):
         (lambda record: record | {"owner": {"host": "n1"}}, "not a whole record"),
         (lambda record: {**record, "colour": "red"}, "not a whole record"),
         (lambda record: [record], "not a task's record. Remove it"),
+        (lambda record: record | {"result": None}, "not a whole record: completed, and no result"),
+        (lambda record: record | {"result": {}}, "not a whole record: completed, and no result"),
+        (lambda record: record | {"task_id": None}, "not a whole record: completed, and no task"),
     ],
 )
 def test_a_foreign_record_is_refused_and_left_as_it_is(journal, change, said):
@@ -237,10 +240,11 @@ def test_a_truncated_record_is_refused_and_left_as_it_is(journal):
     complete(step)
     journal.close(step)
     (path,) = step.folder.glob("*.json")
-    path.write_text(path.read_text()[:100])
-
-    with pytest.raises(JournalError, match="not a task's record"):
-        claim(journal.step("s"))
+    for text in (path.read_text()[:100], "[" * 100_000, ""):
+        path.write_text(text)
+        with pytest.raises(JournalError, match="not a task's record"):
+            claim(journal.step("s"))
+        assert path.read_text() == text
 
 
 def test_a_record_reads_back_as_it_was_written(journal):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qrmi_workflows.cli.spans import Span
 from qrmi_workflows.errors import JournalError, RequestError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def show(task: str) -> None:
 @click.option(
     "--older-than",
     "days",
-    type=click.FloatRange(min=0),
+    type=Span(36500.0),
     default=30.0,
     show_default=True,
     metavar="DAYS",

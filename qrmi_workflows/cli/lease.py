@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from qrmi_workflows.cli.spans import Span
 from qrmi_workflows.errors import LeaseError
 
 __all__ = ["lease"]
@@ -30,7 +31,7 @@ def lease() -> None:
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=Span(86400.0),
     metavar="SECONDS",
     help="What COMMAND has between SIGTERM and SIGKILL; else 5, or less where KillWait is short.",
 )

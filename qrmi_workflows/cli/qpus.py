@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from qrmi_workflows.cli.spans import Span
 from qrmi_workflows.config import QPUDefinition, QPUPolicy, load_qpus, load_site_policy
 from qrmi_workflows.errors import ConfigError, QPUError
 
@@ -57,7 +58,7 @@ def list_qpus(config: Path | None, as_json: bool) -> None:
 @click.option("--refresh", is_flag=True, help="Ask the vendor, also when it is in the cache.")
 @click.option(
     "--max-age",
-    type=click.FloatRange(min=0),
+    type=Span(876000.0),
     default=6.0,
     show_default=True,
     metavar="HOURS",

@@ -213,3 +213,21 @@ def test_nothing_is_no_tasks_name(emulator):
     recorded()
 
     assert qpu("journal", "show", "").returncode == 1
+
+
+@pytest.mark.parametrize("span", ["nan", "inf", "-1", "1e300"])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["lease", "exec", "--qpu", "ibm_quick", "--grace", "{}", "--", "true"],
+        ["journal", "prune", "--older-than", "{}"],
+        ["target", "ibm_quick", "--max-age", "{}"],
+    ],
+)
+def test_a_span_of_time_that_no_clock_knows_is_refused(emulator, counted, argv, span):
+    """A grace of `inf` never killed a command that ignores SIGTERM, nor said so."""
+    done = qpu(*(span if word == "{}" else word for word in argv))
+
+    assert done.returncode == 2
+    assert "Invalid value" in done.stderr
+    assert counted()["sessions opened"] == 0

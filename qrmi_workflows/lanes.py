@@ -58,7 +58,7 @@ class Lanes:
         self._inbox: queue.SimpleQueue[TaskFuture | None] = queue.SimpleQueue()
         self._threads = 0
         self._open: set[Future[QuantumResult]] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may release within a submission
 
     @property
     def inherited(self) -> bool:

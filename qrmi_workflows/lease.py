@@ -74,7 +74,7 @@ class Lease:
         self._journal = Journal()
         self._released = False
         self._lanes: Lanes | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may release within a submission
 
     def __repr__(self) -> str:
         how = "adopted" if self.adopted else "released" if self._released else "held"

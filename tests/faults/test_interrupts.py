@@ -51,6 +51,27 @@ first, second = open_lease("ibm_quick"), open_lease("ibm_other")
 print("ready", flush=True)
 input()
 """
+OWN_HANDLER = """
+import os, signal, sys
+from fault_payloads import bell
+from qrmi_workflows import Lease, open_lease
+
+lease = open_lease("ibm_quick")
+
+def end(*_):
+    lease.release()
+    sys.exit(9)
+
+open_lanes = Lease._open_lanes
+
+def interrupted(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return open_lanes(self)
+
+Lease._open_lanes = interrupted
+signal.signal(signal.SIGTERM, end)
+lease.submit(bell())
+"""
 ENDING = """
 from qrmi_workflows import open_lease
 
@@ -132,6 +153,14 @@ def test_a_signal_during_the_release_waits_for_it(counted, fault, number):
 
     assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGINT)
     assert "went on" not in said
+    assert counted()["sessions open"] == 0
+
+
+def test_a_programs_own_handler_may_release_in_the_middle_of_a_submission(counted):
+    environ = {**os.environ, "PYTHONPATH": HERE}
+    done = subprocess.run([sys.executable, "-c", OWN_HANDLER], env=environ, timeout=20)
+
+    assert done.returncode == 9
     assert counted()["sessions open"] == 0
 
 

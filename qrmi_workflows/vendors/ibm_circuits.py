@@ -23,6 +23,7 @@ __all__ = ["check_pub", "primitive_content", "read_circuits", "to_openqasm"]
 
 _QPY_MAGIC = b"QISKIT"
 _VERSION = re.compile(r"\A(?:\s|//[^\n]*\n|/\*.*?\*/)*OPENQASM\s+(\d+)", re.S)
+_PAULIS = re.compile(r"[IXYZ01+lr-]+")  # and projectors, as Qiskit's `ObservablesArray` has them
 _TRANSPILE = (
     "Transpile it for this QPU: `qpu target {qpu}` fetches its target, and "
     "`qrmi_workflows.vendors.ibm.transpiler_target` gives it to Qiskit; `qpu target --refresh` "
@@ -84,13 +85,15 @@ def check_pub(program: str, pub: Any, *, index: int, qpu: str, target: str | Non
     """Refuse a PUB that cannot run on a QPU; circuits that are not OpenQASM 3 are not looked into.
 
     Raises:
-        PayloadError: Its parameters have no values, it measures nothing, it is not ISA, or it asks
-            for more shots than the QPU takes.
+        PayloadError: Its parameters have no values, it measures nothing, its observables are none,
+            it is not ISA, or it asks for more shots than the QPU takes.
     """
     parts: list[Any] = [pub] if isinstance(pub, str) else pub
     abilities = None if target is None else _abilities(target)
     if program == "sampler" and len(parts) > 2 and abilities is not None:
         _check_shots(parts[2], abilities, f"PUB {index}", qpu)
+    if program == "estimator":
+        _check_observables(parts[1], f"the observables of PUB {index}")
     if not isinstance(parts[0], str):
         return
     found, where = scan(parts[0]), f"the circuit of PUB {index}"
@@ -103,6 +106,29 @@ def check_pub(program: str, pub: Any, *, index: int, qpu: str, target: str | Non
         )
     if abilities is not None:
         _check_isa(found, abilities, where, qpu)
+
+
+def _check_observables(observables: Any, where: str) -> None:
+    if isinstance(observables, list) and observables:
+        for each in observables:
+            _check_observables(each, where)
+        return
+    if isinstance(observables, Mapping) and "__type__" in observables:
+        return  # an array as qiskit-ibm-runtime encodes it
+    terms = {observables: 1.0} if isinstance(observables, str) else observables
+    if not isinstance(terms, Mapping) or not terms:
+        raise _no_observable(where, observables)
+    for label, weight in terms.items():
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not _PAULIS.fullmatch(label):
+            raise _no_observable(where, {label: weight})
+
+
+def _no_observable(where: str, found: object) -> PayloadError:
+    return PayloadError(
+        f"{where}: {found!r:.60} is none; allowed are Pauli labels ('ZZ'), maps of labels to "
+        "numbers ({'ZZ': 0.5, 'XI': 1.0}), and lists of those. Correct it."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

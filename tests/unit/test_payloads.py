@@ -110,6 +110,20 @@ def test_pubs_of_the_wrong_form_are_refused_with_their_place():
             Payload.from_content(content)
 
 
+@pytest.mark.parametrize(
+    "observables", [[], {}, 7, None, "ZQ", {"Z": "a"}, {"Z": True}, ["Z", [{"A": 1.0}]]]
+)
+def test_observables_that_are_none_are_refused_before_a_vendor_sees_them(observables):
+    def estimated(observables: object) -> Payload:
+        pubs = [["OPENQASM 3.0; x $0;", observables]]
+        return Payload.from_content({"program_id": "estimator", "parameters": {"pubs": pubs}})
+
+    with pytest.raises(PayloadError, match=r"observables of PUB 0: .* is none; allowed are Pauli"):
+        estimated(observables).require_fit("ibm_fez", None)
+    for good in ("Z0", {"ZZ": 1, "X+": -0.5}, [["Z"], [{"X": 1.0}]], {"__type__": "ndarray"}):
+        estimated(good).require_fit("ibm_fez", None)
+
+
 @pytest.mark.parametrize("shots", [0, -3, 1.5, True, "7"])
 def test_shots_are_positive_whole_numbers(shots, tmp_path):
     (tmp_path / "c.qasm").write_text("OPENQASM 3.0;")

@@ -32,11 +32,13 @@ from qrmi_workflows.locks import locked
 from qrmi_workflows.step import Step, forget, read_records, unusable
 from qrmi_workflows.task_record import TaskRecord
 
-__all__ = ["DAYS_VARIABLE", "STEP_VARIABLE", "Journal", "days_kept"]
+__all__ = ["ATTEMPT_VARIABLE", "DAYS_VARIABLE", "STEP_VARIABLE", "Journal", "days_kept"]
 
 logger = logging.getLogger(__name__)
 
 STEP_VARIABLE = "QPU_STEP"
+ATTEMPT_VARIABLE = "QPU_ATTEMPT"
+"""Which run of the step this is: `qpu lease exec` sets it for all that its command starts."""
 DAYS_VARIABLE = "QPU_JOURNAL_DAYS"
 _DAYS = 90.0
 _DAY = 86400.0
@@ -66,7 +68,8 @@ class Journal:
             JournalError: The journal could not be written.
         """
         if named := environ.get(STEP_VARIABLE):
-            return self.step(named)
+            attempt = environ.get(ATTEMPT_VARIABLE, "")
+            return Step(self._folder_of(named), named, attempt=attempt)
         job = environ.get("SLURM_JOB_ID")
         if job is None:
             name = f"process {uuid.uuid4()}"

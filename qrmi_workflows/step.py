@@ -6,7 +6,9 @@ takes over what no other run holds. Claiming and settling happen under a lock of
 
 from __future__ import annotations
 
+import hashlib
 import os
+import sys
 import threading
 import uuid
 import weakref
@@ -81,12 +83,18 @@ class Step:
         folder: Where its records lie.
         name: Its name.
         named: Whether somebody may run it again under that name.
+        attempt: Which attempt at the step this is, when several commands may take part in one:
+            what one of them has completed is not for the others, which mean a task of their own.
     """
 
-    def __init__(self, folder: Path, name: str, *, named: bool = True) -> None:
+    def __init__(self, folder: Path, name: str, *, named: bool = True, attempt: str = "") -> None:
         self.folder = folder
         self.name = name
         self.named = named
+        self._attempt = attempt
+        self._command = (
+            attempt and attempt + hashlib.sha256(repr(sys.argv).encode()).hexdigest()[:16]
+        )
         self._given: Counter[tuple[str, str]] = Counter()
         self._open: set[Path] = set()
         self._run: tuple[str, FileIO] | None = None
@@ -110,8 +118,8 @@ class Step:
                 self._given[digest, qpu] += 1
                 path = self.folder / f"{digest[:32]}-{qpu}-{number}.json"
                 before = _read(path)
-                if before is not None and self._is_held(before):
-                    continue  # a task of the same step, made on purpose and under way
+                if before is not None and (self._is_held(before) or self._is_anothers(before)):
+                    continue  # a task of the same step, made on purpose
                 owner = Owner.this_process()
                 record = (
                     replace(before, run=run, owner=owner)
@@ -189,12 +197,18 @@ class Step:
 
     def _begin(self) -> str:
         if self._run is None:
-            run = uuid.uuid4().hex
+            run = self._command + uuid.uuid4().hex
             self._run = run, lock(self.folder / f"{run}{_RUN}")
         return self._run[0]
 
     def _is_held(self, record: TaskRecord) -> bool:
         return is_locked(self.folder / f"{record.run}{_RUN}") and not _gone(record.owner)
+
+    def _is_anothers(self, record: TaskRecord) -> bool:
+        """Whether another command of this attempt has had the task's result."""
+        if not self._attempt or record.state is not RecordState.COMPLETED:
+            return False
+        return record.run.startswith(self._attempt) and not record.run.startswith(self._command)
 
     def _other_runs(self) -> set[str]:
         own = self._run and self._run[0]

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def lease_exec(
       qpu lease exec --qpu ibm_fez -- python vqe.py
     """  # noqa: D301 - click's mark of lines that are not to be joined
     from qrmi_workflows import LeaseSet, open_lease
-    from qrmi_workflows.journal import STEP_VARIABLE, Journal
+    from qrmi_workflows.journal import ATTEMPT_VARIABLE, STEP_VARIABLE, Journal
     from qrmi_workflows.ledger import RECORD_VARIABLE
     from qrmi_workflows.supervise import run_supervised
 
@@ -99,6 +100,8 @@ def lease_exec(
         os.environ[RECORD_VARIABLE] = str(record.absolute())
     if step is not None:
         os.environ[STEP_VARIABLE] = step
+    if step is not None or ATTEMPT_VARIABLE not in os.environ:
+        os.environ[ATTEMPT_VARIABLE] = uuid.uuid4().hex[:16]
     names = [name.strip() for name in qpus.split(",")] if qpus and "," in qpus else qpus
     begun = time.time()
     held = open_lease(names, config=config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ def run(
     """  # noqa: D301 - click's mark of lines that are not to be joined
     from qrmi_workflows import open_lease
     from qrmi_workflows.acquire import find_qpu
-    from qrmi_workflows.journal import Journal
+    from qrmi_workflows.journal import ATTEMPT_VARIABLE, STEP_VARIABLE, Journal
     from qrmi_workflows.payloads import Payload
 
     task = Payload.from_file(
@@ -98,7 +99,9 @@ def run(
     task.require_type(found.name, found.type)
     task.require_fit(found.name, None)
     task.require_fit(found.name, _find_target(found))
-    step = f"qpu run -o {output.absolute()}"
+    within = STEP_VARIABLE in os.environ and ATTEMPT_VARIABLE in os.environ
+    # Within a step its name is the step's, and who ends the step settles it.
+    step = None if within else f"qpu run -o {output.absolute()}"
     with open_lease(found.name, config=config, step=step) as lease:
         result = lease.run(
             task,
@@ -107,7 +110,8 @@ def run(
             on_ambiguous=on_ambiguous,
         )
         _save(result, output)  # before the release, which may take its time
-    Journal().settle(step)
+    if step is not None:
+        Journal().settle(step)
 
 
 def _save(result: QuantumResult, output: Path) -> None:

@@ -22,7 +22,8 @@ from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from qrmi_workflows.environment import without_leases
-from qrmi_workflows.errors import SchedulerError
+from qrmi_workflows.errors import JournalError, SchedulerError
+from qrmi_workflows.journal import Journal
 from qrmi_workflows.schedulers.base import QPURequest, run_command
 from snakemake_executor_plugin_slurm_qpu.direct import can_run_directly, render_command
 from snakemake_executor_plugin_slurm_qpu.nested import quote_names, require_readable
@@ -169,7 +170,15 @@ class Executor(MarkedExecutor):
             failed_nodes=self._failed_nodes,
         )
         requeue = [] if settings.requeue or settings.no_requeue else ["--no-requeue"]
-        return [*shlex.split(call + set_gres_string(job)), *requeue, *options]
+        after = self._after_orphans(job)
+        return [*shlex.split(call + set_gres_string(job)), *requeue, *after, *options]
+
+    def _after_orphans(self, job: Any) -> list[str]:
+        """Let a job start after the one that a killed Snakemake left: it finds that one's tasks."""
+        members = job.jobs if job.is_group() else [job]
+        known = self.workflow.persistence.external_jobids
+        orphans = sorted({job_id for member in members for job_id in known(member)})
+        return [f"--dependency=afterany:{':'.join(orphans)}"] if orphans else []
 
     def _command(self, job: Any) -> list[str]:
         text = render_command(job) if self._runs_directly(job) else self.format_job_exec(job)
@@ -230,6 +239,15 @@ class Executor(MarkedExecutor):
         if job_info.job.is_group():  # Snakemake shows a group's message nowhere
             self.logger.error(f"Group {job_info.job.groupid}: {msg}")
         super().report_job_error(job_info, msg=msg, **kwargs)
+
+    def handle_job_success(self, job: Any) -> None:
+        """Let the job's tasks go: its outputs are there, so running it again means afresh."""
+        super().handle_job_success(job)
+        if self._requests.find(job) is not None:
+            try:
+                Journal().settle(_step(job))
+            except JournalError as error:
+                self.logger.warning(f"{error} Run again, the job will take the results it has.")
 
     def _log_leases(self, job_info: SubmittedJobInfo) -> None:
         """Log what the job's leases used, and keep it for the workflow's report."""

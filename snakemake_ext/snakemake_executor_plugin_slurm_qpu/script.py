@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qrmi_workflows.config import LANES_VARIABLE
+from qrmi_workflows.journal import STEP_VARIABLE
 
 __all__ = ["lease_command", "read_end", "render_script"]
 
@@ -50,8 +51,11 @@ def lease_command(
         grace: Seconds between SIGTERM and SIGKILL; the job asks Slurm when it is `None`.
         lanes: How many of the QPU's lanes the job holds; as many as the site says when `None`.
     """
-    head = [] if lanes is None else ["env", f"{LANES_VARIABLE}={lanes}"]
-    options = ["--qpu", qpu, "--step", step, f"--submitted={submitted:.1f}"]
+    # Not `--step`: this step has ended well when its outputs are checked, not when COMMAND ends.
+    head = ["env", f"{STEP_VARIABLE}={step}"]
+    if lanes is not None:
+        head.append(f"{LANES_VARIABLE}={lanes}")
+    options = ["--qpu", qpu, f"--submitted={submitted:.1f}"]
     if grace is not None:
         options.append(f"--grace={grace:g}")
     return [*head, *python, "-m", "qrmi_workflows", "lease", "exec", *options, "--", *command]

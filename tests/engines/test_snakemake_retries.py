@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -81,8 +82,8 @@ def test_a_retry_of_a_hybrid_program_takes_the_results_that_are_paid_for(tmp_pat
         rule quantum:
             output: "result.txt"
             resources: qpu=1, qpu_name="ibm_fez", attempt=lambda wildcards, attempt: attempt
-            shell: "python hybrid.py {resources.attempt} > {output}"
-        """,
+            shell: "PYTHON hybrid.py {resources.attempt} > {output}"
+        """.replace("PYTHON", sys.executable),
         hybrid=HYBRID,
     )
     (tmp_path / "payload.json").write_text(json.dumps(PAYLOAD))
@@ -100,6 +101,113 @@ def test_a_retry_of_a_hybrid_program_takes_the_results_that_are_paid_for(tmp_pat
         "--forceall", "--retries", "1"
     )  # it has ended well, so running it again means afresh
     assert accepted() == before + 2
+
+
+REPLICA = """
+import json
+from qrmi_workflows import open_lease
+
+with open_lease() as lease, open("payload.json") as payload:
+    result = lease.run(json.load(payload))
+with open(snakemake.output[0], "w") as file:
+    file.write(result.task_id)
+"""
+
+
+def test_equal_payloads_of_several_rules_or_commands_are_several_tasks(tmp_path, sandbox):
+    project = Project(tmp_path, sandbox)
+    project.write(
+        """
+        rule all:
+            input: "1.id", "2.json"
+        rule first:
+            output: "0.id"
+            group: "g"
+            resources: qpu=1, qpu_name="ibm_fez"
+            script: "replica.py"
+        rule second:
+            input: "0.id"
+            output: "1.id"
+            group: "g"
+            resources: qpu=1, qpu_name="ibm_fez"
+            script: "replica.py"
+        rule commands:
+            output: "1.json", "2.json"
+            resources: qpu=1, qpu_name="ibm_fez"
+            shell: "for i in 1 2; do qpu run payload.json -o $i.json; done"
+        """,
+        replica=REPLICA,
+    )
+    (tmp_path / "payload.json").write_text(json.dumps(PAYLOAD))
+    before = project.control.counters()["tasks"]["accepted"]
+
+    project.run()
+
+    ids = {project.read("0.id"), project.read("1.id")}
+    ids |= {json.loads(project.read(f"{i}.json"))["task_id"] for i in (1, 2)}
+    assert len(ids) == 4
+    assert project.control.counters()["tasks"]["accepted"] == before + 4
+
+
+def test_outputs_that_are_missing_in_the_end_are_not_paid_for_again(tmp_path, sandbox):
+    project = Project(tmp_path, sandbox)
+    project.write(
+        """
+        rule quantum:
+            input: "payload.json"
+            output: "result.json"
+            resources: qpu=1, qpu_name="ibm_fez", to=lambda wildcards, attempt: f"{attempt}.json"
+            shell: "qpu run {input} -o {resources.to}; test ! -e 2.json || mv 2.json {output}"
+        """
+    )
+    (tmp_path / "payload.json").write_text(json.dumps(PAYLOAD))
+    before = project.control.counters()["tasks"]["accepted"]
+
+    output = project.run("--retries", "1", "--latency-wait", "1")
+
+    assert "MissingOutputException" in output
+    assert len(submitted(output)) == 2
+    assert project.control.counters()["tasks"]["accepted"] == before + 1
+
+
+def test_what_a_killed_snakemake_left_running_is_waited_for_and_paid_for_once(tmp_path, sandbox):
+    """Here Slurm would give the QPU to two jobs at once, one on each node."""
+    project = Project(tmp_path, sandbox)
+    project.write(
+        """
+        rule quantum:
+            input: "payload.json"
+            output: "result.json"
+            resources: qpu=1, qpu_name="ibm_fez"
+            shell:
+                '''
+                touch started; until test -e go; do sleep 0.05; done
+                qpu run {input} -o {output}
+                '''
+        """
+    )
+    (tmp_path / "payload.json").write_text(json.dumps(PAYLOAD))
+    (tmp_path / "site.toml").write_text('[defaults]\ngres = "qpu:{qpu}"\n[qpus.ibm_fez]\n')
+    project.environ["QPU_SITE"] = str(tmp_path / "site.toml")
+    before = project.control.counters()["tasks"]["accepted"]
+
+    killed = project.start()
+    wait_until((tmp_path / "started").exists, "the rule's start")
+    killed.kill()
+    killed.communicate()
+    (orphan,) = project.jobs()
+    project.run("--unlock")
+    again = project.start("--rerun-incomplete")
+    wait_until(lambda: len(project.jobs()) == 2, "the job of the second run")
+    (other,) = project.jobs() - {orphan}
+    waits = project.slurm("squeue", "--noheader", f"--jobs={other}", "--format=%E")
+    assert waits == f"afterany:{orphan}(unfulfilled)\n"
+    (tmp_path / "go").touch()
+    project.wait(again)
+
+    assert '"1": 100' in project.read("result.json")
+    assert project.control.counters()["tasks"]["accepted"] == before + 1
+    assert project.sessions()[1] == 0
 
 
 def test_a_qpu_may_have_a_hyphen_and_a_dot_in_its_name(tmp_path: Path):

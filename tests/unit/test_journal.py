@@ -130,6 +130,23 @@ def test_a_step_with_a_task_in_doubt_stays_where_it_is_seen(journal):
     assert states(journal.records()) == ["completed", "intent"]
 
 
+def test_of_one_attempt_each_command_has_tasks_of_its_own_and_the_next_attempt_finds_them(
+    journal, monkeypatch
+):
+    def ask(attempt: str, command: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["python", command])
+        step = journal.this_step({"QPU_STEP": "s", "QPU_ATTEMPT": attempt})
+        complete(step)
+        journal.close(step)
+        return len(journal.step("s").records())
+
+    assert ask("first", "a.py") == 1
+    assert ask("first", "b.py") == 2, "an equal task of another command is another task"
+    assert ask("first", "a.py") == 2, "the same command again is a retry"
+    assert ask("second", "b.py") == 2
+    assert ask("second", "a.py") == 2
+
+
 @pytest.mark.parametrize("environ", [{"QPU_STEP": "s"}, {"SLURM_JOB_ID": "17"}])
 def test_a_step_that_may_be_run_again_stays_open(journal, environ):
     step = journal.this_step(environ)

@@ -14,7 +14,7 @@ GOLDEN = """\
 marker='/home/it'"'"'s me/markers'/"$SLURM_JOB_ID"
 rm -f "$marker"
 trap : HUP INT TERM
-/opt/python -m qrmi_workflows lease exec --qpu ibm_fez --step 'rule a' \
+env 'QPU_STEP=rule a' /opt/python -m qrmi_workflows lease exec --qpu ibm_fez \
 --submitted=1234.5 --grace=5 -- bash -c 'echo "$HOME"'
 status=$?
 echo "$status" > "$marker.part" && mv "$marker.part" "$marker"
@@ -41,7 +41,7 @@ def test_a_job_uses_the_lanes_that_it_holds():
         ["python"], "FRESNEL", "rule a", ["true"], submitted=1.0, grace=None, lanes=3
     )
 
-    assert command[:3] == ["env", "QPU_LANES=3", "python"]
+    assert command[:3] == ["env", "QPU_STEP=rule a", "QPU_LANES=3"]
 
 
 def start(script, tmp_path, **environ):

@@ -195,7 +195,12 @@ class Executor(MarkedExecutor):
     def get_job_args(self, job: Any, **kwargs: Any) -> str:
         """Render the arguments of the Snakemake inside the job that are the job's own."""
         arguments = str(super().get_job_args(job, **kwargs))
-        return quote_names(arguments, job) if _HOLDS_QPU.get() else arguments
+        return quote_names(arguments, job, self.tmpdir) if _HOLDS_QPU.get() else arguments
+
+    def get_snakefile(self) -> str:
+        """Return the Snakefile, quoted for a shell where Snakemake would not do it rightly."""
+        path = str(super().get_snakefile())
+        return shlex.quote(path) if _HOLDS_QPU.get() else path
 
     def additional_general_args(self) -> str:
         """No jobstep and no srun under a lease; the stock ones for all other jobs."""

@@ -20,16 +20,17 @@ from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
 __all__ = ["quote_names", "require_readable"]
 
 
-def quote_names(arguments: str, job: Any) -> str:
-    """Quote the names of a job, and of the files that it waits for, as a shell reads them.
+def quote_names(arguments: str, job: Any, folder: str) -> str:
+    """Quote the names of a job, and of what it waits for, as a shell reads them.
 
     Args:
         arguments: What Snakemake has rendered for the job.
         job: The job, or group of jobs.
+        folder: The executor's temporary folder, which each job waits for first.
     """
     targets = encode_target_jobs_cli_args(job.get_target_spec())
     files = list(job.get_wait_for_files())
-    for values in (targets, files):
+    for values in (targets, [folder], files):
         if values:
             rendered = format_cli_arg("", values).strip()
             arguments = arguments.replace(rendered, shlex.join(values), 1)

@@ -150,6 +150,29 @@ def test_files_and_wildcards_may_have_any_character(project, directive):
     assert all(project.read(f"out/{name}.txt") == name for name in ODD)
 
 
+@pytest.mark.parametrize("directive", ['shell: "touch {output}"', 'script: "touch.py"'])
+def test_a_workflow_may_lie_and_work_in_any_folder(tmp_path, sandbox, directive):
+    folder = tmp_path / """it's "so" $HOME; a b"""
+    folder.mkdir()
+    project = Project(folder, sandbox)
+    project.write(
+        f"""
+        workdir: "work 'dir' $x"
+        rule quantum:
+            output: "quantum.txt"
+            log: "logs/a log.txt"
+            params: text="two\\nlines"
+            resources: qpu=1, qpu_name="FRESNEL"
+            {directive}
+        """,
+        touch="open(snakemake.output[0], 'w').close()",
+    )
+
+    project.run()
+
+    assert (folder / "work 'dir' $x/quantum.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "directive", "options"),
     [

@@ -1,0 +1,90 @@
+"""The plugin's pages keep their word: what they show is run, and the options they name exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from snakemake_runs import PAYLOAD, Project, submitted
+
+from qrmi_workflows.config import load_site_policy
+from qrmi_workflows.sandbox import Sandbox
+from qrmi_workflows.schedulers.base import QPURequest
+from qrmi_workflows.schedulers.slurm import qpu_options
+from snakemake_executor_plugin_slurm_qpu import ExecutorSettings
+
+EXTENSION = Path(__file__).parents[2] / "snakemake_ext"
+INTRO, FURTHER = (
+    (EXTENSION / "docs" / name).read_text(encoding="utf-8") for name in ("intro.md", "further.md")
+)
+BELL = """OPENQASM 3.0;
+include "stdgates.inc";
+qubit[2] q;
+bit[2] meas;
+h q[0];
+cx q[0], q[1];
+meas = measure q;
+"""
+
+
+def blocks(page: str, kind: str) -> list[str]:
+    """Return the blocks of a kind; rules have none, for no site's highlighter knows them."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if name == kind]
+
+
+@pytest.mark.slurm
+@pytest.mark.engines
+@pytest.mark.timeout(200)
+def test_the_rules_and_programs_that_are_shown_run_with_the_command_that_is_shown(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    project = Project(tmp_path, sandbox, limit=150)
+    (shown,), (command,) = blocks(INTRO, ""), blocks(INTRO, "console")
+    sample, hybrid, module = blocks(FURTHER, "")
+    (program,) = blocks(FURTHER, "python")
+    assert sample == shown
+    project.write(
+        module + sample + hybrid,
+        vqe="import json\n"
+        'payload = json.load(open("bell.json"))\n'
+        f"{program}"
+        "json.dump(dict(result.counts()), open(snakemake.output[0], 'w'))\n",
+    )
+    (tmp_path / "bell.json").write_text(json.dumps(PAYLOAD))
+    (tmp_path / "bell.qasm").write_text(BELL)
+
+    program_name, *options = shlex.split(command.removeprefix("$ "))
+    targets = ["all", "bell.result.json", "energy.json"]
+    output = project.run(*options, "--slurm-qpu-mark-all", *targets)
+
+    assert program_name == "snakemake"
+    assert len(submitted(output)) == 3
+    assert json.loads(project.read("energy.json")) == {"1": 100}
+    assert '"1": 100' in project.read("bell.result.json")
+    assert '"ibm_fez"' in project.read("bell.samples.json")
+
+
+def test_the_policy_that_is_shown_means_what_is_said(tmp_path: Path) -> None:
+    (shown,) = blocks(FURTHER, "toml")
+    (tmp_path / "site.toml").write_text(shown)
+    site = load_site_policy(tmp_path / "site.toml")
+
+    granted = ["--gres=qpu:ibm_fez:1", "--licenses=qpu_ibm_fez:1"]
+    assert qpu_options(QPURequest(qpu="ibm_fez"), site.qpu("ibm_fez")) == granted
+    options = qpu_options(QPURequest(qpu="FRESNEL"), site.qpu("FRESNEL"))
+    assert "--partition=quantum" in options
+
+
+def test_the_settings_that_are_named_exist() -> None:
+    known = {f"--slurm-qpu-{field.name.replace('_', '-')}" for field in fields(ExecutorSettings)}
+    profile = (EXTENSION / "profile" / "config.yaml").read_text(encoding="utf-8")
+    named = set(re.findall(r"--slurm-qpu-[a-z-]*[a-z]", INTRO + FURTHER))
+    named |= {f"--{name}" for name in re.findall(r"^(slurm-qpu-[a-z-]+):", profile, re.MULTILINE)}
+
+    assert len(named) > 4
+    assert named <= known

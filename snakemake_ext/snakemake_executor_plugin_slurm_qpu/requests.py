@@ -48,10 +48,14 @@ class QPURequests:
         return load_site_policy()
 
     @cached_property
+    def _nodes(self) -> list[str]:
+        """What the nodes have: `GRES|CPUs`."""
+        argv = ["sinfo", "--noheader", "--exact", "--format=%G|%c"]
+        return require_success(run_command(argv)).stdout.splitlines()
+
+    @cached_property
     def _offered(self) -> dict[str, int]:
-        return offered_gres(
-            require_success(run_command(["sinfo", "--noheader", "--format=%G"])).stdout
-        )
+        return offered_gres("\n".join(node.partition("|")[0] for node in self._nodes))
 
     def find(self, job: Any) -> QPURequest | None:
         """Return the checked request of a job or group of jobs, or `None` when it has none.
@@ -64,6 +68,8 @@ class QPURequests:
             return None
         try:
             request = self._merge(job, asking)
+            for member in asking:
+                self._require_cpus(member)
             if request not in self._met:
                 policy = self.site.qpu(request.qpu)
                 require_gres(policy, self._offered)
@@ -89,6 +95,7 @@ class QPURequests:
                 )
             if request is not None and job.is_group():
                 _name_siblings(job, request.qpu)
+                self._require_cpus_of_group(job)
             if request is not None and (job.is_group() or not job.is_shell):
                 require_readable(job)
 
@@ -136,6 +143,25 @@ class QPURequests:
             return request
         units = units_of(self.site.qpu(name), self._offered)
         return replace(request, count=units or request.count)
+
+    def _require_cpus_of_group(self, group: Any) -> None:
+        try:
+            self._require_cpus(group)
+        except RequestError as error:
+            raise QPURequestError(f"group {group.groupid!r}: {error}") from error
+        except Exception:
+            return  # as in `_find_early`
+
+    def _require_cpus(self, job: Any) -> None:
+        """Refuse more CPUs than any node has: Slurm may accept the job and never start it."""
+        asked = job.resources.get("cpus_per_task") or job.threads
+        counts = [node.rpartition("|")[2] for node in self._nodes]
+        most = max((int(count) for count in counts if count.isdigit()), default=None)
+        if isinstance(asked, int) and most is not None and asked > most:
+            raise RequestError(
+                f"it asks for {asked} CPUs, and no node of this Slurm has more than {most}. Lower "
+                f"its `threads`, or cap those of all rules with --max-threads {most}."
+            )
 
     def _name(self, resources: Any) -> str:
         name, site = resources.get("qpu_name"), self.site

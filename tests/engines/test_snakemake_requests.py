@@ -33,6 +33,7 @@ BAD = {
     'qpu=2, qpu_name="ibm_fez"': r"qpu=2 for QPU 'ibm_fez': no node .* has more than 1 of GRES",
     'qpu=1, qpu_name="ibm_fez", gres="tape:1"': r"gres='tape:1' and for qpu=1; .*Remove `gres`",
     'qpu=1, qpu_name="ibm_fez", slurm_extra="-x n1 --licenses=a"': r"--licenses is set by the req",
+    'qpu=1, qpu_name="ibm_fez"\n                threads: 9': r"for 9 CPUs, .* more than 8. Lower",
     'qpu=1, qpu_name="ibm_fez", slurm_extra="-L a:1"': r"-L is set by the request .*Remove -L",
 }
 
@@ -104,6 +105,26 @@ def test_a_group_for_two_qpus_is_refused(in_sandbox, tmp_path, second, message):
                 group: "g"
                 resources: {second}
                 shell: "touch {{output}}"
+            """,
+        )
+
+
+def test_a_group_of_more_cpus_than_a_node_has_is_refused(in_sandbox, tmp_path):
+    with pytest.raises(WorkflowError, match=r"^group 'g': it asks for 10 CPUs, .* than 8. Lower"):
+        run(
+            tmp_path,
+            """
+            rule after:
+                input: "1.txt", "2.txt"
+                output: "after.txt"
+                group: "g"
+                shell: "touch {output}"
+            rule quantum:
+                output: "{i}.txt"
+                group: "g"
+                threads: 5
+                resources: qpu=1, qpu_name="ibm_fez"
+                shell: "touch {output}"
             """,
         )
 

@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from pulser.backend.remote import RemoteBackend, RemoteConnection
     from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
 
+    from qrmi_workflows.opening import LeaseSet
     from qrmi_workflows.payloads import Payload
 
-__all__ = ["Lease", "TaskOptions"]
+__all__ = ["Lease", "TaskOptions", "release_after_error"]
 
 logger = logging.getLogger(__name__)
 
@@ -275,6 +276,11 @@ class Lease:
     def _frontend(self, kind: str) -> Callable[..., Any]:
         return find_frontend(kind, qpu=self.qpu, resource_type=self.type)
 
+    def await_tasks(self) -> None:
+        """Wait for the end of all that was submitted; leaving a `with` block in order does so."""
+        if (lanes := self._own_lanes()) is not None:
+            lanes.drain()
+
     def environment(self) -> dict[str, str]:
         """Return the variables that let a child process adopt this lease; they hold credentials."""
         return environment_of([self.holding])
@@ -317,20 +323,12 @@ class Lease:
         traceback: TracebackType | None,
     ) -> None:
         if kind is not None:
-            self._release_after_error()
+            release_after_error(self)
             return
         try:
-            if (lanes := self._own_lanes()) is not None:
-                lanes.drain()
+            self.await_tasks()
         finally:
             self.release()
-
-    def _release_after_error(self) -> None:
-        """Release; that this fails must not hide what went wrong before."""
-        try:
-            self.release()
-        except LeaseError as failed:
-            logger.warning("%s", failed)
 
     def _own_lanes(self) -> Lanes | None:
         return None if self._lanes is None or self._lanes.inherited else self._lanes
@@ -342,6 +340,14 @@ class Lease:
             )
         self._lanes = self._own_lanes() or Lanes(self.holding.gate)
         return self._lanes
+
+
+def release_after_error(held: Lease | LeaseSet) -> None:
+    """Release; that this fails must not hide what went wrong before."""
+    try:
+        held.release()
+    except LeaseError as failed:
+        logger.warning("%s", failed)
 
 
 def _cancel(futures: Iterable[TaskFuture]) -> None:

@@ -7,9 +7,11 @@ return, exception, SIGTERM and exit.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -19,13 +21,15 @@ from qrmi_workflows.acquire import find_qpu
 from qrmi_workflows.config import find_config
 from qrmi_workflows.environment import JobQPU
 from qrmi_workflows.errors import ConfigError, RequestError
-from qrmi_workflows.exits import at_end, beyond_signals, sigterm_exits
+from qrmi_workflows.exits import at_end, beyond_signals, exit_put_off, sigterm_exits
 from qrmi_workflows.holding import Holding, environment_of
 from qrmi_workflows.journal import STEP_VARIABLE
-from qrmi_workflows.lease import Lease
+from qrmi_workflows.lease import Lease, release_after_error
 from qrmi_workflows.reap import reap
 
 __all__ = ["LeaseSet", "open_lease"]
+
+logger = logging.getLogger(__name__)
 
 _REAP_SECONDS = 3.0  # what another lease, of a vendor that is silent, may cost this one
 
@@ -50,10 +54,19 @@ class LeaseSet(Mapping[str, Lease]):
         return environment_of(lease.holding for lease in self.values())
 
     def release(self) -> None:
-        """Release all, in the reverse order of acquiring, whatever one of them raises."""
-        with ExitStack() as stack:
-            for lease in self.values():
-                stack.callback(lease.release)
+        """Release all, and at once: a vendor who is silent holds up no other's within KillWait.
+
+        Raises:
+            LeaseError: One of the vendors did not take it back.
+        """
+        with exit_put_off():
+            with ThreadPoolExecutor(max_workers=len(self)) as pool:
+                released = [pool.submit(lease.release) for lease in self.values()]
+            failed = [error for each in released if (error := each.exception()) is not None]
+        for error in failed[1:]:
+            logger.warning("%s", error)
+        if failed:
+            raise failed[0]
 
     def __enter__(self) -> Self:
         return self
@@ -64,11 +77,15 @@ class LeaseSet(Mapping[str, Lease]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Release all; left in order, each awaits its tasks first."""
-        stack = ExitStack()
-        for lease in self.values():
-            stack.push(lease)
-        stack.__exit__(kind, error, traceback)
+        """Release all; left in order, await their tasks first."""
+        if kind is not None:
+            release_after_error(self)
+            return
+        try:
+            for lease in self.values():
+                lease.await_tasks()
+        finally:
+            self.release()
 
 
 @overload

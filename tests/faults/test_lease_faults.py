@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fault_payloads import bell
@@ -15,6 +16,7 @@ from qrmi_workflows import QuantumResult, open_lease
 from qrmi_workflows.errors import ConfigError, LeaseError, SessionEndedError, UnknownQPUError
 from qrmi_workflows.ledger import open_leases
 from qrmi_workflows.reap import reap
+from qrmi_workflows.resource import DEADLINES
 
 HOLD = """
 import sys, time
@@ -174,6 +176,28 @@ def test_several_qpus_are_held_together_and_released_together(counted):
         assert leases.environment()["QRMI_JOB_QPU_RESOURCES"] == "ibm_quick,ibm_other"
 
     assert counted()["sessions open"] == 0
+
+
+def test_vendors_who_are_silent_are_all_asked_within_the_deadline_of_one(
+    fault, emulator, monkeypatch
+):
+    monkeypatch.setitem(DEADLINES, "release", 5.0)
+    leases = open_lease(["ibm_quick", "ibm_other"])
+    fault("hang", route="PATCH */sessions/*")
+
+    with ThreadPoolExecutor() as pool:
+        released = pool.submit(leases.release)
+        before, asked = time.monotonic(), 0
+        while asked < 2:
+            (asked,) = [rule["matched"] for rule in emulator.control.ask("GET", "/faults")]
+        assert time.monotonic() - before < 5
+        emulator.control.ask("DELETE", "/faults")
+        with pytest.raises(LeaseError, match="did not answer release within 5 s"):
+            released.result()
+
+    for document in open_leases():
+        leases[document.qpu].resource.release(document.token)
+        document.close()
 
 
 def test_several_qpus_are_held_or_none(fault, counted):

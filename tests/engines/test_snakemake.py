@@ -338,6 +338,23 @@ def test_scancel_from_outside_ends_the_lease_and_fails_the_rule(project):
     wait_until(lambda: project.sessions()[1] == 0, "the session's end")
 
 
+def test_a_job_that_is_cancelled_before_it_starts_fails_its_rule(project):
+    project.write(
+        """
+        rule quantum:
+            output: "quantum.txt"
+            resources: qpu=1, qpu_name="ibm_fez", slurm_extra="--hold"
+            shell: "touch {output}"
+        """
+    )
+    process = project.start("--slurm-qpu-init-seconds-before-status-checks=3")
+    wait_until(lambda: len(project.jobs()) == 1, "the job's submission")
+
+    project.slurm("scancel", *project.jobs())
+
+    assert "SLURM status is: 'CANCELLED'" in project.wait(process, fails=True)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_snakemake_leaves_no_job_and_no_lease(project, number):
     project.write(WAITING)

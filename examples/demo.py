@@ -33,6 +33,7 @@ EXAMPLES = Path(__file__).parent.resolve()
 RUN = Path("demo-run").resolve()
 STATE = RUN / "state"
 ENGINE = RUN / "engine.pid"
+RELEASE_SECONDS = 30.0
 
 progress = Console(stderr=True)
 
@@ -89,8 +90,16 @@ def run_workflows(site: Site) -> Report:
         loop = ("python", str(EXAMPLES / "h2" / "vqe.py"), "h2/target.json")
         options = ("--output", "vqe/vqe.json", "--address", "127.0.0.1", *site.parsl)
         run("vqe", [*loop, *options], site)
+    await_releases()
     jobs = ask(["scontrol", "show", "job", "--oneliner"], site) if site.slurm else ""
     return collect(RUN, Control(site.emulator).counters(), jobs)
+
+
+def await_releases() -> None:
+    """Wait for the last block: Parsl leaves it to end by itself. What stays open is reported."""
+    deadline = time.monotonic() + RELEASE_SECONDS
+    while any((STATE / "leases" / "open").glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def ask(argv: list[str], site: Site) -> str:

@@ -84,8 +84,9 @@ class Lease:
     def __reduce__(self) -> NoReturn:
         """Say how another process gets at the lease."""
         raise TypeError(
-            f"{self!r} cannot be pickled: it stays in its process. Put `lease.environment()` into "
-            "another process's environment: `open_lease` adopts it there."
+            f"{self!r} cannot be pickled: it holds credentials and stays in its process. From an "
+            "app, return its results; another process adopts it (`open_lease`) when its "
+            "environment has `lease.environment()`."
         )
 
     @functools.cached_property

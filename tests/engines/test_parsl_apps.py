@@ -145,6 +145,7 @@ def test_another_run_finds_the_tasks_of_a_named_step_without_a_scheduler(parsl_s
     with parsl.load(qpu_config("ibm_quick", **options)):
         first = sample_or_fail(bell(), False, qpu_step="energies").result()
         assert sample_or_fail(bell(), False).result() != first
+    wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release")
 
     assert parsl_site.tasks()["accepted"] - before == 2
     with pytest.raises(UnknownQPUError, match="ibm_quick"):

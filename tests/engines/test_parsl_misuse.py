@@ -81,7 +81,7 @@ def test_what_cannot_be_sent_or_read_fails_its_own_call_alone(parsl_site: Site):
             (raise_unreadable(), DeserializationError, "only_in_this_worker.*plain data"),
             (give("unreadable"), DeserializationError, "invalid literal.*plain data"),
             (give("generator"), TypeError, "cannot pickle 'generator'"),
-            (give("lease"), TypeError, "'ibm_quick' holds credentials.*return its results"),
+            (give("lease"), TypeError, "'ibm_quick' .*holds credentials.*return its results"),
             (give("resource"), TypeError, "'ibm_quick' holds credentials.*return its results"),
             (sample_elsewhere(bell()), UnknownQPUError, "in this block; allowed: ibm_quick"),
             (plainly(parsl_resource_specification={"priority": "x"}),

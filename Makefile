@@ -5,6 +5,8 @@ IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 TIERS := $(wildcard $(addprefix tests/,unit emulator faults slurm engines))
 NO_DEMO_SLURM := the demo runs the same workflow on the embedded default.
 NO_TEST_SLURM := `apt-get install slurm-wlm munge procps` as root, or run `make test-noslurm`.
+# Two at once, each with a Slurm and an emulator of its own: most of a test is waiting.
+AT_ONCE := -n 2 --dist loadfile
 # Only root can make the other users that some tests need.
 AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
 
@@ -17,15 +19,15 @@ demo:
 test:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@$(MAKE) --no-print-directory lint
-	@$(IN_VENV) pytest -m 'not slow and not parsl_suite and not tutorial $(AS_USER)' $(TIERS)
+	@$(IN_VENV) pytest $(AT_ONCE) -m 'not slow and not parsl_suite and not tutorial $(AS_USER)' $(TIERS)
 
 test-noslurm: lint
-	@$(IN_VENV) pytest -m 'not slurm and not slow' $(TIERS)
+	@$(IN_VENV) pytest $(AT_ONCE) -m 'not slurm and not slow' $(TIERS)
 
 test-slow:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@tools/setup venv
-	@$(IN_VENV) pytest -m 'slow $(AS_USER)' $(TIERS)
+	@$(IN_VENV) pytest $(AT_ONCE) -m 'slow $(AS_USER)' $(TIERS)
 
 # Parsl's own tests through our provider, launcher and executor, in blocks that hold a QPU.
 test-parsl-suite:

@@ -13,7 +13,7 @@ import threading
 import uuid
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -31,6 +31,7 @@ from qrmi_workflows.task_record import RecordState, TaskRecord
 __all__ = ["Entry", "Step", "forget", "read_records", "unusable"]
 
 _RUN = ".run"
+_PROCESS = uuid.uuid4().hex[:16]  # this process, and its forks
 _SCHEDULER_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
 
@@ -83,18 +84,18 @@ class Step:
         folder: Where its records lie.
         name: Its name.
         named: Whether somebody may run it again under that name.
-        attempt: Which attempt at the step this is, when several commands may take part in one:
-            what one of them has completed is not for the others, which mean a task of their own.
+        attempt: Which attempt at the step this is, of those who find its name in their environment
+            (empty when that is not known): what another command of it, another rank, or another
+            lease of this process has completed is theirs, and an equal task here is meant anew.
     """
 
-    def __init__(self, folder: Path, name: str, *, named: bool = True, attempt: str = "") -> None:
+    def __init__(
+        self, folder: Path, name: str, *, named: bool = True, attempt: str | None = None
+    ) -> None:
         self.folder = folder
         self.name = name
         self.named = named
-        self._attempt = attempt
-        self._command = (
-            attempt and attempt + hashlib.sha256(repr(sys.argv).encode()).hexdigest()[:16]
-        )
+        self._part = None if attempt is None else (_digest(attempt), _command(), _PROCESS)
         self._given: Counter[tuple[str, str]] = Counter()
         self._open: set[Path] = set()
         self._run: tuple[str, FileIO] | None = None
@@ -197,7 +198,7 @@ class Step:
 
     def _begin(self) -> str:
         if self._run is None:
-            run = self._command + uuid.uuid4().hex
+            run = "-".join([*(self._part or ()), uuid.uuid4().hex])
             self._run = run, lock(self.folder / f"{run}{_RUN}")
         return self._run[0]
 
@@ -205,10 +206,13 @@ class Step:
         return is_locked(self.folder / f"{record.run}{_RUN}") and not _gone(record.owner)
 
     def _is_anothers(self, record: TaskRecord) -> bool:
-        """Whether another command of this attempt has had the task's result."""
-        if not self._attempt or record.state is not RecordState.COMPLETED:
+        """Whether another part of this attempt at the step has had the task's result."""
+        theirs = record.run.split("-")
+        if self._part is None or record.state is not RecordState.COMPLETED or len(theirs) < 4:
             return False
-        return record.run.startswith(self._attempt) and not record.run.startswith(self._command)
+        attempt, command, process = self._part
+        same_attempt = theirs[0] == attempt != _digest("")
+        return theirs[2] == process or (same_attempt and theirs[1] != command)
 
     def _other_runs(self) -> set[str]:
         own = self._run and self._run[0]
@@ -221,6 +225,16 @@ class Step:
             self._run[1].close()
             self._run = None
         self._lock = threading.Lock()
+
+
+def _command(environ: Mapping[str, str] = os.environ) -> str:
+    """Identify what this process runs: started again in the same attempt, it is a retry."""
+    ranks = [environ.get(name) for name in ("SLURM_PROCID", "PMIX_RANK", "PMI_RANK")]
+    return _digest(repr([sys.argv, ranks]))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
 
 
 _steps: weakref.WeakSet[Step] = weakref.WeakSet()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from qrmi_workflows import step as step_module
 from qrmi_workflows.errors import ConfigError, JournalError
 from qrmi_workflows.journal import Journal, days_kept
 from qrmi_workflows.results import QuantumResult
@@ -130,21 +131,43 @@ def test_a_step_with_a_task_in_doubt_stays_where_it_is_seen(journal):
     assert states(journal.records()) == ["completed", "intent"]
 
 
-def test_of_one_attempt_each_command_has_tasks_of_its_own_and_the_next_attempt_finds_them(
-    journal, monkeypatch
-):
-    def ask(attempt: str, command: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["python", command])
+def ask(journal, *, process: str, command: str = "a.py", attempt: str = "1", rank: str = "0"):
+    """Complete a task of step `s` as another process would; return how many there are now."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["python", command])
+        patch.setattr(step_module, "_PROCESS", process)
+        patch.setenv("SLURM_PROCID", rank)
         step = journal.this_step({"QPU_STEP": "s", "QPU_ATTEMPT": attempt})
         complete(step)
         journal.close(step)
-        return len(journal.step("s").records())
+    return len(journal.step("s").records())
 
-    assert ask("first", "a.py") == 1
-    assert ask("first", "b.py") == 2, "an equal task of another command is another task"
-    assert ask("first", "a.py") == 2, "the same command again is a retry"
-    assert ask("second", "b.py") == 2
-    assert ask("second", "a.py") == 2
+
+def test_commands_and_ranks_of_one_attempt_have_tasks_of_their_own_that_the_next_finds(journal):
+    assert ask(journal, process="p") == 1
+    assert ask(journal, process="q", command="b.py") == 2
+    assert ask(journal, process="r", rank="1") == 3
+    assert ask(journal, process="s") == 3, "the same command again is a retry"
+    assert ask(journal, process="t", attempt="2", command="b.py") == 3
+    assert ask(journal, process="u", attempt="2") == 3
+
+
+@pytest.mark.parametrize("attempt", ["1", ""])
+def test_each_lease_of_a_process_has_tasks_of_its_own_that_a_rerun_finds(journal, attempt):
+    assert [ask(journal, process="p", attempt=attempt) for _ in range(3)] == [1, 2, 3]
+    assert [ask(journal, process="q", attempt=attempt) for _ in range(4)] == [3, 3, 3, 4]
+
+
+def test_what_a_lease_of_a_process_has_not_completed_its_next_one_finds(journal):
+    environ = {"QPU_STEP": "s", "QPU_ATTEMPT": "1"}
+    first, second = journal.this_step(environ), journal.this_step(environ)
+    claim(first)[0].submitted("task")
+    journal.close(first)
+
+    _, before = claim(second)
+
+    assert before is not None
+    assert before.task_id == "task"
 
 
 @pytest.mark.parametrize("environ", [{"QPU_STEP": "s"}, {"SLURM_JOB_ID": "17"}])

@@ -17,6 +17,7 @@ from parsl.config import Config
 
 from parsl_ext import QPUExecutor, QPUSlurmProvider
 from qrmi_workflows.emulator.client import Control
+from qrmi_workflows.journal import Journal
 from qrmi_workflows.sandbox import Sandbox
 from qrmi_workflows.schedulers.base import run_command
 
@@ -68,6 +69,10 @@ class Site:
     def tasks(self) -> dict[str, int]:
         """Tasks so far."""
         return dict(self.control.counters()["tasks"])
+
+    def recorded(self) -> int:
+        """How many tasks are known by their ids: a process may be killed now without ambiguity."""
+        return sum(record.state == "submitted" for record in Journal().records())
 
     def slurm(self, *argv: str) -> str:
         """Run one of Slurm's commands."""

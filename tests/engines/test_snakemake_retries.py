@@ -12,6 +12,7 @@ import psutil
 import pytest
 from snakemake_runs import PAYLOAD, Project, acquired_by_the_site, submitted, wait_until
 
+from qrmi_workflows.journal import Journal
 from qrmi_workflows.sandbox import Sandbox
 
 pytestmark = [pytest.mark.slurm, pytest.mark.engines]
@@ -45,11 +46,15 @@ def test_a_retry_attaches_to_the_task_that_the_killed_attempt_had_submitted(
     def accepted() -> int:
         return project.control.counters()["tasks"]["accepted"]
 
+    def known() -> list[str]:
+        journal = Journal(Path(project.environ["QPU_STATE"]) / "journal")
+        return [record.state for record in journal.records() if str(tmp_path) in record.step]
+
     before = accepted()
     project.control.ask("PATCH", "/qpus/ibm_fez", {"availability": "paused"})
     try:
         process = project.start("--retries", "2")
-        wait_until(lambda: accepted() == before + 1, "the task's acceptance")
+        wait_until(lambda: known() == ["submitted"], "the task's id")
         for runner in processes_of(tmp_path / "result.json"):
             os.kill(runner.pid, signal.SIGKILL)
     finally:

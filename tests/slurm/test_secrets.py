@@ -184,5 +184,6 @@ def test_an_engines_step(vault: Vault, engine: str, where: str):
 
     said = vault.run(f"{engine}-{where}", *lease, sys.executable, *ENGINES[engine])
 
+    wait(lambda: not vault.open_leases, "the end of Parsl's block")
     assert (said.returncode == 0) is (where != "refused"), said.stdout
     assert all((vault.folder / log).is_dir() for log in LOGS[engine])

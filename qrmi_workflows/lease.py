@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from qrmi_workflows.opening import LeaseSet
     from qrmi_workflows.payloads import Payload
 
-__all__ = ["Lease", "TaskOptions", "release_after_error"]
+__all__ = ["Lease", "TaskOptions", "leave"]
 
 logger = logging.getLogger(__name__)
 
@@ -323,13 +323,7 @@ class Lease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            release_after_error(self)
-            return
-        try:
-            self.await_tasks()
-        finally:
-            self.release()
+        leave(self, after_error=kind is not None)
 
     def _own_lanes(self) -> Lanes | None:
         return None if self._lanes is None or self._lanes.inherited else self._lanes
@@ -343,11 +337,17 @@ class Lease:
         return self._lanes
 
 
-def release_after_error(held: Lease | LeaseSet) -> None:
-    """Release; that this fails must not hide what went wrong before."""
+def leave(held: Lease | LeaseSet, *, after_error: bool) -> None:
+    """Leave a `with` block: await the tasks, unless it ends by an error, and release."""
+    if not after_error:
+        try:
+            held.await_tasks()
+        finally:
+            held.release()
+        return
     try:
         held.release()
-    except LeaseError as failed:
+    except LeaseError as failed:  # it must not hide what went wrong before
         logger.warning("%s", failed)
 
 

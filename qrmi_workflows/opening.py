@@ -24,7 +24,7 @@ from qrmi_workflows.errors import ConfigError, RequestError
 from qrmi_workflows.exits import at_end, beyond_signals, exit_put_off, sigterm_exits
 from qrmi_workflows.holding import Holding, environment_of
 from qrmi_workflows.journal import STEP_VARIABLE
-from qrmi_workflows.lease import Lease, release_after_error
+from qrmi_workflows.lease import Lease, leave
 from qrmi_workflows.reap import reap
 
 __all__ = ["LeaseSet", "open_lease"]
@@ -53,6 +53,11 @@ class LeaseSet(Mapping[str, Lease]):
         """Return the variables that let a child process adopt these leases."""
         return environment_of(lease.holding for lease in self.values())
 
+    def await_tasks(self) -> None:
+        """Wait for the end of all that was submitted; leaving a `with` block in order does so."""
+        for lease in self.values():
+            lease.await_tasks()
+
     def release(self) -> None:
         """Release all, and at once: a vendor who is silent holds up no other's within KillWait.
 
@@ -77,15 +82,7 @@ class LeaseSet(Mapping[str, Lease]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Release all; left in order, await their tasks first."""
-        if kind is not None:
-            release_after_error(self)
-            return
-        try:
-            for lease in self.values():
-                lease.await_tasks()
-        finally:
-            self.release()
+        leave(self, after_error=kind is not None)
 
 
 @overload

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -241,6 +242,15 @@ class QPUExecutor(HighThroughputExecutor):
         for option, path in (("--cert_dir ", self.cert_dir), ("--logdir=", self.worker_logdir)):
             command = command.replace(f"{option}{path} ", f"{option}{shlex.quote(str(path))} ")
         return f"env {LANES_VARIABLE}={self.lanes} {command}"
+
+    def _start_local_interchange_process(self) -> None:
+        # A terminal sends Ctrl-C to it too: when it ends by that, Parsl waits for its answer for
+        # ever. What is blocked here is inherited; Parsl ends it by SIGTERM.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super()._start_local_interchange_process()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _result_queue_worker(self) -> None:
         read_answers(super()._result_queue_worker, self._tasks)

@@ -32,6 +32,18 @@ import time; time.sleep(600)
 """
 
 
+INTERRUPTED = """
+import sys, parsl
+from parsl.config import Config
+from parsl_runs import bell, executor
+from test_parsl_endings import sample
+with parsl.load(Config(executors=[executor(qpu="ibm_quick")], run_dir=sys.argv[1])):
+    sample(bell()).result()
+    print("ready", flush=True)
+    import time; time.sleep(600)
+"""
+
+
 @qpu_app
 def sample(payload, *, lease):
     return lease.run(payload).task_id
@@ -60,6 +72,25 @@ def test_scaling_in_gives_the_lease_back_at_once(parsl_site: Site):
         kernel.executors["qpu"].scale_in(1)
 
         wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=3)
+
+
+def test_ctrl_c_ends_the_program_and_gives_the_lease_back(parsl_site: Site):
+    """A terminal sends SIGINT to all processes of the program, Parsl's interchange among them."""
+    command = [sys.executable, "-c", INTERRUPTED, str(parsl_site.folder / "run")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+
+        os.killpg(program.pid, signal.SIGINT)
+
+        try:
+            _, said = program.communicate(timeout=60)
+        finally:
+            program.kill()
+    assert said.endswith("KeyboardInterrupt\n")
+    wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=10)
 
 
 def test_a_block_that_is_cancelled_from_outside_gives_its_lease_back(parsl_site: Site):

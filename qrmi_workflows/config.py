@@ -41,7 +41,10 @@ SITE_VARIABLE = "QPU_SITE"
 STATE_VARIABLE = "QPU_STATE"
 LANES_VARIABLE = "QPU_LANES"
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_START = "Run `qpu sandbox up` for a site of your own, or ask your administrators."
+_START = (
+    'For a site of your own run `qpu sandbox up`, then `eval "$(qpu sandbox env)"`; else ask your '
+    "administrators."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +186,7 @@ def select_qpu(name: str | None, qpus: Mapping[str, QPUDefinition], path: Path) 
             return next(iter(qpus.values()))
         raise ConfigError(
             f"no QPU was named and {path} has {len(qpus)}: {', '.join(sorted(qpus)) or 'none'}. "
-            "Name one of them."
+            'Name one of them: `--qpu NAME`, or `open_lease("NAME")`.'
         )
     if name not in qpus:
         raise UnknownQPUError(name, qpus, f"in {path}", "`qpu list` shows what can be asked for.")

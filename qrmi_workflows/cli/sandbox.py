@@ -47,12 +47,12 @@ def up(directory: Path | None, nodes: int | None, qpus: Sequence[str], config: P
     box = _sandbox(directory)
     healed = box.status().state == "broken"
     started = box.up(nodes=nodes, qpus=qpus, config=config)
-    if not started:
-        click.echo(f"The sandbox in {box.directory} is up already.")
-        return
     what = f"up again: {', '.join(started)} restarted" if healed else "up"
-    click.echo(f"The sandbox in {box.directory} is {what}.")
-    click.echo("`qpu sandbox shell` works in it, `qpu sandbox down` ends it.")
+    click.echo(f"The sandbox in {box.directory} is {what if started else 'up already'}.")
+    click.echo(
+        '`qpu sandbox shell` works in it, `eval "$(qpu sandbox env)"` leads this shell to it, '
+        "`qpu sandbox down` ends it."
+    )
 
 
 @sandbox.command()

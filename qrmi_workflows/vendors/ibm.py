@@ -186,7 +186,7 @@ def transpiler_target(target: str) -> Target:
         configuration = configuration_from_server_data(document["configuration"])
         properties = properties_from_server_data(document["properties"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ResultError(f"not a target of IBM's: {error!r}. Fetch it again.") from error
+        raise _no_target(repr(error)) from error
     result: Target = convert_to_target(configuration=configuration, properties=properties)
     return result
 
@@ -197,10 +197,17 @@ def _target_document(target: str) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(target)
         kinds = {type(document[part]) for part in ("configuration", "properties")}
     except (KeyError, TypeError, ValueError) as error:
-        raise ResultError(f"not a target of IBM's: {error!r}. Fetch it again.") from error
+        raise _no_target(repr(error)) from error
     if kinds != {dict}:
-        raise ResultError("a target without configuration or properties. Fetch it again.")
+        raise _no_target("it is without configuration or properties")
     return document
+
+
+def _no_target(why: str) -> ResultError:
+    return ResultError(
+        f"not a target of IBM's: {why}. Fetch it again: `qpu target NAME` and `lease.target()` "
+        "give that of a QPU of IBM's, as text."
+    )
 
 
 def _sampler_pub(pub: list[Any] | str, shots: int) -> list[Any]:

@@ -106,6 +106,7 @@ def test_second_up_says_that_it_is_up_already(shared_site: Site) -> None:
     done = shared_site.qpu("up")
     assert done.returncode == 0
     assert "is up already" in done.stdout
+    assert "qpu sandbox env" in done.stdout
     assert shared_site.pids() == before
 
 

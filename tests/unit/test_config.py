@@ -65,7 +65,7 @@ def test_a_malformed_qrmi_config_is_refused_with_its_place(write, text, said):
 
 
 def test_a_missing_file_says_where_it_was_looked_for(tmp_path):
-    with pytest.raises(ConfigError, match="qpu sandbox up"):
+    with pytest.raises(ConfigError, match=r"qpu sandbox up.*qpu sandbox env"):
         config.load_qpus(tmp_path / "absent.json")
     with pytest.raises(ConfigError, match=r"\$QPU_CONFIG is not set"):
         config.find_config({"XDG_CONFIG_HOME": str(tmp_path)})
@@ -126,7 +126,7 @@ def test_without_a_name_the_only_qpu_is_meant_and_no_other(tmp_path):
     two = config.QPUDefinition(name="b", type="t", environment={})
 
     assert config.select_qpu(None, {"a": one}, tmp_path) is one
-    with pytest.raises(ConfigError, match="has 2: a, b"):
+    with pytest.raises(ConfigError, match=r"has 2: a, b\. Name one of them: `--qpu NAME`"):
         config.select_qpu(None, {"a": one, "b": two}, tmp_path)
     with pytest.raises(UnknownQPUError, match="allowed: a"):
         config.select_qpu("z", {"a": one}, tmp_path)

@@ -185,6 +185,13 @@ def test_what_is_no_target_checks_nothing_and_is_never_kept(text):
         load_vendor("ibm").calibrated(text)
 
 
+@pytest.mark.parametrize("given", [{}, "target.json", "[]"])
+def test_what_is_no_target_for_the_transpiler_is_refused_with_where_to_get_one(given):
+    """The document, not its text; a file's name; another vendor's target."""
+    with pytest.raises(ResultError, match=r"`qpu target NAME` .* as text"):
+        transpiler_target(given)
+
+
 def test_when_a_qpu_was_calibrated_is_in_its_target():
     assert load_vendor("ibm").calibrated(target("fez")) == "2025-02-26T15:16:25-05:00"
 

@@ -61,4 +61,6 @@ def classify(
         return SessionEndedError(said, qpu, method, status, retryable=True, refused=True)
     transient = status in _TRANSIENT or (status is None and bool(_CUT_OFF.search(text)))
     refused = name in _REFUSALS or status in _NOT_ACTED_ON
+    if transient:
+        said = f"{said.removesuffix('.')}. Look at its state with `qpu list`; try again later."
     return ResourceError(said, qpu, method, status, transient, refused)

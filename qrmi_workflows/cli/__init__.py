@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -73,8 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="qpu: %(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and steps may have any bytes
         sys.stdout.reconfigure(errors="backslashreplace")
-    # What its client warns of is said by our errors, or is of no use: "a dummy acquisition ID".
-    logging.getLogger("qrmi").setLevel(logging.ERROR)
+    if "RUST_LOG" not in os.environ:
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_is_not_the_clients)
     args = None if argv is None else list(argv)
     try:
         code = qpu.main(args, prog_name="qpu", standalone_mode=False)
@@ -88,6 +90,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         _leave(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _is_not_the_clients(record: logging.LogRecord) -> bool:
+    """Leave out what QRMI's client logs: our errors say it, or it is of no use (a dummy token)."""
+    return "::" not in record.name and record.name.partition(".")[0] != "qrmi"
 
 
 def _leave(message: str, code: int) -> NoReturn:

@@ -76,6 +76,22 @@ def test_the_exit_code_tells_what_happened_and_no_traceback_is_shown(counted, ar
     assert counted()["sessions open"] == 0
 
 
+def test_a_vendor_who_cannot_be_reached_is_one_message_with_what_to_do(
+    emulator, payload_file, tmp_path
+):
+    config = tmp_path / "gone.json"
+    here = f"127.0.0.1:{emulator.url.rpartition(':')[2]}"
+    config.write_text(emulator.config_path.read_text().replace(here, "127.0.0.1:9"))
+    argv = ("run", payload_file, "-o", tmp_path / "r.json", "--qpu", "ibm_quick")
+
+    done = qpu(*argv, env={**os.environ, "QPU_CONFIG": str(config)})
+
+    assert done.returncode == 1
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("qpu: the QPU 'ibm_quick' could not be acquired: ")
+    assert said.endswith("Look at its state with `qpu list`; try again later.")
+
+
 def test_what_is_printed_as_json_is_json(emulator):
     recorded()
 

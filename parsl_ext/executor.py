@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 _TOUCH_SECONDS = 5.0
 _NO_SHARE_OF_A_CORE = 1e-9  # a worker that waits for a QPU needs no core of its own
-_OVERLAP = 2  # workers that prepare or finish a call while others have the lanes
+_OVERLAP = 1  # workers that prepare or finish a call while others have the lanes
 
 
 class QPUExecutor(HighThroughputExecutor):

@@ -22,7 +22,7 @@ __all__ = ["LaneGate", "lane_gate"]
 
 logger = logging.getLogger(__name__)
 
-_FRACTION, _LEAST, _MOST = 0.02, 0.001, 0.05  # of the time waited so far; seconds
+_FRACTION, _LEAST, _MOST = 0.02, 0.0005, 0.05  # of the time waited so far; seconds
 _LOOK_SECONDS = 0.1  # how soon a stopped task is noticed that waits for its own process's lanes
 
 

@@ -1,7 +1,7 @@
 """Tasks: start or re-attach, wait, fetch. How often to ask is the polling law.
 
 Asking may add at most 5 % of a task's own duration plus 10 ms: the pause between two questions is
-a twentieth of the time that the task has run, at least 3 ms and at most a minute. While it is
+a twentieth of the time that the task has run, at least 2 ms and at most a minute. While it is
 queued its own duration has not begun, so the pause is at most a second.
 
 Every task is journaled: what an earlier run of the step has submitted is never submitted again.
@@ -59,7 +59,7 @@ OnAmbiguous = Literal["fail", "resubmit"]
 OnStop = Literal["cancel", "leave"]
 """What becomes of the tasks in flight when their step is stopped."""
 
-_FRACTION, _LEAST, _MOST_RUNNING, _MOST_QUEUED = 0.05, 0.003, 60.0, 1.0
+_FRACTION, _LEAST, _MOST_RUNNING, _MOST_QUEUED = 0.05, 0.002, 60.0, 1.0
 
 
 def to_payload(payload: PayloadLike, *, shots: int | None = None) -> Payload:

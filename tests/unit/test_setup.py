@@ -264,9 +264,8 @@ def test_ci_runs_make_test() -> None:
     """Continuous integration has no set-up of its own."""
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert script.read_text().splitlines()[-4:] == [
+    assert script.read_text().splitlines()[-3:] == [
         "make test",
-        "make test-slow",
         "make test-tutorial",
         "exec make test-parsl-suite",
     ]

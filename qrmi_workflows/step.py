@@ -95,7 +95,7 @@ class Step:
         self.folder = folder
         self.name = name
         self.named = named
-        self._part = None if attempt is None else (_digest(attempt), _command(), _PROCESS)
+        self._part = None if attempt is None else (attempt, _command(), _PROCESS)
         self._given: Counter[tuple[str, str]] = Counter()
         self._open: set[Path] = set()
         self._run: tuple[str, FileIO] | None = None
@@ -123,7 +123,7 @@ class Step:
                     continue  # a task of the same step, made on purpose
                 owner = Owner.this_process()
                 record = (
-                    replace(before, run=run, owner=owner)
+                    replace(before, run=run, owner=owner, part=self._part)
                     if before
                     else TaskRecord(
                         step=self.name,
@@ -135,6 +135,7 @@ class Step:
                         run=run,
                         owner=owner,
                         since=_now(),
+                        part=self._part,
                     )
                 )
                 entry = Entry(path, record, self)
@@ -198,7 +199,7 @@ class Step:
 
     def _begin(self) -> str:
         if self._run is None:
-            run = "-".join([*(self._part or ()), uuid.uuid4().hex])
+            run = uuid.uuid4().hex
             self._run = run, lock(self.folder / f"{run}{_RUN}")
         return self._run[0]
 
@@ -207,12 +208,13 @@ class Step:
 
     def _is_anothers(self, record: TaskRecord) -> bool:
         """Whether another part of this attempt at the step has had the task's result."""
-        theirs = record.run.split("-")
-        if self._part is None or record.state is not RecordState.COMPLETED or len(theirs) < 4:
+        if self._part is None or record.part is None or record.state is not RecordState.COMPLETED:
             return False
         attempt, command, process = self._part
-        same_attempt = theirs[0] == attempt != _digest("")
-        return theirs[2] == process or (same_attempt and theirs[1] != command)
+        their_attempt, their_command, their_process = record.part
+        if their_process == process:
+            return True
+        return attempt != "" and their_attempt == attempt and their_command != command
 
     def _other_runs(self) -> set[str]:
         own = self._run and self._run[0]
@@ -230,11 +232,7 @@ class Step:
 def _command(environ: Mapping[str, str] = os.environ) -> str:
     """Identify what this process runs: started again in the same attempt, it is a retry."""
     ranks = [environ.get(name) for name in ("SLURM_PROCID", "PMIX_RANK", "PMI_RANK")]
-    return _digest(repr([sys.argv, ranks]))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
+    return hashlib.sha256(os.fsencode(repr([sys.argv, ranks]))).hexdigest()[:16]
 
 
 _steps: weakref.WeakSet[Step] = weakref.WeakSet()

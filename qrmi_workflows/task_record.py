@@ -47,6 +47,7 @@ class TaskRecord:
         run: The run of the step that holds it.
         owner: The process of that run.
         since: When this state was written, ISO 8601 in UTC.
+        part: Of a step that several commands share: which attempt, command and process claimed it.
         task_id: The vendor's id, once it is known.
         reason: Why it failed.
         retryable: Whether a rerun submits it again after its failure.
@@ -62,6 +63,7 @@ class TaskRecord:
     run: str
     owner: Owner
     since: str
+    part: tuple[str, str, str] | None = None
     task_id: str | None = None
     reason: str | None = None
     retryable: bool = False
@@ -105,6 +107,7 @@ class TaskRecord:
         try:
             values["state"] = RecordState(values["state"])
             values["owner"] = Owner.from_document(values["owner"])
+            values["part"] = tuple(values["part"]) if values.get("part") else None
             values["result"] = values["result"] and QuantumResult(**values["result"])
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:

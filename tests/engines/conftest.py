@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from emulated_site import emulated_site
 from parsl_runs import EMULATOR, Site
 
 from qrmi_workflows.sandbox import Sandbox
@@ -15,12 +16,8 @@ from qrmi_workflows.sandbox import Sandbox
 
 @pytest.fixture(scope="session")
 def parsl_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    folder = tmp_path_factory.mktemp("parsl")
-    (folder / "emulator.toml").write_text(EMULATOR)
-    box = Sandbox(folder / "box")
-    box.up(config=folder / "emulator.toml")
-    yield box
-    box.down(grace=0)
+    with emulated_site(tmp_path_factory.mktemp("parsl"), EMULATOR) as box:
+        yield box
 
 
 @pytest.fixture

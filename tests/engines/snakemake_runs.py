@@ -19,6 +19,14 @@ from qrmi_workflows.sandbox import Sandbox
 SNAKEMAKE = ("-m", "snakemake")
 OPTIONS = ("--executor", "slurm-qpu", "--jobs", "40")
 LIMIT = 60.0
+BELL = """OPENQASM 3.0;
+include "stdgates.inc";
+qubit[2] q;
+bit[2] meas;
+h q[0];
+cx q[0], q[1];
+meas = measure q;
+"""
 PAYLOAD = {
     "program_id": "sampler",
     "parameters": {

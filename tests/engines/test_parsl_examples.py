@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from emulated_site import emulated_site
 from parsl_runs import wait_until
 
 from qrmi_workflows.emulator.client import Control
@@ -51,12 +52,8 @@ pytestmark = [pytest.mark.engines, pytest.mark.slurm, pytest.mark.timeout(2 * SE
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """A site whose two QPUs compute, and prepare several tasks at once."""
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "emulator.toml").write_text(EMULATOR)
-    sandbox = Sandbox(folder / "box")
-    sandbox.up(config=folder / "emulator.toml")
-    yield sandbox
-    sandbox.down(grace=0)
+    with emulated_site(tmp_path_factory.mktemp("site"), EMULATOR) as sandbox:
+        yield sandbox
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from snakemake_runs import PAYLOAD, Project, submitted
+from snakemake_runs import BELL, PAYLOAD, Project, submitted
 
 from qrmi_workflows.config import load_site_policy
 from qrmi_workflows.sandbox import Sandbox
@@ -21,14 +21,6 @@ EXTENSION = Path(__file__).parents[2] / "snakemake_ext"
 INTRO, FURTHER = (
     (EXTENSION / "docs" / name).read_text(encoding="utf-8") for name in ("intro.md", "further.md")
 )
-BELL = """OPENQASM 3.0;
-include "stdgates.inc";
-qubit[2] q;
-bit[2] meas;
-h q[0];
-cx q[0], q[1];
-meas = measure q;
-"""
 
 
 def blocks(page: str, kind: str) -> list[str]:

@@ -7,7 +7,7 @@ from ast import literal_eval
 from pathlib import Path
 
 import pytest
-from snakemake_runs import Project
+from snakemake_runs import BELL, Project
 
 from qrmi_workflows.sandbox import Sandbox
 
@@ -68,14 +68,6 @@ sequence.add(Pulse.ConstantPulse(500, 6.2832, 0, 0), "global")
 sequence.measure()
 with open(snakemake.output[0], "w") as file:
     file.write(sequence.to_abstract_repr())
-"""
-BELL = """OPENQASM 3.0;
-include "stdgates.inc";
-qubit[2] q;
-bit[2] meas;
-h q[0];
-cx q[0], q[1];
-meas = measure q;
 """
 
 

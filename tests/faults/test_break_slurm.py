@@ -24,6 +24,7 @@ from break_it import (
     new_step,
     write_config,
 )
+from emulated_site import emulated_site
 
 from qrmi_workflows.emulator.client import Control
 from qrmi_workflows.sandbox import Sandbox
@@ -107,11 +108,8 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("break-slurm")
-    (folder / "emulator.toml").write_text(CONFIG)
-    box = Sandbox(folder / "box")
-    box.up(config=folder / "emulator.toml")
-    yield Site(box, folder)
-    box.down(grace=0)
+    with emulated_site(folder, CONFIG) as box:
+        yield Site(box, folder)
 
 
 def plain(step: Step) -> str:

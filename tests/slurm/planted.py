@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from emulated_site import emulated_site
+
 from qrmi_workflows.emulator.client import Control
 from qrmi_workflows.sandbox import Sandbox
 from qrmi_workflows.schedulers.base import require_success, run_command
@@ -216,14 +218,9 @@ def _planted(name: str, like: str) -> str:
 @contextmanager
 def open_vault(folder: Path) -> Iterator[Vault]:
     """Start a sandbox with QPUs of every type, and plant the credentials."""
-    (folder / "emulator.toml").write_text(EMULATOR)
     work = folder / "work"
     (work / "home").mkdir(parents=True)
-    box = Sandbox(folder / "box")
-    box.up(config=folder / "emulator.toml")
-    try:
+    with emulated_site(folder, EMULATOR) as box:
         vault = Vault(box, work)
         vault.plant()
         yield vault
-    finally:
-        box.down(grace=0)

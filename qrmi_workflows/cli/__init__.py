@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="qpu: %(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and steps may have any bytes
         sys.stdout.reconfigure(errors="backslashreplace")
-    if "RUST_LOG" not in os.environ:
+    if "RUST_LOG" not in os.environ:  # who sets it wants to see what the client says
         for handler in logging.getLogger().handlers:
             handler.addFilter(_is_not_the_clients)
     args = None if argv is None else list(argv)

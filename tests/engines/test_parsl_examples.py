@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from emulated_site import emulated_site
+from pages import blocks
 from parsl_runs import wait_until
 
 from qrmi_workflows.emulator.client import Control
@@ -127,8 +128,7 @@ def run_programs(box: Sandbox, folder: Path, scripts: Mapping[str, str]) -> Run:
 
 def page() -> str:
     """Return all that docs/parsl.md shows, as one program."""
-    text = (ROOT / "docs" / "parsl.md").read_text(encoding="utf-8")
-    return "\n".join(re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    return "\n".join(blocks(ROOT / "docs" / "parsl.md", "python"))
 
 
 @pytest.fixture(scope="module")

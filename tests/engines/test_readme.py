@@ -13,10 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from pages import blocks
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 INSTALL = "pip install snakemake '.[parsl,ibm,pasqal]' ./snakemake_ext"
 RUN_ELSEWHERE = {
@@ -29,7 +29,7 @@ RUN_ELSEWHERE = {
 
 def console() -> list[tuple[str, str]]:
     """Return each command of the README with the output that it shows."""
-    text = "".join(block for kind, block in BLOCKS if kind == "console")
+    text = "".join(blocks(ROOT / "README.md", "console"))
     starts = [match.start() for match in re.finditer(r"^\$ ", text, re.MULTILINE)]
     steps = [text[start:end] for start, end in pairwise([*starts, len(text)])]
     return [step.removeprefix("$ ").partition("\n")[::2] for step in steps]
@@ -91,7 +91,7 @@ def test_the_install_command_names_what_there_is() -> None:
 def test_its_snippets_are_those_of_the_examples() -> None:
     folder = ROOT / "examples" / "bell"
     sources = "\n".join((folder / name).read_text() for name in ("Snakefile", "bell.py"))
-    snippets = [text for kind, text in BLOCKS if kind == "python"]
+    snippets = blocks(ROOT / "README.md", "python")
     assert len(snippets) == 2
     assert all(snippet in sources for snippet in snippets)
 

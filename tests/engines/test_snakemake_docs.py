@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from pages import blocks
 from snakemake_runs import BELL, PAYLOAD, Project, submitted
 
 from qrmi_workflows.config import load_site_policy
@@ -18,15 +19,8 @@ from qrmi_workflows.schedulers.slurm import qpu_options
 from snakemake_executor_plugin_slurm_qpu import ExecutorSettings
 
 EXTENSION = Path(__file__).parents[2] / "snakemake_ext"
-INTRO, FURTHER = (
-    (EXTENSION / "docs" / name).read_text(encoding="utf-8") for name in ("intro.md", "further.md")
-)
-
-
-def blocks(page: str, kind: str) -> list[str]:
-    """Return the blocks of a kind; rules have none, for no site's highlighter knows them."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    return [text for name, text in found if name == kind]
+INTRO, FURTHER = (EXTENSION / "docs" / name for name in ("intro.md", "further.md"))
+RULES = ""  # they have no kind, for no site's highlighter knows them
 
 
 @pytest.mark.slurm
@@ -36,8 +30,8 @@ def test_the_rules_and_programs_that_are_shown_run_with_the_command_that_is_show
     tmp_path: Path, sandbox: Sandbox
 ) -> None:
     project = Project(tmp_path, sandbox, limit=150)
-    (shown,), (command,) = blocks(INTRO, ""), blocks(INTRO, "console")
-    sample, hybrid, module = blocks(FURTHER, "")
+    (shown,), (command,) = blocks(INTRO, RULES), blocks(INTRO, "console")
+    sample, hybrid, module = blocks(FURTHER, RULES)
     (program,) = blocks(FURTHER, "python")
     assert sample == shown
     project.write(
@@ -75,7 +69,7 @@ def test_the_policy_that_is_shown_means_what_is_said(tmp_path: Path) -> None:
 def test_the_settings_that_are_named_exist() -> None:
     known = {f"--slurm-qpu-{field.name.replace('_', '-')}" for field in fields(ExecutorSettings)}
     profile = (EXTENSION / "profile" / "config.yaml").read_text(encoding="utf-8")
-    named = set(re.findall(r"--slurm-qpu-[a-z-]*[a-z]", INTRO + FURTHER))
+    named = set(re.findall(r"--slurm-qpu-[a-z-]*[a-z]", INTRO.read_text() + FURTHER.read_text()))
     named |= {f"--{name}" for name in re.findall(r"^(slurm-qpu-[a-z-]+):", profile, re.MULTILINE)}
 
     assert len(named) > 4

@@ -6,26 +6,28 @@ import re
 from pathlib import Path
 
 import pytest
+from pages import blocks
 
-from qrmi_workflows.schedulers.base import run_command
+from qrmi_workflows.schedulers.base import require_success, run_command
 
-PAGE = (Path(__file__).parents[2] / "docs" / "site.md").read_text(encoding="utf-8")
+PAGE = Path(__file__).parents[2] / "docs" / "site.md"
 
 
 @pytest.mark.slurm
 @pytest.mark.usefixtures("in_sandbox")
 def test_the_options_that_a_policy_stands_for_are_granted():
     """All but upstream's `--qpu`, which is its SPANK plugin's."""
-    shown = re.findall(r"# sbatch (--\S+)", PAGE)
+    shown = re.findall(r"# sbatch (--\S+)", PAGE.read_text(encoding="utf-8"))
     options = [option.rstrip(":") for option in shown if not option.startswith("--qpu=")]
     assert [option.partition("=")[0] for option in options] == ["--gres", "--licenses"]
 
-    run_command(["sbatch", "--wait", "--output=/dev/null", *options, "--wrap=true"], timeout=60)
+    argv = ["sbatch", "--wait", "--output=/dev/null", *options, "--wrap=true"]
+    require_success(run_command(argv, timeout=60))
 
 
 @pytest.mark.slurm
 def test_the_lines_of_slurm_conf_are_those_of_a_cluster_that_runs(in_sandbox):
-    (block,) = re.findall(r"^```conf\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (block,) = blocks(PAGE, "conf")
     shown = dict(pair.partition("=")[::2] for pair in block.split() if "=" in pair)
     running = run_command(["scontrol", "show", "config"], timeout=30).stdout
     nodes = run_command(["scontrol", "show", "node"], timeout=30).stdout

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pages import blocks
 
 from qrmi_workflows.cli import qpu
 from qrmi_workflows.config import load_qpus, load_site_policy
@@ -14,21 +15,16 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 
 
-def block(page: str, kind: str) -> str:
-    text = (DOCS / page).read_text(encoding="utf-8")
-    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[0]
-
-
 def test_the_configuration_that_is_shown_is_read(tmp_path):
     path = tmp_path / "qrmi_config.json"
-    path.write_text(block("site.md", "json"))
+    path.write_text(blocks(DOCS / "site.md", "json")[0])
 
     assert load_qpus(path)["ibm_fez"].type == "ibm-quantum-compute-service"
 
 
 def test_the_policy_that_is_shown_means_what_is_said(tmp_path):
     path = tmp_path / "site.toml"
-    path.write_text(block("site.md", "toml"))
+    path.write_text(blocks(DOCS / "site.md", "toml")[0])
     site = load_site_policy(path)
 
     options = {name: qpu_options(QPURequest(qpu=name), site.qpu(name)) for name in site.qpus}

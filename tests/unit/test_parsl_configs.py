@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import blocks
 
 from parsl_ext import qpu_config
 
@@ -33,10 +33,10 @@ def test_what_is_said_of_the_executor_reaches_it(local: bool) -> None:
 
 
 def test_the_page_puts_together_what_qpu_config_does() -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    snippets = blocks(PAGE, "python")
     names: dict[str, Any] = {}
-    exec(blocks[0], names)  # noqa: S102 - the page's own first and last snippet
-    exec(blocks[-1], names)  # noqa: S102
+    exec(snippets[0], names)  # noqa: S102 - the page's own first and last snippet
+    exec(snippets[-1], names)  # noqa: S102
     ready, in_parts = names["config"], names["in_parts"]
     assert repr(in_parts.executors) == repr(ready.executors)
     assert in_parts.memoizer.checkpoint_mode == ready.memoizer.checkpoint_mode

@@ -1,10 +1,10 @@
-"""The whole path on real input: Snakemake, Parsl and two emulated QPUs, on a Slurm of its own.
+"""Run Snakemake and Parsl workflows on two emulated QPUs, and check their results.
 
-    python examples/demo.py               on a personal Slurm cluster, made for this
-    python examples/demo.py --no-slurm    the same workflow on the emulator alone
+    python examples/demo.py               on a personal Slurm cluster, started for the demo
+    python examples/demo.py --no-slurm    the same workflows on the emulator alone
 
-Everything it makes is in `demo-run/`. Its exit code is 1 when an answer is wrong or a lease is left
-open.
+All output goes to `demo-run/`. The exit code is 1 if an answer is wrong or a lease was not
+released.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from qrmi_workflows.sandbox import Sandbox
 EXAMPLES = Path(__file__).parent.resolve()
 RUN = Path("demo-run").resolve()
 STATE = RUN / "state"
-ENGINE = RUN / "engine.pid"
+ENGINE_PID = RUN / "engine.pid"
 RELEASE_SECONDS = 30.0
 
 progress = Console(stderr=True)
@@ -40,7 +40,7 @@ progress = Console(stderr=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Where the workflows run."""
+    """The environment and options that the workflows run with."""
 
     environment: Mapping[str, str]
     snakemake: tuple[str, ...]
@@ -51,9 +51,9 @@ class Site:
 
 @contextmanager
 def slurm_site() -> Iterator[Site]:
-    """A personal Slurm cluster with two emulated QPUs."""
+    """Start a personal Slurm cluster with two emulated QPUs, and stop it at the end."""
     sandbox = Sandbox(RUN / "sandbox")
-    with step("Slurm with two emulated QPUs"):
+    with show_progress("Slurm with two emulated QPUs"):
         sandbox.up()
     try:
         yield Site(
@@ -69,11 +69,11 @@ def slurm_site() -> Iterator[Site]:
 
 @contextmanager
 def embedded_site() -> Iterator[Site]:
-    """Two emulated QPUs; the workflows' jobs are processes of this machine."""
+    """Start two emulated QPUs; the workflows' jobs run as processes on this machine."""
     with start_emulator(RUN / "emulator") as emulator:
-        direct = dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1")
+        no_proxy = dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1")
         yield Site(
-            environment={**os.environ, **direct, "QPU_CONFIG": str(emulator.config_path)},
+            environment={**os.environ, **no_proxy, "QPU_CONFIG": str(emulator.config_path)},
             snakemake=("--cores", "2"),
             parsl=("--local",),
             emulator=emulator.folder,
@@ -82,35 +82,38 @@ def embedded_site() -> Iterator[Site]:
 
 
 def run_workflows(site: Site) -> Report:
-    """Run both workflow engines, one after the other: they want the same QPU."""
-    with step("Snakemake: hydrogen's energies on ibm_fez, antennas on FRESNEL"):
+    """Run one workflow engine after the other, because both use the same QPU."""
+    with show_progress("Snakemake: hydrogen's energy curve on ibm_fez, antennas on FRESNEL"):
         options = ("--snakefile", str(EXAMPLES / "Snakefile"), *site.snakemake)
         run("snakemake", ["python", "-m", "snakemake", *options], site)
-    with step("Parsl: a variational loop on ibm_fez"):
+    with show_progress("Parsl: a variational loop on ibm_fez"):
         loop = ("python", str(EXAMPLES / "h2" / "vqe.py"), "h2/target.json")
         options = ("--output", "vqe/vqe.json", "--address", "127.0.0.1", *site.parsl)
         run("vqe", [*loop, *options], site)
-    await_releases()
-    jobs = ask(["scontrol", "show", "job", "--oneliner"], site) if site.slurm else ""
+    wait_for_releases()
+    jobs = output_of(["scontrol", "show", "job", "--oneliner"], site) if site.slurm else ""
     return collect(RUN, Control(site.emulator).counters(), jobs)
 
 
-def await_releases() -> None:
-    """Wait for the last block: Parsl leaves it to end by itself. What stays open is reported."""
+def wait_for_releases() -> None:
+    """Wait until every lease is released, because Parsl exits before its last block has ended.
+
+    The report lists a lease that is still open after the time limit.
+    """
     deadline = time.monotonic() + RELEASE_SECONDS
     while any((STATE / "leases" / "open").glob("*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
-def ask(argv: list[str], site: Site) -> str:
-    """Return what a command prints."""
+def output_of(argv: list[str], site: Site) -> str:
+    """Return the output of a command."""
     return subprocess.run(
         argv, env=site.environment, check=True, capture_output=True, text=True, timeout=60
     ).stdout
 
 
 def run(name: str, argv: list[str], site: Site) -> None:
-    """Run a program; when it fails, show the end of its log and give up."""
+    """Run a program; if it fails, print the end of its log and exit."""
     log = RUN / f"{name}.log"
     tools = os.pathsep.join([str(Path(sys.executable).parent), site.environment["PATH"]])
     environment = {**site.environment, "PATH": tools, "QPU_STATE": str(STATE)}
@@ -123,7 +126,7 @@ def run(name: str, argv: list[str], site: Site) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    ENGINE.write_text(str(process.pid), encoding="utf-8")
+    ENGINE_PID.write_text(str(process.pid), encoding="utf-8")
     try:
         code = process.wait()
     except BaseException:
@@ -131,11 +134,13 @@ def run(name: str, argv: list[str], site: Site) -> None:
         raise
     if code:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        sys.exit("\n".join([*lines[-40:], f"demo: {name} ended with {code}; its log is {log}."]))
+        sys.exit(
+            "\n".join([*lines[-40:], f"demo: {name} failed with exit code {code}. See {log}."])
+        )
 
 
 def interrupt(process: subprocess.Popen[bytes]) -> None:
-    """End a program and its children as Ctrl-C would, so that they release their leases."""
+    """Interrupt a program and its children as Ctrl-C does, so that they release their leases."""
     os.killpg(process.pid, signal.SIGINT)
     try:
         process.wait(timeout=15)
@@ -145,18 +150,18 @@ def interrupt(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def step(what: str) -> Iterator[None]:
-    """Say what runs, and how long it took."""
+def show_progress(title: str) -> Iterator[None]:
+    """Show what is running, and then how long it took."""
     start = time.monotonic()
-    with progress.status(what):
+    with progress.status(title):
         yield
-    progress.print(f"{time.monotonic() - start:6.1f} s  {what}", highlight=False)
+    progress.print(f"{time.monotonic() - start:6.1f} s  {title}", highlight=False)
 
 
 def clear() -> None:
-    """Remove what an earlier run left, even one that was killed."""
+    """Remove the files of an earlier run, and the processes if it was killed."""
     with suppress(OSError, ValueError, psutil.Error):
-        engine = psutil.Process(int(ENGINE.read_text(encoding="utf-8")))
+        engine = psutil.Process(int(ENGINE_PID.read_text(encoding="utf-8")))
         if engine.cwd() == str(RUN):
             os.killpg(engine.pid, signal.SIGKILL)
     if (RUN / "sandbox").exists():
@@ -167,7 +172,7 @@ def clear() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--no-slurm", action="store_true", help="on the emulator alone")
+    parser.add_argument("--no-slurm", action="store_true", help="run on the emulator alone")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

@@ -1,4 +1,4 @@
-"""What the demo shows in the end: energies, Slurm's jobs, leases, and whether all is well."""
+"""The demo's report: energies, Slurm's jobs, leases, and everything that went wrong."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from rich.table import Table
 from qrmi_workflows.schedulers.slurm import gres_of_job
 
 CHEMICAL_ACCURACY = 1.6e-3
-"""In hartree. The emulator is noise-free, so every energy must be within it."""
+"""In hartree. The emulator is noise-free, so every energy must be this accurate."""
 
-LEASES = {"FRESNEL": 1, "ibm_fez": 2}
-"""One for the antennas; one for hydrogen's curve, and one for the whole variational loop."""
+EXPECTED_LEASES = {"FRESNEL": 1, "ibm_fez": 2}
+"""One for the antennas, one for hydrogen's energy curve and one for the whole variational loop."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that is shown.
+    """The content of the report.
 
     Attributes:
-        energies: One for each bond length, from Snakemake.
-        vqe: The variational loop, from Parsl, with its iterations.
-        mis: The antennas, from Snakemake.
-        leases: The records of the leases that were closed.
-        open: How many were not.
-        qpus: The emulator's own counters of tasks and sessions, by QPU.
-        jobs: What Slurm says of each job; none without Slurm.
-        files: Where the pictures, and Slurm's own words, are.
+        energies: The energy at each bond length, from Snakemake.
+        vqe: The variational loop's result and iterations, from Parsl.
+        mis: The chosen antennas, from Snakemake.
+        leases: The lease records.
+        open: The number of leases that were not released.
+        qpus: The emulator's counters of tasks and sessions, by QPU.
+        jobs: Slurm's jobs; empty without Slurm.
+        files: The paths of the plots and of the output of `scontrol`.
     """
 
     energies: list[Row]
@@ -51,30 +51,32 @@ class Report:
 
     @property
     def faults(self) -> list[str]:
-        """What is not as it must be; empty when all is well."""
+        """Everything that went wrong; empty if the demo succeeded."""
         return [*self._wrong_answers(), *self._wrong_leases()]
 
     def _wrong_answers(self) -> list[str]:
         found = [
-            f"H2 at {row['bond_length']} Å is off by {_error(row):+.2f} mHa"
+            f"H2 at {row['bond_length']} Å is off by {_error_mha(row):+.2f} mHa"
             for row in [*self.energies, self.vqe]
-            if not abs(_error(row)) <= 1000 * CHEMICAL_ACCURACY
+            if not abs(_error_mha(row)) <= 1000 * CHEMICAL_ACCURACY
         ]
         if self.mis["size"] != self.mis["exact_size"]:
-            found.append(f"{self.mis['size']} antennas were chosen, not {self.mis['exact_size']}")
+            found.append(
+                f"{self.mis['size']} antennas were chosen instead of {self.mis['exact_size']}"
+            )
         return found
 
     def _wrong_leases(self) -> list[str]:
-        found = [f"{self.open} leases were not released"] if self.open else []
+        found = [f"leases not released: {self.open}"] if self.open else []
         opened = dict(sorted(Counter(lease["qpu"] for lease in self.leases).items()))
-        if opened != LEASES:
-            found.append(f"the leases were {opened}, not {LEASES}")
+        if opened != EXPECTED_LEASES:
+            found.append(f"leases by QPU: {opened}, expected {EXPECTED_LEASES}")
         for qpu, counters in self.qpus.items():
-            if left := counters["sessions"]["open"]:
-                found.append(f"{left} sessions of {qpu} are open at its vendor")
+            if count := counters["sessions"]["open"]:
+                found.append(f"sessions of {qpu} still open at the vendor: {count}")
         loop = {iteration["task"] for iteration in self.vqe["iterations"]}
         if not any(loop == set(lease["task_ids"]) for lease in self.leases):
-            found.append("the variational loop did not run under one lease of its own")
+            found.append("the variational loop did not run under a single lease of its own")
         return found
 
     def print(self, *, as_json: bool = False) -> None:
@@ -83,12 +85,12 @@ class Report:
             return
         console = Console(highlight=False)
         console.print(
-            "[bold]Ground-state energy of H2[/] in STO-3G", _energies(self), _answers(self)
+            "[bold]Ground-state energy of H2[/] in STO-3G", _energies(self), _summary(self)
         )
         if self.jobs:
-            console.print("[bold]Slurm's jobs[/] as `scontrol show job` has them", _jobs(self.jobs))
-            console.print("Parsl ends its blocks by cancelling them.\n")
-        console.print("[bold]Leases[/]", _leases(self.leases), _vendors(self.qpus))
+            console.print("[bold]Slurm's jobs[/] from `scontrol show job`", _jobs(self.jobs))
+            console.print("Parsl ends a block by cancelling its job.\n")
+        console.print("[bold]Leases[/]", _leases(self.leases), _vendor_counters(self.qpus))
         for line in self.files:
             console.print(line, markup=False, soft_wrap=True)
         for fault in self.faults:
@@ -96,17 +98,17 @@ class Report:
 
 
 def collect(run: Path, counters: Mapping[str, Any], scontrol: str) -> Report:
-    """Gather the report from a run's files and the words of `scontrol show job --oneliner`."""
+    """Build the report from a run's files and the output of `scontrol show job --oneliner`."""
     files = [f"Plot: {run / 'h2' / 'curve.png'}", f"Antennas: {run / 'mis' / 'solution.png'}"]
     if scontrol:
-        words = run / "slurm-jobs.txt"
-        words.write_text(scontrol, encoding="utf-8")
-        files.append(f"Slurm's own words: {words}")
+        path = run / "slurm-jobs.txt"
+        path.write_text(scontrol, encoding="utf-8")
+        files.append(f"Output of scontrol: {path}")
     return Report(
-        energies=_read(run / "h2" / "energies.json"),
-        vqe=_read(run / "vqe" / "vqe.json"),
-        mis=_read(run / "mis" / "solution.json"),
-        leases=[json.loads(line) for line in _lines(run / "state" / "leases")],
+        energies=_read_json(run / "h2" / "energies.json"),
+        vqe=_read_json(run / "vqe" / "vqe.json"),
+        mis=_read_json(run / "mis" / "solution.json"),
+        leases=[json.loads(line) for line in _read_lines(run / "state" / "leases")],
         open=len(list((run / "state" / "leases" / "open").glob("*.json"))),
         qpus=counters["qpus"],
         jobs=[parse_job(line) for line in scontrol.splitlines() if line.startswith("JobId=")],
@@ -117,21 +119,21 @@ def collect(run: Path, counters: Mapping[str, Any], scontrol: str) -> Report:
 def parse_job(line: str) -> dict[str, str]:
     """Parse one line of `scontrol show job --oneliner`."""
     words = dict(word.partition("=")[::2] for word in line.split())
-    name = words.get("Comment", words["JobName"])  # Snakemake's job names are numbers
+    name = words.get("Comment", words["JobName"])  # Snakemake's job names are UUIDs
     name = re.sub(r"^rule_|_job_\d+-\d+$|\.[0-9a-f]{12}$", "", name)
     return {"id": words["JobId"], "name": name, "node": words["NodeList"], **gres_of_job(line)}
 
 
-def _read(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _lines(folder: Path) -> list[str]:
+def _read_lines(folder: Path) -> list[str]:
     files = sorted(folder.glob("*.jsonl"))
     return [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def _error(row: Row) -> float:
+def _error_mha(row: Row) -> float:
     return 1000 * float(row["energy"] - row["exact"])
 
 
@@ -148,25 +150,25 @@ def _energies(report: Report) -> Table:
     rows = [(row, "Snakemake") for row in report.energies] + [(report.vqe, "Parsl")]
     for row, engine in rows:
         energies = (f"{row[key]:.5f}" for key in ("energy", "exact"))
-        table.add_row(f"{row['bond_length']:.3f}", *energies, f"{_error(row):+.3f}", engine)
+        table.add_row(f"{row['bond_length']:.3f}", *energies, f"{_error_mha(row):+.3f}", engine)
     return table
 
 
-def _answers(report: Report) -> str:
+def _summary(report: Report) -> str:
     mis, tasks = report.mis, len(report.vqe["iterations"])
     return (
         f"Snakemake: {len(report.energies)} molecules in one task. "
         f"Parsl: {tasks} iterations, {tasks} tasks, one lease.\n"
-        f"Antennas: {mis['size']} of {len(mis['found'])} may share a channel, "
-        f"exact {mis['exact_size']}; {mis['share']:.0%} of the samples.\n"
+        f"Antennas: {mis['size']} of {len(mis['found'])} can share a channel "
+        f"(at most {mis['exact_size']}), found in {mis['share']:.0%} of the samples.\n"
     )
 
 
 def _jobs(jobs: list[dict[str, str]]) -> Table:
     table = _table("job", "name", "GRES held", "licence held", "state")
     for job in jobs:
-        held = (job[key] or "-" for key in ("gres", "licences"))
-        table.add_row(job["id"], job["name"], *held, job["state"])
+        granted = (job[key] or "-" for key in ("gres", "licences"))
+        table.add_row(job["id"], job["name"], *granted, job["state"])
     return table
 
 
@@ -179,8 +181,8 @@ def _leases(leases: list[Row]) -> Table:
     return table
 
 
-def _vendors(qpus: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
-    lines = ["As the emulated vendors count them (Pasqal Cloud has no sessions):"]
+def _vendor_counters(qpus: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
+    lines = ["As counted by the emulated vendors (Pasqal Cloud has no sessions):"]
     for qpu, counters in qpus.items():
         tasks, sessions = counters["tasks"], counters["sessions"]
         opened = f"sessions opened {sessions['opened']}, closed {sessions['closed']}"

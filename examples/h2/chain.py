@@ -1,7 +1,8 @@
 """The energy curve of H2 as a chain of Parsl apps: classical, quantum, classical.
 
-What `Snakefile` does by rules. Nothing waits for a result on the way: the steps are joined by their
-files. The QPU is asked for when its payload is there (`init_blocks=0`), not while that is prepared.
+This is the workflow of `Snakefile` in Parsl. Files connect the apps, and nothing waits for an
+intermediate result. The QPU is requested when its payload is ready, not while it is being prepared
+(`init_blocks=0`).
 
     qpu target ibm_fez -o target.json
     python chain.py target.json -o curve
@@ -65,21 +66,26 @@ def energies(*, inputs: Any = (), outputs: Any = ()) -> None:
 
 
 def chain(target: Path, folder: Path) -> AppFuture:
-    """Return the last step's future."""
-    files = ("hamiltonians.json", "payload.json", "result.json", "energies.json", "curve.png")
-    prepared, sent, received, answer, picture = (File(str(folder / name)) for name in files)
-    molecules = hamiltonians(BOND_LENGTHS, outputs=[prepared]).outputs[0]
-    task = payload(PRECISION, inputs=[molecules, File(str(target))], outputs=[sent]).outputs[0]
-    result = run_payload(task, outputs=[received]).outputs[0]
-    return energies(inputs=[molecules, result], outputs=[answer, picture])
+    """Connect the apps by their files, and return the last one's future."""
+
+    def file(name: str) -> File:
+        return File(str(folder / name))
+
+    molecules = hamiltonians(BOND_LENGTHS, outputs=[file("hamiltonians.json")]).outputs[0]
+    inputs = [molecules, File(str(target))]
+    content = payload(PRECISION, inputs=inputs, outputs=[file("payload.json")]).outputs[0]
+    result = run_payload(content, outputs=[file("result.json")]).outputs[0]
+    outputs = [file("energies.json"), file("curve.png")]
+    return energies(inputs=[molecules, result], outputs=outputs)
 
 
 def classical(arguments: argparse.Namespace) -> ParslExecutor:
-    """Return an executor of Parsl's own: a Slurm job without a QPU, or a thread here."""
+    """Return one of Parsl's own executors: Slurm jobs without a QPU, or a local thread."""
     if arguments.local:
         return ThreadPoolExecutor(label="classical", max_threads=1)
-    here = f"export PYTHONPATH={Path(__file__).parent.resolve()}:$PYTHONPATH"
-    provider = SlurmProvider(exclusive=False, cores_per_node=1, worker_init=here)
+    # The workers import the modules beside this file.
+    worker_init = f"export PYTHONPATH={Path(__file__).parent.resolve()}:$PYTHONPATH"
+    provider = SlurmProvider(exclusive=False, cores_per_node=1, worker_init=worker_init)
     return HighThroughputExecutor(
         label="classical", provider=provider, address=arguments.address, max_workers_per_node=1
     )
@@ -88,10 +94,10 @@ def classical(arguments: argparse.Namespace) -> ParslExecutor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target", type=Path, help="the QPU's target, from `qpu target`")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="a folder")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the output folder")
     parser.add_argument("--qpu", default="ibm_fez")
-    parser.add_argument("--address", help="of this machine, as the blocks reach it")
-    parser.add_argument("--local", action="store_true", help="without Slurm")
+    parser.add_argument("--address", help="this machine's address as seen from the blocks")
+    parser.add_argument("--local", action="store_true", help="run without Slurm")
     arguments = parser.parse_args()
     arguments.output.mkdir(exist_ok=True)
     config = qpu_config(

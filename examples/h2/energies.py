@@ -1,4 +1,4 @@
-"""The ground-state energies from the QPU's result, and a picture of them beside the exact curve."""
+"""Compute the ground-state energies from the QPU's result, and plot them on the exact curve."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from qrmi_workflows import QuantumResult
 def ground_states(
     molecules: Sequence[Mapping[str, Any]], estimates: Sequence[Sequence[float]]
 ) -> list[dict[str, float]]:
-    """Return each molecule's energy: the minimum over all angles of its row of estimates."""
+    """Return each molecule's energy: the minimum over all angles, from its row of estimates."""
     return [
         {
             "bond_length": molecule["bond_length"],
@@ -26,7 +26,7 @@ def ground_states(
 
 
 def plot(states: Sequence[Mapping[str, float]], curve: Mapping[str, Any], path: Path) -> None:
-    """Draw the energies on the exact curve, and their errors below."""
+    """Plot the energies on the exact curve, and their errors below."""
     from matplotlib.figure import Figure
 
     lengths = [state["bond_length"] for state in states]
@@ -47,7 +47,7 @@ def plot(states: Sequence[Mapping[str, float]], curve: Mapping[str, Any], path: 
 
 
 if __name__ == "__main__":
-    rule = snakemake  # noqa: F821 - Snakemake gives its scripts the rule that they run for
+    rule = snakemake  # noqa: F821 - Snakemake defines this name in its scripts
     document = json.loads(Path(rule.input[0]).read_text(encoding="utf-8"))
     estimates, _ = QuantumResult.load(rule.input[1]).expectation_values()
     states = ground_states(document["molecules"], estimates)

@@ -1,6 +1,6 @@
 """Molecular hydrogen for a QPU: integrals, qubit Hamiltonian, ansatz and the exact answer.
 
-STO-3G gives H2 two orbitals, so four spin orbitals and four qubits: spin up on qubits 0 and 1,
+STO-3G gives H2 two orbitals, hence four spin orbitals and four qubits: spin up on qubits 0 and 1,
 spin down on 2 and 3. Energies are in hartree, bond lengths in ångström.
 """
 
@@ -17,20 +17,20 @@ CHEMICAL_ACCURACY = 1.6e-3
 """1 kcal/mol, in hartree."""
 
 ANGLES = (0.0, 2 * np.pi / 3, 4 * np.pi / 3)
-"""Three evenly spaced angles determine the energy at every angle: see `minimum`."""
+"""The energies at three evenly spaced angles determine it at every angle: see `minimum`."""
 
 
 def hamiltonian(bond_length: float) -> SparsePauliOp:
-    """Return the molecule's Hamiltonian, with the repulsion of the nuclei."""
+    """Return the molecule's Hamiltonian, including the nuclear repulsion."""
     one, two, repulsion = integrals(bond_length)
     return (jordan_wigner(one, two) + SparsePauliOp("IIII", repulsion)).simplify()
 
 
 def integrals(bond_length: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return h[p,q], (pq|rs) over the Hartree-Fock orbitals, and the repulsion of the nuclei."""
+    """Return h[p,q] and (pq|rs) over the Hartree-Fock orbitals, and the nuclear repulsion."""
     from pyscf import ao2mo, gto, lib, scf
 
-    with lib.with_omp_threads(1):  # so few numbers are slower with more
+    with lib.with_omp_threads(1):  # more threads are slower on so small a problem
         molecule = gto.M(atom=f"H 0 0 0; H 0 0 {bond_length}", basis="sto-3g", verbose=0)
         field = scf.RHF(molecule).run()
         one = field.mo_coeff.T @ field.get_hcore() @ field.mo_coeff
@@ -42,7 +42,7 @@ def jordan_wigner(one: np.ndarray, two: np.ndarray) -> SparsePauliOp:
     """Map the electrons to qubits: H = Σ h[p,q] a†p aq + ½ Σ (pq|rs) a†p a†r as aq."""
     orbitals = len(one)
     lower = [annihilation(i, 2 * orbitals) for i in range(2 * orbitals)]
-    spins = (0, orbitals)  # the first spin orbital of either spin
+    spins = (0, orbitals)  # the first spin orbital of each spin
     terms = [
         one[p, q] * lower[p + s].adjoint() @ lower[q + s]
         for p, q in product(range(orbitals), repeat=2)
@@ -58,17 +58,17 @@ def jordan_wigner(one: np.ndarray, two: np.ndarray) -> SparsePauliOp:
 
 
 def annihilation(orbital: int, orbitals: int) -> SparsePauliOp:
-    """Return a_p = Z…Z (X + iY)/2: the Zs give electrons their sign under exchange."""
+    """Return a_p = Z…Z (X + iY)/2, where the Zs give electrons their exchange sign."""
     qubits = list(range(orbital + 1))
     strings = [("Z" * orbital + "X", qubits, 0.5), ("Z" * orbital + "Y", qubits, 0.5j)]
     return SparsePauliOp.from_sparse_list(strings, num_qubits=orbitals)
 
 
 def ansatz() -> QuantumCircuit:
-    """Return cos(θ/2)|0101⟩ + sin(θ/2)|1010⟩: both electrons below, or both excited.
+    """Return cos(θ/2)|0101⟩ + sin(θ/2)|1010⟩: both electrons in the lower or in the upper orbital.
 
-    Symmetry forbids every other state to the ground state in this basis, so that one angle
-    reaches it exactly: unitary coupled cluster with its only double excitation.
+    By symmetry, no other basis state contributes to the ground state, so one angle reaches it
+    exactly. This is unitary coupled cluster with its only double excitation.
     """
     circuit = QuantumCircuit(4)
     circuit.ry(Parameter("θ"), 0)
@@ -81,7 +81,7 @@ def ansatz() -> QuantumCircuit:
 def minimum(energies: Sequence[float]) -> tuple[float, float]:
     """Return the lowest energy over all angles, and its angle, from the energies at `ANGLES`.
 
-    With one rotation the energy is a + b cos θ + c sin θ, so three values give it everywhere
+    With one rotation, the energy is a + b cos θ + c sin θ, so three values determine it everywhere
     (Rotosolve: Ostaszewski, Grant, Benedetti, Quantum 5, 391 (2021)).
     """
     a = np.mean(energies)

@@ -1,4 +1,4 @@
-"""Classical preparation: the Hamiltonian of H2 at each bond length, and the exact energies."""
+"""Prepare classically: compute the Hamiltonian of H2 at each bond length and the exact energies."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from hydrogen import exact, hamiltonian
 
 
 def prepare(bond_lengths: Sequence[float]) -> dict[str, Any]:
-    """Return one Hamiltonian for each bond length, and the exact curve that they lie on."""
+    """Return the Hamiltonian at each bond length, and the exact energy curve."""
     grid = np.geomspace(min(bond_lengths) - 0.1, max(bond_lengths) + 0.1, 50)
     return {
         "molecules": [molecule(length) for length in bond_lengths],
@@ -28,6 +28,6 @@ def molecule(bond_length: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    rule = snakemake  # noqa: F821 - Snakemake gives its scripts the rule that they run for
+    rule = snakemake  # noqa: F821 - Snakemake defines this name in its scripts
     document = prepare(rule.params.bond_lengths)
     Path(rule.output[0]).write_text(json.dumps(document, indent=1), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The ansatz on the QPU's own qubits and gates, with every Hamiltonian, as one payload."""
+"""Build one payload from the ansatz, transpiled for the QPU, and every Hamiltonian."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from qrmi_workflows.vendors.ibm import transpiler_target
 
 
 def transpile(target: str) -> QuantumCircuit:
-    """Return the ansatz for a QPU, placed on its best qubits."""
+    """Return the ansatz in a QPU's native gates, on its best qubits."""
     manager = generate_preset_pass_manager(
         optimization_level=3, target=transpiler_target(target), seed_transpiler=1
     )
@@ -21,7 +21,7 @@ def transpile(target: str) -> QuantumCircuit:
 
 
 def place(operator: SparsePauliOp, circuit: QuantumCircuit) -> dict[str, float]:
-    """Return an observable on the qubits that a transpiled circuit uses."""
+    """Return an observable on the qubits of a transpiled circuit."""
     terms = operator.apply_layout(circuit.layout).to_list()
     return {pauli: coefficient.real for pauli, coefficient in terms}
 
@@ -29,7 +29,7 @@ def place(operator: SparsePauliOp, circuit: QuantumCircuit) -> dict[str, float]:
 def estimator_payload(
     circuit: QuantumCircuit, observables: Any, angles: Iterable[float], precision: float
 ) -> dict[str, Any]:
-    """Return one PUB: every observable at every angle, as NumPy broadcasts the two."""
+    """Return a payload with one PUB: every observable at every angle, broadcast as in NumPy."""
     text = qasm3.dumps(
         circuit,
         disable_constants=True,
@@ -42,7 +42,7 @@ def estimator_payload(
 
 
 def curve_payload(molecules: Sequence[Mapping[str, Any]], target: str, precision: float) -> Any:
-    """Return the payload whose result is an energy for each molecule (row) and angle (column)."""
+    """Return the payload whose result has an energy for each molecule (row) and angle (column)."""
     circuit = transpile(target)
     operators = [SparsePauliOp.from_list(molecule["hamiltonian"].items()) for molecule in molecules]
     column = [[place(operator, circuit)] for operator in operators]
@@ -50,7 +50,7 @@ def curve_payload(molecules: Sequence[Mapping[str, Any]], target: str, precision
 
 
 if __name__ == "__main__":
-    rule = snakemake  # noqa: F821 - Snakemake gives its scripts the rule that they run for
+    rule = snakemake  # noqa: F821 - Snakemake defines this name in its scripts
     hamiltonians, target = (Path(path).read_text(encoding="utf-8") for path in rule.input)
     molecules = json.loads(hamiltonians)["molecules"]
     payload = curve_payload(molecules, target, rule.params.precision)

@@ -1,6 +1,6 @@
-"""The ground state of H2 by a variational loop in Parsl: many tasks, one block, one lease.
+"""Find the ground state of H2 with a variational loop in Parsl: many tasks, one lease.
 
-The optimiser runs here; every energy that it asks for is a task in the block that holds the QPU.
+The optimiser runs here. Every energy that it requests is a task in the block that holds the QPU.
 
     qpu target ibm_fez -o target.json
     python vqe.py target.json -o vqe.json
@@ -23,7 +23,7 @@ from parsl_ext import qpu_app, qpu_config
 
 @qpu_app
 def estimate(payload: dict[str, Any], *, lease: Any) -> dict[str, Any]:
-    """Run one task; this runs in the block, whose lease Parsl passes in."""
+    """Run one task. The app runs in the block, and its executor passes in the block's lease."""
     import os
 
     result = lease.run(payload)
@@ -32,7 +32,7 @@ def estimate(payload: dict[str, Any], *, lease: Any) -> dict[str, Any]:
 
 
 def vqe(bond_length: float, target: str, precision: float) -> dict[str, Any]:
-    """Minimise the energy over the ansatz's angle; return it with every iteration."""
+    """Minimise the energy over the ansatz's angle, and return it with every iteration."""
     operator, circuit = hamiltonian(bond_length), transpile(target)
     observable = place(operator, circuit)
     iterations: list[dict[str, Any]] = []
@@ -42,10 +42,10 @@ def vqe(bond_length: float, target: str, precision: float) -> dict[str, Any]:
         iterations.append({"angle": float(angles[0]), **estimate(payload).result()})
         return float(iterations[-1]["energy"])
 
-    found = minimize(energy, x0=[0.0], method="COBYLA", options={"rhobeg": 0.3, "tol": 0.01})
+    optimum = minimize(energy, x0=[0.0], method="COBYLA", options={"rhobeg": 0.3, "tol": 0.01})
     return {
         "bond_length": bond_length,
-        "energy": float(found.fun),
+        "energy": float(optimum.fun),
         "exact": exact(operator),
         "iterations": iterations,
     }
@@ -58,8 +58,8 @@ def main() -> None:
     parser.add_argument("--qpu", default="ibm_fez")
     parser.add_argument("--bond-length", type=float, default=0.735, help="in ångström")
     parser.add_argument("--precision", type=float, default=1e-4, help="in hartree")
-    parser.add_argument("--address", help="of this machine, as the block reaches it")
-    parser.add_argument("--local", action="store_true", help="without Slurm")
+    parser.add_argument("--address", help="this machine's address as seen from the block")
+    parser.add_argument("--local", action="store_true", help="run without Slurm")
     arguments = parser.parse_args()
     target = arguments.target.read_text(encoding="utf-8")
     config = qpu_config(
@@ -69,8 +69,8 @@ def main() -> None:
         run_dir=str(arguments.output.parent / "parsl"),
     )
     with parsl.load(config):
-        found = vqe(arguments.bond_length, target, arguments.precision)
-    arguments.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        answer = vqe(arguments.bond_length, target, arguments.precision)
+    arguments.output.write_text(json.dumps(answer, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

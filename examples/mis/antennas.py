@@ -1,7 +1,7 @@
-"""The largest set of antennas that do not disturb each other: a maximum independent set.
+"""The largest set of antennas that do not interfere: a maximum independent set.
 
-Two antennas within reach of each other must not share a channel. Choosing as many as possible that
-may is a maximum independent set of the graph of reaches.
+Two antennas within reach of each other must not share a channel. The largest set of antennas that
+can share one is a maximum independent set of the graph that joins antennas within reach.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ SITES = [
     for row in range(4)
     for column in range(4 - row)
 ]
-"""Ten sites in a triangle. All lengths are in µm, as atoms stand for the antennas."""
+"""Ten sites in a triangle. Lengths are in µm, because atoms represent the antennas."""
 
 EDGES = [(a, b) for a, b in combinations(range(len(SITES)), 2) if dist(SITES[a], SITES[b]) < REACH]
 
 
 def is_independent(chosen: str) -> bool:
-    """Say whether no two of the chosen, written as 0s and 1s, are within reach."""
+    """Return whether no two chosen antennas, marked by 1 in a string of 0s and 1s, interfere."""
     return not any(chosen[a] == chosen[b] == "1" for a, b in EDGES)
 
 
 def largest(candidates: Iterable[str]) -> str:
-    """Return the independent candidate with the most members; "" when there is none."""
+    """Return the largest independent candidate, or an empty string if none is independent."""
     return max(filter(is_independent, candidates), key=lambda chosen: chosen.count("1"), default="")
 
 
 def exact() -> str:
-    """Return a maximum independent set, having tried every subset."""
+    """Return a maximum independent set, found by trying every subset."""
     return largest("".join(bits) for bits in product("01", repeat=len(SITES)))

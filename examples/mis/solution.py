@@ -1,4 +1,4 @@
-"""The largest independent set that the QPU found, beside the exact one, and a picture of it."""
+"""Compare the largest independent set that the QPU found with the exact one, and plot it."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from qrmi_workflows import QuantumResult
 
 
 def solution(counts: Mapping[str, int]) -> dict[str, Any]:
-    """Return the largest independent set among the samples, and how often it was drawn."""
+    """Return the largest independent set among the samples, and its share of them."""
     found = largest(counts)
     return {
         "found": found,
@@ -22,12 +22,12 @@ def solution(counts: Mapping[str, int]) -> dict[str, Any]:
 
 
 def plot(chosen: str, path: Path) -> None:
-    """Draw the antennas, those within reach joined, the chosen ones filled."""
+    """Plot the antennas: those within reach are joined, the chosen ones filled."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4, 4), layout="constrained")
     axes = figure.subplots()
-    axes.set(title=f"{chosen.count('1')} antennas that may share a channel", aspect="equal")
+    axes.set(title=f"{chosen.count('1')} antennas that can share a channel", aspect="equal")
     axes.axis("off")
     for edge in EDGES:
         axes.plot(*zip(*(SITES[site] for site in edge), strict=True), color="0.8", zorder=1)
@@ -38,7 +38,7 @@ def plot(chosen: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    rule = snakemake  # noqa: F821 - Snakemake gives its scripts the rule that they run for
+    rule = snakemake  # noqa: F821 - Snakemake defines this name in its scripts
     answer = solution(QuantumResult.load(rule.input[0]).counts())
     Path(rule.output[0]).write_text(json.dumps(answer, indent=1), encoding="utf-8")
     plot(answer["found"], Path(rule.output[1]))

@@ -1,7 +1,7 @@
-"""The antennas as atoms, and the sweep that solves them, as one payload for the QPU's own device.
+"""Build the payload: the antennas as atoms, and a detuning sweep that finds the largest set.
 
 Atoms obey the antennas' rule by nature: two within the blockade radius are never both excited. A
-slow sweep of the laser's detuning takes them from none excited to as many as the rule allows
+slow sweep of the laser's detuning takes them from no excitation to as many as the rule allows
 (Ebadi et al., Science 376, 1209 (2022)).
 """
 
@@ -18,11 +18,11 @@ from pulser.waveforms import InterpolatedWaveform
 
 DURATION = 4000  # ns
 RABI_FREQUENCY = 2 * pi  # rad/µs: the blockade radius is then 7.2 µm
-DETUNING = 3 * pi  # rad/µs: more than the interaction of far atoms, less than of near ones
+DETUNING = 3 * pi  # rad/µs: between the interactions of distant and of neighbouring atoms
 
 
 def sequence(device: Device) -> Sequence:
-    """Return the sweep, measured: one 0 or 1 for each atom, in the order of `SITES`."""
+    """Return the sweep and a measurement: one bit for each atom, in the order of `SITES`."""
     register = Register.from_coordinates(SITES, prefix="antenna")
     if device.requires_layout:
         register = register.with_automatic_layout(device)
@@ -35,14 +35,14 @@ def sequence(device: Device) -> Sequence:
     return sweep
 
 
-def sampled(target: str, runs: int) -> dict[str, Any]:
-    """Return the payload that samples the sweep on the device that a QPU's target describes."""
-    (listed,) = json.loads(target)
-    device = deserialize_device(listed["specs"])
+def sweep_payload(target: str, runs: int) -> dict[str, Any]:
+    """Return the payload that samples the sweep on the device of a QPU's target."""
+    (description,) = json.loads(target)
+    device = deserialize_device(description["specs"])
     return {"sequence": json.loads(sequence(device).to_abstract_repr()), "job_runs": runs}
 
 
 if __name__ == "__main__":
-    rule = snakemake  # noqa: F821 - Snakemake gives its scripts the rule that they run for
-    payload = sampled(Path(rule.input[0]).read_text(encoding="utf-8"), rule.params.runs)
+    rule = snakemake  # noqa: F821 - Snakemake defines this name in its scripts
+    payload = sweep_payload(Path(rule.input[0]).read_text(encoding="utf-8"), rule.params.runs)
     Path(rule.output[0]).write_text(json.dumps(payload), encoding="utf-8")

@@ -1,7 +1,7 @@
-"""The magnetisation of a kicked Ising chain over the angle of the kicks: a sweep over lanes.
+"""Measure the magnetisation of a kicked Ising chain over the kick angle, on all of a QPU's lanes.
 
-Each angle is a task of its own, and as many are with the QPU at once as it has lanes. The model is
-that of Kim et al., Nature 618, 500 (2023), on a chain short enough for the exact answer.
+Each angle is a separate task, and the QPU has as many tasks at once as it has lanes. The model is
+that of Kim et al., Nature 618, 500 (2023), on a chain short enough to solve exactly.
 
     qpu target ibm_fez -o fez.json
     python ising.py fez.json -o ising.json
@@ -36,18 +36,18 @@ MAGNETISATION = SparsePauliOp.from_sparse_list(
 
 
 def kicked_chain() -> QuantumCircuit:
-    """Return the dynamics of a chain whose spins all start up."""
+    """Return the time evolution of a chain whose spins all start up."""
     circuit, angle = QuantumCircuit(SPINS), Parameter("θ")
     for _ in range(KICKS):
         circuit.rx(angle, range(SPINS))
-        for first in (0, 1):  # every other coupling, then those between them
+        for first in (0, 1):  # the even couplings, then the odd ones
             for spin in range(first, SPINS - 1, 2):
                 circuit.rzz(-pi / 2, spin, spin + 1)
     return circuit
 
 
 def transpile(circuit: QuantumCircuit, target: str) -> QuantumCircuit:
-    """Return the circuit on a QPU's best qubits, in its own gates."""
+    """Return the circuit in a QPU's native gates, on its best qubits."""
     manager = generate_preset_pass_manager(
         optimization_level=3, target=transpiler_target(target), seed_transpiler=1
     )
@@ -55,11 +55,11 @@ def transpile(circuit: QuantumCircuit, target: str) -> QuantumCircuit:
 
 
 def sweep(circuit: QuantumCircuit, file: Path) -> list[AppFuture]:
-    """Start a task for each angle, of one circuit in a file."""
+    """Start one task for each angle, all with the same circuit file."""
     with file.open("wb") as stream:
         qpy.dump(circuit, stream)
-    placed = MAGNETISATION.apply_layout(circuit.layout).to_list()
-    observable = {pauli: weight.real for pauli, weight in placed}
+    terms = MAGNETISATION.apply_layout(circuit.layout).to_list()
+    observable = {pauli: weight.real for pauli, weight in terms}
     return [
         run_payload(
             Payload.from_file(
@@ -71,7 +71,7 @@ def sweep(circuit: QuantumCircuit, file: Path) -> list[AppFuture]:
 
 
 def row(angle: float, result: QuantumResult) -> dict[str, Any]:
-    """Return what was measured at an angle, beside the exact answer."""
+    """Return the measured and the exact magnetisation at an angle."""
     state = Statevector(kicked_chain().assign_parameters([angle]))
     return {
         "angle": angle,
@@ -86,9 +86,9 @@ def main() -> None:
     parser.add_argument("target", type=Path, help="the QPU's target, from `qpu target`")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--qpu", default="ibm_fez")
-    parser.add_argument("--lanes", type=int, help="tasks at once; by default as the site says")
-    parser.add_argument("--address", help="of this machine, as the block reaches it")
-    parser.add_argument("--local", action="store_true", help="without Slurm")
+    parser.add_argument("--lanes", type=int, help="tasks at once (default: site policy)")
+    parser.add_argument("--address", help="this machine's address as seen from the block")
+    parser.add_argument("--local", action="store_true", help="run without Slurm")
     arguments = parser.parse_args()
     circuit = transpile(kicked_chain(), arguments.target.read_text(encoding="utf-8"))
     config = qpu_config(

@@ -1,8 +1,8 @@
-"""Rabi oscillations of one, two and three atoms that block each other: a sweep in Pulser.
+"""Measure Rabi oscillations of one, two and three atoms that block each other, in Pulser.
 
-Atoms within the blockade radius share one excitation, and the laser drives N of them √N times as
-fast as one (Gaëtan et al., Nature Physics 5, 115 (2009)). Each number of atoms is a call in the
-block, and each duration of the pulse one task of that call's batch.
+Atoms within the blockade radius share one excitation, so the laser drives N of them √N times as
+fast as one (Gaëtan et al., Nature Physics 5, 115 (2009)). Each number of atoms is one app call in
+the block, and each pulse duration is one task in that call's batch.
 
     qpu target FRESNEL -o fresnel.json
     python rabi.py fresnel.json -o rabi.json
@@ -32,7 +32,7 @@ DURATIONS = list(range(100, 1700, 200))  # ns
 
 @qpu_app
 def excitation(sequence: Sequence, durations: list[int], runs: int, *, lease: Any) -> list[float]:
-    """Return how often an atom was excited after each duration; this runs in the block."""
+    """Return how often an atom was excited after each duration. The app runs in the block."""
     jobs = [{"runs": runs, "variables": {"duration": duration}} for duration in durations]
     results = lease.pulser_backend(sequence).run(jobs, wait=True).results
     outcomes = [result.final_bitstrings for result in results]
@@ -40,7 +40,7 @@ def excitation(sequence: Sequence, durations: list[int], runs: int, *, lease: An
 
 
 def pulse(atoms: int, device: Device) -> Sequence:
-    """Return a resonant pulse, its duration left open, on atoms at the corners of a triangle."""
+    """Return a resonant pulse of variable duration on atoms at the corners of a triangle."""
     corners = [(0.0, 0.0), (SPACING, 0.0), (SPACING / 2, SPACING * sqrt(3) / 2)]
     register = Register.from_coordinates(corners[:atoms], prefix="atom")
     if device.requires_layout:
@@ -54,7 +54,7 @@ def pulse(atoms: int, device: Device) -> Sequence:
 
 
 def oscillation(atoms: int, excited: list[float]) -> dict[str, Any]:
-    """Return what was measured, what theory says, and the Rabi frequency that fits best."""
+    """Return the measured and the theoretical curve, and the speed-up that fits best."""
     times = np.array(DURATIONS) / 1000
     expected = sqrt(atoms) * RABI_FREQUENCY
     (fitted,), _ = curve_fit(curve, times, excited, p0=expected)
@@ -76,12 +76,12 @@ def main() -> None:
     parser.add_argument("target", type=Path, help="the QPU's target, from `qpu target`")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--qpu", default="FRESNEL")
-    parser.add_argument("--runs", type=int, default=500, help="of each pulse")
-    parser.add_argument("--address", help="of this machine, as the block reaches it")
-    parser.add_argument("--local", action="store_true", help="without Slurm")
+    parser.add_argument("--runs", type=int, default=500, help="number of runs of each pulse")
+    parser.add_argument("--address", help="this machine's address as seen from the block")
+    parser.add_argument("--local", action="store_true", help="run without Slurm")
     arguments = parser.parse_args()
-    (listed,) = json.loads(arguments.target.read_text(encoding="utf-8"))
-    device = deserialize_device(listed["specs"])
+    (description,) = json.loads(arguments.target.read_text(encoding="utf-8"))
+    device = deserialize_device(description["specs"])
     config = qpu_config(
         arguments.qpu,
         local=arguments.local,
@@ -90,8 +90,8 @@ def main() -> None:
     )
     with parsl.load(config):
         calls = {n: excitation(pulse(n, device), DURATIONS, arguments.runs) for n in (1, 2, 3)}
-        found = [oscillation(atoms, call.result()) for atoms, call in calls.items()]
-    arguments.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        curves = [oscillation(atoms, call.result()) for atoms, call in calls.items()]
+    arguments.output.write_text(json.dumps(curves, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The demo's report: what it reads from Slurm's words, and what it calls wrong."""
+"""The demo's report: what it reads from scontrol's output, and what it reports as wrong."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLASSICAL_JOB = (
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Give a run's folder in which all is well."""
+    """Create the output folder of a successful run."""
     energy = {"bond_length": 0.735, "energy": -1.1372, "exact": -1.1373, "hartree_fock": -1.117}
     documents: dict[str, Any] = {
         "h2/energies.json": [energy],
@@ -56,8 +56,8 @@ def lease(qpu: str, job: str, tasks: str) -> str:
     return json.dumps({**record, **times, "held": 2.1}) + "\n"
 
 
-def counters(left: int = 0) -> dict[str, Any]:
-    fez = {"opened": 2, "closed": 2 - left, "open": left}
+def counters(open_sessions: int = 0) -> dict[str, Any]:
+    fez = {"opened": 2, "closed": 2 - open_sessions, "open": open_sessions}
     none = {"opened": 0, "closed": 0, "open": 0}
     tasks = {"completed": 3}
     return {
@@ -68,7 +68,7 @@ def counters(left: int = 0) -> dict[str, Any]:
     }
 
 
-def test_slurms_words_give_the_gres_and_the_licence_of_each_job(run: Path) -> None:
+def test_scontrols_output_gives_the_gres_and_the_licence_of_each_job(run: Path) -> None:
     report = demo_report.collect(run, counters(), f"{CLASSICAL_JOB}\n{QPU_JOB}\n{BLOCK}\n")
     assert [(job["id"], job["name"], job["gres"], job["licences"]) for job in report.jobs] == [
         ("1", "prep_h2_prepare_h2_transpile", "", ""),
@@ -78,7 +78,7 @@ def test_slurms_words_give_the_gres_and_the_licence_of_each_job(run: Path) -> No
     assert (run / "slurm-jobs.txt").read_text().startswith("JobId=1 ")
 
 
-def test_a_run_in_which_all_is_well_has_no_faults(run: Path) -> None:
+def test_a_successful_run_has_no_faults(run: Path) -> None:
     assert demo_report.collect(run, counters(), "").faults == []
 
 
@@ -92,9 +92,12 @@ def test_an_energy_beyond_chemical_accuracy_is_a_fault(run: Path, energy: float)
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"mis": {"size": 3, "exact_size": 4}}, "3 antennas were chosen, not 4"),
-        ({"qpus": counters(left=1)["qpus"]}, "1 sessions of ibm_fez are open at its vendor"),
-        ({"open": 1}, "1 leases were not released"),
+        ({"mis": {"size": 3, "exact_size": 4}}, "3 antennas were chosen instead of 4"),
+        (
+            {"qpus": counters(open_sessions=1)["qpus"]},
+            "sessions of ibm_fez still open at the vendor: 1",
+        ),
+        ({"open": 1}, "leases not released: 1"),
     ],
 )
 def test_a_wrong_answer_or_lease_is_a_fault(run: Path, change: dict[str, Any], fault: str) -> None:
@@ -102,27 +105,27 @@ def test_a_wrong_answer_or_lease_is_a_fault(run: Path, change: dict[str, Any], f
     assert report.faults == [fault]
 
 
-def test_a_lease_too_many_is_a_fault(run: Path) -> None:
-    """Were each iteration under a lease of its own, both faults would show."""
+def test_an_extra_lease_is_a_fault(run: Path) -> None:
+    """Separate leases for the iterations would be a second fault."""
     with (run / "state" / "leases" / "2026-11-n2.jsonl").open("w") as file:
         file.write(lease("ibm_fez", "6", "e"))
     (fault,) = demo_report.collect(run, counters(), "").faults
-    assert fault.startswith("the leases were {'FRESNEL': 1, 'ibm_fez': 3}")
+    assert fault.startswith("leases by QPU: {'FRESNEL': 1, 'ibm_fez': 3}")
 
 
 def test_an_iteration_under_another_lease_is_a_fault(run: Path) -> None:
     report = demo_report.collect(run, counters(), "")
     wrong = replace(report, vqe={**report.vqe, "iterations": [{"task": "c"}, {"task": "b"}]})
-    assert wrong.faults == ["the variational loop did not run under one lease of its own"]
+    assert wrong.faults == ["the variational loop did not run under a single lease of its own"]
 
 
-def test_a_lease_that_is_still_on_file_is_open(run: Path) -> None:
+def test_a_lease_with_an_open_record_was_not_released(run: Path) -> None:
     (run / "state" / "leases" / "open").mkdir()
     (run / "state" / "leases" / "open" / "a9.json").write_text("{}")
-    assert demo_report.collect(run, counters(), "").faults == ["1 leases were not released"]
+    assert demo_report.collect(run, counters(), "").faults == ["leases not released: 1"]
 
 
-def test_the_screen_fits_80_columns(
+def test_the_report_fits_80_columns(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -137,8 +140,8 @@ def test_the_screen_fits_80_columns(
     assert any("0.735" in line and "+0.100" in line for line in lines)
 
 
-def test_json_has_the_faults(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    demo_report.collect(run, counters(left=1), "").print(as_json=True)
+def test_the_json_report_has_the_faults(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo_report.collect(run, counters(open_sessions=1), "").print(as_json=True)
     assert json.loads(capsys.readouterr().out)["faults"] == [
-        "1 sessions of ibm_fez are open at its vendor"
+        "sessions of ibm_fez still open at the vendor: 1"
     ]

@@ -1,4 +1,4 @@
-"""The hydrogen example's own mathematics, against pyscf, the literature and Aer."""
+"""The hydrogen example's mathematics, checked against PySCF, the literature and Aer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def molecules() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def target() -> str:
-    """Give the target of IBM's Heron `fez` as QRMI does: a configuration and properties."""
+    """Return the target of IBM's Heron `fez` as QRMI does: configuration and properties."""
     backend = FakeFez()
     folder = Path(backend.dirname)
     names = {"configuration": backend.conf_filename, "properties": backend.props_filename}
@@ -88,7 +88,7 @@ def test_the_ansatz_reaches_the_ground_state_at_the_fitted_angle(bond_length: fl
     assert energy(angle) == pytest.approx(fitted, abs=1e-10)
 
 
-def test_the_state_at_angle_zero_is_hartree_focks() -> None:
+def test_the_state_at_angle_zero_is_the_hartree_fock_state() -> None:
     molecule = gto.M(atom="H 0 0 0; H 0 0 0.735", basis="sto-3g", verbose=0)
     state = Statevector(hydrogen.ansatz().assign_parameters([0.0]))
     energy = state.expectation_value(hydrogen.hamiltonian(0.735)).real
@@ -102,7 +102,7 @@ def test_the_minimum_of_a_sinusoid_is_found_from_three_points(phase: float) -> N
     assert (lowest, angle) == pytest.approx((1.3, phase))
 
 
-def test_the_circuit_uses_only_what_the_qpu_has(target: str) -> None:
+def test_the_circuit_uses_only_gates_that_the_qpu_has(target: str) -> None:
     circuit = transpile.transpile(target)
     offered = transpiler_target(target)
     for item in circuit.data:
@@ -112,14 +112,18 @@ def test_the_circuit_uses_only_what_the_qpu_has(target: str) -> None:
 
 
 def test_one_payload_gives_every_energy(molecules: list[dict[str, Any]], target: str) -> None:
-    """Run the payload's own QASM on Aer: a row for each molecule, a column for each angle."""
+    """Run the payload's QASM on Aer: one row for each molecule, one column for each angle."""
     payload = Payload.from_content(transpile.curve_payload(molecules, target, precision=1e-12))
-    (text, observables, angles, precision), *others = payload.content["parameters"]["pubs"]
+    (text, observables, angles, precision), *other_pubs = payload.content["parameters"]["pubs"]
     circuit = qasm3.loads(text)
     width = circuit.num_qubits
-    cut = [[_cut(terms, width) for terms in row] for row in observables]
-    estimates = EstimatorV2().run([(circuit, cut, angles, precision)]).result()[0].data.evs
-    assert (payload.program, others, estimates.shape) == ("estimator", [], (len(BOND_LENGTHS), 3))
+    trimmed = [[_trim(terms, width) for terms in row] for row in observables]
+    estimates = EstimatorV2().run([(circuit, trimmed, angles, precision)]).result()[0].data.evs
+    assert (payload.program, other_pubs, estimates.shape) == (
+        "estimator",
+        [],
+        (len(BOND_LENGTHS), 3),
+    )
     states = energies.ground_states(molecules, estimates.tolist())
     assert [state["energy"] for state in states] == pytest.approx(
         [molecule["exact"] for molecule in molecules], abs=1e-8
@@ -132,7 +136,7 @@ def test_the_exact_curve_passes_through_the_molecules(molecules: list[dict[str, 
     assert between == pytest.approx([molecule["exact"] for molecule in molecules], abs=0.01)
 
 
-def test_the_plot_is_a_picture(molecules: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_the_plot_is_a_png(molecules: list[dict[str, Any]], tmp_path: Path) -> None:
     rows = [[molecule["exact"] + 0.1] * 3 for molecule in molecules]
     states = energies.ground_states(molecules, rows)
     curve = {"bond_lengths": list(BOND_LENGTHS), "exact": [m["exact"] for m in molecules]}
@@ -140,7 +144,7 @@ def test_the_plot_is_a_picture(molecules: list[dict[str, Any]], tmp_path: Path) 
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def _cut(terms: dict[str, float], width: int) -> SparsePauliOp:
-    """Take an observable on the whole device down to the qubits that the program has."""
+def _trim(terms: dict[str, float], width: int) -> SparsePauliOp:
+    """Restrict an observable on the whole device to the qubits of the program."""
     assert all(set(pauli[:-width]) <= {"I"} for pauli in terms)
     return SparsePauliOp.from_list([(pauli[-width:], value) for pauli, value in terms.items()])

@@ -1,4 +1,4 @@
-"""The antennas example: its graph, its sweep, and how it reads the QPU's answer."""
+"""The antennas example: its graph, its sweep, and how it reads the QPU's result."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ def test_the_exact_answer_is_the_three_corners_and_the_middle() -> None:
     )
 
 
-def test_a_set_that_breaks_the_rule_is_never_chosen() -> None:
+def test_a_set_with_interfering_antennas_is_never_chosen() -> None:
     assert not antennas.is_independent("1100000000")
     assert antennas.largest(["1111111111", "1000000000"]) == "1000000000"
     assert antennas.largest(["1111111111"]) == ""
 
 
-def test_the_solution_says_how_often_it_was_drawn() -> None:
+def test_the_solution_has_its_share_of_the_samples() -> None:
     answer = solution.solution({"1111111111": 700, antennas.exact(): 200, "0000000000": 100})
     assert answer == {"found": antennas.exact(), "size": 4, "exact_size": 4, "share": 0.2}
 
 
 def test_the_sweep_finds_the_exact_answer() -> None:
-    """Simulate the payload's own sequence: the maximum independent set is the likeliest outcome."""
-    payload = Payload.from_content(sweep.sampled(TARGET, runs=1000))
+    """Simulate the payload's sequence: the maximum independent set is the likeliest outcome."""
+    payload = Payload.from_content(sweep.sweep_payload(TARGET, runs=1000))
     sequence = pulser.Sequence.from_abstract_repr(json.dumps(payload.content["sequence"]))
     counts = QutipBackendV2(sequence).run().final_bitstrings
     answer = solution.solution(counts)
@@ -64,6 +64,6 @@ def test_the_sweep_finds_the_exact_answer() -> None:
     assert answer["share"] == pytest.approx(0.5, abs=0.1)
 
 
-def test_the_plot_is_a_picture(tmp_path: Path) -> None:
+def test_the_plot_is_a_png(tmp_path: Path) -> None:
     solution.plot(antennas.exact(), tmp_path / "solution.png")
     assert (tmp_path / "solution.png").read_bytes().startswith(b"\x89PNG")

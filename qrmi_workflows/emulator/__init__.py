@@ -1,7 +1,7 @@
 """An HTTP server that speaks the vendors' APIs and computes real results.
 
-It is the embedded default: what QRMI talks to where there is no QPU. Only the sandbox, the
-command line and tests import it.
+QRMI talks to it as to a vendor when no QPU is available. Only the sandbox, the command line and
+tests import this package.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The configurations and properties of IBM's backends that qiskit-ibm-runtime publishes."""
+"""The configurations and properties of IBM's backends, from qiskit-ibm-runtime's snapshots."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["backend_document", "fake_backends"]
 
 @functools.cache
 def fake_backends() -> tuple[str, ...]:
-    """Return the names of the backends that there are snapshots of.
+    """Return the names of the backends that have a snapshot, sorted.
 
     Raises:
         EmulatorError: qiskit-ibm-runtime is not installed.
     """
-    found = {path.parent.name for path in _folder().glob("*/conf_*.json")}
-    return tuple(sorted(name for name in found if _path(name, "props").exists()))
+    names = {path.parent.name for path in _folder().glob("*/conf_*.json")}
+    return tuple(sorted(name for name in names if _path(name, "props").exists()))
 
 
 @functools.cache
 def backend_document(model: str, kind: str) -> dict[str, Any]:
-    """Return a backend's configuration (`conf`) or properties (`props`)."""
+    """Return a backend's configuration (kind `conf`) or properties (kind `props`)."""
     document: dict[str, Any] = json.loads(_path(model, kind).read_text(encoding="utf-8"))
     return document
 
@@ -37,7 +37,7 @@ def _path(model: str, kind: str) -> Path:
 
 @functools.cache
 def _folder() -> Path:
-    # The package is only located here, not imported: importing it takes seconds.
+    # Locate the package without importing it, which takes seconds.
     spec = find_spec("qiskit_ibm_runtime")
     if spec is None or not spec.submodule_search_locations:
         raise EmulatorError(

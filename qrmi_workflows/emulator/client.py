@@ -1,4 +1,4 @@
-"""Start an emulator from Python, and ask a running one."""
+"""Start an emulator from Python, and control a running one."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ __all__ = ["Control", "Emulator", "start_emulator"]
 
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
+# The emulator is normally on a loopback address, which no proxy reaches.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Control:
-    """The control endpoint of the emulator that serves a folder.
+    """A client of a running emulator's control endpoint.
 
     Args:
         folder: The emulator's state folder.
 
     Raises:
-        EmulatorError: No emulator has served that folder.
+        EmulatorError: The folder does not belong to an emulator.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,17 +39,22 @@ class Control:
             document = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise EmulatorError(
-                f"{path}: {error}. Name the --dir of a running emulator; "
-                "`qpu emulator --dir DIR` starts one."
+                f"{path}: {error}. Name the --dir of a running emulator, "
+                "or start one with `qpu emulator --dir DIR`."
             ) from error
         self._url: str = document["url"]
         self._token: str = document["token"]
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
-        """Send one request and return the decoded answer.
+        """Send one request and return the decoded response.
+
+        Args:
+            method: The HTTP method.
+            path: The path below `/control`, such as `/faults`.
+            body: What to send as JSON; `None`: no body.
 
         Raises:
-            EmulatorError: The emulator refused it, or does not run.
+            EmulatorError: The emulator rejected the request, or is not running.
         """
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(  # noqa: S310 - our own http address
@@ -61,28 +67,28 @@ class Control:
             },
         )
         try:
-            with _DIRECT.open(request, timeout=10) as answer:
-                return json.loads(answer.read() or b"null")
+            with _DIRECT.open(request, timeout=10) as response:
+                return json.loads(response.read() or b"null")
         except urllib.error.HTTPError as error:
             reason = json.loads(error.read() or b"{}").get("error", error.reason)
-            raise EmulatorError(f"the emulator refused {method} {path}: {reason}") from error
+            raise EmulatorError(f"the emulator rejected {method} {path}: {reason}") from error
         except OSError as error:
             raise EmulatorError(
-                f"no emulator answers at {self._url}: {error}. `qpu emulator` starts one."
+                f"no emulator answers at {self._url}: {error}. Start it with `qpu emulator`."
             ) from error
 
     def counters(self) -> dict[str, Any]:
-        """Return how many tasks and sessions there were and are, in all and per QPU."""
+        """Count the tasks and sessions by state, in total and per QPU."""
         counters: dict[str, Any] = self.ask("GET", "/counters")
         return counters
 
 
 class Emulator:
-    """An emulator in a process of its own; leaving the `with` block stops it.
+    """An emulator in its own process. Leaving its `with` block stops it.
 
     Attributes:
-        url: Where it serves.
-        config_path: The `qrmi_config.json` that it wrote.
+        url: Its base URL.
+        config_path: The path of the `qrmi_config.json` that it wrote.
         folder: Its state folder.
         process: Its process.
     """
@@ -95,15 +101,15 @@ class Emulator:
 
     @property
     def control(self) -> Control:
-        """Its control endpoint."""
+        """A client of its control endpoint."""
         return Control(self.folder)
 
     def counters(self) -> dict[str, Any]:
-        """Return how many tasks and sessions there were and are, in all and per QPU."""
+        """Count the tasks and sessions by state, in total and per QPU."""
         return self.control.counters()
 
     def stop(self) -> int:
-        """Stop it and return its exit status; does nothing when it has ended."""
+        """Stop the process if it is running, and return its exit status."""
         self.process.terminate()
         try:
             return self.process.wait(_STOP_SECONDS)
@@ -131,13 +137,13 @@ def start_emulator(
     port: int | None = None,
     options: Iterable[str] = (),
 ) -> Emulator:
-    """Start an emulator and wait until it answers.
+    """Start an emulator and wait until it serves.
 
     Args:
-        folder: Its state folder; its log is `emulator.log` there.
-        qpus: QPUs as `NAME=TYPE[:MODEL]`; the defaults when there are none and no `config`.
-        config: A TOML file with its settings.
-        port: The port; the last one of that folder or a free one when it is `None`.
+        folder: Its state folder, where it also writes its log, `emulator.log`.
+        qpus: QPUs as `NAME=TYPE[:MODEL]`; without these and without `config`, the default QPUs.
+        config: A TOML file of settings.
+        port: The port; `None`: the folder's previous port if that is free, else any free port.
         options: Further options of `qpu emulator`.
 
     Raises:
@@ -174,5 +180,9 @@ def _await_readiness(process: subprocess.Popen[bytes], ready: Path, log: Path) -
             break
         time.sleep(0.01)
     tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:])
-    how = f"ended with status {process.poll()}" if process.poll() is not None else "is not ready"
-    raise EmulatorError(f"the emulator {how} after {_START_SECONDS:g} s; its log {log}:\n{tail}")
+    problem = (
+        f"is not ready after {_START_SECONDS:g} s"
+        if process.poll() is None
+        else f"exited with status {process.poll()} before it was ready"
+    )
+    raise EmulatorError(f"the emulator {problem}. The end of its log {log}:\n{tail}")

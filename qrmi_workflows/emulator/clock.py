@@ -1,4 +1,4 @@
-"""The emulator's idea of the time: the machine's, plus a skew that a fault may add."""
+"""The emulator's clock: the machine's, plus a skew that a fault may set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Clock"]
 
 
 class Clock:
-    """A wall clock that can be wrong on purpose."""
+    """A wall clock that a fault can set wrong."""
 
     def __init__(self) -> None:
         self.skew_seconds = 0.0
@@ -20,7 +20,7 @@ class Clock:
 
     @staticmethod
     def iso(moment: float | None) -> str | None:
-        """Render a time as ISO 8601 in UTC with microseconds, `None` as `None`."""
+        """Format a time as ISO 8601 in UTC with microseconds; pass `None` through."""
         if moment is None:
             return None
         return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")

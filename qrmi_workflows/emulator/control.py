@@ -1,4 +1,4 @@
-"""The control endpoint: counters, faults, a QPU's availability; opened by a token of its own."""
+"""The control endpoint: counters, faults and availability, behind a token of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from qrmi_workflows.emulator.device import AVAILABILITIES
-from qrmi_workflows.emulator.dialects.base import JSONResponse, RefusalError, json_object
+from qrmi_workflows.emulator.dialects.base import JSONResponse, RefusalError, read_json_object
 from qrmi_workflows.emulator.faults import IMMEDIATE, FaultRule
 from qrmi_workflows.emulator.fleet import Fleet
 from qrmi_workflows.errors import EmulatorError
@@ -24,7 +24,7 @@ def control_routes(fleet: Fleet) -> list[Route]:
     """Return the routes of the control endpoint."""
     endpoint = _Endpoint(fleet)
     handlers: list[tuple[str, str, _Handler]] = [
-        ("GET", "/counters", endpoint.count),
+        ("GET", "/counters", endpoint.get_counters),
         ("PATCH", "/qpus/{name}", endpoint.set_qpu),
         ("POST", "/faults", endpoint.add_fault),
         ("GET", "/faults", endpoint.list_faults),
@@ -32,49 +32,53 @@ def control_routes(fleet: Fleet) -> list[Route]:
         ("DELETE", "/faults/{number:int}", endpoint.remove_fault),
     ]
     return [
-        Route(path, endpoint.guard(handler), methods=[method]) for method, path, handler in handlers
+        Route(path, endpoint.require_token(handler), methods=[method])
+        for method, path, handler in handlers
     ]
 
 
 class _Endpoint:
-    """What can be asked and told."""
+    """The request handlers."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._expected = f"Bearer {fleet.credentials.control_token}".encode()
 
-    def guard(self, handler: _Handler) -> _Handler:
-        """Let only those in who have the token; render refusals."""
+    def require_token(self, handler: _Handler) -> _Handler:
+        """Wrap a handler: check the control token first, and render refusals as JSON."""
 
-        async def guarded(request: Request) -> Response:
-            given = request.headers.get("authorization", "").encode()
-            if not secrets.compare_digest(given, self._expected):
-                return JSONResponse({"error": "wrong or no control token"}, status_code=401)
+        async def checked_handler(request: Request) -> Response:
+            presented = request.headers.get("authorization", "").encode()
+            if not secrets.compare_digest(presented, self._expected):
+                return JSONResponse({"error": "missing or wrong control token"}, status_code=401)
             try:
                 return await handler(request)
             except RefusalError as refusal:
                 return JSONResponse({"error": refusal.message}, status_code=refusal.status)
 
-        return guarded
+        return checked_handler
 
-    async def count(self, request: Request) -> Response:
+    async def get_counters(self, request: Request) -> Response:
         del request
         return JSONResponse(self._fleet.counters())
 
     async def set_qpu(self, request: Request) -> Response:
         name, devices = request.path_params["name"], self._fleet.devices
         if name not in devices:
-            raise RefusalError(404, f"unknown QPU {name!r}; allowed: {', '.join(devices)}.")
-        availability = (await json_object(request)).get("availability")
+            allowed = ", ".join(devices)
+            raise RefusalError(404, f"QPU {name!r} is unknown; allowed: {allowed}. Correct it.")
+        availability = (await read_json_object(request)).get("availability")
         if availability not in AVAILABILITIES:
             allowed = ", ".join(AVAILABILITIES)
-            raise RefusalError(400, f"availability {availability!r}; allowed: {allowed}.")
+            raise RefusalError(
+                400, f"availability {availability!r} is unknown; allowed: {allowed}. Correct it."
+            )
         devices[name].set_availability(availability)
         return JSONResponse({"name": name, "availability": availability})
 
     async def add_fault(self, request: Request) -> Response:
         try:
-            rule = FaultRule.parse(await json_object(request))
+            rule = FaultRule.parse(await read_json_object(request))
         except EmulatorError as error:
             raise RefusalError(400, str(error)) from error
         if rule.kind in IMMEDIATE and rule.route == "*":
@@ -94,5 +98,7 @@ class _Endpoint:
     async def remove_fault(self, request: Request) -> Response:
         number = request.path_params["number"]
         if not self._fleet.faults.remove(number):
-            raise RefusalError(404, f"there is no fault {number}.")
+            raise RefusalError(
+                404, f"fault {number} does not exist. List the faults for their numbers."
+            )
         return JSONResponse(None)

@@ -1,8 +1,8 @@
-"""The device model that every dialect shares: a queue, lanes, one executing task, sessions.
+"""The device model shared by all dialects: a queue, lanes, and one executing task.
 
-A task waits in a first-in-first-out queue until a lane is free, is prepared there in parallel
-with others, and then executes alone on the device. Simulation happens in a worker process: while
-a lane prepares when the execution's duration is given, else as the execution itself.
+A task waits in a FIFO queue for a free lane, is prepared there in parallel with other tasks, and
+then executes alone on the device. A worker process simulates it: during preparation if the
+execution time is configured, otherwise as the execution itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class Shared(Protocol):
-    """What all devices of an emulator share."""
+    """The services shared by all devices of an emulator."""
 
     store: Store
     pool: WorkerPool
@@ -49,10 +49,10 @@ class Device:
     """One emulated QPU.
 
     Args:
-        settings: How it behaves.
-        emulator: What holds for all QPUs.
-        shared: The store, the workers and the clock of all QPUs.
-        dialect: The API that it is seen through.
+        settings: The QPU's settings.
+        emulator: The settings common to all QPUs.
+        shared: The store, worker pool and clock of all QPUs.
+        dialect: The API through which clients use it.
     """
 
     def __init__(
@@ -82,78 +82,78 @@ class Device:
 
     @property
     def queue_length(self) -> int:
-        """How many tasks wait for a lane."""
+        """The number of tasks waiting for a lane."""
         return len(self._queue)
 
     @property
     def busy_lanes(self) -> int:
-        """How many tasks are in a lane or on the device."""
+        """The number of tasks in a lane or on the device."""
         return len(self._lanes)
 
     def restore(self) -> None:
-        """Take up what the store remembers: open sessions and unfinished tasks."""
-        self.availability = self._store.note(f"availability:{self.name}") or "online"
+        """Resume open sessions and unfinished tasks from the store."""
+        self.availability = self._store.get_value(f"availability:{self.name}") or "online"
         self.sessions.restore()
         for task in self._store.find_tasks(states=("queued", "running"), qpu=self.name):
             task.state, task.started = "queued", None
             self._enqueue(task)
-        self.pump()
+        self.fill_lanes()
 
     def set_availability(self, availability: str) -> None:
-        """Bring the device online, pause it or take it offline; what executes, ends."""
+        """Set one of `AVAILABILITIES`. Unless it is `online`, no task starts; running ones end."""
         self.availability = availability
-        self._store.set_note(f"availability:{self.name}", availability)
-        self.pump()
+        self._store.set_value(f"availability:{self.name}", availability)
+        self.fill_lanes()
 
     def submit(self, tasks: list[Task]) -> None:
-        """Queue tasks that the store remembers already."""
+        """Queue tasks that are already in the store."""
         for task in tasks:
             self._enqueue(task)
-        self.pump()
+        self.fill_lanes()
 
-    def task(self, task_id: str) -> Task | None:
-        """Return an unfinished task of this device."""
+    def unfinished_task(self, task_id: str) -> Task | None:
+        """Return a queued or running task of this device, or `None`."""
         if running := self._lanes.get(task_id):
             return running.task
         return self._queue.get(task_id)
 
     def cancel(self, task_id: str, reason: str = "cancelled by its owner") -> bool:
-        """End an unfinished task at once, its simulation too; `False` when it has ended."""
+        """Cancel an unfinished task, stopping its simulation; return `False` if it has ended."""
         if task := self._queue.pop(task_id, None):
-            self._settle(task, "cancelled", reason=reason)
-            self.pump()
+            self._finish(task, "cancelled", reason=reason)
+            self.fill_lanes()
             return True
         if running := self._lanes.get(task_id):
             if running.activity:
                 running.activity.cancel()
-            self._settle(running.task, "cancelled", reason=reason)
-            self.pump()
+            self._finish(running.task, "cancelled", reason=reason)
+            self.fill_lanes()
             return True
         return False
 
     async def stop(self) -> None:
-        """Stop all activity; unfinished tasks stay remembered as they are."""
+        """Stop all activity. Unfinished tasks keep their state in the store."""
         self.sessions.stop()
         activities = [running.activity for running in self._lanes.values() if running.activity]
         for activity in activities:
             activity.cancel()
         await asyncio.gather(*activities, return_exceptions=True)
 
-    def pump(self) -> None:
-        """Move tasks from the queue into free lanes, as far as the sessions allow."""
+    def fill_lanes(self) -> None:
+        """Move tasks from the queue into free lanes, as far as sessions allow."""
         while self.availability == "online" and len(self._lanes) < self.settings.lanes:
-            task = self._next()
+            task = self._next_task()
             if task is None:
                 return
             del self._queue[task.id]
-            self._begin(task)
+            self._start(task)
 
     def _enqueue(self, task: Task) -> None:
         self._queue[task.id] = task
-        self.sessions.joined(task)
+        self.sessions.task_queued(task)
 
-    def _next(self) -> Task | None:
-        preferred = self.sessions.preferred()
+    def _next_task(self) -> Task | None:
+        preferred = self.sessions.preferred_task()
         if preferred is not None:
             return self._queue.get(preferred)
         if self.sessions.holder is not None or not self._queue:
@@ -161,17 +161,19 @@ class Device:
         head = next(iter(self._queue.values()))
         session = self.sessions.find(head.session)
         if session and session.mode == "dedicated" and self._lanes:
-            return None  # the lanes drain before a dedicated session takes the device
+            return None  # a dedicated session takes the device only once all lanes are free
         return head
 
-    def _begin(self, task: Task) -> None:
+    def _start(self, task: Task) -> None:
         task.state, task.started = "running", self._clock.now()
-        self.sessions.started(task)
+        self.sessions.task_started(task)
         running = _Running(task)
         self._lanes[task.id] = running
         running.activity = asyncio.ensure_future(self._run(task))
 
     async def _run(self, task: Task) -> None:
+        # Cancellation bypasses all of this: `cancel` has finished the task already, and after
+        # `stop` it must stay unfinished in the store.
         state, logs = "failed", ""
         reason: str | None = "internal error of the emulator"
         result: str | None = None
@@ -191,8 +193,8 @@ class Device:
             await self._dialect.write_outcome(task, result, logs)
         except SimulationError as error:
             state, reason, result = "failed", str(error), None
-        self._settle(task, state, reason=reason, result=result, logs=logs)
-        self.pump()
+        self._finish(task, state, reason=reason, result=result, logs=logs)
+        self.fill_lanes()
 
     async def _prepare_and_execute(self, task: Task) -> Outcome:
         preparation = self.settings.preparation.draw(self._random)
@@ -220,17 +222,17 @@ class Device:
                 "noise": self.settings.noise,
                 "exact": self.settings.exact,
                 "strict": self.settings.strict,
-                "seed": self._seed(task, request),
+                "seed": self._derive_seed(task, request),
             },
         )
 
-    def _seed(self, task: Task, request: str) -> int:
+    def _derive_seed(self, task: Task, request: str) -> int:
         text = f"{self._emulator.seed}\n{self.name}\n{task.program}\n{request}"
         if self._emulator.independent:
             text += f"\n{task.id}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) & 0x7FFFFFFF
 
-    def _settle(
+    def _finish(
         self,
         task: Task,
         state: str,
@@ -244,14 +246,14 @@ class Device:
         task.state, task.reason, task.finished = state, reason, self._clock.now()
         self._store.save_task(task, result, logs)
         self._lanes.pop(task.id, None)
-        self.sessions.left(task)
+        self.sessions.task_ended(task)
 
     def _on_session_change(self, session: Session, cancel_queued: bool) -> None:
         if cancel_queued:
-            for task_id in self.sessions.queued(session.id):
+            for task_id in self.sessions.queued_tasks(session.id):
                 if task := self._queue.pop(task_id, None):
-                    self._settle(task, "cancelled", reason=f"session {session.id} was closed")
-        self.pump()
+                    self._finish(task, "cancelled", reason=f"session {session.id} was closed")
+        self.fill_lanes()
 
 
 async def _sleep(seconds: float) -> None:

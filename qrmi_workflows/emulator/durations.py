@@ -1,4 +1,4 @@
-"""How long a QPU takes: a fixed number of seconds, or a distribution to draw from."""
+"""Durations of an emulated QPU's work: a fixed number of seconds, or a distribution."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Duration:
     """A duration in seconds.
 
     Attributes:
-        distribution: `fixed`, `uniform`, `normal` (cut off at zero) or `exponential`.
-        first: The value, the lower bound, or the mean.
-        second: The upper bound, or the standard deviation.
+        distribution: `fixed`, `uniform`, `normal` (truncated at zero) or `exponential`.
+        first: The fixed value, the lower bound of `uniform`, or the mean.
+        second: The upper bound of `uniform`, or the standard deviation of `normal`.
     """
 
     distribution: str = "fixed"
@@ -28,14 +28,14 @@ class Duration:
 
     @classmethod
     def parse(cls, value: object, where: str) -> Duration:
-        """Read a duration as TOML gives it.
+        """Parse a duration from a TOML value.
 
         Args:
-            value: A number, a list of two, or a table of one distribution.
-            where: What to name in an error.
+            value: A number, a list of two numbers, or a table that names a distribution.
+            where: The setting's name, for error messages.
 
         Raises:
-            EmulatorError: It is none of these, or negative.
+            EmulatorError: The value has another form or is negative.
         """
         match value:
             case bool():
@@ -50,10 +50,10 @@ class Duration:
                 return cls(distribution="normal", first=float(mean), second=float(deviation))
             case {"exponential": int() | float() as mean} if mean > 0:
                 return cls(distribution="exponential", first=float(mean))
-        raise EmulatorError(f"{where} = {value!r}; allowed is {_FORMS}, in seconds. Correct it.")
+        raise EmulatorError(f"{where} = {value!r}: must be {_FORMS}, in seconds. Correct it.")
 
     def draw(self, source: random.Random) -> float:
-        """Return one duration in seconds, never negative."""
+        """Return a random duration in seconds, never negative."""
         if self.distribution == "uniform":
             return source.uniform(self.first, self.second)
         if self.distribution == "normal":

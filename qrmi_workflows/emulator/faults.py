@@ -1,14 +1,15 @@
-"""Faults by rule: what a vendor's API does on a bad day, on purpose and counted.
+"""Fault rules: deliberate failures of a vendor's API.
 
-A rule matches requests by method and path, skips the first of them, and acts on the next. Rules
-come from the TOML file or from the control endpoint; all that match act, in their order::
+A rule matches requests by method and path. It lets the first `after` of them pass and acts on the
+next `count`. Rules come from the TOML file or the control endpoint. If several rules match a
+request, they act in the order in which they were added::
 
     [[faults]]
     kind = "status"             # see KINDS
-    route = "POST */jobs"       # method and path, with shell wildcards
-    count = 3                   # how many requests it acts on; without it: all
-    after = 1                   # how many matching requests it lets pass first
-    when = "after"              # act after the request was carried out: its answer gets lost
+    route = "POST */jobs"       # method and path, with shell wildcards; default: every request
+    count = 3                   # number of requests to act on; default: all
+    after = 1                   # number of matching requests to let pass first
+    when = "after"              # carry out the request, then replace its response
     status = 503
     body = "try later"
     retry_after = 2
@@ -27,15 +28,15 @@ from qrmi_workflows.errors import EmulatorError
 __all__ = ["IMMEDIATE", "KINDS", "FaultRule", "FaultRules"]
 
 KINDS = {
-    "status": "answers `status` with `body`",
-    "delay": "answers `seconds` later",
-    "drop": "closes the connection without an answer",
-    "hang": "accepts the request and never answers",
-    "malformed": "answers with a body that is cut in half",
-    "slow": "sends the body in pieces over `seconds`",
-    "expire-tokens": "makes all access tokens expire",
+    "status": "responds with `status` and `body`",
+    "delay": "delays the response by `seconds`",
+    "drop": "closes the connection without a response",
+    "hang": "accepts the request and never responds",
+    "malformed": "truncates the response body to half its length",
+    "slow": "sends the response body in pieces over `seconds`",
+    "expire-tokens": "expires all access tokens",
     "close-sessions": "closes the sessions of all QPUs",
-    "clock-skew": "makes the server's clock wrong by `seconds`",
+    "clock-skew": "sets the server's clock wrong by `seconds`",
 }
 IMMEDIATE = ("expire-tokens", "close-sessions", "clock-skew")
 _MOMENTS = ("before", "after")
@@ -43,18 +44,18 @@ _MOMENTS = ("before", "after")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultRule:
-    """One rule.
+    """One fault rule.
 
     Attributes:
-        kind: What happens, one of `KINDS`.
-        route: Which requests: a method and a path with shell wildcards (`POST */jobs`).
-        count: How many requests it acts on; `None`: all.
-        after: How many matching requests it lets pass first.
-        when: `before`: the request is not carried out; `after`: it is, and the answer is changed.
-        seconds: How long, for the kinds that take time.
+        kind: The kind of fault, one of `KINDS`.
+        route: The requests it matches: a method and a path with shell wildcards (`POST */jobs`).
+        count: The number of requests to act on; `None`: all.
+        after: The number of matching requests to let pass first.
+        when: `before` or `after` the request is carried out.
+        seconds: The duration, for `delay`, `slow` and `clock-skew`.
         status: The HTTP status, for `status`.
-        body: The body, for `status`.
-        retry_after: The header Retry-After, for `status`.
+        body: The response body, for `status`.
+        retry_after: The value of the Retry-After header in seconds, for `status`.
     """
 
     kind: str
@@ -68,40 +69,46 @@ class FaultRule:
     retry_after: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no rule can be."""
-        self._check("kind", self.kind in KINDS, ", ".join(KINDS))
-        self._check("when", self.when in _MOMENTS, ", ".join(_MOMENTS))
-        self._check("status", 100 <= self.status <= 599, "100 to 599")
-        self._check("count", self.count is None or self.count >= 1, "1 or more")
-        self._check("after", self.after >= 0, "0 or more")
-        self._check("seconds", self.kind == "clock-skew" or self.seconds >= 0, "0 or more")
+        """Check every field."""
+        self._require("kind", self.kind in KINDS, f"one of {', '.join(KINDS)}")
+        self._require("when", self.when in _MOMENTS, f"one of {', '.join(_MOMENTS)}")
+        self._require("status", 100 <= self.status <= 599, "from 100 to 599")
+        self._require("count", self.count is None or self.count >= 1, "a positive integer")
+        self._require("after", self.after >= 0, "0 or greater")
+        self._require("seconds", self.kind == "clock-skew" or self.seconds >= 0, "0 or greater")
 
     @classmethod
     def parse(cls, table: Mapping[str, Any], where: str = "fault") -> FaultRule:
-        """Read a rule as TOML or JSON gives it.
+        """Make a rule from a TOML table or a JSON object.
+
+        Args:
+            table: The rule's fields.
+            where: What to call the rule in error messages.
 
         Raises:
-            EmulatorError: It has a field or a value that does not exist.
+            EmulatorError: A field is unknown or has a value that is not allowed.
         """
         allowed = {item.name: str(item.type) for item in fields(cls)}
         for name, value in table.items():
             if name not in allowed:
                 raise EmulatorError(
-                    f"{where}: unknown field {name!r}; allowed: {', '.join(allowed)}. "
+                    f"{where}: field {name!r} is unknown; allowed: {', '.join(allowed)}. "
                     "Correct or remove it."
                 )
             types = _TYPES[allowed[name]]
-            if type(value) not in types:
+            if type(value) not in types:  # not isinstance: a bool is no count
                 names = " or ".join(item.__name__ for item in types)
-                raise EmulatorError(f"{where}: {name} = {value!r}; allowed is a {names}.")
+                raise EmulatorError(
+                    f"{where}: {name} = {value!r}: must be of type {names}. Correct it."
+                )
         if "kind" not in table:
-            raise EmulatorError(f"{where}: no `kind`; allowed: {', '.join(KINDS)}. Add it.")
+            raise EmulatorError(f"{where}: `kind` is missing; allowed: {', '.join(KINDS)}. Add it.")
         return cls(**table)
 
-    def _check(self, name: str, holds: bool, allowed: str) -> None:
-        if not holds:
+    def _require(self, name: str, is_met: bool, requirement: str) -> None:
+        if not is_met:
             value = getattr(self, name)
-            raise EmulatorError(f"fault: {name} {value!r}; allowed: {allowed}. Correct it.")
+            raise EmulatorError(f"fault: {name} = {value!r}: must be {requirement}. Correct it.")
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -113,7 +120,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 class FaultRules:
-    """The rules in force, and how often each has matched."""
+    """The active rules, with the number of requests that each has matched."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
@@ -123,28 +130,28 @@ class FaultRules:
         return bool(self._rules)
 
     def add(self, rule: FaultRule) -> int:
-        """Put a rule in force and return its number."""
+        """Activate a rule and return its number."""
         number = next(self._numbers)
         self._rules[number] = (rule, [0])
         return number
 
     def remove(self, number: int) -> bool:
-        """End a rule; `False` when there is none of that number."""
+        """Remove a rule; return `False` if the number is unknown."""
         return self._rules.pop(number, None) is not None
 
     def clear(self) -> None:
-        """End all rules."""
+        """Remove all rules."""
         self._rules.clear()
 
     def list(self) -> list[dict[str, Any]]:
-        """Return the rules with their numbers and how many requests each has matched."""
+        """Return each rule's number, fields and number of matched requests."""
         return [
             {"number": number, **asdict(rule), "matched": matched[0]}
             for number, (rule, matched) in self._rules.items()
         ]
 
     def match(self, method: str, path: str) -> tuple[FaultRule, ...]:
-        """Return the rules that act on a request, and count it."""
+        """Count a request and return the rules that act on it."""
         acting = []
         for rule, matched in self._rules.values():
             if fnmatchcase(f"{method} {path}", rule.route):

@@ -1,4 +1,4 @@
-"""All that is behind the dialects: the devices, the store, the workers, the credentials."""
+"""The part of the emulator behind the dialects: devices, store, workers and credentials."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Fleet:
     """The emulator without its HTTP server.
 
     Args:
-        settings: What to emulate.
-        folder: Where its state lives.
-        credentials: What clients must present.
+        settings: The QPUs and their behaviour.
+        folder: The state folder.
+        credentials: The credentials that clients must present.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Fleet:
         for rule in settings.faults:
             self.faults.add(rule)
         self.store = Store(folder.database)
-        generation = int(self.store.note("token generation") or 0)
+        generation = int(self.store.get_value("token generation") or 0)
         self.tokens = TokenIssuer(credentials.signing_key, self.clock, generation)
         self.pool = WorkerPool(settings.workers, settings.worker_memory_gib)
         self.dialects = {name: load_dialect(name) for name in sorted(_types(settings))}
@@ -51,7 +51,7 @@ class Fleet:
         }
 
     def start(self) -> None:
-        """Warm the simulators up and take up unfinished tasks."""
+        """Start a worker per simulator in the background, and resume unfinished tasks."""
         for simulator in {device.settings.simulator for device in self.devices.values()}:
             if simulator != "null":
                 self.pool.warm(simulator)
@@ -59,61 +59,65 @@ class Fleet:
             device.restore()
 
     async def stop(self) -> None:
-        """Stop all activity; what is unfinished stays remembered."""
-        self.pool.retire()
+        """Stop all activity. Unfinished tasks stay in the store and resume at the next start."""
+        self.pool.stop_starting()
         for device in self.devices.values():
             await device.stop()
         await self.pool.stop()
         self.store.close()
 
     def task(self, task_id: str) -> Task | None:
-        """Return a task of any QPU, the live one while it is unfinished."""
+        """Return a task of any QPU: the device's object if it is unfinished, else the stored one.
+
+        Only the device's object changes as the task progresses.
+        """
         for device in self.devices.values():
-            if task := device.task(task_id):
+            if task := device.unfinished_task(task_id):
                 return task
         return self.store.task(task_id)
 
-    def live(self, task: Task) -> Task:
-        """Return a task as it is now, given the one that is stored."""
-        device = self.devices.get(task.qpu)
-        return (device.task(task.id) if device else None) or task
+    def latest(self, stored: Task) -> Task:
+        """Return the current object of a task that was read from the store."""
+        device = self.devices.get(stored.qpu)
+        return (device.unfinished_task(stored.id) if device else None) or stored
 
     def session(self, session_id: str) -> Session | None:
-        """Return a session of any QPU."""
+        """Return a session of any QPU, or `None` if the id is unknown."""
         for device in self.devices.values():
             if session := device.sessions.find(session_id):
                 return session
         return self.store.session(session_id)
 
     async def specs(self, device: Device) -> str:
-        """Return the JSON of a Pulser device, under the name of the QPU."""
-        name = f"specs:{device.name}:{device.settings.model}"
-        known = self.store.note(name)
-        if known is None:
-            job = {"program": "specs", "model": device.settings.model, "qpu": device.name}
-            known = (await self.pool.run("pulser", job)).result
-            self.store.set_note(name, known)
-        return known
+        """Return a QPU's Pulser device as JSON, named after the QPU."""
+        key = f"specs:{device.name}:{device.settings.model}"
+        specs = self.store.get_value(key)
+        if specs is None:
+            work = {"program": "specs", "model": device.settings.model, "qpu": device.name}
+            specs = (await self.pool.run("pulser", work)).result
+            self.store.set_value(key, specs)
+        return specs
 
     def apply_immediate(self, rule: FaultRule) -> None:
-        """Let a fault happen that is not about one request."""
+        """Apply a fault that affects the whole emulator rather than one request."""
         if rule.kind == "expire-tokens":
             self.tokens.expire_all()
-            self.store.set_note("token generation", str(self.tokens.generation))
+            self.store.set_value("token generation", str(self.tokens.generation))
         elif rule.kind == "clock-skew":
             self.clock.skew_seconds = rule.seconds
         elif rule.kind == "close-sessions":
             for device in self.devices.values():
-                device.sessions.close_all("closed early, as a fault")
+                device.sessions.close_all("closed early by a fault")
 
     def counters(self) -> dict[str, Any]:
-        """Return how many tasks and sessions there were and are, in all and per QPU."""
+        """Count the tasks and sessions by state, in total and per QPU."""
         qpus = {name: _zero() for name in self.devices}
         for qpu, state, count in self.store.count_tasks():
             _count_tasks(qpus.setdefault(qpu, _zero()), state, count)
         for qpu, state, count in self.store.count_sessions():
             _count_sessions(qpus.setdefault(qpu, _zero()), state, count)
         for device in self.devices.values():
+            # The store learns of a task's start only when it ends.
             tasks = qpus[device.name]["tasks"]
             tasks["queued"], tasks["running"] = device.queue_length, device.busy_lanes
         return {**_sum(qpus), "qpus": qpus}

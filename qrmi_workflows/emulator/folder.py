@@ -1,4 +1,4 @@
-"""The emulator's state folder: credentials, what clients read, the database, the lock."""
+"""The emulator's state folder: its credentials, lock and database, and the files clients read."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ __all__ = ["Credentials", "Folder"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What clients must present. Kept over a restart, so that nothing they hold goes stale.
+    """The credentials that clients must present.
+
+    They are kept across restarts, so that clients' configuration and tokens stay valid.
 
     Attributes:
         key: The key that signs access tokens, in hexadecimal.
-        control_token: What opens the control endpoint.
-        port: The port that was last served.
-        secrets: Each vendor account's credentials, by resource type.
+        control_token: The bearer token of the control endpoint.
+        port: The last port served.
+        secrets: The credentials of each vendor's account, by resource type.
     """
 
     key: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
@@ -41,7 +43,7 @@ class Credentials:
         return bytes.fromhex(self.key)
 
     def complete(self, settings: EmulatorSettings, port: int) -> Credentials:
-        """Return these with an account for every resource type, and the port."""
+        """Return a copy with the port and an account for every resource type in use."""
         types = {qpu.type for qpu in settings.qpus.values()}
         accounts = {
             name: {**load_dialect(name).new_secrets(), **self.secrets.get(name, {})}
@@ -51,10 +53,10 @@ class Credentials:
 
 
 class Folder:
-    """The files in the emulator's state folder; all are readable by their owner alone.
+    """The files in the emulator's state folder, readable only by their owner.
 
     Args:
-        path: The folder; created when it is missing.
+        path: The folder, which `claim` creates if necessary.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,31 +69,35 @@ class Folder:
         self._lock: int | None = None
 
     def claim(self) -> None:
-        """Create the folder and lock it for this process.
+        """Create the folder if necessary, and lock it for this process.
 
         Raises:
-            EmulatorError: It cannot be created, or another emulator serves it.
+            EmulatorError: The folder cannot be written, or another emulator uses it.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(self.path / "emulator.lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise EmulatorError(
-                f"--dir {self.path}: {error.strerror or error}. Name a folder that you can write."
+                f"--dir {self.path}: {error.strerror or error}. Name a writable folder."
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             owner = os.pread(self._lock, 20, 0).decode().strip()
             raise EmulatorError(
-                f"--dir {self.path}: an emulator serves it already (process {owner}); allowed is "
-                "one per folder. Stop that one or name another folder."
+                f"--dir {self.path}: already used by the emulator with process id {owner}; each "
+                "emulator needs its own folder. Stop that emulator or name another folder."
             ) from error
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, str(os.getpid()).encode(), 0)
 
     def read_credentials(self) -> Credentials:
-        """Return the kept credentials, or new random ones."""
+        """Return the folder's credentials, or new random ones if it has none.
+
+        Raises:
+            EmulatorError: The file cannot be read.
+        """
         try:
             document = json.loads(self._credentials.read_text(encoding="utf-8"))
             return Credentials(**document)
@@ -99,11 +105,12 @@ class Folder:
             return Credentials()
         except (OSError, ValueError, TypeError) as error:
             raise EmulatorError(
-                f"{self._credentials}: {error}. Correct it, or remove it to get new credentials."
+                f"{self._credentials}: {error}. Correct the file, or remove it to create new "
+                "credentials."
             ) from error
 
     def write(self, credentials: Credentials, settings: EmulatorSettings, url: str) -> None:
-        """Write the credentials, `qrmi_config.json` and the control endpoint's address."""
+        """Write the credentials, `qrmi_config.json`, and the control endpoint's URL and token."""
         _write(self._credentials, asdict(credentials))
         _write(self.config, qrmi_config(credentials, settings, url))
         token = credentials.control_token
@@ -111,7 +118,7 @@ class Folder:
 
 
 def qrmi_config(credentials: Credentials, settings: EmulatorSettings, url: str) -> dict[str, Any]:
-    """Render upstream's `qrmi_config.json` for these QPUs."""
+    """Return the content of upstream's `qrmi_config.json` for these QPUs."""
     resources = []
     for qpu in settings.qpus.values():
         dialect = load_dialect(qpu.type)
@@ -123,7 +130,7 @@ def qrmi_config(credentials: Credentials, settings: EmulatorSettings, url: str) 
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
-    # A reader sees the old file or the new one, never a part; mkstemp makes it 0600.
+    # A reader sees the old file or the new one, never a part of it. mkstemp sets mode 0600.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         json.dump(document, file, indent=2)

@@ -1,4 +1,4 @@
-"""ASGI middleware around the whole API: faults are injected here, requests recorded."""
+"""ASGI middleware around the whole API that injects faults and records requests."""
 
 from __future__ import annotations
 
@@ -27,23 +27,26 @@ _SECRET_ROUTES = ("/identity/token", "/oauth/token")
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, which also lets a fault close the connection."""
+    """uvicorn's HTTP protocol, extended to let the application abort the connection.
+
+    ASGI has no message for that, and uvicorn (read in 0.54) keeps the transport to itself.
+    """
 
     def on_headers_complete(self) -> None:
-        """Give the connection to the application."""
+        """Add the transport to the request's scope before the application runs."""
         self.scope["extensions"] = {_TRANSPORT: {"transport": self.transport}}
         super().on_headers_complete()
 
 
 class FaultInjector:
-    """Applies the fault rules to every request but those to the control endpoint and /healthz."""
+    """Apply the fault rules to every request except those to /control and /healthz."""
 
     def __init__(self, app: ASGIApp, fleet: Fleet) -> None:
         self._app = app
         self._fleet = fleet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         rules: tuple[FaultRule, ...] = ()
         if self._fleet.faults and not scope["path"].startswith(("/control", "/healthz")):
             rules = self._fleet.faults.match(scope["method"], scope["path"])
@@ -51,29 +54,30 @@ class FaultInjector:
             await self._app(scope, receive, send)
             return
         for rule in rules:
-            if rule.when == "before" and await self._act(rule, scope, receive, send):
+            if rule.when == "before" and await self._apply(rule, scope, receive, send):
                 return
-        answer = await self._carry_out(scope, receive)
+        response = await self._buffer_response(scope, receive)
         for rule in rules:
-            if rule.when == "after" and await self._act(rule, scope, receive, send):
+            if rule.when == "after" and await self._apply(rule, scope, receive, send):
                 return
-        await _deliver(answer, [rule for rule in rules if rule.kind in ("malformed", "slow")], send)
+        body_rules = [rule for rule in rules if rule.kind in ("malformed", "slow")]
+        await _send_response(response, body_rules, send)
 
-    async def _carry_out(self, scope: Scope, receive: Receive) -> list[Message]:
-        answer: list[Message] = []
+    async def _buffer_response(self, scope: Scope, receive: Receive) -> list[Message]:
+        messages: list[Message] = []
 
-        async def keep(message: Message) -> None:
-            answer.append(dict(message))
+        async def append(message: Message) -> None:
+            messages.append(dict(message))
 
-        await self._app(scope, receive, keep)
-        return answer
+        await self._app(scope, receive, append)
+        return messages
 
-    async def _act(self, rule: FaultRule, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Apply a rule; `True` when the request is done with."""
+    async def _apply(self, rule: FaultRule, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Apply a rule; return `True` if that ends the request."""
         if rule.kind == "delay":
             await asyncio.sleep(rule.seconds)
         elif rule.kind == "status":
-            await _answer_status(rule, send)
+            await _send_status(rule, send)
             return True
         elif rule.kind == "drop":
             await _drop(scope)
@@ -86,7 +90,7 @@ class FaultInjector:
         return False
 
 
-async def _answer_status(rule: FaultRule, send: Send) -> None:
+async def _send_status(rule: FaultRule, send: Send) -> None:
     body = rule.body.encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if rule.retry_after is not None:
@@ -97,23 +101,25 @@ async def _answer_status(rule: FaultRule, send: Send) -> None:
 
 async def _drop(scope: Scope) -> None:
     scope["extensions"][_TRANSPORT]["transport"].abort()
-    await asyncio.sleep(0.01)  # the loop notes that the connection is gone
+    # abort() only schedules connection_lost. If the application returned before that, uvicorn
+    # would log an error and try to send a 500.
+    await asyncio.sleep(0.01)
 
 
 async def _hang(scope: Scope, receive: Receive) -> None:
     try:
         while (await receive())["type"] != "http.disconnect":
             pass
-    except asyncio.CancelledError:  # the emulator ends
+    except asyncio.CancelledError:  # the emulator is shutting down
         await _drop(scope)
 
 
-async def _deliver(answer: list[Message], rules: list[FaultRule], send: Send) -> None:
-    start, body = answer[0], b"".join(item.get("body", b"") for item in answer[1:])
+async def _send_response(response: list[Message], rules: list[FaultRule], send: Send) -> None:
+    start, body = response[0], b"".join(item.get("body", b"") for item in response[1:])
     seconds = sum(rule.seconds for rule in rules if rule.kind == "slow")
     if any(rule.kind == "malformed" for rule in rules):
         body = body[: len(body) // 2]
-    _set_length(start, len(body))
+    _set_content_length(start, len(body))
     await send(start)
     size = max(1, -(-len(body) // _PIECES)) if seconds else max(1, len(body))
     for offset in range(0, len(body), size):
@@ -123,16 +129,16 @@ async def _deliver(answer: list[Message], rules: list[FaultRule], send: Send) ->
     await send({"type": "http.response.body", "body": b""})
 
 
-def _set_length(start: MutableMapping[str, Any], length: int) -> None:
-    kept = [item for item in start["headers"] if item[0].lower() != b"content-length"]
-    start["headers"] = [*kept, (b"content-length", b"%d" % length)]
+def _set_content_length(start: MutableMapping[str, Any], length: int) -> None:
+    others = [item for item in start["headers"] if item[0].lower() != b"content-length"]
+    start["headers"] = [*others, (b"content-length", b"%d" % length)]
 
 
 class Recorder:
-    """Writes every request as one JSON line: time, method, path, body, status, duration.
+    """Record every request as one JSON line: time, method, path, body, status, duration.
 
-    Neither headers nor the bodies of requests for a token are written, nor the signatures of
-    presigned URLs: they are credentials.
+    Credentials are left out: headers, the bodies of token requests, and the signatures of
+    presigned URLs.
     """
 
     def __init__(self, app: ASGIApp, path: Path) -> None:
@@ -140,31 +146,31 @@ class Recorder:
         self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request and record it."""
-        begun, body, status = time.monotonic(), bytearray(), 0
+        """Handle one request and record it."""
+        started, body, status = time.monotonic(), bytearray(), 0
 
-        async def listen() -> Message:
+        async def receive_and_copy() -> Message:
             message = await receive()
             body.extend(message.get("body", b"")[: _RECORDED_BYTES - len(body)])
             return message
 
-        async def tell(message: Message) -> None:
+        async def send_and_copy(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
 
         try:
-            await self._app(scope, listen, tell)
+            await self._app(scope, receive_and_copy, send_and_copy)
         finally:
-            self._write(scope, bytes(body), status, time.monotonic() - begun)
+            self._write(scope, bytes(body), status, time.monotonic() - started)
 
     def _write(self, scope: Scope, body: bytes, status: int, seconds: float) -> None:
-        secret = scope["path"].endswith(_SECRET_ROUTES)
+        is_secret = scope["path"].endswith(_SECRET_ROUTES)
         document = {
             "time": Clock.iso(time.time()),
             "method": scope["method"],
             "path": scope["path"],
-            "body": None if secret else _SIGNATURE.sub(r"\1...", body.decode(errors="replace")),
+            "body": None if is_secret else _SIGNATURE.sub(r"\1...", body.decode(errors="replace")),
             "status": status,
             "seconds": round(seconds, 6),
         }

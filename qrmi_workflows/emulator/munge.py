@@ -1,4 +1,4 @@
-"""Who sent a MUNGE credential, asked of the local munged through libmunge."""
+"""Decode MUNGE credentials with the local munged, through libmunge."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _LIBRARY = "libmunge.so.2"
 
 
 class MungeError(Exception):
-    """A credential that munged does not vouch for, or no munged to ask."""
+    """munged rejected a credential or cannot be reached."""
 
 
 def decode_uid(credential: str) -> int:
-    """Return the user id that munged vouches for.
+    """Return the user id of a credential's sender, as certified by munged.
 
     Raises:
-        MungeError: The credential is invalid, expired or replayed, or munged does not run.
+        MungeError: The credential is invalid, expired or replayed, or munged is not running.
     """
     library = _library()
     data, length = ctypes.c_void_p(), ctypes.c_int()
@@ -32,7 +32,7 @@ def decode_uid(credential: str) -> int:
         ctypes.byref(gid),
     )
     if data.value:
-        ctypes.CDLL(None).free(data)
+        ctypes.CDLL(None).free(data)  # munge_decode(3) leaves this to the caller
     if status != 0:
         raise MungeError(library.munge_strerror(status).decode())
     return uid.value

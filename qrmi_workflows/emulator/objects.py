@@ -1,6 +1,6 @@
-"""An S3-compatible object store: PUT, GET, HEAD and DELETE of objects in path-style buckets.
+"""An S3-compatible object store: PUT, GET, HEAD and DELETE of objects in a path-style bucket.
 
-It is what IBM's Quantum System API exchanges inputs and results through. Every request must be
+Clients of IBM's Quantum System API exchange inputs and results through it. Every request must be
 signed, in its headers or as a presigned URL.
 """
 
@@ -25,13 +25,13 @@ _STATUS = {"NoSuchKey": 404, "NoSuchBucket": 404, "MethodNotAllowed": 405}
 
 
 class ObjectStore:
-    """Objects in one bucket.
+    """An object store with one bucket.
 
     Args:
-        store: Where they are kept.
-        clock: What signatures' times are checked with.
-        bucket: The only bucket.
-        keys: Secret access keys by access key id.
+        store: The database that holds the objects.
+        clock: The clock that signatures are checked against.
+        bucket: The bucket's name.
+        keys: The secret access keys by access key id.
     """
 
     def __init__(self, store: Store, clock: Clock, bucket: str, keys: Mapping[str, str]) -> None:
@@ -41,21 +41,21 @@ class ObjectStore:
         self._keys = keys
 
     async def answer(self, request: Request) -> Response:
-        """Answer one S3 request, errors in S3's form."""
+        """Handle one S3 request, with errors as S3 documents them."""
         body = await request.body()
         try:
-            check_signature(_signed(request), self._keys, body, self._clock.now())
-            return self._act(request, body)
+            check_signature(_signed_request(request), self._keys, body, self._clock.now())
+            return self._carry_out(request, body)
         except SignatureError as error:
             return _error(error.code, error.message, _STATUS.get(error.code, 403))
 
-    def _act(self, request: Request, body: bytes) -> Response:
+    def _carry_out(self, request: Request, body: bytes) -> Response:
         bucket, key = request.path_params["bucket"], request.path_params["key"]
         if bucket != self._bucket:
             raise SignatureError("NoSuchBucket", f"The bucket {bucket!r} does not exist.")
         if request.method == "PUT":
-            kind = request.headers.get("content-type", "application/octet-stream")
-            self._store.put_object(bucket, key, body, kind, self._clock.now())
+            media_type = request.headers.get("content-type", "application/octet-stream")
+            self._store.put_object(bucket, key, body, media_type, self._clock.now())
             return Response(headers={"etag": _etag(body)})
         if request.method == "DELETE":
             self._store.delete_object(bucket, key)
@@ -65,17 +65,16 @@ class ObjectStore:
         raise SignatureError("MethodNotAllowed", f"{request.method} is not supported.")
 
     def _read(self, bucket: str, key: str) -> Response:
-        found = self._store.get_object(bucket, key)
-        if found is None:
+        stored = self._store.get_object(bucket, key)
+        if stored is None:
             raise SignatureError("NoSuchKey", f"The key {key!r} does not exist.")
-        body, kind, modified = found
-        stamp = format_datetime(datetime.fromtimestamp(modified, UTC), usegmt=True)
-        return Response(
-            body, media_type=kind, headers={"etag": _etag(body), "last-modified": stamp}
-        )
+        body, media_type, modified = stored
+        last_modified = format_datetime(datetime.fromtimestamp(modified, UTC), usegmt=True)
+        headers = {"etag": _etag(body), "last-modified": last_modified}
+        return Response(body, media_type=media_type, headers=headers)
 
 
-def _signed(request: Request) -> SignedRequest:
+def _signed_request(request: Request) -> SignedRequest:
     return SignedRequest(
         method=request.method,
         path=request.scope["raw_path"].decode("ascii"),

@@ -1,11 +1,13 @@
-"""Sessions on one device: who holds it, until when, and what ends a session.
+"""The sessions on one device: which of them holds it, and when each closes.
 
-A session is `open` until its first task reaches the head of the queue, then `active`. While it is
-active, a `dedicated` session keeps all other tasks off the device, a `batch` session's tasks go
-first but exclude nobody, and a `shared` session only tells whose a task is. A session that idles
-for longer than the interactive TTL becomes `inactive` and queues again with its next task. Closing
-it lets its tasks end; cancelling it, or its maximum TTL, cancels those that still wait. What runs
-is never interrupted.
+A session is `open` until its first task gets a lane, and `active` from then on. An active
+`dedicated` session keeps all other tasks off the device; the tasks of an active `batch` session go
+first but exclude no others; a `shared` session only records the owner of its tasks. A session that
+has been idle for longer than the interactive TTL becomes `inactive`: it loses the device, and its
+next task queues like any other.
+
+A session that stops accepting tasks closes when its last task has ended. Closing it immediately,
+or reaching its maximum TTL, also cancels its queued tasks. Running tasks are never interrupted.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from qrmi_workflows.emulator.store import Session, Store, Task
 __all__ = ["Reservations"]
 
 
-class _Live:
+class _Tracked:
     """A session that is not closed, with its unfinished tasks and its timers."""
 
     __slots__ = ("idle_timer", "queued", "running", "session", "ttl_timer")
@@ -49,10 +51,12 @@ class Reservations:
 
     Args:
         settings: The device's settings.
-        store: Where sessions are remembered.
-        clock: The time.
-        on_change: Called with a session that changed, and whether its queued tasks are to be
-            cancelled.
+        store: Where sessions are stored.
+        clock: The emulator's clock.
+        on_change: Called with a session that changed, and whether to cancel its queued tasks.
+
+    Attributes:
+        holder: The dedicated session that holds the device, if any.
     """
 
     def __init__(
@@ -66,149 +70,150 @@ class Reservations:
         self._store = store
         self._clock = clock
         self._on_change = on_change
-        self._live: dict[str, _Live] = {}
+        self._tracked: dict[str, _Tracked] = {}
         self.holder: Session | None = None
 
     def restore(self) -> None:
-        """Take up the sessions that the store remembers."""
+        """Resume the sessions in the store that are not closed."""
         for session in self._store.open_sessions(self._settings.name):
-            live = self._live[session.id] = _Live(session)
+            tracked = self._tracked[session.id] = _Tracked(session)
             if session.state == "active" and session.mode == "dedicated":
                 self.holder = session
-            self._start_ttl(live)
+            self._start_ttl_timer(tracked)
             if session.state == "active":
-                self._start_idle(live)
+                self._start_idle_timer(tracked)
 
     def stop(self) -> None:
         """Stop all timers."""
-        for live in self._live.values():
-            live.stop_timers()
+        for tracked in self._tracked.values():
+            tracked.stop_timers()
 
     def open(self, session: Session) -> None:
         """Open a session."""
         self._store.save_session(session)
-        self._live[session.id] = _Live(session)
-        self._start_ttl(self._live[session.id])
+        self._tracked[session.id] = _Tracked(session)
+        self._start_ttl_timer(self._tracked[session.id])
 
     def find(self, session_id: str | None) -> Session | None:
-        """Return a session that is not closed."""
-        live = self._live.get(session_id) if session_id else None
-        return live.session if live else None
+        """Return a session that is not closed, or `None`."""
+        tracked = self._tracked.get(session_id) if session_id else None
+        return tracked.session if tracked else None
 
-    def queued(self, session_id: str) -> list[str]:
-        """Return the ids of a session's tasks that wait for a lane."""
-        live = self._live.get(session_id)
-        return list(live.queued) if live else []
+    def queued_tasks(self, session_id: str) -> list[str]:
+        """Return the ids of a session's tasks that are waiting for a lane."""
+        tracked = self._tracked.get(session_id)
+        return list(tracked.queued) if tracked else []
 
     def stop_accepting(self, session_id: str) -> None:
-        """Take no more tasks; the session closes when its last one has ended."""
-        if live := self._live.get(session_id):
-            live.session.accepting = False
-            self._store.save_session(live.session)
-            self._close_when_drained(live, "closed by its owner")
+        """Refuse further tasks, and close the session when its last task has ended."""
+        if tracked := self._tracked.get(session_id):
+            tracked.session.accepting = False
+            self._store.save_session(tracked.session)
+            self._close_if_drained(tracked, "closed by its owner")
 
     def close(self, session_id: str, reason: str = "cancelled by its owner") -> None:
-        """Close a session now: tasks that wait are cancelled, those that run will end."""
-        if live := self._live.get(session_id):
-            live.session.accepting, live.session.reason = False, reason
-            self._store.save_session(live.session)
-            self._on_change(live.session, True)
-            self._close_when_drained(live, reason)
+        """Refuse further tasks, cancel the queued ones, and close once no task is running."""
+        if tracked := self._tracked.get(session_id):
+            tracked.session.accepting, tracked.session.reason = False, reason
+            self._store.save_session(tracked.session)
+            self._on_change(tracked.session, True)
+            self._close_if_drained(tracked, reason)
 
     def close_all(self, reason: str) -> None:
-        """Close every session now."""
-        for session_id in tuple(self._live):
+        """Close every session as `close` does."""
+        for session_id in tuple(self._tracked):
             self.close(session_id, reason)
 
-    def preferred(self) -> str | None:
-        """Return the id of the task that an active session puts before all others."""
+    def preferred_task(self) -> str | None:
+        """Return the id of the queued task that an active session puts first, or `None`."""
         if self.holder is not None:
-            return next(iter(self._live[self.holder.id].queued), None)
-        for live in self._live.values():
-            if live.session.mode == "batch" and live.session.state == "active" and live.queued:
-                return next(iter(live.queued))
+            return next(iter(self._tracked[self.holder.id].queued), None)
+        for tracked in self._tracked.values():
+            session = tracked.session
+            if session.mode == "batch" and session.state == "active" and tracked.queued:
+                return next(iter(tracked.queued))
         return None
 
-    def joined(self, task: Task) -> None:
-        """Note that a task of a session waits."""
-        if live := self._live.get(task.session or ""):
-            live.queued[task.id] = None
-            if live.idle_timer:
-                live.idle_timer.cancel()
-                live.idle_timer = None
+    def task_queued(self, task: Task) -> None:
+        """Record that a task has joined the queue: its session is not idle."""
+        if tracked := self._tracked.get(task.session or ""):
+            tracked.queued[task.id] = None
+            if tracked.idle_timer:
+                tracked.idle_timer.cancel()
+                tracked.idle_timer = None
 
-    def started(self, task: Task) -> None:
-        """Note that a task got a lane: its session is active now."""
-        live = self._live.get(task.session or "")
-        if live is None:
+    def task_started(self, task: Task) -> None:
+        """Record that a task got a lane, and activate its session."""
+        tracked = self._tracked.get(task.session or "")
+        if tracked is None:
             return
-        live.queued.pop(task.id, None)
-        live.running.add(task.id)
-        session = live.session
+        tracked.queued.pop(task.id, None)
+        tracked.running.add(task.id)
+        session = tracked.session
         session.last_started = self._clock.now()
         if session.state != "active":
             session.state = "active"
-            first = session.activated is None
+            is_first_activation = session.activated is None
             session.activated = session.activated or self._clock.now()
             if session.mode == "dedicated":
                 self.holder = session
-            if first:
-                self._start_ttl(live)
+            if is_first_activation:  # the maximum TTL counts from here
+                self._start_ttl_timer(tracked)
         self._store.save_session(session)
 
-    def left(self, task: Task) -> None:
-        """Note that a task of a session has ended."""
-        live = self._live.get(task.session or "")
-        if live is None:
+    def task_ended(self, task: Task) -> None:
+        """Record that a task has ended, and close its session or start its idle timer."""
+        tracked = self._tracked.get(task.session or "")
+        if tracked is None:
             return
-        live.queued.pop(task.id, None)
-        live.running.discard(task.id)
-        live.session.last_finished = self._clock.now()
-        if not live.session.accepting:
-            self._close_when_drained(live, "closed by its owner")
-        elif live.is_idle:
-            self._start_idle(live)
+        tracked.queued.pop(task.id, None)
+        tracked.running.discard(task.id)
+        tracked.session.last_finished = self._clock.now()
+        if not tracked.session.accepting:
+            self._close_if_drained(tracked, "closed by its owner")
+        elif tracked.is_idle:
+            self._start_idle_timer(tracked)
 
     def remaining_ttl(self, session: Session) -> int:
-        """Return how many seconds of its maximum TTL a session has left."""
+        """Return how many seconds remain of a session's maximum TTL."""
         if session.state == "closed":
             return 0
         since = session.activated or session.created
         return max(0, int(since + session.max_ttl - self._clock.now()))
 
-    def _start_ttl(self, live: _Live) -> None:
-        if live.ttl_timer:
-            live.ttl_timer.cancel()
-        since = live.session.activated or live.session.created
-        delay = max(0.0, since + live.session.max_ttl - self._clock.now())
-        live.ttl_timer = asyncio.get_running_loop().call_later(
-            delay, self.close, live.session.id, "its maximum TTL has passed"
+    def _start_ttl_timer(self, tracked: _Tracked) -> None:
+        if tracked.ttl_timer:
+            tracked.ttl_timer.cancel()
+        since = tracked.session.activated or tracked.session.created
+        delay = max(0.0, since + tracked.session.max_ttl - self._clock.now())
+        tracked.ttl_timer = asyncio.get_running_loop().call_later(
+            delay, self.close, tracked.session.id, "its maximum TTL has passed"
         )
 
-    def _start_idle(self, live: _Live) -> None:
-        if live.session.state == "active":
-            live.idle_timer = asyncio.get_running_loop().call_later(
-                self._settings.interactive_ttl_seconds, self._deactivate, live
+    def _start_idle_timer(self, tracked: _Tracked) -> None:
+        if tracked.session.state == "active":
+            tracked.idle_timer = asyncio.get_running_loop().call_later(
+                self._settings.interactive_ttl_seconds, self._deactivate, tracked
             )
 
-    def _deactivate(self, live: _Live) -> None:
-        live.session.state = "inactive"
-        self._give_up(live.session)
-        self._store.save_session(live.session)
-        self._on_change(live.session, False)
+    def _deactivate(self, tracked: _Tracked) -> None:
+        tracked.session.state = "inactive"
+        self._free_device(tracked.session)
+        self._store.save_session(tracked.session)
+        self._on_change(tracked.session, False)
 
-    def _close_when_drained(self, live: _Live, reason: str) -> None:
-        session = live.session
-        if not live.is_idle or session.state == "closed":
+    def _close_if_drained(self, tracked: _Tracked, reason: str) -> None:
+        session = tracked.session
+        if not tracked.is_idle or session.state == "closed":
             return
-        live.stop_timers()
+        tracked.stop_timers()
         session.state, session.closed = "closed", self._clock.now()
         session.reason = session.reason or reason
-        self._give_up(session)
-        self._live.pop(session.id, None)
+        self._free_device(session)
+        self._tracked.pop(session.id, None)
         self._store.save_session(session)
         self._on_change(session, False)
 
-    def _give_up(self, session: Session) -> None:
+    def _free_device(self, session: Session) -> None:
         if self.holder is session:
             self.holder = None

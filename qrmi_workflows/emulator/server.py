@@ -1,4 +1,7 @@
-"""The HTTP server: every dialect below its own prefix, the control endpoint, one event loop."""
+"""The HTTP server: each dialect under its own prefix, and the control endpoint, on one event loop.
+
+Only the simulations run elsewhere, in worker processes.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +36,11 @@ __all__ = ["Readiness", "serve"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """What a started emulator tells.
+    """What an emulator announces once it serves.
 
     Attributes:
-        url: Where it serves.
-        config: The `qrmi_config.json` that it wrote.
+        url: Its base URL.
+        config: The path of the `qrmi_config.json` that it wrote.
         qpus: The names of its QPUs.
     """
 
@@ -47,7 +50,11 @@ class Readiness:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but a signal ends it cleanly instead of being raised again."""
+    """A uvicorn server that shuts down cleanly on a signal.
+
+    uvicorn (read in 0.54) raises a captured signal again once its server has shut down. That would
+    end the process before it has stopped its workers.
+    """
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -67,22 +74,22 @@ def serve(
     """Serve until SIGINT or SIGTERM.
 
     Args:
-        settings: What to emulate.
-        folder: Where its state lives.
+        settings: The QPUs and their behaviour.
+        folder: The state folder.
         host: The address to bind.
-        port: The port; `None`: the one served last from this folder if it is free, else any.
-        announce: Called once when requests are answered.
+        port: The port; `None`: the folder's previous port if that is free, else any free port.
+        announce: Called once, when the server accepts requests.
 
     Raises:
         EmulatorError: The folder or the port is in use.
     """
-    os.umask(0o077)  # what it writes is for its owner alone
+    os.umask(0o077)  # for the files that SQLite and the recorder create
     folder.claim()
     credentials = folder.read_credentials()
     listener = _listen(host, port, credentials.port)
-    actual = listener.getsockname()[1]
-    credentials = credentials.complete(settings, actual)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{actual}"
+    bound_port = listener.getsockname()[1]
+    credentials = credentials.complete(settings, bound_port)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{bound_port}"
     folder.write(credentials, settings, url)
     ready = Readiness(url=url, config=folder.config, qpus=tuple(settings.qpus))
 
@@ -107,8 +114,8 @@ async def _run(
 
 
 def build_app(fleet: Fleet) -> ASGIApp:
-    """Return the whole API: the dialects in use, health and control, faults and recording."""
-    mounts: list[BaseRoute] = [
+    """Return the ASGI application: dialects, health and control, inside faults and recording."""
+    vendor_routes: list[BaseRoute] = [
         Mount(f"/{name}", routes=dialect.routes()) for name, dialect in fleet.dialects.items()
     ]
 
@@ -116,11 +123,11 @@ def build_app(fleet: Fleet) -> ASGIApp:
         del request
         return JSONResponse({"status": "ok", "qpus": list(fleet.devices)})
 
-    others: list[BaseRoute] = [
+    own_routes: list[BaseRoute] = [
         Route("/healthz", health),
         Mount("/control", routes=control_routes(fleet)),
     ]
-    injector = FaultInjector(Starlette(routes=[*mounts, *others]), fleet)
+    injector = FaultInjector(Starlette(routes=[*vendor_routes, *own_routes]), fleet)
     return Recorder(injector, fleet.folder.requests) if fleet.settings.record else injector
 
 
@@ -155,21 +162,21 @@ async def _announce(
     announce(ready)
 
 
-def _listen(host: str, port: int | None, last: int) -> socket.socket:
-    if port is None and last:
-        with contextlib.suppress(OSError):
-            return _bind(host, last)
+def _listen(host: str, port: int | None, previous_port: int) -> socket.socket:
+    if port is None and previous_port:
+        with contextlib.suppress(OSError):  # taken in the meantime: any other will do
+            return _bind(host, previous_port)
     try:
         return _bind(host, port or 0)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise EmulatorError(
-                f"--port {port}: another program listens on {host}:{port}; allowed is a free "
-                "port. Leave --port out to get one."
+                f"--port {port}: another program is listening on {host}:{port}. "
+                "Name a free port, or omit --port to have one chosen."
             ) from error
         raise EmulatorError(
             f"cannot listen on {host}:{port or 0}: {error.strerror or error}. "
-            "Name an address of this machine and a port from 1024 to 65535."
+            "Use an address of this machine and a port from 1024 to 65535."
         ) from error
 
 

@@ -1,23 +1,23 @@
-"""What the emulator serves: its QPUs and how each behaves, from the command line or a TOML file.
+"""The emulator's settings: its QPUs and how each behaves, from options or a TOML file.
 
 ::
 
-    seed = 7                    # identical requests give identical counts under one seed
-    independent = false         # true: identical requests are sampled independently
-    workers = 2                 # processes that simulate
-    worker_memory_gib = 4.0     # the memory that a simulation may use
-    record = false              # true: every request is written to requests.jsonl
+    seed = 7                    # with the same seed, identical requests give identical counts
+    independent = false         # true: sample identical requests independently
+    workers = 2                 # number of simulation processes
+    worker_memory_gib = 4.0     # memory limit of one simulation
+    record = false              # true: write every request to requests.jsonl
 
     [qpus.ibm_fez]
     type = "ibm-quantum-compute-service"
-    model = "fez"               # whose configuration, properties and noise it has
-    simulator = "aer"           # or "null": a valid result at once, for benchmarks
-    noise = false               # true: the model's calibrated noise
-    exact = false               # true: estimates without shot noise, whatever the precision
-    strict = false              # true: circuits must be transpiled to the model
+    model = "fez"               # the machine whose configuration, properties and noise it has
+    simulator = "aer"           # or "null": a valid result immediately, for benchmarks
+    noise = false               # true: add the model's calibrated noise
+    exact = false               # true: no shot noise in estimates, for any requested precision
+    strict = false              # true: accept only circuits transpiled for the model
     lanes = 5                   # tasks prepared in parallel; one executes at a time
     preparation_seconds = 0.0   # or [low, high], {normal = [mean, deviation]}, …
-    execution_seconds = 0.5     # without it: as long as the simulator takes
+    execution_seconds = 0.5     # default: as long as the simulator takes
 
     [[faults]]                  # see faults.py
     kind = "status"
@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qrmi_workflows.emulator.dialects import DIALECTS, load_dialect
+from qrmi_workflows.emulator.dialects import known_types, load_dialect
 from qrmi_workflows.emulator.durations import Duration
 from qrmi_workflows.emulator.faults import FaultRule
 from qrmi_workflows.errors import EmulatorError
@@ -50,17 +50,17 @@ class QPUSettings:
     """One emulated QPU.
 
     Attributes:
-        name: The name that jobs ask for.
-        type: QRMI's resource type: which dialect it speaks.
-        model: The machine that it resembles (`fez`, `AnalogDevice`).
-        simulator: What computes its results.
-        noise: Whether results carry the model's calibrated noise.
-        exact: Whether estimates come without shot noise, whatever precision was asked for.
-        strict: Whether circuits must use the model's own instructions, as IBM's machines ask.
-        lanes: How many tasks it prepares in parallel.
-        preparation: How long a lane prepares a task.
-        execution: How long the device executes a task; `None`: as long as the simulator runs.
-        interactive_ttl_seconds: How long an idle session keeps the device.
+        name: The QPU's name, as jobs request it.
+        type: QRMI's resource type, which selects the dialect.
+        model: The machine it imitates (`fez`, `AnalogDevice`); by default the dialect's.
+        simulator: The engine that computes its results; by default the dialect's.
+        noise: Whether to add the model's calibrated noise to results.
+        exact: Whether to omit shot noise from estimates, for any requested precision.
+        strict: Whether to require the model's native instructions, as IBM's machines do.
+        lanes: The number of tasks prepared in parallel.
+        preparation: The time a lane needs to prepare a task.
+        execution: The time the device needs to execute a task; `None`: the simulator's run time.
+        interactive_ttl_seconds: The time after which an idle session loses the device.
     """
 
     name: str
@@ -76,39 +76,42 @@ class QPUSettings:
     interactive_ttl_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        """Fill in the dialect's defaults and refuse what it does not have."""
+        """Apply the dialect's defaults and check every value against it."""
         where = f"QPU {self.name!r}"
         if not _NAME.fullmatch(self.name):
             raise EmulatorError(
-                f"{where}: allowed in a name are letters, digits, `_`, `.` and `-`. Rename it."
+                f"{where}: a name may only contain letters, digits, `_`, `.` and `-`. Rename it."
             )
-        if self.type not in DIALECTS:
-            raise _not_allowed(f"{where}: type", self.type, DIALECTS)
-        dialect = load_dialect(self.type)
+        try:
+            dialect = load_dialect(self.type)
+        except EmulatorError as error:
+            raise EmulatorError(f"{where}: {error}") from error
         if dialect.names and self.name not in dialect.names:
-            raise _not_allowed(f"name of a {self.type} QPU", self.name, dialect.names)
+            raise _unknown_value(f"name of a {self.type} QPU", self.name, dialect.names)
         object.__setattr__(self, "model", self.model or dialect.default_model)
         object.__setattr__(self, "simulator", self.simulator or dialect.simulators[0])
         if self.model not in dialect.models():
-            raise _not_allowed(f"{where}: model", self.model, dialect.models())
+            raise _unknown_value(f"{where}: model", self.model, dialect.models())
         if self.simulator not in dialect.simulators:
-            raise _not_allowed(f"{where}: simulator", self.simulator, dialect.simulators)
+            raise _unknown_value(f"{where}: simulator", self.simulator, dialect.simulators)
         if self.lanes < 1:
-            raise EmulatorError(f"{where}: lanes = {self.lanes}; allowed is 1 or more.")
+            raise EmulatorError(
+                f"{where}: lanes = {self.lanes}: must be a positive integer. Set at least 1."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmulatorSettings:
-    """What one emulator serves.
+    """Settings of one emulator.
 
     Attributes:
         qpus: Its QPUs, by name.
-        seed: What the simulators' random numbers derive from.
-        independent: Whether identical requests are sampled independently of one another.
-        workers: How many processes simulate.
-        worker_memory_gib: The memory that a simulation in one of them may use, in GiB.
-        record: Whether every request is written to `requests.jsonl` in the state folder.
-        faults: The fault rules in force from the start.
+        seed: The seed of all random numbers.
+        independent: Whether to sample identical requests independently.
+        workers: The number of simulation processes.
+        worker_memory_gib: The memory limit of one simulation, in GiB.
+        record: Whether to write every request to `requests.jsonl` in the state folder.
+        faults: The fault rules that apply from the start.
     """
 
     qpus: Mapping[str, QPUSettings]
@@ -121,17 +124,16 @@ class EmulatorSettings:
 
 
 def parse_qpu(text: str) -> QPUSettings:
-    """Read a QPU as the command line gives it: `NAME=TYPE` or `NAME=TYPE:MODEL`.
+    """Parse a QPU from the command line: `NAME=TYPE` or `NAME=TYPE:MODEL`.
 
     Raises:
-        EmulatorError: It is neither, or names a type or model that does not exist.
+        EmulatorError: The text has another form, or the name, type or model is not allowed.
     """
     name, _, rest = text.partition("=")
     type_, _, model = rest.partition(":")
     if not name or not type_:
         raise EmulatorError(
-            f"--qpu {text!r}; allowed is NAME=TYPE or NAME=TYPE:MODEL, "
-            f"such as {DEFAULT_QPUS[0]}. Correct it."
+            f"--qpu {text!r}: must be NAME=TYPE or NAME=TYPE:MODEL. For example: {DEFAULT_QPUS[0]}."
         )
     return QPUSettings(name=name, type=type_, model=model)
 
@@ -142,31 +144,42 @@ def read_settings(
     seed: int | None = None,
     record: bool = False,
 ) -> EmulatorSettings:
-    """Combine a TOML file and QPUs from the command line; the defaults when there is neither.
+    """Combine a TOML file with options from the command line.
+
+    Args:
+        path: The TOML file.
+        qpus: More QPUs, as `NAME=TYPE[:MODEL]`; if the file has none either, `DEFAULT_QPUS`.
+        seed: Overrides the file's seed.
+        record: Whether to record requests, even if the file does not say so.
 
     Raises:
-        EmulatorError: The file cannot be read, or asks for something that does not exist.
+        EmulatorError: The file cannot be read, or a setting is not allowed.
     """
     document = _read_toml(path) if path else {}
     tables = document.pop("qpus", {})
     where = str(path)
     if not isinstance(tables, dict) or not all(isinstance(item, dict) for item in tables.values()):
-        raise EmulatorError(f"{where}: qpus = {tables!r}; allowed is one table [qpus.NAME] each.")
+        raise EmulatorError(
+            f"{where}: qpus = {tables!r}: must be a table. Write one [qpus.NAME] per QPU."
+        )
     faults = document.pop("faults", [])
     if not isinstance(faults, list) or not all(isinstance(item, dict) for item in faults):
-        raise EmulatorError(f"{where}: faults = {faults!r}; allowed is one table [[faults]] each.")
+        raise EmulatorError(
+            f"{where}: faults = {faults!r}: must be an array of tables. "
+            "Write one [[faults]] per rule."
+        )
     rules = tuple(FaultRule.parse(item, f"{where}: [[faults]]") for item in faults)
-    given = [_qpu(name, table, where) for name, table in tables.items()]
-    given += [parse_qpu(text) for text in qpus]
-    given = given or [parse_qpu(text) for text in DEFAULT_QPUS]
-    settings = _checked(document, _TOP, where)
+    requested = [_parse_table(name, table, where) for name, table in tables.items()]
+    requested += [parse_qpu(text) for text in qpus]
+    requested = requested or [parse_qpu(text) for text in DEFAULT_QPUS]
+    settings = _check_keys(document, _TOP_LEVEL_KEYS, where)
     settings["record"] = record or settings.get("record", False)
     if seed is not None:
         settings["seed"] = seed
-    return EmulatorSettings(qpus={qpu.name: qpu for qpu in given}, faults=rules, **settings)
+    return EmulatorSettings(qpus={qpu.name: qpu for qpu in requested}, faults=rules, **settings)
 
 
-_TYPES: dict[str, tuple[type, ...]] = {
+_KEY_TYPES: dict[str, tuple[type, ...]] = {
     "type": (str,),
     "model": (str,),
     "simulator": (str,),
@@ -182,43 +195,49 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "worker_memory_gib": (int, float),
 }
 _DURATIONS = {"preparation_seconds": "preparation", "execution_seconds": "execution"}
-_TOP = {"seed", "independent", "workers", "worker_memory_gib", "record"}
+_TOP_LEVEL_KEYS = {"seed", "independent", "workers", "worker_memory_gib", "record"}
+_POSITIVE_KEYS = ("workers", "worker_memory_gib", "interactive_ttl_seconds")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise EmulatorError(f"{path}: not TOML: {error}. Correct that place.") from error
+        raise EmulatorError(f"{path}: not TOML: {error}. Correct the file.") from error
     except OSError as error:
         raise EmulatorError(
-            f"{path}: {error.strerror or error}. Name a TOML file that you can read."
+            f"{path}: {error.strerror or error}. Name a readable TOML file."
         ) from error
 
 
-def _qpu(name: str, table: dict[str, Any], path: str) -> QPUSettings:
+def _parse_table(name: str, table: dict[str, Any], path: str) -> QPUSettings:
     where = f"{path}: [qpus.{name}]"
-    settings = _checked(table, (_TYPES.keys() - _TOP) | _DURATIONS.keys(), where)
+    keys = (_KEY_TYPES.keys() - _TOP_LEVEL_KEYS) | _DURATIONS.keys()
+    settings = _check_keys(table, keys, where)
     for key, attribute in _DURATIONS.items():
         if key in settings:
             settings[attribute] = Duration.parse(settings.pop(key), f"{where}: {key}")
     if "type" not in settings:
-        raise EmulatorError(f"{where}: no `type`; allowed: {', '.join(sorted(DIALECTS))}. Add it.")
+        raise EmulatorError(
+            f"{where}: `type` is missing; allowed: {', '.join(known_types())}. Add it."
+        )
     return QPUSettings(name=name, **settings)
 
 
-def _checked(table: Mapping[str, Any], allowed: Iterable[str], where: str) -> dict[str, Any]:
+def _check_keys(table: Mapping[str, Any], allowed: Iterable[str], where: str) -> dict[str, Any]:
+    """Return a copy of a table after checking the names and types of its keys."""
     for key, value in table.items():
         if key not in set(allowed):
-            raise _not_allowed(f"{where}: key", key, allowed)
-        wanted = _TYPES.get(key)
-        if wanted and type(value) not in wanted:
-            names = " or ".join(item.__name__ for item in wanted)
-            raise EmulatorError(f"{where}: {key} = {value!r}; allowed is a {names}. Correct it.")
-        if key in ("workers", "worker_memory_gib", "interactive_ttl_seconds") and value <= 0:
-            raise EmulatorError(f"{where}: {key} = {value!r}; allowed is more than 0. Correct it.")
+            raise _unknown_value(f"{where}: key", key, allowed)
+        types = _KEY_TYPES.get(key)
+        if types and type(value) not in types:  # not isinstance: a bool is no lane count
+            names = " or ".join(item.__name__ for item in types)
+            raise EmulatorError(f"{where}: {key} = {value!r}: must be of type {names}. Correct it.")
+        if key in _POSITIVE_KEYS and value <= 0:
+            raise EmulatorError(f"{where}: {key} = {value!r}: must be positive. Correct it.")
     return dict(table)
 
 
-def _not_allowed(what: str, value: str, allowed: Iterable[str]) -> EmulatorError:
-    return EmulatorError(f"{what} {value!r} is unknown; allowed: {', '.join(sorted(allowed))}.")
+def _unknown_value(what: str, value: str, allowed: Iterable[str]) -> EmulatorError:
+    names = ", ".join(sorted(allowed))
+    return EmulatorError(f"{what} {value!r} is unknown; allowed: {names}. Correct it.")

@@ -1,4 +1,4 @@
-"""AWS Signature Version 4, as S3 checks it: in the Authorization header or in a presigned URL.
+"""Checks of AWS Signature Version 4, in the Authorization header or in a presigned URL.
 
 https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-authenticating-requests.html
 """
@@ -24,11 +24,11 @@ _HEADER = re.compile(
 
 
 class SignatureError(Exception):
-    """A request whose signature S3 would refuse.
+    """A request that S3 would reject.
 
     Args:
         code: S3's error code (`SignatureDoesNotMatch`).
-        message: What is wrong.
+        message: The reason.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -39,13 +39,13 @@ class SignatureError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedRequest:
-    """What a signature covers.
+    """The parts of a request that a signature covers.
 
     Attributes:
         method: The HTTP method.
-        path: The path as it was sent, percent-encoded.
-        query: The query string as it was sent.
-        headers: The headers, names in lower case.
+        path: The path as sent, percent-encoded.
+        query: The query string as sent.
+        headers: The headers, with their names in lower case.
     """
 
     method: str
@@ -56,10 +56,12 @@ class SignedRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
+    """A request's signature with the parameters that it was made with."""
+
     credential: str
     signed_headers: str
     signature: str
-    moment: str
+    timestamp: str
     expires_seconds: int | None
     payload_hash: str
 
@@ -71,19 +73,19 @@ def check_signature(
 
     Args:
         request: The request.
-        keys: Secret access keys by access key id.
+        keys: The secret access keys by access key id.
         body: The request's body.
-        now: The time in seconds since the epoch.
+        now: The current time in seconds since the epoch.
 
     Raises:
-        SignatureError: It has none, a wrong one, or one that has expired.
+        SignatureError: The signature is missing, wrong or expired.
     """
     claim = _from_query(request) if "X-Amz-Signature=" in request.query else _from_header(request)
     access_key, _, scope = claim.credential.partition("/")
     secret = keys.get(access_key)
     if secret is None:
         raise SignatureError("InvalidAccessKeyId", f"The access key id {access_key!r} is unknown.")
-    expected = _signature(request, claim, secret, scope)
+    expected = _expected_signature(request, claim, secret, scope)
     if not hmac.compare_digest(expected, claim.signature):
         raise SignatureError("SignatureDoesNotMatch", "The signature does not match the request.")
     _check_time(claim, now)
@@ -100,7 +102,7 @@ def _from_header(request: SignedRequest) -> _Claim:
         credential,
         signed_headers,
         signature,
-        moment=request.headers.get("x-amz-date", ""),
+        timestamp=request.headers.get("x-amz-date", ""),
         expires_seconds=None,
         payload_hash=request.headers.get("x-amz-content-sha256", _UNSIGNED),
     )
@@ -113,7 +115,7 @@ def _from_query(request: SignedRequest) -> _Claim:
             query["X-Amz-Credential"],
             query["X-Amz-SignedHeaders"],
             query["X-Amz-Signature"],
-            moment=query["X-Amz-Date"],
+            timestamp=query["X-Amz-Date"],
             expires_seconds=int(query["X-Amz-Expires"]),
             payload_hash=request.headers.get("x-amz-content-sha256", _UNSIGNED),
         )
@@ -125,18 +127,21 @@ def _from_query(request: SignedRequest) -> _Claim:
 
 def _check_time(claim: _Claim, now: float) -> None:
     try:
-        signed = datetime.strptime(claim.moment, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+        date = datetime.strptime(claim.timestamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError as error:
-        raise SignatureError("AccessDenied", f"The date {claim.moment!r} is not valid.") from error
-    if claim.expires_seconds is not None and now > signed + claim.expires_seconds:
+        raise SignatureError(
+            "AccessDenied", f"The date {claim.timestamp!r} is not valid."
+        ) from error
+    signed_at = date.timestamp()
+    if claim.expires_seconds is not None and now > signed_at + claim.expires_seconds:
         raise SignatureError("AccessDenied", "Request has expired")
-    if claim.expires_seconds is None and abs(now - signed) > _CLOCK_SKEW_SECONDS:
+    if claim.expires_seconds is None and abs(now - signed_at) > _CLOCK_SKEW_SECONDS:
         raise SignatureError(
             "RequestTimeTooSkewed", "The request's time differs too much from the server's."
         )
 
 
-def _signature(request: SignedRequest, claim: _Claim, secret: str, scope: str) -> str:
+def _expected_signature(request: SignedRequest, claim: _Claim, secret: str, scope: str) -> str:
     names = claim.signed_headers.split(";")
     canonical = "\n".join(
         [
@@ -150,7 +155,7 @@ def _signature(request: SignedRequest, claim: _Claim, secret: str, scope: str) -
         ]
     )
     digest = hashlib.sha256(canonical.encode()).hexdigest()
-    text = "\n".join([_ALGORITHM, claim.moment, scope, digest])
+    text = "\n".join([_ALGORITHM, claim.timestamp, scope, digest])
     key = f"AWS4{secret}".encode()
     for part in scope.split("/"):
         key = hmac.digest(key, part.encode(), hashlib.sha256)

@@ -1,7 +1,7 @@
-"""What the emulator must not forget: tasks, sessions, batches and stored objects, in SQLite.
+"""The emulator's persistent state: tasks, sessions, batches and objects, in SQLite.
 
-Every accepted request is committed before it is answered. The write-ahead log makes a commit
-survive the death of the process (`kill -9`); only a power cut may lose the last ones.
+Every accepted request is committed before it is answered. With the write-ahead log a commit
+survives the process's death (`kill -9`); only a power cut may lose the most recent ones.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS objects (
     bucket TEXT, key TEXT, body BLOB, type TEXT, modified REAL, PRIMARY KEY (bucket, key));
 CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT);
 """
-_TASK = (
+_TASK_COLUMNS = (
     "id, qpu, program, session, batch, state, accepted, started, finished, reason, details, deleted"
 )
 
@@ -44,15 +44,18 @@ class Task:
     """One payload executing on a QPU. Times are seconds since the epoch.
 
     Attributes:
-        id: The vendor's id of it.
+        id: The vendor's task id.
         qpu: The QPU's name.
-        program: What to run (`sampler`, `estimator`, `sequence`).
-        session: The session that it belongs to.
-        batch: The batch that it belongs to.
+        program: The kind of program (`sampler`, `estimator`, `sequence`, …).
+        session: The id of its session, if any.
+        batch: The id of its batch, if any.
         state: `queued`, `running`, `completed`, `failed` or `cancelled`.
+        accepted: When it was accepted.
+        started: When it got a lane.
+        finished: When it reached a final state.
         reason: Why it failed or was cancelled.
-        details: What only the dialect needs to remember.
-        deleted: Whether its owner deleted it: it is counted, but no longer shown.
+        details: The dialect's own data.
+        deleted: Whether its owner has deleted it: it still counts but is no longer listed.
     """
 
     id: str
@@ -70,7 +73,7 @@ class Task:
 
     @property
     def is_final(self) -> bool:
-        """Whether it has ended."""
+        """Whether the task has completed, failed or been cancelled."""
         return self.state in FINAL_STATES
 
 
@@ -79,13 +82,18 @@ class Session:
     """A vendor-side reservation of a QPU. Times are seconds since the epoch.
 
     Attributes:
-        id: The vendor's id of it.
+        id: The vendor's session id.
         qpu: The QPU's name.
-        mode: `dedicated` (excludes other tasks while active), `batch` or `shared`.
-        max_ttl: How many seconds it may last once active.
+        mode: `dedicated`, `batch` or `shared`; see `reservations.py`.
+        max_ttl: The number of seconds it may last once active.
         state: `open` (waiting for its first task), `active`, `inactive` or `closed`.
-        accepting: Whether it takes new tasks.
-        owner: Who opened it, where the vendor cares.
+        accepting: Whether it accepts new tasks.
+        created: When it was opened.
+        activated: When its first task started.
+        closed: When it was closed.
+        last_started: When its latest task started.
+        last_finished: When its latest task ended.
+        owner: The user it belongs to, for vendors that distinguish users.
         reason: Why it was closed.
     """
 
@@ -106,7 +114,14 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Tasks that were submitted as one. `details` is the dialect's own."""
+    """Tasks that were submitted together.
+
+    Attributes:
+        id: The vendor's batch id.
+        qpu: The QPU's name.
+        created: When it was created, in seconds since the epoch.
+        details: The dialect's own data.
+    """
 
     id: str
     qpu: str
@@ -115,10 +130,10 @@ class Batch:
 
 
 class Store:
-    """The emulator's memory, in one SQLite file.
+    """The emulator's database, one SQLite file.
 
     Args:
-        path: The file; created when it is missing.
+        path: The file, which is created if necessary.
     """
 
     def __init__(self, path: Path) -> None:
@@ -128,21 +143,21 @@ class Store:
         self._db.executescript(_SCHEMA)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the database."""
         self._db.close()
 
     # Tasks
 
     def add_task(self, task: Task, request: str) -> None:
-        """Remember an accepted task."""
+        """Insert an accepted task and its request."""
         self._db.execute(
-            f"INSERT INTO tasks ({_TASK}, request) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
+            f"INSERT INTO tasks ({_TASK_COLUMNS}, request) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
             (*_task_row(task), request),
         )
 
     def add_batch(self, batch: Batch, tasks: list[Task], requests: list[str]) -> None:
-        """Remember a batch and its tasks, all or nothing."""
-        with self._all_or_nothing():
+        """Insert a batch with its tasks and their requests, in one transaction."""
+        with self._transaction():
             self._db.execute(
                 "INSERT INTO batches VALUES (?,?,?,?)",
                 (batch.id, batch.qpu, batch.created, json.dumps(batch.details)),
@@ -151,13 +166,13 @@ class Store:
                 self.add_task(task, request)
 
     def add_tasks(self, tasks: list[Task], requests: list[str]) -> None:
-        """Remember several accepted tasks, all or nothing."""
-        with self._all_or_nothing():
+        """Insert several accepted tasks and their requests, in one transaction."""
+        with self._transaction():
             for task, request in zip(tasks, requests, strict=True):
                 self.add_task(task, request)
 
     def save_task(self, task: Task, result: str | None = None, logs: str | None = None) -> None:
-        """Remember a task's new state, and its result and logs when it has ended."""
+        """Update a task's state, and its result and logs unless these are `None`."""
         self._db.execute(
             "UPDATE tasks SET state=?, started=?, finished=?, reason=?, details=?, deleted=?,"
             " result=coalesce(?, result), logs=coalesce(?, logs) WHERE id=?",
@@ -175,23 +190,23 @@ class Store:
         )
 
     def task(self, task_id: str) -> Task | None:
-        """Return a task; `None` when there is none of that id or it was deleted."""
+        """Return a task, or `None` if the id is unknown or the task was deleted."""
         row = self._db.execute(
-            f"SELECT {_TASK} FROM tasks WHERE id=? AND NOT deleted",  # noqa: S608
+            f"SELECT {_TASK_COLUMNS} FROM tasks WHERE id=? AND NOT deleted",  # noqa: S608
             (task_id,),
         ).fetchone()
-        return None if row is None else _task(row)
+        return None if row is None else _task_from_row(row)
 
     def request(self, task_id: str) -> str:
-        """Return what a task was asked to run."""
+        """Return the request that a task was submitted with."""
         return str(self._column("request", task_id))
 
     def result(self, task_id: str) -> str | None:
-        """Return a task's result, if there is one."""
+        """Return a task's result, or `None` if it has none."""
         return self._column("result", task_id)
 
     def logs(self, task_id: str) -> str:
-        """Return a task's logs; empty when there are none."""
+        """Return a task's logs, empty if it has none."""
         return self._column("logs", task_id) or ""
 
     def find_tasks(
@@ -203,25 +218,34 @@ class Store:
         qpus: tuple[str, ...] = (),
         **equal: str,
     ) -> list[Task]:
-        """Return the tasks, in the order of their acceptance, that match every condition."""
+        """Return the tasks that match every condition, in order of acceptance.
+
+        Args:
+            limit: The maximum number of tasks; -1: no limit.
+            offset: The number of matching tasks to skip.
+            newest_first: Whether to reverse the order.
+            states: The states to include; empty: all.
+            qpus: The QPUs to include; empty: all.
+            equal: Further conditions, as a column and its value.
+        """
         conditions = ["NOT deleted"] + [f"{column}=?" for column in equal]
         for column, values in (("state", states), ("qpu", qpus)):
             if values:
                 conditions.append(f"{column} IN ({','.join('?' * len(values))})")
         order = "DESC" if newest_first else "ASC"
         rows = self._db.execute(
-            f"SELECT {_TASK} FROM tasks WHERE {' AND '.join(conditions)}"  # noqa: S608
+            f"SELECT {_TASK_COLUMNS} FROM tasks WHERE {' AND '.join(conditions)}"  # noqa: S608
             f" ORDER BY rowid {order} LIMIT ? OFFSET ?",
             (*equal.values(), *states, *qpus, limit, offset),
         )
-        return [_task(row) for row in rows]
+        return [_task_from_row(row) for row in rows]
 
     def count_tasks(self) -> Iterator[tuple[str, str, int]]:
-        """Return how many tasks there are, as (QPU, state, count), deleted ones included."""
+        """Yield (QPU, state, number of tasks), including deleted tasks."""
         yield from self._db.execute("SELECT qpu, state, count(*) FROM tasks GROUP BY qpu, state")
 
     def busy_seconds(self, qpus: Iterable[str]) -> float:
-        """Return how long all tasks that ended on these QPUs took together."""
+        """Return the total run time of the tasks that have ended on these QPUs."""
         marks = ",".join("?" * len(names := tuple(qpus)))
         row = self._db.execute(
             f"SELECT total(finished - started) FROM tasks WHERE qpu IN ({marks})",  # noqa: S608
@@ -232,81 +256,81 @@ class Store:
     # Sessions
 
     def save_session(self, session: Session) -> None:
-        """Remember a session's state."""
+        """Insert or update a session."""
         self._db.execute(
             "INSERT OR REPLACE INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
             tuple(getattr(session, name) for name in Session.__slots__),
         )
 
     def session(self, session_id: str) -> Session | None:
-        """Return a session, if there is one of that id."""
+        """Return a session, or `None` if the id is unknown."""
         row = self._db.execute("SELECT * FROM sessions WHERE id=?", (session_id,)).fetchone()
-        return None if row is None else _session(row)
+        return None if row is None else _session_from_row(row)
 
     def open_sessions(self, qpu: str) -> list[Session]:
-        """Return the sessions of a QPU that are not closed."""
+        """Return a QPU's sessions that are not closed."""
         rows = self._db.execute(
             "SELECT * FROM sessions WHERE qpu=? AND state!='closed' ORDER BY rowid", (qpu,)
         )
-        return [_session(row) for row in rows]
+        return [_session_from_row(row) for row in rows]
 
     def count_sessions(self) -> Iterator[tuple[str, str, int]]:
-        """Return how many sessions there are, as (QPU, state, count)."""
+        """Yield (QPU, state, number of sessions)."""
         yield from self._db.execute("SELECT qpu, state, count(*) FROM sessions GROUP BY qpu, state")
 
-    # Batches, objects, notes
+    # Batches, objects, single values
 
     def batch(self, batch_id: str) -> Batch | None:
-        """Return a batch, if there is one of that id."""
+        """Return a batch, or `None` if the id is unknown."""
         row = self._db.execute("SELECT * FROM batches WHERE id=?", (batch_id,)).fetchone()
         if row is None:
             return None
         return Batch(id=row[0], qpu=row[1], created=row[2], details=json.loads(row[3]))
 
     def batches(self) -> list[Batch]:
-        """Return all batches, the newest first."""
+        """Return all batches, newest first."""
         rows = self._db.execute("SELECT id FROM batches ORDER BY rowid DESC").fetchall()
         return [batch for (batch_id,) in rows if (batch := self.batch(batch_id))]
 
     def save_batch(self, batch: Batch) -> None:
-        """Remember a batch's new details."""
+        """Update a batch's details."""
         self._db.execute(
             "UPDATE batches SET details=? WHERE id=?", (json.dumps(batch.details), batch.id)
         )
 
     def put_object(self, bucket: str, key: str, body: bytes, type_: str, modified: float) -> None:
-        """Store an object, replacing one of the same key."""
+        """Insert an object, replacing any of the same key."""
         self._db.execute(
             "INSERT OR REPLACE INTO objects VALUES (?,?,?,?,?)",
             (bucket, key, body, type_, modified),
         )
 
     def get_object(self, bucket: str, key: str) -> tuple[bytes, str, float] | None:
-        """Return an object's body, content type and time of storage, if there is one."""
+        """Return an object's body, content type and modification time, or `None`."""
         row: tuple[bytes, str, float] | None = self._db.execute(
             "SELECT body, type, modified FROM objects WHERE bucket=? AND key=?", (bucket, key)
         ).fetchone()
         return row
 
     def delete_object(self, bucket: str, key: str) -> None:
-        """Forget an object; not an error when there is none."""
+        """Delete an object if it exists."""
         self._db.execute("DELETE FROM objects WHERE bucket=? AND key=?", (bucket, key))
 
     def next_number(self) -> int:
-        """Return a number that no task has had yet."""
+        """Return a task number that has not been used before."""
         return int(self._db.execute("SELECT coalesce(max(rowid), 0) + 1 FROM tasks").fetchone()[0])
 
-    def note(self, name: str) -> str | None:
-        """Return a remembered value."""
+    def get_value(self, name: str) -> str | None:
+        """Return the value stored under a name, or `None`."""
         row = self._db.execute("SELECT value FROM notes WHERE name=?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
-    def set_note(self, name: str, value: str) -> None:
-        """Remember a value under a name."""
+    def set_value(self, name: str, value: str) -> None:
+        """Store a value under a name."""
         self._db.execute("INSERT OR REPLACE INTO notes VALUES (?,?)", (name, value))
 
     @contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
+    def _transaction(self) -> Iterator[None]:
         self._db.execute("BEGIN")
         try:
             yield
@@ -324,19 +348,19 @@ class Store:
 
 
 def _task_row(task: Task) -> tuple[object, ...]:
-    values = [getattr(task, name.strip()) for name in _TASK.split(",")]
+    values = [getattr(task, name.strip()) for name in _TASK_COLUMNS.split(",")]
     values[10] = json.dumps(task.details) if task.details else None
     return tuple(values)
 
 
-def _task(row: tuple[Any, ...]) -> Task:
-    values = dict(zip((name.strip() for name in _TASK.split(",")), row, strict=True))
+def _task_from_row(row: tuple[Any, ...]) -> Task:
+    values = dict(zip((name.strip() for name in _TASK_COLUMNS.split(",")), row, strict=True))
     values["details"] = json.loads(row[10]) if row[10] else {}
     values["deleted"] = bool(row[11])
     return Task(**values)
 
 
-def _session(row: tuple[Any, ...]) -> Session:
+def _session_from_row(row: tuple[Any, ...]) -> Session:
     values = dict(zip(Session.__slots__, row, strict=True))
     values["accepting"] = bool(values["accepting"])
     return Session(**values)

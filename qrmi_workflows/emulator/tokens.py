@@ -1,7 +1,7 @@
 """Access tokens: JSON Web Tokens (RFC 7519) signed with HMAC-SHA256.
 
-The signature holds all that is needed to check one, so that a token outlives a restart of the
-emulator. Vendors' clients read the expiry out of a token: it must be a real JWT.
+The server stores no tokens: each carries its claims and is checked by its signature, so it stays
+valid when the emulator restarts. Tokens must be real JWTs because clients read the expiry in them.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ class TokenIssuer:
 
     Args:
         key: The signing key.
-        clock: What expiry is measured with.
-        generation: Tokens of other generations have expired.
+        clock: The clock that decides when a token expires.
+        generation: The number of times that all tokens have been expired. A token is only valid
+            in the generation that issued it.
     """
 
     def __init__(self, key: bytes, clock: Clock, generation: int = 0) -> None:
         self._key = key
         self._clock = clock
         self.generation = generation
-        self._known: dict[tuple[str, str], float] = {}
+        self._expiries: dict[tuple[str, str], float] = {}
 
     def issue(self, audience: str, lifetime_seconds: int = LIFETIME_SECONDS) -> str:
-        """Return a new token for one vendor's API."""
+        """Return a new token for one audience, such as one vendor's API."""
         now = int(self._clock.now())
         claims = {
             "aud": audience,
@@ -47,21 +48,22 @@ class TokenIssuer:
         return f"{head}.{self._sign(head)}"
 
     def expire_all(self) -> None:
-        """Make every token that was issued until now expire."""
+        """Expire every token issued so far."""
         self.generation += 1
-        self._known.clear()
+        self._expiries.clear()
 
-    def accepts(self, token: str, audience: str) -> bool:
-        """Return whether a token is ours, for this audience, and has not expired."""
-        expiry = self._known.get((token, audience))
+    def is_valid(self, token: str, audience: str) -> bool:
+        """Return whether this issuer signed a token for this audience and it has not expired."""
+        expiry = self._expiries.get((token, audience))
         if expiry is None:
-            expiry = self._verify(token, audience)
-            if len(self._known) > 1000:
-                self._known.clear()
-            self._known[token, audience] = expiry
+            expiry = self._verified_expiry(token, audience)
+            if len(self._expiries) > 1000:
+                self._expiries.clear()
+            self._expiries[token, audience] = expiry
         return expiry > self._clock.now()
 
-    def _verify(self, token: str, audience: str) -> float:
+    def _verified_expiry(self, token: str, audience: str) -> float:
+        """Return when a token expires; 0 if it is not valid at all."""
         head, _, signature = token.rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._sign(head).encode()):
             return 0.0

@@ -1,6 +1,6 @@
-"""A worker process: reads jobs from its standard input, writes their outcomes to its output.
+"""A worker process: reads simulations from standard input, writes outcomes to standard output.
 
-Both are frames of an 8-byte length and a JSON document. Run by `workers.py`, never by hand:
+Each message is an 8-byte length followed by a JSON document. `workers.py` runs it as
 `python -m qrmi_workflows.emulator.worker SIMULATOR MEMORY_BYTES`.
 """
 
@@ -27,24 +27,25 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Serve jobs until the standard input closes."""
+    """Simulate until standard input closes."""
     simulator, memory_bytes = sys.argv[1], int(sys.argv[2])
-    _die_with_the_emulator()
-    os.nice(5)  # requests are answered first
-    output = _take_standard_output()
-    jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
+    _die_with_parent()
+    os.nice(5)  # the server's requests take precedence
+    output = _reserve_stdout()
+    inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_read_stdin, args=(inbox,), daemon=True).start()
     run = _load(simulator)
-    limit = _address_space() + memory_bytes
+    limit = _address_space_bytes() + memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     while True:
-        job = jobs.get()
+        work = inbox.get()
         try:
-            answer = run(job)
+            answer = run(work)
         except SimulationError as error:
             answer = {"error": str(error), "logs": error.logs}
         except MemoryError:
-            answer = {"error": f"more than {memory_bytes / 2**30:g} GiB of memory", "logs": ""}
+            limit_gib = memory_bytes / 2**30
+            answer = {"error": f"the simulation exceeds {limit_gib:g} GiB of memory", "logs": ""}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}", "logs": ""}
         body = json.dumps(answer).encode()
@@ -52,42 +53,44 @@ def main() -> None:
         output.flush()
 
 
-def _die_with_the_emulator() -> None:
-    # The reader of the standard input may have to wait until a simulation lets other threads run.
+def _die_with_parent() -> None:
+    # Noticing that standard input has closed is not enough: the reader thread cannot run while a
+    # simulation holds the GIL.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _load(simulator: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Load a simulator; if that fails, return a function that fails every task with the reason."""
     try:
         return load_simulator(simulator)
     except Exception as error:
         reason = f"the simulator {simulator} cannot be loaded: {error}"
 
-    def refuse(job: dict[str, Any]) -> dict[str, Any]:
-        del job
+    def fail(work: dict[str, Any]) -> dict[str, Any]:
+        del work
         raise SimulationError(reason)
 
-    return refuse
+    return fail
 
 
-def _take_standard_output() -> BinaryIO:
-    """Keep the pipe for frames alone: what libraries print goes to the standard error."""
+def _reserve_stdout() -> BinaryIO:
+    """Return the pipe to the emulator, and redirect what libraries print to standard error."""
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return output
 
 
-def _address_space() -> int:
-    """Return what the libraries have reserved already, most of which is never used."""
+def _address_space_bytes() -> int:
+    """Return the address space in use; the libraries reserve much and touch little of it."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     return pages * resource.getpagesize()
 
 
-def _read_jobs(jobs: queue.SimpleQueue[dict[str, Any]]) -> None:
+def _read_stdin(inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
     while header := sys.stdin.buffer.read(8):
-        jobs.put(json.loads(sys.stdin.buffer.read(int.from_bytes(header))))
-    os._exit(0)  # the emulator is gone: end even in the middle of a simulation
+        inbox.put(json.loads(sys.stdin.buffer.read(int.from_bytes(header))))
+    os._exit(0)  # the emulator is gone; do not wait for a simulation to finish
 
 
 if __name__ == "__main__":

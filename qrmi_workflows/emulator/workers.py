@@ -1,8 +1,8 @@
-"""The pool of worker processes that simulate.
+"""The pool of worker processes that run the simulations.
 
-A worker is a process of its own, so that a simulation can be stopped (the worker is killed and
-replaced), cannot take more than its share of memory, and never holds up an HTTP request. It ends
-by itself when the emulator is gone: its standard input closes.
+A simulation runs in a separate process so that it can be stopped (the worker is killed and
+replaced), has a memory limit, and never delays an HTTP request. A worker exits when the emulator
+does, because its standard input closes.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import sys
 from collections import defaultdict
+from collections.abc import Coroutine
 from typing import Any
 
 from qrmi_workflows.emulator.simulators import Outcome, SimulationError
 
 __all__ = ["WorkerPool"]
 
-_log = logging.getLogger(__name__)
+# One thread per worker unless the user says otherwise: several workers share the cores.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
 class _Worker:
-    """One process, which runs one job at a time."""
+    """One process, which runs one simulation at a time."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -35,7 +35,7 @@ class _Worker:
         environment = {**dict.fromkeys(_THREADS, "1"), **os.environ}
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            "-P",  # what lies in the user's folder is not ours to import
+            "-P",  # do not import modules from the working directory
             "-m",
             "qrmi_workflows.emulator.worker",
             simulator,
@@ -43,25 +43,25 @@ class _Worker:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=environment,
-            start_new_session=True,  # Ctrl-C is for the emulator, which ends its workers
+            start_new_session=True,  # so that Ctrl-C reaches the emulator alone
         )
         return cls(process)
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process has not ended, as far as is known."""
+        """Whether the process is running, as far as the event loop knows."""
         return self._process.returncode is None
 
-    async def run(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Run one job.
+    async def run(self, work: dict[str, Any]) -> dict[str, Any]:
+        """Run one simulation.
 
         Raises:
-            EOFError: The process ended; its exit status is the error's argument.
+            EOFError: The process has died. The argument is its exit status.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise EOFError("no pipes")
-        body = json.dumps(job).encode()
+        body = json.dumps(work).encode()
         try:
             stdin.write(len(body).to_bytes(8) + body)
             await stdin.drain()
@@ -78,11 +78,11 @@ class _Worker:
 
 
 class WorkerPool:
-    """Worker processes by simulator, at most so many busy at a time.
+    """Idle worker processes by simulator, and a limit on the busy ones.
 
     Args:
-        size: How many jobs may run at a time.
-        memory_gib: The memory that a job may use, in GiB.
+        size: The number of simulations that may run at once.
+        memory_gib: The memory limit of one simulation, in GiB.
     """
 
     def __init__(self, size: int, memory_gib: float) -> None:
@@ -93,14 +93,18 @@ class WorkerPool:
         self._stopped = False
 
     def warm(self, simulator: str) -> None:
-        """Start a worker in the background, so that the first task need not wait for it."""
+        """Start a worker in the background, so that the first task does not wait for imports."""
         self._in_background(self._add(simulator))
 
-    async def run(self, simulator: str, job: dict[str, Any]) -> Outcome:
-        """Simulate; cancelling this coroutine kills the worker.
+    async def run(self, simulator: str, work: dict[str, Any]) -> Outcome:
+        """Run one simulation. Cancelling this coroutine kills its worker.
+
+        Args:
+            simulator: The simulator's name, one of `SIMULATORS`.
+            work: The argument of the simulator's `run`.
 
         Raises:
-            SimulationError: The job cannot be simulated, or the worker died of it.
+            SimulationError: The simulation failed, or its worker died.
         """
         async with self._slots:
             idle = self._idle[simulator]
@@ -108,11 +112,11 @@ class WorkerPool:
                 idle.pop()
             worker = idle.pop() if idle else await self._start(simulator)
             try:
-                answer = await worker.run(job)
+                answer = await worker.run(work)
             except EOFError as error:
                 raise SimulationError(
-                    f"the simulator ended with status {error.args[0]}: most likely the circuit "
-                    f"needs more than its {self._memory_bytes / 2**30:g} GiB of memory"
+                    f"the simulator exited with status {error.args[0]}; the circuit probably needs "
+                    f"more than its {self._memory_bytes / 2**30:g} GiB of memory"
                 ) from error
             except BaseException:
                 self._in_background(self._replace(worker, simulator))
@@ -122,21 +126,22 @@ class WorkerPool:
             raise SimulationError(answer["error"], answer["logs"])
         return Outcome(result=answer["result"], logs=answer["logs"])
 
-    def retire(self) -> None:
-        """Start no more workers."""
+    def stop_starting(self) -> None:
+        """Start no more workers in the background."""
         self._stopped = True
 
     async def stop(self) -> None:
-        """Kill all workers and wait until they are gone."""
-        self.retire()
+        """Kill all workers and wait until they have exited."""
+        self.stop_starting()
         for task in tuple(self._background):
             with contextlib.suppress(Exception):
                 await task
         workers = [worker for idle in self._idle.values() for worker in idle]
         await asyncio.gather(*(worker.kill() for worker in workers))
 
-    def _in_background(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
+    def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        # The event loop holds only a weak reference to a task.
+        task = asyncio.ensure_future(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 

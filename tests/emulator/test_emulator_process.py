@@ -121,7 +121,7 @@ def test_bad_arguments_are_refused_with_what_is_allowed(tmp_path, arguments, exp
     [
         ("seeed = 1", "independent"),
         ("[qpus.x]\ntype = 'pasqal-cloud'\nlanez = 3", "lanes"),
-        ("[qpus.FRESNEL]\ntype = 'pasqal-cloud'\nlanes = 0", "1 or more"),
+        ("[qpus.FRESNEL]\ntype = 'pasqal-cloud'\nlanes = 0", "must be a positive integer"),
         ("[qpus.FRESNEL]\ntype = 'pasqal-cloud'\nnoise = 3", "bool"),
         ("[qpus.FRESNEL]\ntype = 'pasqal-cloud'\nexecution_seconds = -1", "[low, high]"),
         ("[qpus.FRESNEL]\n", "type"),

@@ -204,7 +204,7 @@ def test_the_command_adds_lists_and_clears(faulty, fault):
         ({"kind": "delay", "seconds": "long"}, "float"),
         ({"kind": "status", "status": 7}, "100 to 599"),
         ({"kind": "drop", "when": "never"}, "before, after"),
-        ({"kind": "drop", "count": 0}, "1 or more"),
+        ({"kind": "drop", "count": 0}, "must be a positive integer"),
         ({"route": "*"}, "kind"),
     ],
 )

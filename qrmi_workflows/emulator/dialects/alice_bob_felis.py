@@ -1,13 +1,13 @@
 """Felis, the API of Alice & Bob: https://felis.alice-bob.com/docs.
 
-A job is created first; it is queued when its input, a program in QIR, has been uploaded. Of the
-targets only the noiseless logical one is emulated: the others' noise is that of cat qubits.
+A client first creates a job, the emulator's task, then uploads its input, a QIR program, which
+queues it. Only the noiseless logical target is emulated; the noise of the other targets is specific
+to cat qubits.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import secrets
 from collections.abc import Mapping
@@ -24,8 +24,9 @@ from qrmi_workflows.emulator.dialects.base import (
     Handler,
     JSONResponse,
     RefusalError,
-    json_object,
-    wanted,
+    fastapi_error,
+    read_json_object,
+    required_field,
 )
 from qrmi_workflows.emulator.simulators.qir import OPERATIONS
 from qrmi_workflows.emulator.store import Batch, Task
@@ -38,22 +39,22 @@ _EVENTS = {"completed": "SUCCEEDED", "failed": "EXECUTION_FAILED", "cancelled": 
 
 
 class AliceBobFelis(Dialect):
-    """The dialect `alice-bob-felis`."""
+    """The dialect of `alice-bob-felis`."""
 
     type = "alice-bob-felis"
     simulators = ("qir", "null")
     default_model = "logical-noiseless"
 
     def models(self) -> tuple[str, ...]:
-        """Return the only target that is emulated."""
+        """Return the only emulated target."""
         return ("logical-noiseless",)
 
     def new_secrets(self) -> dict[str, str]:
-        """Return a user and a password."""
+        """Return a user name and a password."""
         return {"username": "emulator", "password": secrets.token_urlsafe(33)}
 
     def environment(self, qpu: str, url: str, secrets: Mapping[str, str]) -> dict[str, str]:
-        """Return `QRMI_AB_FELIS_*`; the API key is user and password in base 64."""
+        """Return the `QRMI_AB_FELIS_*` settings; the API key is `user:password` in base64."""
         del qpu
         pair = f"{secrets['username']}:{secrets['password']}"
         return {
@@ -62,7 +63,7 @@ class AliceBobFelis(Dialect):
         }
 
     def handlers(self) -> list[tuple[str, str, Handler]]:
-        """Return the API."""
+        """Return the API's handlers."""
         return [
             ("GET", "/v1/jobs/{id}", self._get_job),
             ("POST", "/v1/jobs/", self._create_job),
@@ -78,25 +79,21 @@ class AliceBobFelis(Dialect):
             ("GET", "/v1/health/", self._get_health),
         ]
 
-    def refuse(self, refusal: RefusalError) -> Response:
-        """Render FastAPI's error document; it says 422 where a body is malformed."""
-        status = 422 if refusal.status == 400 else refusal.status
-        detail: object = refusal.message
-        if status == 422:
-            detail = [{"type": "value_error", "loc": ["body"], "msg": refusal.message}]
-        return JSONResponse({"detail": detail}, status_code=status)
+    def render_refusal(self, refusal: RefusalError) -> Response:
+        """Render FastAPI's error document."""
+        return fastapi_error(refusal)
 
     def _authorize(self, request: Request) -> None:
         scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
         expected = f"{self.secrets['username']}:{self.secrets['password']}".encode()
         try:
-            given = base64.b64decode(encoded, validate=True) if scheme.lower() == "basic" else b""
-        except binascii.Error:
-            given = b""
-        if not secrets.compare_digest(given, expected):
+            presented = base64.b64decode(encoded, validate=True)
+        except ValueError:
+            presented = b""
+        if scheme.lower() != "basic" or not secrets.compare_digest(presented, expected):
             raise RefusalError(401, "The API key is missing or invalid.")
 
-    def _target(self, name: str) -> Device:
+    def _find_target(self, name: str) -> Device:
         for device in self.devices:
             if name == _target_name(device):
                 return device
@@ -106,14 +103,16 @@ class AliceBobFelis(Dialect):
 
     async def _create_job(self, request: Request) -> Response:
         self._authorize(request)
-        body = await json_object(request)
-        device = self._target(wanted(body, "target", str))
+        body = await read_json_object(request)
+        device = self._find_target(required_field(body, "target", str))
         if (
             body.get("inputDataFormat") != "HUMAN_QIR"
             or body.get("outputDataFormat") != "HISTOGRAM"
         ):
-            raise RefusalError(400, "The formats must be HUMAN_QIR and HISTOGRAM.")
-        shots = wanted(wanted(body, "inputParams", dict), "nbShots", int)
+            raise RefusalError(
+                400, "inputDataFormat must be HUMAN_QIR and outputDataFormat HISTOGRAM."
+            )
+        shots = required_field(required_field(body, "inputParams", dict), "nbShots", int)
         if not 1 <= shots <= _MAX_SHOTS:
             raise RefusalError(400, f"nbShots must be from 1 to {_MAX_SHOTS}, not {shots}.")
         job = Batch(
@@ -123,20 +122,20 @@ class AliceBobFelis(Dialect):
             details={"params": body["inputParams"], "shots": shots, "cancelled": None},
         )
         self.fleet.store.add_batch(job, [], [])
-        return JSONResponse(self._document(job))
+        return JSONResponse(self._job_document(job))
 
-    def _job(self, request: Request) -> Batch:
+    def _requested_job(self, request: Request) -> Batch:
         self._authorize(request)
         job = self.fleet.store.batch(request.path_params["id"])
-        if job is None or job.qpu not in self.served:
+        if job is None or job.qpu not in self.qpu_names:
             raise RefusalError(404, f"Job {request.path_params['id']} not found.")
         return job
 
     async def _upload_input(self, request: Request) -> Response:
-        job = self._job(request)
+        job = self._requested_job(request)
         if self.fleet.task(job.id) is not None or job.details["cancelled"]:
-            raise RefusalError(409, f"Job {job.id} has its input already, or was cancelled.")
-        program = _uploaded(request.headers.get("content-type", ""), await request.body())
+            raise RefusalError(409, f"Job {job.id} already has its input or has been cancelled.")
+        program = _uploaded_file(request.headers.get("content-type", ""), await request.body())
         task = Task(
             id=job.id,
             qpu=job.qpu,
@@ -149,7 +148,7 @@ class AliceBobFelis(Dialect):
         self.fleet.devices[job.qpu].submit([task])
         return JSONResponse({})
 
-    def _document(self, job: Batch) -> dict[str, Any]:
+    def _job_document(self, job: Batch) -> dict[str, Any]:
         iso = self.fleet.clock.iso
         task = self.fleet.task(job.id)
         events = [("CREATED", job.created)]
@@ -177,30 +176,30 @@ class AliceBobFelis(Dialect):
         }
 
     async def _get_job(self, request: Request) -> Response:
-        return JSONResponse(self._document(self._job(request)))
+        return JSONResponse(self._job_document(self._requested_job(request)))
 
     async def _get_output(self, request: Request) -> Response:
-        job = self._job(request)
+        job = self._requested_job(request)
         task = self.fleet.task(job.id)
         if task is None or task.state != "completed":
             raise RefusalError(409, f"Job {job.id} has no output.")
         return PlainTextResponse(self.fleet.store.result(job.id) or "")
 
     async def _get_program(self, request: Request) -> Response:
-        job = self._job(request)
+        job = self._requested_job(request)
         if self.fleet.task(job.id) is None:
             raise RefusalError(409, f"Job {job.id} has no input.")
         return PlainTextResponse(json.loads(self.fleet.store.request(job.id))["qir"])
 
     async def _get_metrics(self, request: Request) -> Response:
-        task = self.fleet.task(self._job(request).id)
+        task = self.fleet.task(self._requested_job(request).id)
         duration = None
         if task is not None and task.started and task.finished:
             duration = int((task.finished - task.started) * 1e9)
         return JSONResponse({"qpu_duration_ns": None, "simulation_duration_ns": duration})
 
     async def _cancel_job(self, request: Request) -> Response:
-        job = self._job(request)
+        job = self._requested_job(request)
         task = self.fleet.task(job.id)
         if task is None and not job.details["cancelled"]:
             details = {**job.details, "cancelled": self.fleet.clock.now()}
@@ -208,7 +207,7 @@ class AliceBobFelis(Dialect):
                 Batch(id=job.id, qpu=job.qpu, created=job.created, details=details)
             )
         elif task is None or not self.fleet.devices[job.qpu].cancel(job.id):
-            raise RefusalError(409, f"Job {job.id} cannot be cancelled anymore.")
+            raise RefusalError(409, f"Job {job.id} can no longer be cancelled.")
         return Response(status_code=204)
 
     # Targets
@@ -219,7 +218,7 @@ class AliceBobFelis(Dialect):
 
     async def _list_availabilities(self, request: Request) -> Response:
         self._authorize(request)
-        device, now = self._target(request.path_params["target"]), self.fleet.clock.now()
+        device, now = self._find_target(request.path_params["target"]), self.fleet.clock.now()
         entry = {
             "id": str(uuid4()),
             "target": _target_name(device),
@@ -232,8 +231,8 @@ class AliceBobFelis(Dialect):
 
     async def _get_target_health(self, request: Request) -> Response:
         self._authorize(request)
-        online = self._target(request.path_params["target"]).availability == "online"
-        return JSONResponse("OK" if online else "OFF")
+        is_online = self._find_target(request.path_params["target"]).availability == "online"
+        return JSONResponse("OK" if is_online else "OFF")
 
     async def _get_health(self, request: Request) -> Response:
         self._authorize(request)
@@ -241,7 +240,7 @@ class AliceBobFelis(Dialect):
 
 
 def _target_name(device: Device) -> str:
-    # As QRMI makes a target's name of a resource's: ab_emu_40q_x is EMU:40Q:X.
+    # QRMI 0.26.4 derives the target's name from the resource's: ab_emu_40q_x becomes EMU:40Q:X.
     return device.name.removeprefix("ab_").replace("_", ":", 2).upper()
 
 
@@ -261,7 +260,7 @@ def _target_document(device: Device) -> dict[str, Any]:
 
 
 def _signature(name: str) -> str:
-    base, adjoint = name.removesuffix("_adj"), name.endswith("_adj")
+    base, is_adjoint = name.removesuffix("_adj"), name.endswith("_adj")
     qubits = {"cx": 2, "cz": 2, "swap": 2, "ccx": 3}.get(base, 1)
     arguments = ["%Qubit*"] * qubits
     if base in ("rx", "ry", "rz"):
@@ -270,15 +269,15 @@ def _signature(name: str) -> str:
         arguments = ["i1", *arguments]
     elif base in ("mx", "my", "mz"):
         arguments = [*arguments, "%Result*"]
-    form = "adj" if adjoint else "body"
+    form = "adj" if is_adjoint else "body"
     return f"__quantum__qis__{base}__{form}:void ({', '.join(arguments)})"
 
 
-def _uploaded(content_type: str, body: bytes) -> str:
-    """Return the one file of a multipart form."""
+def _uploaded_file(content_type: str, body: bytes) -> str:
+    """Return the only file of a multipart form."""
     message = message_from_bytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
     parts = [part for part in message.walk() if not part.is_multipart()]
     if not message.is_multipart() or len(parts) != 1:
-        raise RefusalError(400, "The body must be a multipart form with the one file 'input'.")
+        raise RefusalError(400, "The body must be a multipart form with one file, 'input'.")
     content = parts[0].get_payload(decode=True)
     return content.decode(errors="replace") if isinstance(content, bytes) else ""

@@ -1,4 +1,4 @@
-"""What every dialect has, and how it refuses a request in its vendor's own form."""
+"""The base class of all dialects, and helpers to read requests and render errors."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ __all__ = [
     "Handler",
     "JSONResponse",
     "RefusalError",
-    "json_object",
+    "fastapi_error",
     "read_json",
-    "wanted",
+    "read_json_object",
+    "required_field",
 ]
 
 _log = logging.getLogger(__name__)
@@ -33,12 +34,12 @@ _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
 
 class RefusalError(Exception):
-    """A request that the vendor would refuse.
+    """A request that the vendor would reject.
 
     Args:
         status: The HTTP status.
-        message: What is wrong with it.
-        code: The vendor's own code, where it has one.
+        message: The reason, in the vendor's words where these are known.
+        code: The vendor's own error code, if it has one.
     """
 
     def __init__(self, status: int, message: str, code: int | str = "") -> None:
@@ -49,26 +50,27 @@ class RefusalError(Exception):
 
 
 class JSONResponse(Response):
-    """A JSON body, rendered compactly."""
+    """A response with a compact JSON body."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """Encode the content."""
+        """Serialise the content."""
         return json.dumps(content, separators=(",", ":")).encode()
 
 
 class Dialect(ABC):
-    """One vendor's API over the shared device model.
+    """One vendor's API to the shared device model.
 
-    A dialect serves all QPUs of its resource type below one prefix, as one account of the vendor
-    would see them.
+    A dialect serves all QPUs of its resource type under the prefix `/TYPE`, as an account with the
+    vendor would see them.
 
     Attributes:
-        type: QRMI's resource type.
-        simulators: What may compute its results; the first is the default.
-        default_model: The machine that its QPUs resemble by default.
-        names: The only names that its QPUs may have; empty: any.
+        type: QRMI's resource type, which is also the name of the dialect's entry point.
+        simulators: The simulators its QPUs can use; the first is the default.
+        default_model: The machine that its QPUs imitate by default.
+        names: The names its QPUs may have, if the vendor fixes them; empty: any name.
+        fleet: The devices, store, tokens and clock behind the API; set before any request.
     """
 
     type: ClassVar[str]
@@ -79,43 +81,44 @@ class Dialect(ABC):
 
     @abstractmethod
     def models(self) -> tuple[str, ...]:
-        """Return the machines that its QPUs may resemble."""
+        """Return the machines that its QPUs can imitate."""
 
     @abstractmethod
     def new_secrets(self) -> dict[str, str]:
-        """Return random credentials of one account."""
+        """Return new random credentials for one account."""
 
     @abstractmethod
     def environment(self, qpu: str, url: str, secrets: Mapping[str, str]) -> dict[str, str]:
-        """Return the settings with which QRMI reaches a QPU, keys without the `NAME_` prefix.
+        """Return the QRMI settings of a QPU, with keys without the `NAME_` prefix.
 
         Args:
             qpu: The QPU's name.
-            url: Where this dialect is served, without a trailing slash.
+            url: The dialect's base URL, without a trailing slash.
             secrets: The account's credentials.
         """
 
     @abstractmethod
     def handlers(self) -> list[tuple[str, str, Handler]]:
-        """Return the API as (method, path, handler), the most frequent ones first."""
+        """Return the API as (method, path, handler), most frequent first."""
 
     @abstractmethod
-    def refuse(self, refusal: RefusalError) -> Response:
-        """Render a refusal as the vendor does."""
+    def render_refusal(self, refusal: RefusalError) -> Response:
+        """Render a refusal as the vendor's error document."""
 
     def routes(self) -> list[Route]:
-        """Return the API's routes; every error leaves in the vendor's form."""
+        """Return the API's routes, with every error rendered as the vendor's error document."""
         routes = [
-            Route(path, self._guard(handler), methods=[method])
+            Route(path, self._with_vendor_errors(handler), methods=[method])
             for method, path, handler in self.handlers()
         ]
-        return [*routes, Route("/{path:path}", self._guard(self._unknown), methods=_METHODS)]
+        unknown_route = self._with_vendor_errors(self._refuse_unknown_route)
+        return [*routes, Route("/{path:path}", unknown_route, methods=_METHODS)]
 
     def device(self, name: str) -> Device:
-        """Return the QPU of that name.
+        """Return this dialect's QPU of that name.
 
         Raises:
-            RefusalError: This dialect has none (404).
+            RefusalError: It has no such QPU (404).
         """
         device = self.fleet.devices.get(name)
         if device is None or device.settings.type != self.type:
@@ -123,12 +126,23 @@ class Dialect(ABC):
         return device
 
     async def read_request(self, task: Task, request: str) -> str:
-        """Return the input of a task that starts, given what was remembered of it."""
+        """Return the simulator's input for a task that starts.
+
+        Args:
+            task: The task.
+            request: The request that was stored with the task; by default this is the input.
+        """
         del task
         return request
 
     async def write_outcome(self, task: Task, result: str | None, logs: str) -> None:
-        """Deliver what a task gave before it is said to have ended; `None`: it failed."""
+        """Deliver a task's outcome before its final state becomes visible.
+
+        Args:
+            task: The task.
+            result: The result; `None` if the task has failed.
+            logs: The logs.
+        """
         del task, result, logs
 
     @property
@@ -137,7 +151,7 @@ class Dialect(ABC):
         return [item for item in self.fleet.devices.values() if item.settings.type == self.type]
 
     @property
-    def served(self) -> frozenset[str]:
+    def qpu_names(self) -> frozenset[str]:
         """The names of the QPUs that this dialect serves."""
         return frozenset(device.name for device in self.devices)
 
@@ -147,35 +161,43 @@ class Dialect(ABC):
         return self.fleet.credentials.secrets[self.type]
 
     def bearer(self, request: Request) -> str:
-        """Return the request's Bearer token, empty when it has none."""
+        """Return the request's bearer token, empty if it has none."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         return token if scheme.lower() == "bearer" else ""
 
-    def _guard(self, handler: Handler) -> Handler:
-        async def guarded(request: Request) -> Response:
+    def _with_vendor_errors(self, handler: Handler) -> Handler:
+        async def handle(request: Request) -> Response:
             try:
                 return await handler(request)
             except RefusalError as refusal:
-                return self.refuse(refusal)
+                return self.render_refusal(refusal)
             except ClientDisconnect:
                 raise
             except Exception:
                 _log.exception("%s %s", request.method, request.url.path)
-                return self.refuse(
-                    RefusalError(500, "Internal error of the emulator; see its log.")
+                return self.render_refusal(
+                    RefusalError(500, "Internal error of the emulator. See its log.")
                 )
 
-        return guarded
+        return handle
 
-    async def _unknown(self, request: Request) -> Response:
+    async def _refuse_unknown_route(self, request: Request) -> Response:
         raise RefusalError(404, f"{request.method} {request.url.path} is not part of this API.")
+
+
+def fastapi_error(refusal: RefusalError) -> Response:
+    """Render a refusal as FastAPI does, with status 422 for a malformed request."""
+    if refusal.status in (400, 422):
+        detail = [{"type": "value_error", "loc": ["body"], "msg": refusal.message}]
+        return JSONResponse({"detail": detail}, status_code=422)
+    return JSONResponse({"detail": refusal.message}, status_code=refusal.status)
 
 
 async def read_json(request: Request) -> Any:
     """Return the request's JSON body.
 
     Raises:
-        RefusalError: It is not JSON (400).
+        RefusalError: The body is not JSON (400).
     """
     try:
         return json.loads(await request.body())
@@ -183,11 +205,11 @@ async def read_json(request: Request) -> Any:
         raise RefusalError(400, f"The request body is not JSON: {error}.") from error
 
 
-async def json_object(request: Request) -> dict[str, Any]:
+async def read_json_object(request: Request) -> dict[str, Any]:
     """Return the request's JSON body, which must be an object.
 
     Raises:
-        RefusalError: It is not (400).
+        RefusalError: The body is not a JSON object (400).
     """
     document = await read_json(request)
     if not isinstance(document, dict):
@@ -195,11 +217,11 @@ async def json_object(request: Request) -> dict[str, Any]:
     return document
 
 
-def wanted(document: Mapping[str, Any], key: str, type_: type) -> Any:
-    """Return a field that must be there and of that type.
+def required_field(document: Mapping[str, Any], key: str, type_: type) -> Any:
+    """Return a field that must exist and have the given type.
 
     Raises:
-        RefusalError: It is not (400).
+        RefusalError: The field is missing or has another type (400).
     """
     value = document.get(key)
     if not isinstance(value, type_) or (type_ is int and isinstance(value, bool)):

@@ -1,7 +1,7 @@
 """IBM Quantum Compute Service: https://quantum.cloud.ibm.com/docs/api/qiskit-runtime-rest.
 
-Jobs and sessions over a REST API behind IBM Cloud IAM: a key is exchanged for a Bearer token, and
-each request names the service instance by its CRN.
+A REST API for jobs, which are the emulator's tasks, and for sessions. Each request carries a bearer
+token from IAM and the CRN of the service instance.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from uuid import uuid4
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from qrmi_workflows.emulator.backends import backend_document, fake_backends
+from qrmi_workflows.emulator.backends import backend_document
 from qrmi_workflows.emulator.device import RAN_TOO_LONG, Device
 from qrmi_workflows.emulator.dialects.base import (
-    Dialect,
     Handler,
     JSONResponse,
     RefusalError,
-    json_object,
-    wanted,
+    read_json_object,
+    required_field,
 )
-from qrmi_workflows.emulator.dialects.ibm import exchange_key, new_api_key
+from qrmi_workflows.emulator.dialects.ibm import IBMDialect
 from qrmi_workflows.emulator.store import FINAL_STATES, Session, Task
 
 __all__ = ["QuantumComputeService"]
@@ -42,27 +41,13 @@ _PENDING: tuple[str, ...] = ("queued", "running")
 _MAX_TTL = 28800
 
 
-class QuantumComputeService(Dialect):
-    """The dialect `ibm-quantum-compute-service`."""
+class QuantumComputeService(IBMDialect):
+    """The dialect of `ibm-quantum-compute-service`."""
 
     type = "ibm-quantum-compute-service"
-    simulators = ("aer", "null")
-    default_model = "fez"
-
-    def models(self) -> tuple[str, ...]:
-        """Return the names of qiskit-ibm-runtime's fake backends."""
-        return fake_backends()
-
-    def new_secrets(self) -> dict[str, str]:
-        """Return an API key and a service instance."""
-        instance = f"a/{secrets.token_hex(16)}:{uuid4()}"
-        return {
-            "apikey": new_api_key(),
-            "crn": f"crn:v1:bluemix:public:quantum-computing:us-east:{instance}::",
-        }
 
     def environment(self, qpu: str, url: str, secrets: Mapping[str, str]) -> dict[str, str]:
-        """Return `QRMI_IBM_QCS_*`."""
+        """Return the `QRMI_IBM_QCS_*` settings."""
         del qpu
         return {
             "QRMI_IBM_QCS_ENDPOINT": url,
@@ -72,7 +57,7 @@ class QuantumComputeService(Dialect):
         }
 
     def handlers(self) -> list[tuple[str, str, Handler]]:
-        """Return the API."""
+        """Return the API's handlers."""
         return [
             ("GET", "/jobs/{id}", self._get_job),
             ("POST", "/jobs", self._create_job),
@@ -95,7 +80,7 @@ class QuantumComputeService(Dialect):
             ("GET", "/backends/{name}/properties", self._get_properties),
         ]
 
-    def refuse(self, refusal: RefusalError) -> Response:
+    def render_refusal(self, refusal: RefusalError) -> Response:
         """Render IBM's error document."""
         error = {
             "code": refusal.code or refusal.status,
@@ -106,34 +91,23 @@ class QuantumComputeService(Dialect):
         document = {"errors": [error], "trace": str(uuid4()), "status_code": refusal.status}
         return JSONResponse(document, status_code=refusal.status)
 
-    def _authorize(self, request: Request) -> None:
-        if not self.fleet.tokens.accepts(self.bearer(request), self.type):
-            raise RefusalError(401, "The access token is missing, invalid or expired.")
-        if request.headers.get("service-crn") != self.secrets["crn"]:
-            raise RefusalError(
-                403, "The header Service-CRN does not name an instance of this account."
-            )
-
-    async def _issue_token(self, request: Request) -> Response:
-        return await exchange_key(request, self)
-
     # Jobs
 
     async def _create_job(self, request: Request) -> Response:
         self._authorize(request)
-        body = await json_object(request)
-        device = self.device(wanted(body, "backend", str))
-        program = wanted(body, "program_id", str)
+        body = await read_json_object(request)
+        device = self.device(required_field(body, "backend", str))
+        program = required_field(body, "program_id", str)
         if program not in PROGRAMS:
             raise RefusalError(
-                404, f"Program {program!r} was not found; there are {_join(PROGRAMS)}."
+                404, f"Program {program!r} was not found; allowed: {', '.join(PROGRAMS)}."
             )
-        params = wanted(body, "params", dict)
-        if program in ("sampler", "estimator") and not wanted(params, "pubs", list):
+        params = required_field(body, "params", dict)
+        if program in ("sampler", "estimator") and not required_field(params, "pubs", list):
             raise RefusalError(400, "The field 'params.pubs' must be a list of at least one PUB.")
         session_id = body.get("session_id")
         if session_id is not None:
-            self._session_accepts(wanted(body, "session_id", str), device)
+            self._require_open_session(required_field(body, "session_id", str), device)
         task = self._new_task(device, program, session_id, body)
         self.fleet.store.add_task(task, json.dumps(params))
         device.submit([task])
@@ -144,34 +118,34 @@ class QuantumComputeService(Dialect):
     def _new_task(
         self, device: Device, program: str, session_id: str | None, body: Mapping[str, Any]
     ) -> Task:
-        kept = {key: body[key] for key in ("tags", "cost", "private") if body.get(key)}
+        details = {key: body[key] for key in ("tags", "cost", "private") if body.get(key)}
         if isinstance(body.get("cost"), int) and body["cost"] > 0:
-            kept["timeout_seconds"] = body["cost"]
+            details["timeout_seconds"] = body["cost"]
         return Task(
             id=secrets.token_hex(10),
             qpu=device.name,
             program=program,
             session=session_id,
             accepted=self.fleet.clock.now(),
-            details=kept,
+            details=details,
         )
 
-    def _task(self, request: Request) -> Task:
+    def _requested_task(self, request: Request) -> Task:
         self._authorize(request)
         task_id = request.path_params["id"]
         task = self.fleet.task(task_id)
-        if task is None or task.qpu not in self.served:
+        if task is None or task.qpu not in self.qpu_names:
             raise RefusalError(404, f"Job not found. Job ID: {task_id}", 1291)
         return task
 
     async def _get_job(self, request: Request) -> Response:
-        task = self._task(request)
-        answer = JSONResponse(self._job_document(task))
+        task = self._requested_task(request)
+        response = JSONResponse(self._job_document(task))
         if request.query_params.get("exclude_params", "").lower() == "true":
-            return answer
-        # The input is JSON already: parsing it for every poll would cost more than all the rest.
+            return response
+        # The stored input is JSON: to parse it at each poll would cost more than everything else.
         params = self.fleet.store.request(task.id).encode()
-        body = bytes(answer.body)[:-1] + b',"params":' + params + b"}"
+        body = bytes(response.body)[:-1] + b',"params":' + params + b"}"
         return Response(body, media_type="application/json")
 
     def _job_document(self, task: Task) -> dict[str, Any]:
@@ -198,25 +172,26 @@ class QuantumComputeService(Dialect):
     async def _list_jobs(self, request: Request) -> Response:
         self._authorize(request)
         query = request.query_params
-        limit, offset = _whole(query, "limit", 10), _whole(query, "offset", 0)
+        limit = _integer_parameter(query, "limit", 10)
+        offset = _integer_parameter(query, "offset", 0)
         states = {"true": _PENDING, "false": FINAL_STATES}.get(query.get("pending", "").lower(), ())
         columns = {"session_id": "session", "program": "program"}
         equal = {column: query[key] for key, column in columns.items() if query.get(key)}
-        asked = query.get("backend")
-        names = [device.name for device in self.devices if not asked or device.name == asked]
+        backend = query.get("backend")
+        names = [device.name for device in self.devices if not backend or device.name == backend]
         tasks = self.fleet.store.find_tasks(
             limit=limit,
             offset=offset,
             newest_first=query.get("sort", "DESC").upper() != "ASC",
             states=states,
-            qpus=tuple(names) or ("",),
+            qpus=tuple(names) or ("",),  # an empty tuple would match every QPU
             **equal,
         )
-        jobs = [self._job_document(self.fleet.live(task)) for task in tasks]
+        jobs = [self._job_document(self.fleet.latest(task)) for task in tasks]
         return JSONResponse({"jobs": jobs, "count": len(jobs), "limit": limit, "offset": offset})
 
     async def _get_results(self, request: Request) -> Response:
-        task = self._task(request)
+        task = self._requested_task(request)
         if task.state == "completed":
             return PlainTextResponse(self.fleet.store.result(task.id) or "")
         if task.is_final:
@@ -224,26 +199,26 @@ class QuantumComputeService(Dialect):
         return Response(status_code=204)
 
     async def _get_logs(self, request: Request) -> Response:
-        return PlainTextResponse(self.fleet.store.logs(self._task(request).id))
+        return PlainTextResponse(self.fleet.store.logs(self._requested_task(request).id))
 
     async def _get_metrics(self, request: Request) -> Response:
-        task, iso = self._task(request), self.fleet.clock.iso
-        stamps = {
+        task, iso = self._requested_task(request), self.fleet.clock.iso
+        timestamps = {
             "created": iso(task.accepted),
             "running": iso(task.started),
             "finished": iso(task.finished),
         }
         seconds = (task.finished or 0) - (task.started or 0) if task.finished else 0
-        return JSONResponse({"timestamps": stamps, "usage": {"seconds": seconds}})
+        return JSONResponse({"timestamps": timestamps, "usage": {"seconds": seconds}})
 
     async def _cancel_job(self, request: Request) -> Response:
-        task = self._task(request)
+        task = self._requested_task(request)
         if task.is_final or not self.fleet.devices[task.qpu].cancel(task.id):
             raise RefusalError(409, f"Job {task.id} has ended: {_STATUS[task.state]}.")
         return Response(status_code=204)
 
     async def _delete_job(self, request: Request) -> Response:
-        task = self._task(request)
+        task = self._requested_task(request)
         if not task.is_final:
             raise RefusalError(409, f"Job {task.id} has not ended: {_STATUS[task.state]}.")
         task.deleted = True
@@ -251,20 +226,18 @@ class QuantumComputeService(Dialect):
         return Response(status_code=204)
 
     async def _set_tags(self, request: Request) -> Response:
-        task = self._task(request)
-        task.details["tags"] = wanted(await json_object(request), "tags", list)
+        task = self._requested_task(request)
+        task.details["tags"] = required_field(await read_json_object(request), "tags", list)
         self.fleet.store.save_task(task)
         return Response(status_code=204)
 
     async def _get_usage(self, request: Request) -> Response:
         self._authorize(request)
-        names = self.served
-        consumed = int(self.fleet.store.busy_seconds(names))
         return JSONResponse(
             {
                 "instance_id": self.secrets["crn"],
                 "plan_id": "emulator",
-                "usage_consumed_seconds": consumed,
+                "usage_consumed_seconds": int(self.fleet.store.busy_seconds(self.qpu_names)),
                 "usage_limit_reached": False,
             }
         )
@@ -273,14 +246,16 @@ class QuantumComputeService(Dialect):
 
     async def _create_session(self, request: Request) -> Response:
         self._authorize(request)
-        body = await json_object(request)
-        device = self.device(body.get("backend") or wanted(body, "backend_name", str))
-        mode = wanted(body, "mode", str)
+        body = await read_json_object(request)
+        device = self.device(body.get("backend") or required_field(body, "backend_name", str))
+        mode = required_field(body, "mode", str)
         if mode not in ("dedicated", "batch"):
             raise RefusalError(
                 400, f"The field 'mode' must be 'dedicated' or 'batch', not {mode!r}."
             )
-        max_ttl = wanted(body, "max_ttl", int) if body.get("max_ttl") is not None else _MAX_TTL
+        max_ttl = (
+            required_field(body, "max_ttl", int) if body.get("max_ttl") is not None else _MAX_TTL
+        )
         if max_ttl < 1:
             raise RefusalError(
                 400, f"The field 'max_ttl' must be at least 1 second, not {max_ttl}."
@@ -295,15 +270,15 @@ class QuantumComputeService(Dialect):
         device.sessions.open(session)
         return JSONResponse(self._session_document(session))
 
-    def _session(self, request: Request) -> tuple[Session, Device]:
+    def _requested_session(self, request: Request) -> tuple[Session, Device]:
         self._authorize(request)
         session_id = request.path_params["id"]
         session = self.fleet.session(session_id)
-        if session is None or session.qpu not in self.served:
+        if session is None or session.qpu not in self.qpu_names:
             raise RefusalError(404, f"Session not found. Session ID: {session_id}")
         return session, self.fleet.devices[session.qpu]
 
-    def _session_accepts(self, session_id: str, device: Device) -> None:
+    def _require_open_session(self, session_id: str, device: Device) -> None:
         session = self.fleet.session(session_id)
         if session is None or session.qpu != device.name:
             raise RefusalError(404, f"Session {session_id} of backend {device.name} was not found.")
@@ -331,18 +306,18 @@ class QuantumComputeService(Dialect):
         }
 
     async def _get_session(self, request: Request) -> Response:
-        return JSONResponse(self._session_document(self._session(request)[0]))
+        return JSONResponse(self._session_document(self._requested_session(request)[0]))
 
     async def _update_session(self, request: Request) -> Response:
-        session, device = self._session(request)
-        body = await json_object(request)
-        if wanted(body, "accepting_jobs", bool):
+        session, device = self._requested_session(request)
+        body = await read_json_object(request)
+        if required_field(body, "accepting_jobs", bool):
             raise RefusalError(400, "A session cannot be reopened; 'accepting_jobs' must be false.")
         device.sessions.stop_accepting(session.id)
         return Response(status_code=204)
 
     async def _close_session(self, request: Request) -> Response:
-        session, device = self._session(request)
+        session, device = self._requested_session(request)
         device.sessions.close(session.id)
         return Response(status_code=204)
 
@@ -350,56 +325,52 @@ class QuantumComputeService(Dialect):
 
     async def _list_backends(self, request: Request) -> Response:
         self._authorize(request)
-        return JSONResponse({"devices": [self._backend(device) for device in self.devices]})
+        return JSONResponse({"devices": [_backend_summary(device) for device in self.devices]})
 
-    def _backend(self, device: Device) -> dict[str, Any]:
-        configuration = backend_document(device.settings.model, "conf")
-        return {
-            "name": device.name,
-            "status": {"name": _availability(device), "reason": ""},
-            "is_simulator": False,
-            "qubits": configuration["n_qubits"],
-            "clops": None,
-            "processor_type": _strings(configuration.get("processor_type")),
-            "queue_length": device.queue_length + device.busy_lanes,
-            "wait_time_seconds": None,
-        }
-
-    def _backend_of(self, request: Request) -> Device:
+    def _requested_backend(self, request: Request) -> Device:
         self._authorize(request)
         return self.device(request.path_params["name"])
 
     async def _get_backend_status(self, request: Request) -> Response:
-        device = self._backend_of(request)
-        status = "active" if device.availability == "online" else _availability(device)
+        device = self._requested_backend(request)
+        configuration = backend_document(device.settings.model, "conf")
         return JSONResponse(
             {
                 "state": device.availability != "offline",
-                "status": status,
+                "status": "active" if device.availability == "online" else _status_name(device),
                 "message": "",
                 "length_queue": device.queue_length + device.busy_lanes,
-                "backend_version": backend_document(device.settings.model, "conf")[
-                    "backend_version"
-                ],
+                "backend_version": configuration["backend_version"],
             }
         )
 
     async def _get_configuration(self, request: Request) -> Response:
-        device = self._backend_of(request)
+        device = self._requested_backend(request)
         document = backend_document(device.settings.model, "conf") | {"backend_name": device.name}
         return JSONResponse(document | {"simulator": False, "local": False})
 
     async def _get_properties(self, request: Request) -> Response:
-        device = self._backend_of(request)
+        device = self._requested_backend(request)
         document = backend_document(device.settings.model, "props")
         return JSONResponse(document | {"backend_name": device.name})
 
 
-def _strings(table: Mapping[str, Any] | None) -> dict[str, str]:
-    return {key: str(value) for key, value in (table or {}).items()}
+def _backend_summary(device: Device) -> dict[str, Any]:
+    configuration = backend_document(device.settings.model, "conf")
+    processor_type = configuration.get("processor_type") or {}
+    return {
+        "name": device.name,
+        "status": {"name": _status_name(device), "reason": ""},
+        "is_simulator": False,
+        "qubits": configuration["n_qubits"],
+        "clops": None,
+        "processor_type": {key: str(value) for key, value in processor_type.items()},
+        "queue_length": device.queue_length + device.busy_lanes,
+        "wait_time_seconds": None,
+    }
 
 
-def _availability(device: Device) -> str:
+def _status_name(device: Device) -> str:
     return "paused" if device.availability == "reserved" else device.availability
 
 
@@ -407,14 +378,10 @@ def _reason_code(task: Task) -> int:
     return 1500 if task.state == "failed" else 1305 if task.reason == RAN_TOO_LONG else 1200
 
 
-def _whole(query: Mapping[str, str], key: str, default: int) -> int:
+def _integer_parameter(query: Mapping[str, str], key: str, default: int) -> int:
     text = query.get(key, "")
     if text and not text.isdecimal():
         raise RefusalError(
-            400, f"The query parameter {key!r} must be a whole number, not {text!r}."
+            400, f"The query parameter {key!r} must be a non-negative integer, not {text!r}."
         )
     return int(text) if text else default
-
-
-def _join(names: tuple[str, ...]) -> str:
-    return ", ".join(names)

@@ -1,8 +1,8 @@
 """IBM Quantum System API, formerly Direct Access API.
 
-A job's input, results and logs travel through S3-compatible storage, by presigned URLs that the
-client makes. There is no queue: when all lanes are busy a job is refused (429), and when another
-workload manager has reserved them too (423).
+A job, which is the emulator's task, has its input, results and logs in S3-compatible storage, at
+presigned URLs that the client creates. The API has no queue: it rejects a job if all lanes are busy
+(429) or another workload manager has reserved them (423).
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from uuid import UUID, uuid4
 from starlette.requests import Request
 from starlette.responses import Response
 
-from qrmi_workflows.emulator.backends import backend_document, fake_backends
+from qrmi_workflows.emulator.backends import backend_document
 from qrmi_workflows.emulator.device import Device
 from qrmi_workflows.emulator.dialects.base import (
-    Dialect,
     Handler,
     JSONResponse,
     RefusalError,
-    json_object,
-    wanted,
+    read_json_object,
+    required_field,
 )
-from qrmi_workflows.emulator.dialects.ibm import exchange_key, new_api_key
+from qrmi_workflows.emulator.dialects.ibm import IBMDialect
 from qrmi_workflows.emulator.objects import ObjectStore
 from qrmi_workflows.emulator.simulators import SimulationError
 from qrmi_workflows.emulator.store import Task
@@ -43,42 +42,32 @@ _STATUS = {
     "failed": "Failed",
     "cancelled": "Cancelled",
 }
-_UNFINISHED = ("queued", "running")
 _BUCKET = "qrmi"
 _STORAGE_SECONDS = 60
+# The storage is normally the emulator's own, on a loopback address that no proxy reaches.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-class QuantumSystem(Dialect):
-    """The dialect `ibm-quantum-system`."""
+class QuantumSystem(IBMDialect):
+    """The dialect of `ibm-quantum-system`."""
 
     type = "ibm-quantum-system"
-    simulators = ("aer", "null")
-    default_model = "fez"
-
-    def models(self) -> tuple[str, ...]:
-        """Return the names of qiskit-ibm-runtime's fake backends."""
-        return fake_backends()
 
     def new_secrets(self) -> dict[str, str]:
-        """Return an API key, a service instance and a pair of S3 keys."""
-        instance = f"a/{secrets.token_hex(16)}:{uuid4()}"
-        return {
-            "apikey": new_api_key(),
-            "crn": f"crn:v1:bluemix:public:quantum-computing:us-east:{instance}::",
-            "access_key": secrets.token_hex(16),
-            "secret_key": secrets.token_hex(24),
-        }
+        """Return an API key, the CRN of a service instance, and a pair of S3 keys."""
+        keys = {"access_key": secrets.token_hex(16), "secret_key": secrets.token_hex(24)}
+        return {**super().new_secrets(), **keys}
 
     def environment(self, qpu: str, url: str, secrets: Mapping[str, str]) -> dict[str, str]:
-        """Return `QRMI_IBM_QS_*`."""
+        """Return the `QRMI_IBM_QS_*` settings."""
         del qpu
         return {
             "QRMI_IBM_QS_ENDPOINT": url,
             "QRMI_IBM_QS_IAM_ENDPOINT": url,
             "QRMI_IBM_QS_IAM_APIKEY": secrets["apikey"],
             "QRMI_IBM_QS_SERVICE_CRN": secrets["crn"],
-            "QRMI_IBM_QS_S3_ENDPOINT": f"{url}/s3/",  # without the slash, QRMI's paths go wrong
+            # Without the trailing slash, QRMI 0.26.4 builds wrong paths.
+            "QRMI_IBM_QS_S3_ENDPOINT": f"{url}/s3/",
             "QRMI_IBM_QS_S3_BUCKET": _BUCKET,
             "QRMI_IBM_QS_S3_REGION": "us-east",
             "QRMI_IBM_QS_AWS_ACCESS_KEY_ID": secrets["access_key"],
@@ -86,14 +75,14 @@ class QuantumSystem(Dialect):
         }
 
     def handlers(self) -> list[tuple[str, str, Handler]]:
-        """Return the API and the object store."""
+        """Return the handlers of the API and of the object store."""
         objects = "/s3/{bucket}/{key:path}"
         return [
             ("GET", "/v1/jobs/{id}", self._get_job),
             ("POST", "/v1/jobs", self._create_job),
-            ("GET", objects, self._answer_object),
-            ("PUT", objects, self._answer_object),
-            ("DELETE", objects, self._answer_object),
+            ("GET", objects, self._handle_object),
+            ("PUT", objects, self._handle_object),
+            ("DELETE", objects, self._handle_object),
             ("POST", "/identity/token", self._issue_token),
             ("GET", "/v1/jobs", self._list_jobs),
             ("POST", "/v1/jobs/{id}/cancel", self._cancel_job),
@@ -106,7 +95,7 @@ class QuantumSystem(Dialect):
             ("GET", "/version", self._get_version),
         ]
 
-    def refuse(self, refusal: RefusalError) -> Response:
+    def render_refusal(self, refusal: RefusalError) -> Response:
         """Render IBM's error document."""
         error = {
             "code": str(refusal.code or refusal.status),
@@ -123,28 +112,19 @@ class QuantumSystem(Dialect):
         return JSONResponse(document, status_code=refusal.status)
 
     async def read_request(self, task: Task, request: str) -> str:
-        """Fetch a job's input from the storage that it names."""
+        """Fetch a job's input from its storage."""
         del task
         url = json.loads(request)["input"]["presigned_url"]
         return (await _transfer("GET", url)).decode(errors="replace")
 
     async def write_outcome(self, task: Task, result: str | None, logs: str) -> None:
-        """Put a job's results and logs into the storage that it names."""
+        """Upload a job's results and logs to its storage."""
         storage = json.loads(self.fleet.store.request(task.id))
         if result is not None:
             await _transfer("PUT", storage["results"]["presigned_url"], result.encode())
         await _transfer("PUT", storage["logs"]["presigned_url"], logs.encode())
 
-    def _authorize(self, request: Request) -> None:
-        if not self.fleet.tokens.accepts(self.bearer(request), self.type):
-            raise RefusalError(401, "The access token is missing, invalid or expired.")
-        if request.headers.get("service-crn") != self.secrets["crn"]:
-            raise RefusalError(403, "The header Service-CRN names no instance of this account.")
-
-    async def _issue_token(self, request: Request) -> Response:
-        return await exchange_key(request, self)
-
-    async def _answer_object(self, request: Request) -> Response:
+    async def _handle_object(self, request: Request) -> Response:
         keys = {self.secrets["access_key"]: self.secrets["secret_key"]}
         objects = ObjectStore(self.fleet.store, self.fleet.clock, _BUCKET, keys)
         return await objects.answer(request)
@@ -157,34 +137,37 @@ class QuantumSystem(Dialect):
 
     async def _create_job(self, request: Request) -> Response:
         self._authorize(request)
-        body = await json_object(request)
-        device = self.device(wanted(body, "backend", str))
-        program = wanted(body, "program_id", str)
+        body = await read_json_object(request)
+        device = self.device(required_field(body, "backend", str))
+        program = required_field(body, "program_id", str)
         if program not in ("sampler", "estimator"):
-            raise RefusalError(400, f"Program {program!r}; allowed are sampler and estimator.")
-        timeout = wanted(body, "timeout_secs", int)
+            raise RefusalError(
+                400, f"Program {program!r} is not supported; allowed: sampler, estimator."
+            )
+        timeout = required_field(body, "timeout_secs", int)
         if timeout < 1:
             raise RefusalError(400, f"The field 'timeout_secs' must be at least 1, not {timeout}.")
         task = Task(
-            id=_job_id(body),
+            id=_parse_job_id(body),
             qpu=device.name,
             program=program,
             accepted=self.fleet.clock.now(),
             details={"timeout_seconds": timeout},
         )
-        storage = json.dumps(_storage(body))
-        if self._is_repeated(task, storage):
+        storage = json.dumps(_parse_storage(body))
+        if self._is_known(task, storage):
             return Response(status_code=204)
         self._require_lane(device)
         self.fleet.store.add_task(task, storage)
         device.submit([task])
         return Response(status_code=204)
 
-    def _is_repeated(self, task: Task, storage: str) -> bool:
+    def _is_known(self, task: Task, storage: str) -> bool:
+        """Return whether this very job exists; refuse another job with its id."""
         if self.fleet.task(task.id) is None:
             return False
         if self.fleet.store.request(task.id) != storage:
-            raise RefusalError(409, f"Job {task.id} exists with another input.")
+            raise RefusalError(409, f"Job {task.id} already exists with other storage.")
         return True
 
     def _require_lane(self, device: Device) -> None:
@@ -197,11 +180,11 @@ class QuantumSystem(Dialect):
                 429, f"All {device.settings.lanes} lanes of backend {device.name} are in use."
             )
 
-    def _task(self, request: Request) -> Task:
+    def _requested_task(self, request: Request) -> Task:
         self._authorize(request)
         task_id = request.path_params["id"]
         task = self.fleet.task(task_id)
-        if task is None or task.qpu not in self.served:
+        if task is None or task.qpu not in self.qpu_names:
             raise RefusalError(404, f"Job {task_id} not found.", "1291")
         return task
 
@@ -225,25 +208,25 @@ class QuantumSystem(Dialect):
         return document
 
     async def _get_job(self, request: Request) -> Response:
-        return JSONResponse(self._document(self._task(request)))
+        return JSONResponse(self._document(self._requested_task(request)))
 
     async def _list_jobs(self, request: Request) -> Response:
         self._authorize(request)
         jobs = [
-            self._document(self.fleet.live(task))
+            self._document(self.fleet.latest(task))
             for device in self.devices
             for task in self.fleet.store.find_tasks(qpu=device.name, limit=1000, newest_first=True)
         ]
         return JSONResponse({"jobs": jobs})
 
     async def _cancel_job(self, request: Request) -> Response:
-        task = self._task(request)
+        task = self._requested_task(request)
         if task.is_final or not self.fleet.devices[task.qpu].cancel(task.id):
             raise RefusalError(409, f"Job {task.id} has ended: {_STATUS[task.state]}.")
         return Response(status_code=204)
 
     async def _delete_job(self, request: Request) -> Response:
-        task = self._task(request)
+        task = self._requested_task(request)
         if not task.is_final:
             raise RefusalError(409, f"Job {task.id} has not ended: {_STATUS[task.state]}.")
         task.deleted = True
@@ -252,7 +235,7 @@ class QuantumSystem(Dialect):
 
     # Backends
 
-    def _backend(self, request: Request) -> Device:
+    def _requested_backend(self, request: Request) -> Device:
         self._authorize(request)
         return self.device(request.path_params["name"])
 
@@ -261,21 +244,21 @@ class QuantumSystem(Dialect):
         return JSONResponse({"backends": [_backend_document(device) for device in self.devices]})
 
     async def _get_backend(self, request: Request) -> Response:
-        return JSONResponse(_backend_document(self._backend(request)))
+        return JSONResponse(_backend_document(self._requested_backend(request)))
 
     async def _get_lanes(self, request: Request) -> Response:
-        lanes = self._backend(request).settings.lanes
+        lanes = self._requested_backend(request).settings.lanes
         return JSONResponse(
             {"hpc_workload_manager": {"lanes": lanes}, "ibm_quantum_compute": {"lanes": 0}}
         )
 
     async def _get_configuration(self, request: Request) -> Response:
-        device = self._backend(request)
+        device = self._requested_backend(request)
         document = backend_document(device.settings.model, "conf")
         return JSONResponse(document | {"backend_name": device.name, "simulator": False})
 
     async def _get_properties(self, request: Request) -> Response:
-        device = self._backend(request)
+        device = self._requested_backend(request)
         document = backend_document(device.settings.model, "props")
         return JSONResponse(document | {"backend_name": device.name})
 
@@ -291,21 +274,23 @@ def _backend_document(device: Device) -> dict[str, Any]:
     }
 
 
-def _job_id(body: Mapping[str, Any]) -> str:
-    text = wanted(body, "id", str)
+def _parse_job_id(body: Mapping[str, Any]) -> str:
+    text = required_field(body, "id", str)
     try:
         return str(UUID(text))
     except ValueError as error:
         raise RefusalError(400, f"The field 'id' must be a UUID, not {text!r:.80}.") from error
 
 
-def _storage(body: Mapping[str, Any]) -> dict[str, Any]:
-    storage: dict[str, Any] = wanted(body, "storage", dict)
+def _parse_storage(body: Mapping[str, Any]) -> dict[str, Any]:
+    storage: dict[str, Any] = required_field(body, "storage", dict)
     for name in ("input", "results", "logs"):
-        entry = wanted(storage, name, dict)
-        url = wanted(entry, "presigned_url", str)
+        entry = required_field(storage, name, dict)
+        url = required_field(entry, "presigned_url", str)
         if not url.startswith(("http://", "https://")):
-            raise RefusalError(400, f"The field 'storage.{name}.presigned_url' is no HTTP URL.")
+            raise RefusalError(
+                400, f"The field 'storage.{name}.presigned_url' must be an HTTP URL."
+            )
     return storage
 
 
@@ -314,15 +299,17 @@ async def _transfer(method: str, url: str, body: bytes | None = None) -> bytes:
         return await asyncio.to_thread(_request, method, url, body)
     except urllib.error.HTTPError as error:
         text = error.read().decode(errors="replace")
-        raise SimulationError(f"{method} of the job's storage: {error.code} {text}") from error
+        raise SimulationError(
+            f"{method} request to the job's storage failed: {error.code} {text}"
+        ) from error
     except (OSError, ValueError) as error:
-        raise SimulationError(f"{method} of the job's storage: {error}") from error
+        raise SimulationError(f"{method} request to the job's storage failed: {error}") from error
 
 
 def _request(method: str, url: str, body: bytes | None) -> bytes:
     request = urllib.request.Request(url, data=body, method=method)  # noqa: S310 - checked above
     if body is not None:
         request.add_header("Content-Type", "application/json")
-    with _DIRECT.open(request, timeout=_STORAGE_SECONDS) as answer:
-        content: bytes = answer.read()
+    with _DIRECT.open(request, timeout=_STORAGE_SECONDS) as response:
+        content: bytes = response.read()
     return content

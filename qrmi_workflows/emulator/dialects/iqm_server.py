@@ -1,6 +1,7 @@
-"""IQM Server: https://docs.meetiqm.com/iqm-server. Circuits of native operations over REST.
+"""IQM Server: https://docs.meetiqm.com/iqm-server. A REST API for circuits of native operations.
 
-The request for a job's status may wait until the job has ended, up to the time that it names.
+A job, which is the emulator's task, may hold several circuits. A request for its status can block
+until the job has ended or the requested time has passed.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from qrmi_workflows.emulator.dialects.base import (
     Handler,
     JSONResponse,
     RefusalError,
-    json_object,
-    wanted,
+    read_json_object,
+    required_field,
 )
 from qrmi_workflows.emulator.store import Task
 
@@ -36,7 +37,7 @@ _STATUS = {
     "cancelled": "cancelled",
 }
 _CODES = {400: "bad_request", 401: "unauthorized", 404: "job_not_found", 409: "illegal_job_status"}
-# The couplers of IQM's machines, as its client's own fake backends have them.
+# The couplers of IQM's machines, as in the fake backends of IQM's own client.
 _COUPLERS = {
     "adonis": ((1, 3), (2, 3), (3, 4), (3, 5)),
     "garnet": (
@@ -57,19 +58,19 @@ _PRICING = {
     "payg_price_per_second": "0",
     "timeslot": {"slot_duration": "1h", "slot_price": "0"},
 }
-_LONGEST_WAIT = 60.0
+_MAX_WAIT_SECONDS = 60.0
 _POLL_SECONDS = 0.01
 
 
 class IQMServer(Dialect):
-    """The dialect `iqm-server`."""
+    """The dialect of `iqm-server`."""
 
     type = "iqm-server"
     simulators = ("iqm", "null")
     default_model = "garnet"
 
     def models(self) -> tuple[str, ...]:
-        """Return the names of the machines whose couplers are known."""
+        """Return the names of IQM's machines with known couplers."""
         return tuple(_COUPLERS)
 
     def new_secrets(self) -> dict[str, str]:
@@ -77,12 +78,12 @@ class IQMServer(Dialect):
         return {"token": secrets.token_urlsafe(33)}
 
     def environment(self, qpu: str, url: str, secrets: Mapping[str, str]) -> dict[str, str]:
-        """Return `QRMI_IQM_ISA_*`."""
+        """Return the `QRMI_IQM_ISA_*` settings."""
         del qpu
         return {"QRMI_IQM_ISA_ENDPOINT": url, "QRMI_IQM_ISA_TOKEN": secrets["token"]}
 
     def handlers(self) -> list[tuple[str, str, Handler]]:
-        """Return the API."""
+        """Return the API's handlers."""
         jobs, calibration = "/api/v1/jobs", "/api/v1/calibration-sets/{qc}/{set}"
         computers = "/api/v1/quantum-computers"
         return [
@@ -100,7 +101,7 @@ class IQMServer(Dialect):
             ("GET", f"{calibration}/metrics", self._get_metrics),
         ]
 
-    def refuse(self, refusal: RefusalError) -> Response:
+    def render_refusal(self, refusal: RefusalError) -> Response:
         """Render IQM's error document."""
         code = refusal.code or _CODES.get(refusal.status, "internal_error")
         document = {
@@ -111,30 +112,30 @@ class IQMServer(Dialect):
         return JSONResponse(document, status_code=refusal.status)
 
     def _authorize(self, request: Request) -> None:
-        given = self.bearer(request).encode()
-        if not secrets.compare_digest(given, self.secrets["token"].encode()):
+        presented = self.bearer(request).encode()
+        if not secrets.compare_digest(presented, self.secrets["token"].encode()):
             raise RefusalError(401, "The API token is missing or invalid.")
 
-    def _computer(self, request: Request) -> Device:
+    def _requested_computer(self, request: Request) -> Device:
         self._authorize(request)
-        asked = request.path_params["qc"]
+        name = request.path_params["qc"]
         for device in self.devices:
-            if asked in (device.name, _alias(device)):
+            if name in (device.name, _alias(device)):
                 return device
-        raise RefusalError(404, f"Quantum computer {asked!r} not found.", "qc_not_found")
+        raise RefusalError(404, f"Quantum computer {name!r} not found.", "qc_not_found")
 
     # Jobs
 
     async def _create_job(self, request: Request) -> Response:
-        device, kind = self._computer(request), request.path_params["type"]
+        device, kind = self._requested_computer(request), request.path_params["type"]
         if kind != "circuit":
             raise RefusalError(400, f"Job type {kind!r} is not emulated; 'circuit' is.")
-        body = await json_object(request)
-        if not wanted(body, "circuits", list):
+        body = await read_json_object(request)
+        if not required_field(body, "circuits", list):
             raise RefusalError(400, "The field 'circuits' must hold at least one circuit.")
         for circuit in body["circuits"]:
             _check_circuit(circuit, _COUPLERS[device.settings.model])
-        if not wanted(body, "shots", int) >= 1:
+        if not required_field(body, "shots", int) >= 1:
             raise RefusalError(400, f"The field 'shots' must be at least 1, not {body['shots']}.")
         task = Task(
             id=str(uuid4()),
@@ -145,17 +146,17 @@ class IQMServer(Dialect):
         )
         self.fleet.store.add_task(task, json.dumps(body))
         device.submit([task])
-        return JSONResponse(self._document(task))
+        return JSONResponse(self._job_document(task))
 
-    def _task(self, request: Request) -> Task:
+    def _requested_task(self, request: Request) -> Task:
         self._authorize(request)
         task_id = request.path_params["id"]
         task = self.fleet.task(task_id)
-        if task is None or task.qpu not in self.served:
+        if task is None or task.qpu not in self.qpu_names:
             raise RefusalError(404, f"Job {task_id} not found.")
         return task
 
-    def _document(self, task: Task) -> dict[str, Any]:
+    def _job_document(self, task: Task) -> dict[str, Any]:
         iso, status = self.fleet.clock.iso, _STATUS[task.state]
         moments = (
             ("waiting", task.accepted),
@@ -181,19 +182,19 @@ class IQMServer(Dialect):
         }
 
     async def _get_job(self, request: Request) -> Response:
-        task = self._task(request)
+        task = self._requested_task(request)
         if request.query_params.get("wait_until_terminal") == "true":
-            await _wait(task, request.query_params.get("timeout_seconds", ""))
-        return JSONResponse(self._document(task))
+            await _wait_until_final(task, request.query_params.get("timeout_seconds", ""))
+        return JSONResponse(self._job_document(task))
 
     async def _cancel_job(self, request: Request) -> Response:
-        task = self._task(request)
+        task = self._requested_task(request)
         if task.is_final or not self.fleet.devices[task.qpu].cancel(task.id):
             raise RefusalError(409, f"Job {task.id} has ended: {_STATUS[task.state]}.")
-        return JSONResponse(self._document(task))
+        return JSONResponse(self._job_document(task))
 
     async def _get_artifact(self, request: Request) -> Response:
-        task, kind = self._task(request), request.path_params["type"]
+        task, kind = self._requested_task(request), request.path_params["type"]
         artifacts = json.loads(self.fleet.store.result(task.id) or "{}")
         if kind not in artifacts:
             raise RefusalError(404, f"Job {task.id} has no {kind!r}.", "job_artifact_not_found")
@@ -203,11 +204,11 @@ class IQMServer(Dialect):
 
     async def _list_computers(self, request: Request) -> Response:
         self._authorize(request)
-        return JSONResponse({"quantum_computers": [_computer(item) for item in self.devices]})
+        return JSONResponse({"quantum_computers": [_summary(device) for device in self.devices]})
 
     async def _get_computer(self, request: Request) -> Response:
-        device = self._computer(request)
-        return JSONResponse(_computer(device) | self._details(device))
+        device = self._requested_computer(request)
+        return JSONResponse(_summary(device) | self._details(device))
 
     def _details(self, device: Device) -> dict[str, Any]:
         qubits, _ = _topology(device)
@@ -218,28 +219,28 @@ class IQMServer(Dialect):
             "pulla_enabled": False,
             "number_of_qubits": len(qubits),
             "operational": operational.get(device.availability, "maintenance"),
-            "health": self._health(device),
+            "health": self._health_document(device),
             "queue_length": device.queue_length + device.busy_lanes,
             "limits": dict.fromkeys(_LIMITS, 10**6),
             "pricing": _PRICING,
             "additional_info": {**dict.fromkeys(_LINKS, ""), "best_suited_for": []},
         }
 
-    def _health(self, device: Device) -> dict[str, Any]:
-        healthy = device.availability == "online"
-        return {"healthy": healthy, "updated_at": self.fleet.clock.iso(self.fleet.clock.now())}
+    def _health_document(self, device: Device) -> dict[str, Any]:
+        is_healthy = device.availability == "online"
+        return {"healthy": is_healthy, "updated_at": self.fleet.clock.iso(self.fleet.clock.now())}
 
     async def _get_health(self, request: Request) -> Response:
-        return JSONResponse(self._health(self._computer(request)))
+        return JSONResponse(self._health_document(self._requested_computer(request)))
 
     async def _get_queue(self, request: Request) -> Response:
-        device = self._computer(request)
+        device = self._requested_computer(request)
         return JSONResponse({"queue_length": device.queue_length + device.busy_lanes})
 
     async def _get_static_architecture(self, request: Request) -> Response:
-        device, kind = self._computer(request), request.path_params["type"]
+        device, kind = self._requested_computer(request), request.path_params["type"]
         if kind != "static-quantum-architectures":
-            raise RefusalError(404, f"There is no artifact {kind!r}.", "qc_artifact_not_found")
+            raise RefusalError(404, f"Artifact {kind!r} not found.", "qc_artifact_not_found")
         qubits, couplers = _topology(device)
         return JSONResponse(
             {
@@ -251,7 +252,7 @@ class IQMServer(Dialect):
         )
 
     async def _get_architecture(self, request: Request) -> Response:
-        device = self._computer(request)
+        device = self._requested_computer(request)
         qubits, couplers = _topology(device)
         single = [[qubit] for qubit in qubits]
         loci = {"prx": single, "cz": couplers, "measure": single}
@@ -262,29 +263,30 @@ class IQMServer(Dialect):
                 "computational_resonators": [],
                 "gates": {
                     name: {
-                        "implementations": {"emulated": {"loci": found}},
+                        "implementations": {"emulated": {"loci": gate_loci}},
                         "default_implementation": "emulated",
                         "override_default_implementation": {},
                     }
-                    for name, found in loci.items()
+                    for name, gate_loci in loci.items()
                 },
             }
         )
 
     async def _get_calibration_set(self, request: Request) -> Response:
-        device = self._computer(request)
-        return JSONResponse(self._observations(device, "calibration-set", None))
+        device = self._requested_computer(request)
+        return JSONResponse(self._observations(device, "calibration-set", describes=None))
 
     async def _get_metrics(self, request: Request) -> Response:
-        device = self._computer(request)
-        described = _calibration_id(device)
-        return JSONResponse(self._observations(device, "quality-metric-set", described))
+        device = self._requested_computer(request)
+        return JSONResponse(
+            self._observations(device, "quality-metric-set", describes=_calibration_id(device))
+        )
 
     def _observations(self, device: Device, kind: str, describes: str | None) -> dict[str, Any]:
         start = self.fleet.clock.iso(0.0)
-        own = _calibration_id(device) if describes is None else str(uuid5(NAMESPACE_URL, describes))
+        set_id = str(uuid5(NAMESPACE_URL, describes)) if describes else _calibration_id(device)
         return {
-            "observation_set_id": own,
+            "observation_set_id": set_id,
             "observation_set_type": kind,
             "observation_ids": [],
             "observations": [],
@@ -296,7 +298,7 @@ class IQMServer(Dialect):
         }
 
 
-def _computer(device: Device) -> dict[str, str]:
+def _summary(device: Device) -> dict[str, str]:
     return {
         "id": _computer_id(device.name),
         "alias": _alias(device),
@@ -306,7 +308,7 @@ def _computer(device: Device) -> dict[str, str]:
 
 
 def _alias(device: Device) -> str:
-    # QRMI turns the last underscore of a resource's name into a colon.
+    # QRMI 0.26.4 replaces the last underscore of a resource's name with a colon.
     head, underscore, tail = device.name.rpartition("_")
     return f"{head}:{tail}" if underscore else device.name
 
@@ -336,15 +338,17 @@ def _check_circuit(circuit: object, couplers: tuple[tuple[int, int], ...]) -> No
         locus = item.get("locus") or item.get("qubits") or []
         if not isinstance(locus, list) or not all(isinstance(name, str) for name in locus):
             raise RefusalError(400, f"A locus must be a list of names, not {locus!r:.80}.")
-        needed = {"prx": ("angle", "phase"), "measure": ("key",)}.get(str(item.get("name")), ())
-        if missing := [name for name in needed if name not in (item.get("args") or {})]:
+        required = {"prx": ("angle", "phase"), "measure": ("key",)}.get(str(item.get("name")), ())
+        if missing := [name for name in required if name not in (item.get("args") or {})]:
             raise RefusalError(400, f"The operation {item['name']!r} lacks {missing[0]!r}.")
         if item.get("name") == "cz" and frozenset(locus) not in pairs:
-            raise RefusalError(400, f"There is no coupler for cz between {' and '.join(locus)}.")
+            raise RefusalError(
+                400, f"'cz' is impossible: no coupler connects {' and '.join(locus)}."
+            )
 
 
-async def _wait(task: Task, timeout: str) -> None:
-    seconds = min(float(timeout) if timeout.isdecimal() else _LONGEST_WAIT, _LONGEST_WAIT)
+async def _wait_until_final(task: Task, timeout: str) -> None:
+    seconds = min(float(timeout) if timeout.isdecimal() else _MAX_WAIT_SECONDS, _MAX_WAIT_SECONDS)
     deadline = asyncio.get_running_loop().time() + seconds
     while not task.is_final and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(_POLL_SECONDS)

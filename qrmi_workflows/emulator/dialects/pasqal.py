@@ -1,4 +1,4 @@
-"""What Pasqal's two APIs share: the names of states and devices, and Pasqal Cloud's documents."""
+"""The common part of Pasqal's two APIs, and the documents of Pasqal Cloud."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from qrmi_workflows.emulator.dialects.base import RefusalError, wanted
+from qrmi_workflows.emulator.dialects.base import RefusalError, required_field
 from qrmi_workflows.emulator.store import Batch, Task
 
 __all__ = [
@@ -37,10 +37,10 @@ _Iso = Callable[[float | None], str | None]
 
 
 async def read_body(request: Request) -> Any:
-    """Return the request's JSON body, which Pasqal's SDK compresses.
+    """Return the request's JSON body, decompressed if necessary: Pasqal's SDK sends gzip.
 
     Raises:
-        RefusalError: It is not JSON, or not what its encoding says (400).
+        RefusalError: The body is not JSON, or not in the stated encoding (400).
     """
     body = await request.body()
     try:
@@ -52,10 +52,10 @@ async def read_body(request: Request) -> Any:
 
 
 def sequence_text(text: object, field: str) -> str:
-    """Return a serialised sequence.
+    """Return a field's value after checking that it looks like a serialised sequence.
 
     Raises:
-        RefusalError: It is not one (400).
+        RefusalError: It does not (400).
     """
     if not isinstance(text, str):
         raise RefusalError(400, f"The field {field!r} must be a string, not {text!r:.80}.")
@@ -64,23 +64,23 @@ def sequence_text(text: object, field: str) -> str:
     except ValueError as error:
         raise RefusalError(400, f"The field {field!r} is not JSON: {error}.") from error
     if not isinstance(document, dict) or "device" not in document:
-        raise RefusalError(400, f"The field {field!r} is no serialised Pulser sequence.")
+        raise RefusalError(400, f"The field {field!r} is not a serialised Pulser sequence.")
     return text
 
 
 def job_request(job: object, sequence: str | None) -> dict[str, Any]:
-    """Return what one job of a batch is to run.
+    """Return the stored request of one job of a batch.
 
     Args:
-        job: `runs`, and optionally `variables` and a `sequence` of its own.
-        sequence: The batch's sequence.
+        job: The job's document: `runs`, and optionally `variables` and its own `sequence`.
+        sequence: The batch's sequence, if it has one.
 
     Raises:
-        RefusalError: It is malformed, or has no sequence at all (400).
+        RefusalError: The job is malformed, or neither it nor the batch has a sequence (400).
     """
     if not isinstance(job, dict):
         raise RefusalError(400, f"A job must be an object, not {job!r:.80}.")
-    runs = wanted(job, "runs", int)
+    runs = required_field(job, "runs", int)
     if runs < 1:
         raise RefusalError(400, f"The field 'runs' must be at least 1, not {runs}.")
     variables = job.get("variables") or {}
@@ -94,7 +94,7 @@ def job_request(job: object, sequence: str | None) -> dict[str, Any]:
 
 
 def batch_status(states: list[str], is_open: bool) -> str:
-    """Return a batch's status from the states of its tasks."""
+    """Derive a batch's status from the states of its tasks."""
     if all(state == "queued" for state in states):
         return "PENDING"
     if is_open or any(state in _UNFINISHED for state in states):
@@ -106,7 +106,7 @@ def batch_status(states: list[str], is_open: bool) -> str:
 
 
 def batch_document(batch: Batch, tasks: list[Task], project_id: str, iso: _Iso) -> dict[str, Any]:
-    """Render a batch as the API shows it."""
+    """Return the API's document of a batch."""
     is_open = bool(batch.details.get("open"))
     status = batch_status([task.state for task in tasks], is_open)
     started = [task.started for task in tasks if task.started]
@@ -134,7 +134,7 @@ def batch_document(batch: Batch, tasks: list[Task], project_id: str, iso: _Iso) 
 
 
 def job_document(task: Task, project_id: str, iso: _Iso) -> dict[str, Any]:
-    """Render a job as the API shows it."""
+    """Return the API's document of a job."""
     details: Mapping[str, Any] = task.details
     return {
         "id": task.id,

@@ -1,7 +1,8 @@
-"""Pasqal Cloud: https://docs.pasqal.com/cloud/api. Batches of jobs that share one sequence.
+"""Pasqal Cloud: https://docs.pasqal.com/cloud/api. A REST API for batches of jobs.
 
-QRMI submits batches of one job; Pasqal's own SDK also parametrised sequences, several jobs with
-their variables, and open batches to which jobs are added.
+A job is the emulator's task; the jobs of a batch share a sequence. QRMI submits batches of one job.
+Pasqal's own SDK also submits parametrised sequences, several jobs with their own variables, and
+open batches, to which it adds jobs later.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from qrmi_workflows.emulator.dialects.base import (
     Handler,
     JSONResponse,
     RefusalError,
-    wanted,
+    required_field,
 )
 from qrmi_workflows.emulator.dialects.pasqal import (
     PULSER_DEVICES,
@@ -44,7 +45,7 @@ _PAGE = 100
 
 
 class PasqalCloud(Dialect):
-    """The dialect `pasqal-cloud`."""
+    """The dialect of `pasqal-cloud`."""
 
     type = "pasqal-cloud"
     simulators = ("pulser", "emu-mps", "emu-sv", "null")
@@ -56,7 +57,7 @@ class PasqalCloud(Dialect):
         return PULSER_DEVICES
 
     def new_secrets(self) -> dict[str, str]:
-        """Return a service account, a user and a project."""
+        """Return the credentials of a service account and of a user, and a project id."""
         return {
             "client_id": secrets.token_urlsafe(24),
             "client_secret": secrets.token_urlsafe(48),
@@ -66,7 +67,7 @@ class PasqalCloud(Dialect):
         }
 
     def environment(self, qpu: str, url: str, secrets: Mapping[str, str]) -> dict[str, str]:
-        """Return `QRMI_PASQAL_CLOUD_*`."""
+        """Return the `QRMI_PASQAL_CLOUD_*` settings."""
         del qpu
         return {
             "QRMI_PASQAL_CLOUD_BASE_URL": url,
@@ -77,35 +78,35 @@ class PasqalCloud(Dialect):
         }
 
     def handlers(self) -> list[tuple[str, str, Handler]]:
-        """Return the API."""
-        one, two = f"{_API}/v1", f"{_API}/v2"
+        """Return the API's handlers."""
+        v1, v2 = f"{_API}/v1", f"{_API}/v2"
         return [
-            ("GET", f"{two}/jobs/{{id}}", self._get_job),
-            ("GET", f"{two}/batches/{{id}}", self._get_batch),
-            ("POST", f"{one}/batches", self._create_batch),
-            ("GET", f"{one}/batches/{{id}}/full_results", self._get_results),
-            ("PATCH", f"{two}/batches/{{id}}/cancel", self._cancel_batch),
+            ("GET", f"{v2}/jobs/{{id}}", self._get_job),
+            ("GET", f"{v2}/batches/{{id}}", self._get_batch),
+            ("POST", f"{v1}/batches", self._create_batch),
+            ("GET", f"{v1}/batches/{{id}}/full_results", self._get_results),
+            ("PATCH", f"{v2}/batches/{{id}}/cancel", self._cancel_batch),
             ("POST", "/oauth/token", self._issue_token),
-            ("GET", f"{one}/batches", self._list_batches),
-            ("GET", f"{one}/batches/{{id}}/status", self._get_batch_status),
-            ("PATCH", f"{two}/batches/{{id}}/complete", self._close_batch),
-            ("PATCH", f"{one}/batches/cancel", self._cancel_batches),
-            ("PATCH", f"{one}/batches/{{id}}/tags", self._set_tags),
-            ("POST", f"{two}/batches/{{id}}/jobs", self._add_jobs),
-            ("PATCH", f"{two}/batches/{{id}}/cancel/jobs", self._cancel_jobs),
-            ("GET", f"{two}/jobs", self._list_jobs),
-            ("GET", f"{one}/jobs/{{id}}/status", self._get_job_status),
-            ("PATCH", f"{two}/jobs/{{id}}/cancel", self._cancel_job),
-            ("GET", f"{one}/jobs/{{id}}/results_link", self._get_results_link),
+            ("GET", f"{v1}/batches", self._list_batches),
+            ("GET", f"{v1}/batches/{{id}}/status", self._get_batch_status),
+            ("PATCH", f"{v2}/batches/{{id}}/complete", self._close_batch),
+            ("PATCH", f"{v1}/batches/cancel", self._cancel_batches),
+            ("PATCH", f"{v1}/batches/{{id}}/tags", self._set_tags),
+            ("POST", f"{v2}/batches/{{id}}/jobs", self._add_jobs),
+            ("PATCH", f"{v2}/batches/{{id}}/cancel/jobs", self._cancel_jobs),
+            ("GET", f"{v2}/jobs", self._list_jobs),
+            ("GET", f"{v1}/jobs/{{id}}/status", self._get_job_status),
+            ("PATCH", f"{v2}/jobs/{{id}}/cancel", self._cancel_job),
+            ("GET", f"{v1}/jobs/{{id}}/results_link", self._get_results_link),
             ("GET", "/results/{id}", self._download_results),
-            ("GET", f"{one}/devices", self._list_devices),
-            ("GET", f"{one}/devices/public-specs", self._list_specs),
-            ("GET", f"{one}/devices/specs", self._map_specs),
-            ("GET", f"{one}/devices/specs/{{name}}", self._get_specs),
+            ("GET", f"{v1}/devices", self._list_devices),
+            ("GET", f"{v1}/devices/public-specs", self._list_specs),
+            ("GET", f"{v1}/devices/specs", self._map_specs),
+            ("GET", f"{v1}/devices/specs/{{name}}", self._get_specs),
             ("GET", "/account/api/v1/projects", self._list_projects),
         ]
 
-    def refuse(self, refusal: RefusalError) -> Response:
+    def render_refusal(self, refusal: RefusalError) -> Response:
         """Render Pasqal's JSend document."""
         document = {
             "status": "error" if refusal.status >= 500 else "fail",
@@ -115,10 +116,10 @@ class PasqalCloud(Dialect):
         }
         return JSONResponse(document, status_code=refusal.status)
 
-    # Who calls
+    # Accounts
 
     def _authorize(self, request: Request) -> None:
-        if not self.fleet.tokens.accepts(self.bearer(request), self.type):
+        if not self.fleet.tokens.is_valid(self.bearer(request), self.type):
             raise RefusalError(401, "The access token is missing, invalid or expired.")
 
     async def _issue_token(self, request: Request) -> Response:
@@ -131,9 +132,9 @@ class PasqalCloud(Dialect):
             fields = ("username", "password")
         else:
             return _oauth_error(400, "unsupported_grant_type", f"{grant!r} is not supported")
-        given = "\n".join(form.get(field, "") for field in fields)
+        presented = "\n".join(form.get(field, "") for field in fields)
         expected = "\n".join(self.secrets[field] for field in fields)
-        if not secrets.compare_digest(given.encode(), expected.encode()):
+        if not secrets.compare_digest(presented.encode(), expected.encode()):
             return _oauth_error(401, "access_denied", "Unauthorized")
         token = self.fleet.tokens.issue(self.type)
         return JSONResponse(
@@ -152,11 +153,11 @@ class PasqalCloud(Dialect):
         if not isinstance(body, dict):
             raise RefusalError(400, "The request body must be a JSON object.")
         if body.get("project_id") != self.secrets["project_id"]:
-            raise RefusalError(403, f"No access to the project {body.get('project_id')!r}.")
+            raise RefusalError(403, f"No access to project {body.get('project_id')!r}.")
         sequence = body.get("sequence_builder")
         if sequence is not None:
             sequence = sequence_text(sequence, "sequence_builder")
-        device = self._device_of(body, sequence)
+        device = self._requested_device(body, sequence)
         batch = Batch(
             id=str(uuid4()),
             qpu=device.name,
@@ -167,14 +168,14 @@ class PasqalCloud(Dialect):
                 "tags": body.get("tags"),
             },
         )
-        tasks, requests = self._new_tasks(batch, wanted(body, "jobs", list))
+        tasks, requests = self._new_tasks(batch, required_field(body, "jobs", list))
         if not tasks and not batch.details["open"]:
             raise RefusalError(400, "The field 'jobs' must hold at least one job.")
         self.fleet.store.add_batch(batch, tasks, requests)
         device.submit(tasks)
-        return self._show(batch, status_code=201)
+        return self._batch_response(batch, status_code=201)
 
-    def _device_of(self, body: Mapping[str, Any], sequence: str | None) -> Device:
+    def _requested_device(self, body: Mapping[str, Any], sequence: str | None) -> Device:
         name = body.get("device_type")
         if name is None and sequence is not None:
             name = json.loads(sequence)["device"].get("name")
@@ -197,48 +198,48 @@ class PasqalCloud(Dialect):
         ]
         return tasks, [json.dumps(item) for item in documents]
 
-    def _batch(self, request: Request) -> Batch:
+    def _requested_batch(self, request: Request) -> Batch:
         self._authorize(request)
         return self._find_batch(request.path_params["id"])
 
     def _find_batch(self, batch_id: str) -> Batch:
         batch = self.fleet.store.batch(batch_id)
-        if batch is None or batch.qpu not in self.served:
+        if batch is None or batch.qpu not in self.qpu_names:
             raise RefusalError(404, f"Batch {batch_id} not found.")
         return batch
 
-    def _tasks(self, batch: Batch) -> list[Task]:
-        return [self.fleet.live(item) for item in self.fleet.store.find_tasks(batch=batch.id)]
+    def _batch_tasks(self, batch: Batch) -> list[Task]:
+        return [self.fleet.latest(task) for task in self.fleet.store.find_tasks(batch=batch.id)]
 
-    def _show(self, batch: Batch, status_code: int = 200) -> Response:
-        return _success(self._document(batch), status_code=status_code)
+    def _batch_response(self, batch: Batch, status_code: int = 200) -> Response:
+        return _success(self._batch_document(batch), status_code=status_code)
 
-    def _document(self, batch: Batch) -> dict[str, Any]:
+    def _batch_document(self, batch: Batch) -> dict[str, Any]:
         project = self.secrets["project_id"]
-        return batch_document(batch, self._tasks(batch), project, self.fleet.clock.iso)
+        return batch_document(batch, self._batch_tasks(batch), project, self.fleet.clock.iso)
 
     async def _get_batch(self, request: Request) -> Response:
-        return self._show(self._batch(request))
+        return self._batch_response(self._requested_batch(request))
 
     async def _get_batch_status(self, request: Request) -> Response:
-        batch = self._batch(request)
-        document = self._document(batch)
+        batch = self._requested_batch(request)
+        document = self._batch_document(batch)
         return _success({key: document[key] for key in ("id", "status", "jobs_count_per_status")})
 
     async def _list_batches(self, request: Request) -> Response:
         self._authorize(request)
-        batches = [item for item in self.fleet.store.batches() if item.qpu in self.served]
-        return _page(request, batches, self._document)
+        batches = [item for item in self.fleet.store.batches() if item.qpu in self.qpu_names]
+        return _page(request, batches, self._batch_document)
 
     async def _close_batch(self, request: Request) -> Response:
-        batch = self._batch(request)
-        return self._change(batch, open=False)
+        batch = self._requested_batch(request)
+        return self._update_batch(batch, open=False)
 
     async def _set_tags(self, request: Request) -> Response:
-        batch, tags = self._batch(request), await read_body(request)
-        return self._change(batch, tags=tags)
+        batch, tags = self._requested_batch(request), await read_body(request)
+        return self._update_batch(batch, tags=tags)
 
-    def _change(self, batch: Batch, **details: object) -> Response:
+    def _update_batch(self, batch: Batch, **details: object) -> Response:
         changed = Batch(
             id=batch.id,
             qpu=batch.qpu,
@@ -246,10 +247,10 @@ class PasqalCloud(Dialect):
             details={**batch.details, **details},
         )
         self.fleet.store.save_batch(changed)
-        return self._show(changed)
+        return self._batch_response(changed)
 
     async def _add_jobs(self, request: Request) -> Response:
-        batch, jobs = self._batch(request), await read_body(request)
+        batch, jobs = self._requested_batch(request), await read_body(request)
         if not batch.details["open"]:
             raise RefusalError(409, f"Batch {batch.id} is closed.")
         if not isinstance(jobs, list):
@@ -257,43 +258,43 @@ class PasqalCloud(Dialect):
         tasks, requests = self._new_tasks(batch, jobs)
         self.fleet.store.add_tasks(tasks, requests)
         self.fleet.devices[batch.qpu].submit(tasks)
-        return self._show(batch)
+        return self._batch_response(batch)
 
     async def _cancel_batch(self, request: Request) -> Response:
-        batch = self._batch(request)
-        self._cancel(self._tasks(batch))
-        return self._change(batch, open=False)
+        batch = self._requested_batch(request)
+        self._cancel_tasks(self._batch_tasks(batch))
+        return self._update_batch(batch, open=False)
 
     async def _cancel_batches(self, request: Request) -> Response:
         self._authorize(request)
         body = await read_body(request)
-        batches = [self._find_batch(item) for item in wanted(body, "batch_ids", list)]
+        batches = [self._find_batch(item) for item in required_field(body, "batch_ids", list)]
         for batch in batches:
-            self._cancel(self._tasks(batch))
-        return _success({"batches": [self._document(item) for item in batches], "errors": {}})
+            self._cancel_tasks(self._batch_tasks(batch))
+        return _success({"batches": [self._batch_document(item) for item in batches], "errors": {}})
 
-    def _cancel(self, tasks: list[Task]) -> None:
+    def _cancel_tasks(self, tasks: list[Task]) -> None:
         for task in tasks:
             self.fleet.devices[task.qpu].cancel(task.id)
 
     # Jobs
 
-    def _task(self, request: Request) -> Task:
+    def _requested_task(self, request: Request) -> Task:
         self._authorize(request)
         task = self.fleet.task(request.path_params["id"])
-        if task is None or task.batch is None or task.qpu not in self.served:
+        if task is None or task.batch is None or task.qpu not in self.qpu_names:
             raise RefusalError(404, f"Job {request.path_params['id']} not found.")
         return task
 
-    def _job(self, task: Task) -> dict[str, Any]:
+    def _job_document(self, task: Task) -> dict[str, Any]:
         return job_document(task, self.secrets["project_id"], self.fleet.clock.iso)
 
     async def _get_job(self, request: Request) -> Response:
-        task = self._task(request)
-        return _success(self._job(task))
+        task = self._requested_task(request)
+        return _success(self._job_document(task))
 
     async def _get_job_status(self, request: Request) -> Response:
-        task = self._task(request)
+        task = self._requested_task(request)
         return _success({"id": task.id, "status": STATUS[task.state]})
 
     async def _list_jobs(self, request: Request) -> Response:
@@ -301,30 +302,30 @@ class PasqalCloud(Dialect):
         batch_id = request.query_params.get("batch_id")
         find = self.fleet.store.find_tasks
         found = find(batch=batch_id) if batch_id else find(program="sequence")
-        tasks = [item for item in found if item.batch and item.qpu in self.served]
-        return _page(request, tasks, lambda task: self._job(self.fleet.live(task)))
+        tasks = [item for item in found if item.batch and item.qpu in self.qpu_names]
+        return _page(request, tasks, lambda task: self._job_document(self.fleet.latest(task)))
 
     async def _cancel_job(self, request: Request) -> Response:
-        task = self._task(request)
-        self._cancel([task])
-        return _success(self._job(self.fleet.task(task.id) or task))
+        task = self._requested_task(request)
+        self._cancel_tasks([task])
+        return _success(self._job_document(self.fleet.task(task.id) or task))
 
     async def _cancel_jobs(self, request: Request) -> Response:
-        batch = self._batch(request)
-        tasks = [task for task in self._tasks(batch) if not task.is_final]
-        self._cancel(tasks)
-        return _success({"jobs": [self._job(task) for task in tasks], "errors": {}})
+        batch = self._requested_batch(request)
+        tasks = [task for task in self._batch_tasks(batch) if not task.is_final]
+        self._cancel_tasks(tasks)
+        return _success({"jobs": [self._job_document(task) for task in tasks], "errors": {}})
 
-    def _counter(self, task: Task) -> dict[str, Any]:
+    def _result_document(self, task: Task) -> dict[str, Any]:
         return {"counter": json.loads(self.fleet.store.result(task.id) or "{}")}
 
     async def _get_results(self, request: Request) -> Response:
-        tasks = self._tasks(self._batch(request))
+        tasks = self._batch_tasks(self._requested_batch(request))
         ended = [task for task in tasks if task.state == "completed"]
-        return _success({task.id: self._counter(task) for task in ended})
+        return _success({task.id: self._result_document(task) for task in ended})
 
     async def _get_results_link(self, request: Request) -> Response:
-        task = self._task(request)
+        task = self._requested_task(request)
         if task.state != "completed":
             return _success({"results_link": None})
         token = self.fleet.tokens.issue(f"results of {task.id}")
@@ -334,12 +335,12 @@ class PasqalCloud(Dialect):
     async def _download_results(self, request: Request) -> Response:
         task_id = request.path_params["id"]
         token = request.query_params.get("token", "")
-        if not self.fleet.tokens.accepts(token, f"results of {task_id}"):
+        if not self.fleet.tokens.is_valid(token, f"results of {task_id}"):
             raise RefusalError(403, "The link is invalid or has expired.")
         task = self.fleet.task(task_id)
         if task is None:
             raise RefusalError(404, f"Job {task_id} not found.")
-        return JSONResponse(self._counter(task))
+        return JSONResponse(self._result_document(task))
 
     # Devices
 

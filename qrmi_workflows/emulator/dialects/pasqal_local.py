@@ -1,10 +1,10 @@
-"""Pasqal Local: the warden that stands before a QPU on the site, github.com/pasqal-io/warden.
+"""Pasqal Local: the warden in front of an on-site QPU, https://github.com/pasqal-io/warden.
 
-Every caller is known by its MUNGE credential. The warden's root opens and revokes sessions for
-users (here also the user who runs the emulator, who is its root); a job belongs to a session and
-is seen by the session's owner alone. Each QPU has a warden of its own.
+Callers identify themselves with MUNGE credentials. Only root, and here the user who runs the
+emulator, can open and revoke sessions for users. A job, the emulator's task, belongs to a session
+and is visible only to the session's owner. Each QPU has its own warden.
 
-QRMI also asks for `/jobs/{id}/cancel` and `/jobs/{id}/logs`, which the public warden lacks.
+QRMI 0.26.4 also requests `/jobs/{id}/cancel` and `/jobs/{id}/logs`, which the public warden lacks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from qrmi_workflows.emulator.dialects.base import (
     Handler,
     JSONResponse,
     RefusalError,
-    json_object,
+    fastapi_error,
+    read_json_object,
 )
 from qrmi_workflows.emulator.dialects.pasqal import PULSER_DEVICES, STATUS
 from qrmi_workflows.emulator.munge import MungeError, decode_uid
@@ -33,11 +34,11 @@ from qrmi_workflows.emulator.store import Session, Task
 
 __all__ = ["PasqalLocal"]
 
-_UNLIMITED = 10 * 365 * 24 * 3600
+_TEN_YEARS = 10 * 365 * 24 * 3600  # the warden's sessions have no TTL
 
 
 class PasqalLocal(Dialect):
-    """The dialect `pasqal-local`."""
+    """The dialect of `pasqal-local`."""
 
     type = "pasqal-local"
     simulators = ("pulser", "emu-mps", "emu-sv", "null")
@@ -48,16 +49,16 @@ class PasqalLocal(Dialect):
         return PULSER_DEVICES
 
     def new_secrets(self) -> dict[str, str]:
-        """Return nothing: MUNGE says who calls."""
+        """Return nothing, because callers identify themselves with MUNGE."""
         return {}
 
     def environment(self, qpu: str, url: str, secrets: Mapping[str, str]) -> dict[str, str]:
-        """Return `QRMI_WARDEN_URL`."""
+        """Return the setting `QRMI_WARDEN_URL`."""
         del secrets
         return {"QRMI_WARDEN_URL": f"{url}/{qpu}"}
 
     def handlers(self) -> list[tuple[str, str, Handler]]:
-        """Return the API."""
+        """Return the API's handlers."""
         return [
             ("GET", "/{qpu}/jobs/{id}", self._get_job),
             ("POST", "/{qpu}/jobs", self._create_job),
@@ -70,15 +71,11 @@ class PasqalLocal(Dialect):
             ("GET", "/{qpu}/qpu/specs", self._get_specs),
         ]
 
-    def refuse(self, refusal: RefusalError) -> Response:
-        """Render FastAPI's error document; it says 422 where a body is malformed."""
-        status = 422 if refusal.status == 400 else refusal.status
-        detail: object = refusal.message
-        if status == 422:
-            detail = [{"type": "value_error", "loc": ["body"], "msg": refusal.message}]
-        return JSONResponse({"detail": detail}, status_code=status)
+    def render_refusal(self, refusal: RefusalError) -> Response:
+        """Render FastAPI's error document."""
+        return fastapi_error(refusal)
 
-    async def _identity(self, request: Request) -> int:
+    async def _caller_uid(self, request: Request) -> int:
         credential = request.headers.get("x-munge-cred")
         if not credential:
             raise RefusalError(401, "Missing MUNGE credential")
@@ -88,18 +85,18 @@ class PasqalLocal(Dialect):
             raise RefusalError(401, str(error)) from error
 
     async def _require_root(self, request: Request) -> None:
-        if await self._identity(request) not in (0, os.getuid()):
+        if await self._caller_uid(request) not in (0, os.getuid()):
             raise RefusalError(403, "Endpoint restricted to root user.")
 
-    def _device(self, request: Request) -> Device:
+    def _requested_device(self, request: Request) -> Device:
         return self.device(request.path_params["qpu"])
 
     # Sessions
 
     async def _create_session(self, request: Request) -> Response:
-        device = self._device(request)
+        device = self._requested_device(request)
         await self._require_root(request)
-        body = await json_object(request)
+        body = await read_json_object(request)
         for field in ("user_id", "slurm_job_id"):
             if not isinstance(body.get(field), str):
                 raise RefusalError(400, f"{field}: Input should be a valid string")
@@ -107,7 +104,7 @@ class PasqalLocal(Dialect):
             id=str(uuid4()),
             qpu=device.name,
             mode="shared",
-            max_ttl=_UNLIMITED,
+            max_ttl=_TEN_YEARS,
             created=self.fleet.clock.now(),
             owner=body["user_id"],
         )
@@ -115,7 +112,7 @@ class PasqalLocal(Dialect):
         return JSONResponse(self._session_document(session))
 
     async def _revoke_session(self, request: Request) -> Response:
-        device = self._device(request)
+        device = self._requested_device(request)
         await self._require_root(request)
         session = self.fleet.session(request.path_params["id"])
         if session is None or session.qpu != device.name:
@@ -134,7 +131,7 @@ class PasqalLocal(Dialect):
         }
 
     async def _owned_session(self, request: Request, device: Device) -> Session:
-        uid = await self._identity(request)
+        uid = await self._caller_uid(request)
         session_id = request.headers.get("x-warden-session")
         if session_id is None:
             raise RefusalError(403, "Missing 'X-Warden-Session' header.")
@@ -150,9 +147,9 @@ class PasqalLocal(Dialect):
     # Jobs
 
     async def _create_job(self, request: Request) -> Response:
-        device = self._device(request)
+        device = self._requested_device(request)
         session = await self._owned_session(request, device)
-        body = await json_object(request)
+        body = await read_json_object(request)
         sequence, shots = body.get("sequence"), body.get("shots")
         if not isinstance(sequence, str):
             raise RefusalError(400, "sequence: Input should be a valid string")
@@ -168,16 +165,16 @@ class PasqalLocal(Dialect):
         )
         self.fleet.store.add_task(task, json.dumps({"sequence": sequence, "runs": shots}))
         device.submit([task])
-        return JSONResponse(self._document(task))
+        return JSONResponse(self._job_document(task))
 
-    async def _task(self, request: Request) -> Task:
-        device, uid = self._device(request), await self._identity(request)
+    async def _requested_task(self, request: Request) -> Task:
+        device, uid = self._requested_device(request), await self._caller_uid(request)
         task = self.fleet.task(request.path_params["id"])
         if task is None or task.qpu != device.name or task.details["owner"] != str(uid):
             raise RefusalError(404, "Job not found")
         return task
 
-    def _document(self, task: Task) -> dict[str, Any]:
+    def _job_document(self, task: Task) -> dict[str, Any]:
         results = None
         if task.state == "completed":
             counts = json.loads(self.fleet.store.result(task.id) or "{}")
@@ -191,29 +188,30 @@ class PasqalLocal(Dialect):
         }
 
     async def _get_job(self, request: Request) -> Response:
-        return JSONResponse(self._document(await self._task(request)))
+        return JSONResponse(self._job_document(await self._requested_task(request)))
 
     async def _list_jobs(self, request: Request) -> Response:
-        device, uid = self._device(request), await self._identity(request)
+        device, uid = self._requested_device(request), await self._caller_uid(request)
         tasks = self.fleet.store.find_tasks(qpu=device.name)
         owned = [task for task in tasks if task.details["owner"] == str(uid)]
-        return JSONResponse([self._document(self.fleet.live(task)) for task in owned])
+        return JSONResponse([self._job_document(self.fleet.latest(task)) for task in owned])
 
     async def _cancel_job(self, request: Request) -> Response:
-        task = await self._task(request)
+        task = await self._requested_task(request)
         self.fleet.devices[task.qpu].cancel(task.id)
-        return JSONResponse(self._document(task))
+        return JSONResponse(self._job_document(task))
 
     async def _get_logs(self, request: Request) -> Response:
-        task = await self._task(request)
+        task = await self._requested_task(request)
         return JSONResponse({"logs": self.fleet.store.logs(task.id)})
 
     # The QPU
 
     async def _get_accessible(self, request: Request) -> Response:
-        online = self._device(request).availability == "online"
-        message = "" if online else f"The QPU is {self._device(request).availability}."
-        return JSONResponse({"is_accessible": online, "message": message})
+        availability = self._requested_device(request).availability
+        is_online = availability == "online"
+        message = "" if is_online else f"The QPU is {availability}."
+        return JSONResponse({"is_accessible": is_online, "message": message})
 
     async def _get_specs(self, request: Request) -> Response:
-        return JSONResponse({"specs": await self.fleet.specs(self._device(request))})
+        return JSONResponse({"specs": await self.fleet.specs(self._requested_device(request))})

@@ -1,8 +1,8 @@
-"""What the emulator costs a client: `python benchmarks/emulator.py` prints JSON.
+"""Measure the emulator's overhead: `python benchmarks/emulator.py` prints JSON.
 
-The null simulator and the real `qrmi` client on one machine. The bounds: at most 1 ms
-median for each call, 1,000 task starts a second from 4 client processes, at most 300 MB of
-resident memory after 10,000 tasks.
+It runs the null simulator and the real `qrmi` client on one machine. The targets are a median of
+at most 1 ms for each call, 1,000 task starts per second from 4 client processes, and at most 300 MB
+of resident memory after 10,000 tasks.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CALLS = 1000
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print JSON."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "emulator.toml"
         config.write_text(CONFIG)
@@ -63,14 +63,14 @@ def main() -> None:
 
 
 def connect(emulator: Emulator, name: str) -> QuantumResource:
-    """Return QRMI's handle."""
+    """Return QRMI's handle to a QPU."""
     document = json.loads(emulator.config_path.read_text())
     entry = next(item for item in document["resources"] if item["name"] == name)
     return QuantumResource.from_config(name, TYPES[name], entry["environment"])
 
 
 def payload(name: str) -> Payload:
-    """Return a small task."""
+    """Return a small payload."""
     if name == "FRESNEL":
         return Payload.PasqalCloud(sequence='{"device": {"name": "FRESNEL"}}', job_runs=10)
     document = {"pubs": [[CIRCUIT, None, 100]], "version": 2, "support_qiskit": True}
@@ -78,24 +78,24 @@ def payload(name: str) -> Payload:
 
 
 def measure_calls(emulator: Emulator, name: str) -> dict[str, dict[str, float]]:
-    """Return the milliseconds that start, status and result take, one client, one after another."""
+    """Time the start, status and result calls of a single client."""
     resource, task = connect(emulator, name), payload(name)
     wait(resource, resource.task_start(task))
     ids: list[str] = []
-    started = timed(lambda: ids.append(resource.task_start(task)))
+    start = time_call(lambda: ids.append(resource.task_start(task)))
     wait(resource, ids[-1])
-    polled = timed(lambda: resource.task_status(ids[0]))
-    fetched = timed(lambda: resource.task_result(ids[0]))
-    return {"task_start": started, "task_status": polled, "task_result": fetched}
+    status = time_call(lambda: resource.task_status(ids[0]))
+    result = time_call(lambda: resource.task_result(ids[0]))
+    return {"task_start": start, "task_status": status, "task_result": result}
 
 
-def timed(call: Callable[[], Any]) -> dict[str, float]:
+def time_call(call: Callable[[], Any]) -> dict[str, float]:
     """Return the median and the 95th percentile of a call, in milliseconds."""
     samples = []
     for _ in range(CALLS):
-        begun = time.perf_counter()
+        begin = time.perf_counter()
         call()
-        samples.append(1000 * (time.perf_counter() - begun))
+        samples.append(1000 * (time.perf_counter() - begin))
     return {
         "median_ms": round(statistics.median(samples), 3),
         "p95_ms": round(statistics.quantiles(samples, n=20)[-1], 3),
@@ -109,7 +109,7 @@ def wait(resource: QuantumResource, task_id: str) -> None:
 
 
 def measure_starts(emulator: Emulator, name: str) -> float:
-    """Return how many tasks a second four processes start together."""
+    """Return how many tasks four processes can start per second."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(PROCESSES + 1)
     clients = [
@@ -119,17 +119,17 @@ def measure_starts(emulator: Emulator, name: str) -> float:
     for client in clients:
         client.start()
     barrier.wait(60)
-    begun = time.perf_counter()
+    begin = time.perf_counter()
     for client in clients:
         client.join()
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - begin
     if any(client.exitcode for client in clients):
-        raise RuntimeError("a client failed")
+        raise RuntimeError("a client process failed")
     return round(PROCESSES * STARTS / seconds)
 
 
 def start_many(config: Path, name: str, barrier: Any) -> None:
-    """Start tasks, in a process of its own."""
+    """Start tasks in a client process."""
     entry = next(
         item for item in json.loads(config.read_text())["resources"] if item["name"] == name
     )
@@ -150,8 +150,8 @@ def measure_memory(emulator: Emulator) -> dict[str, float]:
     while emulator.counters()["tasks"]["finished"] < emulator.counters()["tasks"]["accepted"]:
         time.sleep(0.1)
     server = psutil.Process(emulator.process.pid)
-    everything = [server, *server.children(recursive=True)]
-    resident = sum(process.memory_info().rss for process in everything) / 1e6
+    processes = [server, *server.children(recursive=True)]
+    resident = sum(process.memory_info().rss for process in processes) / 1e6
     return {"tasks": emulator.counters()["tasks"]["finished"], "resident_mb": round(resident, 1)}
 
 

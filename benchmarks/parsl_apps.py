@@ -1,14 +1,15 @@
-"""Parsl with a QPU: this project's provider, launcher and executor beside Parsl's own, in one run.
+"""Compare this project's provider, launcher and executor with Parsl's own.
 
     python benchmarks/parsl_apps.py [--rounds N]
 
-On a sandbox of its own, with a QPU of four lanes whose tasks take 50 ms:
+Both run in a sandbox whose QPU has four lanes and whose tasks take 50 ms:
 
-- *no-ops*: 500 classical apps through a pool that runs quantum ones too, against stock
-  `SlurmProvider` and `HighThroughputExecutor` with as many workers.
-- *lanes*: 200 tasks of 50 ms, against what four lanes can do at best; and stock running apps that
-  only sleep for 50 ms, on four workers.
-- *first*: seconds from `parsl.load` to the first result: a task's on the QPU, and stock's no-op's.
+- *no-ops*: 500 classical apps on an executor that also runs quantum apps, against stock
+  `SlurmProvider` and `HighThroughputExecutor` with the same number of workers.
+- *lanes*: 200 tasks of 50 ms, against the best time that four lanes allow; the same for stock,
+  whose apps sleep for 50 ms on four workers.
+- *first*: seconds from `parsl.load` to the first result, which is a task's on the QPU and a no-op's
+  for stock.
 """
 
 from __future__ import annotations
@@ -49,13 +50,13 @@ PROGRAM = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $0; c[0] = measure 
 
 
 @python_app
-def nothing() -> None:
-    """What Parsl itself costs."""
+def no_op() -> None:
+    """Do nothing: what remains is Parsl's own overhead."""
 
 
 @python_app
 def sleep(seconds: float) -> None:
-    """What a QPU's task costs where it is no QPU's task."""
+    """Sleep for as long as a task takes on the QPU."""
     import time
 
     time.sleep(seconds)
@@ -63,18 +64,18 @@ def sleep(seconds: float) -> None:
 
 @qpu_app
 def sample(payload: dict[str, Any], *, lease: Any) -> str:
-    """One task on the QPU."""
+    """Run one task on the QPU."""
     return str(lease.run(payload).task_id)
 
 
 def payload(shots: int) -> dict[str, Any]:
-    """A task whose content does not matter; another number of shots makes another one."""
+    """Return a payload; each number of shots makes a different task."""
     parameters = {"pubs": [[PROGRAM, None, shots]], "version": 2, "support_qiskit": True}
     return {"program_id": "sampler", "parameters": parameters}
 
 
 def stock(workers: int) -> HighThroughputExecutor:
-    """Parsl's own, with the same small block."""
+    """Return Parsl's own executor with the same small block."""
     provider = SlurmProvider(
         exclusive=False,
         cores_per_node=1,
@@ -94,61 +95,61 @@ def stock(workers: int) -> HighThroughputExecutor:
 
 
 def ours(workers: int | None = None) -> QPUExecutor:
-    """This project's."""
+    """Return this project's executor."""
     provider = QPUSlurmProvider(qpu="ibm_fez", walltime="00:10:00")
     return QPUExecutor(address="127.0.0.1", provider=provider, max_workers_per_node=workers)
 
 
 @contextmanager
-def loaded(executor: Any, folder: Path) -> Iterator[None]:
-    """Parsl with one executor, logging as by default."""
+def load_parsl(executor: Any, folder: Path) -> Iterator[None]:
+    """Load Parsl with one executor and its default logging."""
     config = Config(executors=[executor], run_dir=str(folder / f"run-{time.monotonic_ns()}"))
     with parsl.load(config):
         yield
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Time one piece of work."""
+    """Time a function call."""
     before = time.perf_counter()
     work()
     return time.perf_counter() - before
 
 
-def all_of(calls: Callable[[int], Any], count: int) -> float:
-    """Seconds for that many calls to end."""
+def seconds_of_calls(call: Callable[[int], Any], count: int) -> float:
+    """Time a number of app calls until all have finished."""
 
     def work() -> None:
-        for future in [calls(number) for number in range(count)]:
+        for future in [call(number) for number in range(count)]:
             future.result()
 
     return seconds_of(work)
 
 
-def first(executor: Any, call: Callable[[], Any], folder: Path) -> float:
-    """Seconds from loading Parsl to a first result."""
+def seconds_to_first_result(executor: Any, call: Callable[[], Any], folder: Path) -> float:
+    """Time from loading Parsl to the first result."""
     before = time.perf_counter()
-    with loaded(executor, folder):
+    with load_parsl(executor, folder):
         call().result()
         return time.perf_counter() - before
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """One round; what is compared comes one after the other."""
+    """Run one round, in which measurements to be compared follow one another."""
     times: dict[str, float] = {}
-    times["stock_first"] = first(stock(LANES), nothing, folder)
-    times["first"] = first(ours(), lambda: sample(payload(1)), folder)
-    with loaded(stock(WORKERS), folder):
-        all_of(lambda _: nothing(), 20)
-        times["stock_no_ops"] = all_of(lambda _: nothing(), NO_OPS)
-    with loaded(ours(WORKERS), folder):
-        all_of(lambda _: nothing(), 20)
-        times["no_ops"] = all_of(lambda _: nothing(), NO_OPS)
-    with loaded(stock(LANES), folder):
-        all_of(lambda _: nothing(), 20)
-        times["stock_lanes"] = all_of(lambda _: sleep(SECONDS), TASKS)
-    with loaded(ours(), folder):
-        all_of(lambda number: sample(payload(1000 + number)), 20)
-        times["lanes"] = all_of(lambda number: sample(payload(number + 1)), TASKS)
+    times["stock_first"] = seconds_to_first_result(stock(LANES), no_op, folder)
+    times["first"] = seconds_to_first_result(ours(), lambda: sample(payload(1)), folder)
+    with load_parsl(stock(WORKERS), folder):
+        seconds_of_calls(lambda _: no_op(), 20)
+        times["stock_no_ops"] = seconds_of_calls(lambda _: no_op(), NO_OPS)
+    with load_parsl(ours(WORKERS), folder):
+        seconds_of_calls(lambda _: no_op(), 20)
+        times["no_ops"] = seconds_of_calls(lambda _: no_op(), NO_OPS)
+    with load_parsl(stock(LANES), folder):
+        seconds_of_calls(lambda _: no_op(), 20)
+        times["stock_lanes"] = seconds_of_calls(lambda _: sleep(SECONDS), TASKS)
+    with load_parsl(ours(), folder):
+        seconds_of_calls(lambda number: sample(payload(1000 + number)), 20)
+        times["lanes"] = seconds_of_calls(lambda number: sample(payload(number + 1)), TASKS)
     return times
 
 

@@ -1,17 +1,17 @@
-"""Snakemake with a QPU: this project's executor beside the stock Slurm executor, in one run.
+"""Compare this project's Snakemake executor with the stock Slurm executor.
 
     python benchmarks/snakemake.py [--rounds N] [--out FOLDER]
 
-Workflows of one-task rules, each task 50 ms on an emulated QPU, on a sandbox of their own: a chain
-of five, a fan-out of eight whose jobs exclude one another (GRES and licence), and one whose jobs
-run two at a time (the GRES of each of two nodes). The stock executor runs each at its default
-settings and with its first look at jobs after 6 and after 1 s; its best counts. What is measured:
-the wall time of the `snakemake` command, and what slurmctld was asked meanwhile, by its own count
-(`sdiag`), from everywhere: the submitting process and the Snakemakes inside the jobs.
+Both run in a sandbox, where each job runs one task of 50 ms on an emulated QPU. The workflows are a
+chain of five jobs, a fan-out of eight jobs that exclude one another (GRES and licence), and a
+fan-out of eight jobs that run two at a time (the GRES on each of two nodes). The stock executor
+runs each with its default settings and with its first status check after 6 s and after 1 s; its
+best time counts. The measurements are the wall time of the `snakemake` command and the number of
+queries that slurmctld received meanwhile (`sdiag`), from the submitting process and from the jobs.
 
-The stock rules ask for the same of Slurm, and `qpu run` opens a lease for itself in them.
-The one setting that they need is `--slurm-status-command squeue`: without an accounting database
-the stock executor's default waits for ever.
+With the stock executor, the rules request the same from Slurm, and `qpu run` opens a lease in each
+job. It needs one setting, `--slurm-status-command squeue`: without an accounting database, its
+default waits forever.
 """
 
 from __future__ import annotations
@@ -73,19 +73,19 @@ rule task:
     shell: "qpu run payload -o {output} --qpu ibm_fez"
 """,
     "fan-out of 8": FAN_OUT,
-    "fan-out of 8, by twos": FAN_OUT,
+    "fan-out of 8, two at a time": FAN_OUT,
 }
-SHARED = frozenset({"fan-out of 8, by twos"})
+SHARED = frozenset({"fan-out of 8, two at a time"})
 SHARING_SITE = '[qpus.ibm_fez]\ngres = "qpu:ibm_fez"\n'
 STOCK = 'gres="qpu:ibm_fez:1"'
 LICENCE = ', slurm_extra="--licenses=qpu_ibm_fez:1"'
 OURS = 'qpu=1, qpu_name="ibm_fez"'
 STOCK_OPTIONS = ("--executor", "slurm", "--slurm-status-command", "squeue")
-FIRST_LOOK = "--slurm-init-seconds-before-status-checks"
+FIRST_CHECK = "--slurm-init-seconds-before-status-checks"
 EXECUTORS = {
     "slurm, defaults": (STOCK, STOCK_OPTIONS),
-    "slurm, first look at 6 s": (STOCK, (*STOCK_OPTIONS, FIRST_LOOK, "6")),
-    "slurm, first look at 1 s": (STOCK, (*STOCK_OPTIONS, FIRST_LOOK, "1")),
+    "slurm, first check after 6 s": (STOCK, (*STOCK_OPTIONS, FIRST_CHECK, "6")),
+    "slurm, first check after 1 s": (STOCK, (*STOCK_OPTIONS, FIRST_CHECK, "1")),
     "slurm-qpu, defaults": (OURS, ("--executor", "slurm-qpu")),
 }
 
@@ -96,11 +96,11 @@ class Run:
 
     Attributes:
         workflow: Its name.
-        executor: The executor's, with its settings.
+        executor: The executor and its settings.
         seconds: The wall time of the `snakemake` command.
-        job_seconds: The sum of the jobs' own spans, by Slurm, which counts whole seconds.
-        state_queries: How often slurmctld was asked for jobs' states.
-        queries: How often it was asked for anything.
+        job_seconds: The jobs' total run time according to Slurm, which counts whole seconds.
+        state_queries: How often slurmctld was queried for jobs' states.
+        queries: How often it was queried for anything.
     """
 
     workflow: str
@@ -112,7 +112,7 @@ class Run:
 
 
 def measure(workflow: str, executor: str, environ: Mapping[str, str]) -> Run:
-    """Run a workflow once, in a folder of its own."""
+    """Run a workflow once, in a new folder."""
     resources, options = EXECUTORS[executor]
     shared = workflow in SHARED
     if resources == STOCK and not shared:
@@ -124,7 +124,7 @@ def measure(workflow: str, executor: str, environ: Mapping[str, str]) -> Run:
         if shared:
             Path(folder, "site.toml").write_text(SHARING_SITE, encoding="utf-8")
             environ = {**environ, "QPU_SITE": str(Path(folder, "site.toml"))}
-        started = datetime.now().replace(microsecond=0)  # Slurm's times are local and whole
+        started = datetime.now().replace(microsecond=0)  # like Slurm's, local and whole seconds
         call(["sdiag", "--reset"], environ)
         start = time.perf_counter()
         command = [sys.executable, "-m", "snakemake", *options, "--jobs", "8"]
@@ -142,14 +142,16 @@ def measure(workflow: str, executor: str, environ: Mapping[str, str]) -> Run:
 
 
 def job_seconds(environ: Mapping[str, str], since: datetime) -> float:
-    """Return the sum of the spans of the jobs that have started since then."""
-    shown = call(["squeue", "--noheader", "--states=all", "--Format=StartTime,EndTime"], environ)
-    times = [[datetime.fromisoformat(word) for word in line.split()] for line in shown.splitlines()]
+    """Return the total run time of the jobs that have started since a given time."""
+    output = call(["squeue", "--noheader", "--states=all", "--Format=StartTime,EndTime"], environ)
+    times = [
+        [datetime.fromisoformat(word) for word in line.split()] for line in output.splitlines()
+    ]
     return sum((end - start).total_seconds() for start, end in times if start >= since)
 
 
 def call(argv: list[str], environ: Mapping[str, str], folder: str | None = None) -> str:
-    """Run a command that must succeed, and return what it prints."""
+    """Run a command that must succeed, and return its output."""
     done = subprocess.run(
         argv, env=environ, cwd=folder, capture_output=True, text=True, check=False
     )
@@ -159,7 +161,7 @@ def call(argv: list[str], environ: Mapping[str, str], folder: str | None = None)
 
 
 def summarise(runs: Iterable[Run]) -> dict[str, dict[str, float]]:
-    """Return, for each workflow, how many times faster ours is than stock's defaults and best."""
+    """Return each workflow's speed-up over the stock executor's default and best settings."""
     times: dict[str, dict[str, list[float]]] = {}
     for run in runs:
         times.setdefault(run.workflow, {}).setdefault(run.executor, []).append(run.seconds)
@@ -191,21 +193,21 @@ def show(runs: Iterable[Run], ratios: Mapping[str, Mapping[str, float]]) -> None
     console = Console(width=100)
     console.print(table)
     for workflow, by_kind in ratios.items():
-        shown = ", ".join(f"{ratio:.1f} times {kind}" for kind, ratio in by_kind.items())
-        console.print(f"{workflow}: slurm-qpu is faster {shown}")
+        speed_ups = ", ".join(f"{ratio:.1f} {kind}" for kind, ratio in by_kind.items())
+        console.print(f"Speed-up of slurm-qpu for {workflow}: {speed_ups}")
 
 
 def draw(runs: Iterable[Run], path: Path) -> None:
-    """Draw the wall times."""
+    """Plot the wall times."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    listed = list(runs)
+    runs = list(runs)
     figure, axes = plt.subplots(1, len(WORKFLOWS), figsize=(14, 3), layout="constrained")
     for axis, workflow in zip(axes, WORKFLOWS, strict=True):
-        bars = {run.executor: run.seconds for run in listed if run.workflow == workflow}
+        bars = {run.executor: run.seconds for run in runs if run.workflow == workflow}
         axis.bar_label(axis.barh(list(bars), list(bars.values())), fmt="%.1f s", padding=3)
         axis.set(title=workflow, xlabel="wall time [s]", xlim=(0, 1.15 * max(bars.values())))
         axis.invert_yaxis()
@@ -213,7 +215,7 @@ def draw(runs: Iterable[Run], path: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print, and write JSON and a picture."""
+    """Measure, print the results, and write them as JSON and as a plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out"))

@@ -1,4 +1,8 @@
-"""The numerical engines behind the emulated QPUs. Each has `run` and `warm`."""
+"""The numerical engines behind the emulated QPUs.
+
+Each offers `warm`, which imports what the first simulation needs, and `run`. Engines run only in
+worker processes, because they import Qiskit or Pulser.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +25,23 @@ SIMULATORS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a simulation gave: the vendor's result document as text, and what was logged."""
+    """The outcome of a simulation.
+
+    Attributes:
+        result: The result as the vendor's API returns it.
+        logs: The simulation's logs.
+    """
 
     result: str
     logs: str = ""
 
 
 class SimulationError(Exception):
-    """A task that cannot be simulated; the vendor would say Failed.
+    """A task that cannot be simulated, which a vendor would report as failed.
 
     Args:
-        reason: What cannot be done and what can.
-        logs: What was logged before.
+        reason: The problem and, where possible, what is allowed.
+        logs: The logs until then.
     """
 
     def __init__(self, reason: str, logs: str = "") -> None:
@@ -45,7 +54,7 @@ class SimulationError(Exception):
 
 
 def load_simulator(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Import and warm up a simulator, in a worker process only: this takes seconds."""
+    """Import and warm up a simulator, which takes seconds, and return its `run`."""
     module, _, attribute = SIMULATORS[name].partition(":")
     simulator = importlib.import_module(module)
     if attribute:

@@ -1,8 +1,8 @@
 """Qiskit Aer behind IBM's QPUs: the sampler and estimator primitives.
 
-Runs in worker processes alone: it imports qiskit. The input's form is IBM's,
-https://github.com/Qiskit/ibm-quantum-schemas (sampler_v2, estimator_v2); the result's is that of
-qiskit-ibm-runtime's `RuntimeEncoder`.
+The input follows IBM's schemas sampler_v2 and estimator_v2
+(https://github.com/Qiskit/ibm-quantum-schemas); the result is encoded by qiskit-ibm-runtime's
+`RuntimeEncoder`.
 """
 
 from __future__ import annotations
@@ -20,65 +20,68 @@ from qrmi_workflows.emulator.simulators.observables import Plan, estimate, load_
 
 __all__ = ["run", "warm"]
 
-_PLAIN = {"model": "fez", "noise": False, "exact": False, "strict": False}
+_WARM_UP_SETTINGS = {"model": "fez", "noise": False, "exact": False, "strict": False}
+# IBM's defaults: 4096 shots, and the precision that as many shots give.
 DEFAULT_SHOTS = 4096
 DEFAULT_PRECISION = 0.015625
 
 
 def warm() -> None:
-    """Run a small job, so that the first real one does not wait for imports."""
+    """Run a small sampler, so that the first task does not wait for imports."""
     circuit = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; h $0; c[0] = measure $0;'
     request = json.dumps({"pubs": [[circuit, None, 1]], "version": 2})
-    run({"program": "sampler", "request": request, "seed": 1, **_PLAIN})
+    run({"program": "sampler", "request": request, "seed": 1, **_WARM_UP_SETTINGS})
 
 
-def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Run a sampler or estimator job.
+def run(work: dict[str, Any]) -> dict[str, Any]:
+    """Run a sampler or an estimator.
 
     Args:
-        job: `program`, `request` (the vendor's input as JSON text), `seed`, `noise`, `exact`,
-            `strict`, `model`.
+        work: `program`, `request` (the vendor's input as JSON text), `seed`, `noise`, `exact`,
+            `strict` and `model`.
 
     Returns:
-        `result` (text as the vendor gives it) and `logs`.
+        `result` (the text that IBM's API returns) and `logs`.
 
     Raises:
-        SimulationError: It cannot be simulated.
+        SimulationError: The request cannot be simulated.
     """
     from qiskit.primitives.containers import PrimitiveResult
     from qiskit_ibm_runtime.json import RuntimeDecoder, RuntimeEncoder
 
     programs = {"sampler": _sample, "estimator": _estimate}
-    if job["program"] not in programs:
+    if work["program"] not in programs:
         raise SimulationError(
-            f"program {job['program']!r} is not emulated; sampler and estimator are"
+            f"program {work['program']!r} is not emulated; sampler and estimator are"
         )
     try:
-        params = json.loads(job["request"], cls=RuntimeDecoder)
-    except Exception as error:  # QPY and npy errors of all kinds
+        params = json.loads(work["request"], cls=RuntimeDecoder)
+    except Exception as error:  # the QPY and NumPy decoders raise many types
         raise SimulationError(f"the input cannot be decoded: {error}") from error
     options = params.get("options") or {}
-    job["seed"] = (options.get("simulator") or {}).get("seed_simulator") or job["seed"]
+    seed = (options.get("simulator") or {}).get("seed_simulator") or work["seed"]
+    work = {**work, "seed": seed}
     ignored = sorted(set(options) & {"dynamical_decoupling", "resilience", "twirling"})
-    logs = [f"ignored by this emulator: the options {', '.join(ignored)}\n"] if ignored else []
-    results = [programs[job["program"]](pub, params, options, job, logs) for pub in params["pubs"]]
-    result = PrimitiveResult(results, metadata={"version": 2})
+    logs = [f"options ignored by the emulator: {', '.join(ignored)}\n"] if ignored else []
+    run_pub = programs[work["program"]]
+    pub_results = [run_pub(pub, params, options, work, logs) for pub in params["pubs"]]
+    result = PrimitiveResult(pub_results, metadata={"version": 2})
     return {"result": json.dumps(result, cls=RuntimeEncoder), "logs": "".join(logs)}
 
 
 def _sample(
-    pub: Any, params: dict[str, Any], options: dict[str, Any], job: dict[str, Any], logs: list[str]
+    pub: Any, params: dict[str, Any], options: dict[str, Any], work: dict[str, Any], logs: list[str]
 ) -> Any:
     from qiskit.exceptions import QiskitError
     from qiskit.primitives.containers.sampler_pub import SamplerPub
     from qiskit_aer.primitives import SamplerV2
 
-    source, values, shots = _fields(pub, 3)
+    source, values, shots = _unpack_pub(pub, 3)
     shots = shots or params.get("shots") or options.get("default_shots") or DEFAULT_SHOTS
-    loaded, method, noise = _prepare(source, job)
+    loaded, method, noise = _prepare(source, work)
     logs.append(_describe(loaded, method, noise, f"{shots} shots"))
     backend_options = {"method": method, "noise_model": noise}
-    sampler = SamplerV2(seed=job["seed"], options={"backend_options": backend_options})
+    sampler = SamplerV2(seed=work["seed"], options={"backend_options": backend_options})
     bindings = parameter_sets(values, loaded.parameters)
     try:
         return sampler.run([SamplerPub(loaded.circuit, bindings, shots)]).result()[0]
@@ -87,51 +90,55 @@ def _sample(
 
 
 def _estimate(
-    pub: Any, params: dict[str, Any], options: dict[str, Any], job: dict[str, Any], logs: list[str]
+    pub: Any, params: dict[str, Any], options: dict[str, Any], work: dict[str, Any], logs: list[str]
 ) -> Any:
-    source, observables, values, precision = _fields(pub, 4)
-    precision = 0.0 if job["exact"] else _precision(precision, params, options)
-    loaded, method, noise = _prepare(source, job)
+    source, observables, values, pub_precision = _unpack_pub(pub, 4)
+    precision = 0.0 if work["exact"] else _choose_precision(pub_precision, params, options)
+    loaded, method, noise = _prepare(source, work)
     logs.append(_describe(loaded, method, noise, f"precision {precision:g}"))
     bindings = parameter_sets(values, loaded.parameters)
-    terms = load_observables(observables, loaded)
-    plan = Plan(method=method, noise=noise, precision=precision, seed=job["seed"])
-    return estimate(loaded, bindings, terms, plan)
+    operators = load_observables(observables, loaded)
+    plan = Plan(method=method, noise=noise, precision=precision, seed=work["seed"])
+    return estimate(loaded, bindings, operators, plan)
 
 
-def _precision(value: float | None, params: dict[str, Any], options: dict[str, Any]) -> float:
-    for candidate in (value, params.get("precision"), options.get("default_precision")):
-        if candidate is not None:
-            return float(candidate)
+def _choose_precision(
+    pub_precision: float | None, params: dict[str, Any], options: dict[str, Any]
+) -> float:
+    for value in (pub_precision, params.get("precision"), options.get("default_precision")):
+        if value is not None:
+            return float(value)
     shots = options.get("default_shots")
     return 1 / math.sqrt(shots) if shots else DEFAULT_PRECISION
 
 
-def _prepare(source: object, job: dict[str, Any]) -> tuple[LoadedCircuit, str, Any]:
+def _prepare(source: object, work: dict[str, Any]) -> tuple[LoadedCircuit, str, Any]:
     loaded = load_circuit(source)
-    width = backend_document(job["model"], "conf")["n_qubits"]
+    width = backend_document(work["model"], "conf")["n_qubits"]
     if max(loaded.active) >= width:
         raise SimulationError(
-            f"the circuit uses qubit {max(loaded.active)}; {job['model']} has {width} qubits"
+            f"the circuit uses qubit {max(loaded.active)}, but {work['model']} has {width} qubits"
         )
     noise = None
-    if job["noise"] or job["strict"]:
-        require_native(job["model"], loaded.active, loaded.circuit)
-    if job["noise"]:
-        noise = noise_model(job["model"], loaded.active)
+    if work["noise"] or work["strict"]:
+        require_native(work["model"], loaded.active, loaded.circuit)
+    if work["noise"]:
+        noise = noise_model(work["model"], loaded.active)
     else:
-        loaded = replace(loaded, circuit=_runnable(loaded.circuit))
+        loaded = replace(loaded, circuit=_decompose(loaded.circuit))
     return loaded, choose_method(loaded.circuit, noise is not None), noise
 
 
-def _fields(pub: Any, count: int) -> list[Any]:
+def _unpack_pub(pub: Any, max_length: int) -> list[Any]:
+    """Return a PUB's elements, with `None` for those it lacks at its end."""
     values = list(pub) if isinstance(pub, (list, tuple)) else [pub]
-    if not 1 <= len(values) <= count:
-        raise SimulationError(f"a PUB of {len(values)} elements; allowed are 1 to {count}")
-    return values + [None] * (count - len(values))
+    if not 1 <= len(values) <= max_length:
+        raise SimulationError(f"a PUB has {len(values)} elements; allowed are 1 to {max_length}")
+    return values + [None] * (max_length - len(values))
 
 
-def _runnable(circuit: Any) -> Any:
+def _decompose(circuit: Any) -> Any:
+    """Rewrite a circuit in Aer's instructions, if it uses others."""
     from qiskit import transpile
     from qiskit_aer import AerSimulator
 
@@ -143,7 +150,7 @@ def _runnable(circuit: Any) -> Any:
 
 def _describe(loaded: LoadedCircuit, method: str, noise: Any, effort: str) -> str:
     return (
-        f"circuit of {loaded.width} qubits, {len(loaded.active)} of them in use, "
+        f"circuit with {loaded.width} qubits ({len(loaded.active)} in use) and "
         f"{len(loaded.parameters)} parameters: method {method}, "
         f"{'with' if noise else 'without'} noise, {effort}\n"
     )

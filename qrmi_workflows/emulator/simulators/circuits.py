@@ -1,7 +1,7 @@
-"""Circuits as clients send them, made ready to simulate.
+"""Load the circuits that clients send, and reduce them to the qubits in use.
 
-A transpiled circuit has the width of its QPU, 156 qubits say, of which a few are in use. Only
-those are simulated. Runs in worker processes alone: it imports qiskit.
+A transpiled circuit is as wide as its QPU, for example 156 qubits, but uses only a few of them.
+Only those are simulated.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class LoadedCircuit:
     """A circuit without its idle qubits.
 
     Attributes:
-        circuit: The circuit on the qubits in use.
-        parameters: Its parameters in the order in which values are sent.
-        active: The position of each of its qubits in the circuit as it was sent.
-        width: How many qubits that one has.
+        circuit: The reduced circuit.
+        parameters: Its parameters, in the order in which clients send values.
+        active: For each qubit of the reduced circuit, its index in the original circuit.
+        width: The number of qubits of the original circuit.
     """
 
     circuit: Any
@@ -38,23 +38,25 @@ class LoadedCircuit:
 
 
 def load_circuit(source: object) -> LoadedCircuit:
-    """Read a circuit from OpenQASM 3, or take one that was decoded already.
+    """Load a circuit.
+
+    Args:
+        source: OpenQASM 3, or a `QuantumCircuit` that was decoded from QPY.
 
     Raises:
-        SimulationError: It is neither, or cannot be parsed.
+        SimulationError: The source is neither, or cannot be parsed.
     """
     from qiskit import QuantumCircuit
 
     if isinstance(source, str):
         circuit = _parse(source)
+        # Clients send values in the order of declaration; Qiskit sorts parameters by name.
         declared = {name: rank for rank, name in enumerate(_INPUT.findall(source))}
         parameters = sorted(circuit.parameters, key=lambda item: declared.get(item.name, 0))
     elif isinstance(source, QuantumCircuit):
         circuit, parameters = source, list(source.parameters)
     else:
-        raise SimulationError(
-            f"a PUB's circuit must be OpenQASM 3 or a QPY circuit, not {source!r:.80}"
-        )
+        raise SimulationError(f"a PUB's circuit must be OpenQASM 3 or QPY, not {source!r:.80}")
     reduced, active = _drop_idle_qubits(circuit)
     return LoadedCircuit(
         circuit=reduced,
@@ -65,15 +67,15 @@ def load_circuit(source: object) -> LoadedCircuit:
 
 
 def parameter_sets(values: object, parameters: Sequence[Any]) -> Any:
-    """Return parameter values as a `BindingsArray`.
+    """Convert parameter values to a `BindingsArray`.
 
     Args:
         values: Nested lists whose last axis runs over the parameters, a mapping by name, or a
             `BindingsArray`.
-        parameters: The circuit's parameters in the order of the last axis.
+        parameters: The circuit's parameters, in the order of that axis.
 
     Raises:
-        SimulationError: The values do not fit the parameters.
+        SimulationError: The values do not match the parameters.
     """
     import numpy as np
     from qiskit.primitives.containers import BindingsArray
@@ -85,7 +87,9 @@ def parameter_sets(values: object, parameters: Sequence[Any]) -> Any:
     try:
         array = np.asarray([] if values is None else values, dtype=float)
     except (TypeError, ValueError) as error:
-        raise SimulationError(f"parameter values {values!r:.80} are no array of numbers") from error
+        raise SimulationError(
+            f"parameter values {values!r:.80} are not an array of numbers"
+        ) from error
     count = len(parameters)
     if count == 0:
         return BindingsArray(shape=array.shape[:-1] if array.ndim > 1 else ())
@@ -93,8 +97,8 @@ def parameter_sets(values: object, parameters: Sequence[Any]) -> Any:
         array = array[..., np.newaxis]
     if array.ndim == 0 or array.shape[-1] != count:
         raise SimulationError(
-            f"parameter values of shape {array.shape} do not fit a circuit of {count} parameters; "
-            f"the last axis must have length {count}"
+            f"parameter values of shape {array.shape} do not match the circuit's {count} "
+            f"parameters; the last axis must have length {count}"
         )
     return BindingsArray({tuple(parameters): array})
 
@@ -104,9 +108,9 @@ def _parse(source: str) -> Any:
 
     try:
         return qasm3.loads(rewrite_switches(source))
-    except Exception as error:  # the parser raises many types, antlr's among them
+    except Exception as error:  # the parser raises many types, including ANTLR's
         text = getattr(error, "message", None) or str(error) or type(error).__name__
-        raise SimulationError(f"the circuit is not OpenQASM 3 that is supported: {text}") from error
+        raise SimulationError(f"the circuit is not OpenQASM 3 as supported here: {text}") from error
 
 
 def _drop_idle_qubits(circuit: Any) -> tuple[Any, list[int]]:
@@ -118,16 +122,16 @@ def _drop_idle_qubits(circuit: Any) -> tuple[Any, list[int]]:
         if instruction.operation.name not in _IDLE
         for qubit in instruction.qubits
     }
-    active = sorted(used) or [0]
+    active = sorted(used) or [0]  # the simulators need at least one qubit
     reduced = QuantumCircuit(QuantumRegister(len(active), "q"), metadata=circuit.metadata)
     reduced.add_bits([bit for bit in circuit.clbits if not circuit.find_bit(bit).registers])
     for register in circuit.cregs:
         reduced.add_register(register)
     for variable in circuit.iter_declared_vars():
         reduced.add_uninitialized_var(variable)
-    kept = {circuit.qubits[index]: reduced.qubits[rank] for rank, index in enumerate(active)}
+    remaining = {circuit.qubits[index]: reduced.qubits[rank] for rank, index in enumerate(active)}
     for instruction in circuit.data:
-        qubits = [kept[qubit] for qubit in instruction.qubits if qubit in kept]
+        qubits = [remaining[qubit] for qubit in instruction.qubits if qubit in remaining]
         if len(qubits) == len(instruction.qubits):
             reduced.append(instruction.operation, qubits, instruction.clbits, copy=False)
         elif qubits and instruction.operation.name == "barrier":

@@ -1,7 +1,6 @@
-"""Pasqal's own simulators behind its QPUs: matrix product states (emu-mps), state vectors (emu-sv).
+"""Pasqal's own simulators: emu-mps (matrix product states) and emu-sv (state vectors).
 
-They reach more atoms than pulser-simulation, and need PyTorch: the extra `emu`. Runs in worker
-processes alone.
+They handle more atoms than pulser-simulation, but need PyTorch and therefore the extra `emu`.
 """
 
 from __future__ import annotations
@@ -19,20 +18,27 @@ _INSTALL = "run `pip install 'qrmi-workflows[emu]'`"
 
 
 class _Emu:
-    """One of the two packages."""
+    """One of the two simulators.
+
+    Args:
+        load: Imports the package and returns its backend class, its configuration class and the
+            options that keep it on the CPU.
+    """
 
     def __init__(self, load: Callable[[], tuple[Any, Any, dict[str, Any]]]) -> None:
         self._load = load
 
     def warm(self) -> None:
-        """Import what the first task needs."""
-        self._imported()
+        """Import the package, so that the first task does not wait for it."""
+        self._import()
 
-    def run(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Run a sequence, or describe the device; see `simulators/pulser.py`."""
-        if job.get("noise"):
-            raise SimulationError("only the simulator 'pulser' emulates noise; use that one")
-        return run_sequence(job, self._simulate)
+    def run(self, work: dict[str, Any]) -> dict[str, Any]:
+        """Run a sequence or describe the device, as `run` in `simulators/pulser.py`."""
+        if work.get("noise"):
+            raise SimulationError(
+                "only the simulator 'pulser' emulates noise; set `simulator = \"pulser\"`"
+            )
+        return run_sequence(work, self._simulate)
 
     def _simulate(self, sequence: Any, runs: int, seed: int, noise: bool) -> dict[str, int]:
         import numpy as np
@@ -40,7 +46,7 @@ class _Emu:
         from pulser.backend import BitStrings
 
         del noise
-        backend, configuration, options = self._imported()
+        backend, configuration, options = self._import()
         torch.manual_seed(seed)
         np.random.seed(seed)
         bits = BitStrings(evaluation_times=[1.0], num_shots=runs)
@@ -51,7 +57,7 @@ class _Emu:
             raise SimulationError(f"the sequence cannot be simulated: {error}") from error
         return {str(bits): int(count) for bits, count in counts.items()}
 
-    def _imported(self) -> tuple[Any, Any, dict[str, Any]]:
+    def _import(self) -> tuple[Any, Any, dict[str, Any]]:
         try:
             return self._load()
         except ImportError as error:

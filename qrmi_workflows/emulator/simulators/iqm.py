@@ -1,6 +1,6 @@
-"""Qiskit Aer behind IQM's QPUs: circuits of IQM's native operations as JSON.
+"""Qiskit Aer behind IQM's QPUs: circuits of IQM's native operations, in JSON.
 
-Runs in worker processes alone: it imports qiskit. Angles and phases are in radians.
+Angles and phases are in radians.
 """
 
 from __future__ import annotations
@@ -15,35 +15,36 @@ __all__ = ["run", "warm"]
 
 
 def warm() -> None:
-    """Run a small circuit, so that the first real one does not wait for imports."""
+    """Run a small circuit, so that the first task does not wait for imports."""
     measure = {"name": "measure", "locus": ["QB1"], "args": {"key": "m"}}
     request = {"circuits": [{"name": "warm", "instructions": [measure]}], "shots": 1}
     run({"request": json.dumps(request), "seed": 1})
 
 
-def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Run a batch of circuits.
+def run(work: dict[str, Any]) -> dict[str, Any]:
+    """Run the circuits of one task.
 
     Args:
-        job: `request` (the body of a job of type `circuit`, as JSON text) and `seed`.
+        work: `request` (the body of an IQM job of type `circuit`, as JSON text) and `seed`.
 
     Returns:
         `result` (the artifacts `measurements` and `measurement_counts`, as JSON text) and `logs`.
 
     Raises:
-        SimulationError: It cannot be simulated.
+        SimulationError: The circuits cannot be simulated.
     """
-    request = json.loads(job["request"])
-    if job.get("noise"):
-        raise SimulationError("the emulated IQM QPUs have no noise; set `noise = false`")
+    request = json.loads(work["request"])
+    if work.get("noise"):
+        raise SimulationError("noise is not emulated for IQM; set `noise = false`")
     shots = request["shots"]
-    measured = [_measure(circuit, shots, job["seed"]) for circuit in request["circuits"]]
-    counts = [_counts(item, shots) for item in measured]
-    result = {"measurements": measured, "measurement_counts": counts}
-    return {"result": json.dumps(result), "logs": f"{len(measured)} circuits, {shots} shots\n"}
+    measurements = [_measure(circuit, shots, work["seed"]) for circuit in request["circuits"]]
+    counts = [_count(bits, shots) for bits in measurements]
+    result = {"measurements": measurements, "measurement_counts": counts}
+    return {"result": json.dumps(result), "logs": f"{len(measurements)} circuits, {shots} shots\n"}
 
 
 def _measure(document: dict[str, Any], shots: int, seed: int) -> dict[str, list[list[int]]]:
+    """Simulate one circuit, and return the bits of every shot by measurement key."""
     from qiskit_aer import AerSimulator
 
     circuit, registers = _build(document["instructions"])
@@ -52,7 +53,7 @@ def _measure(document: dict[str, Any], shots: int, seed: int) -> dict[str, list[
     result = AerSimulator().run(circuit, shots=shots, seed_simulator=seed, memory=True).result()
     if not result.success:
         raise SimulationError(f"the simulation failed: {result.status}")
-    # Aer writes the last register first and each register's highest bit first.
+    # Aer puts the last register first, and each register's highest bit first.
     rows = [text[::-1].split(" ") for text in result.get_memory()]
     return {
         key: [[int(bit) for bit in row[rank]] for row in rows] for rank, key in enumerate(registers)
@@ -94,9 +95,10 @@ def _locus(item: dict[str, Any]) -> list[str]:
     return list(item.get("locus") or item.get("qubits") or [])
 
 
-def _counts(measured: dict[str, list[list[int]]], shots: int) -> dict[str, Any]:
-    keys = sorted(measured)
-    texts = [
-        "".join(str(bit) for key in keys for bit in measured[key][shot]) for shot in range(shots)
+def _count(measurements: dict[str, list[list[int]]], shots: int) -> dict[str, Any]:
+    keys = sorted(measurements)
+    bitstrings = [
+        "".join(str(bit) for key in keys for bit in measurements[key][shot])
+        for shot in range(shots)
     ]
-    return {"measurement_keys": keys, "counts": dict(Counter(texts))}
+    return {"measurement_keys": keys, "counts": dict(Counter(bitstrings))}

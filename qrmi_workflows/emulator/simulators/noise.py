@@ -1,7 +1,4 @@
-"""Methods of simulation, and the calibrated noise of a backend on the qubits in use.
-
-Runs in worker processes alone: it imports qiskit.
-"""
+"""The choice of Aer's simulation method, and a backend's noise on the qubits in use."""
 
 from __future__ import annotations
 
@@ -15,10 +12,10 @@ from qrmi_workflows.emulator.simulators import SimulationError
 
 __all__ = ["choose_method", "noise_model", "require_native"]
 
-STATEVECTOR_QUBITS = 24  # 2**24 amplitudes of 16 bytes: 256 MiB, and as much again to sample
+STATEVECTOR_QUBITS = 24  # 2**24 amplitudes of 16 bytes: 256 MiB, and as much again for sampling
 DENSITY_MATRIX_QUBITS = 8
 TRAJECTORY_QUBITS = 14
-_QUARTER = math.pi / 2
+_QUARTER_TURN = math.pi / 2
 _ALWAYS_NATIVE = (
     *("barrier", "delay", "measure", "reset"),
     *("if_else", "for_loop", "while_loop", "switch_case"),
@@ -26,11 +23,16 @@ _ALWAYS_NATIVE = (
 
 
 def choose_method(circuit: Any, noise: bool) -> str:
-    """Return the method of Aer's that fits a circuit.
+    """Choose Aer's simulation method for a circuit.
 
-    Up to 24 qubits in use the state vector; beyond that the stabilizer formalism for Clifford
-    circuits and matrix product states for others, whose cost grows with the entanglement. With
-    noise the density matrix up to 8 qubits, then trajectories.
+    Without noise: a state vector for up to 24 qubits; beyond that the stabilizer formalism for
+    Clifford circuits, and matrix product states, whose cost grows with entanglement, for others.
+    With noise: a density matrix for up to 8 qubits, state-vector trajectories for up to 14, and
+    matrix product states beyond that.
+
+    Args:
+        circuit: The circuit on its qubits in use.
+        noise: Whether it is simulated with noise.
     """
     width = circuit.num_qubits
     if noise and width <= DENSITY_MATRIX_QUBITS:
@@ -43,27 +45,27 @@ def choose_method(circuit: Any, noise: bool) -> str:
 
 
 def noise_model(model: str, active: Sequence[int]) -> Any:
-    """Return the noise of a fake backend, on the qubits in use alone.
+    """Return a fake backend's noise model, restricted to the qubits in use.
 
     Args:
         model: The fake backend's name (`fez`).
-        active: The backend's qubit of each of the circuit's qubits.
+        active: For each qubit of the circuit, its index on the backend.
     """
     from qiskit_aer.noise import NoiseModel
 
-    return NoiseModel.from_backend(_as_backend(_restricted(_target(model), active)))
+    return NoiseModel.from_backend(_as_backend(_restrict(_target(model), active)))
 
 
 def require_native(model: str, active: Sequence[int], circuit: Any) -> None:
-    """Refuse a circuit that is not transpiled to a backend.
+    """Check that a circuit is transpiled for a backend.
 
     Args:
         model: The fake backend's name (`fez`).
-        active: The backend's qubit of each of the circuit's qubits.
+        active: For each qubit of the circuit, its index on the backend.
         circuit: The circuit.
 
     Raises:
-        SimulationError: It uses an instruction that the backend does not have there.
+        SimulationError: An instruction is not native to the backend on its qubits.
     """
     target = _target(model)
     for instruction in circuit.data:
@@ -74,7 +76,7 @@ def require_native(model: str, active: Sequence[int], circuit: Any) -> None:
         if not target.instruction_supported(name, qubits):
             raise SimulationError(
                 f"the instruction {name} on qubits {qubits} is not supported by {model}; "
-                "transpile the circuit to the backend's target"
+                "transpile the circuit for the backend's target"
             )
 
 
@@ -84,7 +86,7 @@ def _is_clifford(circuit: Any) -> bool:
     if not set(circuit.count_ops()) <= set(AerSimulator(method="stabilizer").operation_names):
         return False
     return all(
-        isinstance(angle, (int, float)) and abs(math.remainder(angle, _QUARTER)) < 1e-9
+        isinstance(angle, (int, float)) and abs(math.remainder(angle, _QUARTER_TURN)) < 1e-9
         for instruction in circuit.data
         if instruction.operation.name not in ("delay", "barrier")
         for angle in instruction.operation.params
@@ -94,11 +96,11 @@ def _is_clifford(circuit: Any) -> bool:
 @functools.cache
 def _target(model: str) -> Any:
     module = importlib.import_module(f"qiskit_ibm_runtime.fake_provider.backends.{model}")
-    kinds = [item for name, item in vars(module).items() if name.startswith("Fake")]
-    return kinds[0]().target
+    classes = [item for name, item in vars(module).items() if name.startswith("Fake")]
+    return classes[0]().target
 
 
-def _restricted(target: Any, active: Sequence[int]) -> Any:
+def _restrict(target: Any, active: Sequence[int]) -> Any:
     from qiskit.transpiler import Target
 
     rank = {qubit: index for index, qubit in enumerate(active)}
@@ -112,13 +114,13 @@ def _restricted(target: Any, active: Sequence[int]) -> Any:
         table = target[name]
         if not table or None in table:
             continue
-        kept = {
+        remaining = {
             tuple(rank[qubit] for qubit in qubits): value
             for qubits, value in table.items()
             if all(qubit in rank for qubit in qubits)
         }
-        if kept:
-            restricted.add_instruction(target.operation_from_name(name), kept, name=name)
+        if remaining:
+            restricted.add_instruction(target.operation_from_name(name), remaining, name=name)
     return restricted
 
 
@@ -126,7 +128,7 @@ def _as_backend(target: Any) -> Any:
     from qiskit.providers import BackendV2, Options
 
     class Reduced(BackendV2):  # type: ignore[misc]
-        """The part of a backend that a circuit uses."""
+        """A backend that has nothing but a target, which is all that `NoiseModel` reads."""
 
         @property
         def target(self) -> Any:

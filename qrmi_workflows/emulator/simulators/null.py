@@ -1,6 +1,6 @@
-"""Small valid results at once, for benchmarks of everything but the simulation.
+"""Small valid results without a simulation, for benchmarks of everything else.
 
-The arrays are NumPy's file format, compressed and in base 64, as IBM's clients decode them.
+Arrays are in NumPy's file format, compressed and base64-encoded, as IBM's clients expect.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ _ZERO = (
 
 
 def null_outcome(program: str, request: str) -> Outcome:
-    """Return a Bell pair's two outcomes, an estimate of 0, or all atoms in the ground state."""
+    """Return a fixed result of the program's kind.
+
+    A sampler returns the two outcomes of a Bell pair, an estimator 0, a sequence all atoms in the
+    ground state.
+    """
     if program == "circuits":
         return Outcome(result=json.dumps({"measurements": [], "measurement_counts": []}))
     if program == "qir":

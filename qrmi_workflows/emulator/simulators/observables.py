@@ -1,9 +1,9 @@
-"""Observables and their expectation values. Runs in worker processes alone.
+"""Observables and their expectation values.
 
-The shot noise is that of a device that measures every Pauli term in as many shots as the
-precision asks for (1 / precision², as IBM's estimator does): each term's mean is drawn from its
-binomial distribution. Without a precision the values are exact. With a backend's noise the terms
-are measured in shots of the noisy circuit, readout errors included, a million at most.
+Shot noise is that of a device that measures every Pauli term in 1 / precision² shots, as IBM's
+estimator does: each term's mean is drawn from a binomial distribution. At precision 0 the values
+are exact. With a backend's noise, the terms are measured in shots of the noisy circuit, including
+readout errors, with at most a million shots.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ NOISY_SHOTS = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How to estimate.
+    """How to simulate, and how precisely.
 
     Attributes:
         method: Aer's simulation method.
-        noise: A noise model, or `None`.
-        precision: The standard error asked for, for a term of coefficient 1; 0 for exact values.
-        seed: What the shot noise is drawn with.
+        noise: Aer's noise model, or `None`.
+        precision: The standard error of a term with coefficient 1; 0: exact values.
+        seed: The seed of the shot noise.
     """
 
     method: str
@@ -39,13 +39,14 @@ class Plan:
 
 
 def load_observables(observables: object, loaded: LoadedCircuit) -> Any:
-    """Return an object array of `SparsePauliOp` on the qubits in use.
+    """Return the observables as an object array of `SparsePauliOp` on the qubits in use.
 
-    Observables span the whole device; a qubit that the circuit leaves idle is in state 0, where Z
-    is 1 and X and Y are 0.
+    Clients send observables on the whole device. An idle qubit is in state 0, where Z is 1 and X
+    and Y are 0.
 
     Raises:
-        SimulationError: They are no observables, or narrower than the circuit's qubits in use.
+        SimulationError: The value is not an array of observables, or one does not cover all qubits
+            in use.
     """
     import numpy as np
     from qiskit.primitives.containers import ObservablesArray
@@ -53,11 +54,11 @@ def load_observables(observables: object, loaded: LoadedCircuit) -> Any:
     try:
         array = ObservablesArray.coerce(observables)
     except Exception as error:
-        raise SimulationError(f"observables {observables!r:.120}: {error}") from error
+        raise SimulationError(f"observables {observables!r:.120} are invalid: {error}") from error
     result = np.empty(array.shape, dtype=object)
     for index in np.ndindex(array.shape):
         item = array[index] if index else array[()]
-        result[index] = _restrict(_paulis(item), loaded)
+        result[index] = _restrict(_pauli_sum(item), loaded)
     return result
 
 
@@ -66,9 +67,12 @@ def estimate(loaded: LoadedCircuit, bindings: Any, observables: Any, plan: Plan)
 
     Args:
         loaded: The circuit.
-        bindings: Its parameters' values, a `BindingsArray` of any shape.
-        observables: An array of `SparsePauliOp`; its shape broadcasts with the bindings'.
+        bindings: The values of its parameters, a `BindingsArray` of any shape.
+        observables: An array of `SparsePauliOp`, of a shape that broadcasts with the bindings'.
         plan: How to simulate, and how precisely.
+
+    Raises:
+        SimulationError: The shapes do not broadcast, or the simulation failed.
     """
     import numpy as np
     from qiskit.primitives.containers import DataBin, PubResult
@@ -103,14 +107,14 @@ def estimate(loaded: LoadedCircuit, bindings: Any, observables: Any, plan: Plan)
 def _means(
     loaded: LoadedCircuit, bindings: Any, labels: list[str], plan: Plan
 ) -> tuple[dict[str, Any], int]:
-    """Return each Pauli term's mean for each set of values, and the shots behind it (0: exact)."""
+    """Return each Pauli term's mean for each set of values, and the number of shots (0: exact)."""
     import numpy as np
 
-    wanted = int(np.ceil(plan.precision**-2.0)) if plan.precision > 0 else 0
+    requested = int(np.ceil(plan.precision**-2.0)) if plan.precision > 0 else 0
     if plan.noise is None:
-        return _exact_means(loaded, bindings, labels, plan), wanted
-    most = NOISY_SHOTS if plan.method == "density_matrix" else TRAJECTORIES
-    shots = min(wanted or most, most)
+        return _exact_means(loaded, bindings, labels, plan), requested
+    limit = NOISY_SHOTS if plan.method == "density_matrix" else TRAJECTORIES
+    shots = min(requested or limit, limit)
     return _measured_means(loaded, bindings, labels, plan, shots), shots
 
 
@@ -128,6 +132,7 @@ def _exact_means(
     if loaded.parameters:
         values = bindings.as_array(loaded.parameters).reshape(-1, len(loaded.parameters))
         binds = [{item: values[:, rank].tolist() for rank, item in enumerate(loaded.parameters)}]
+    # With a measurement in the circuit, Aer averages over shots.
     shots = TRAJECTORIES if "measure" in circuit.count_ops() else 1
     result = (
         AerSimulator(method=plan.method)
@@ -136,9 +141,10 @@ def _exact_means(
     )
     if not result.success:
         raise SimulationError(f"the simulation failed: {result.status}")
-    found = [result.data(rank) for rank in range(len(result.results))]
+    means = [result.data(rank) for rank in range(len(result.results))]
+    # A circuit without parameters gives one value for all sets; rounding may exceed ±1.
     return {
-        label: np.clip(np.resize([item[label].real for item in found], bindings.size), -1, 1)
+        label: np.clip(np.resize([item[label].real for item in means], bindings.size), -1, 1)
         for label in labels
     }
 
@@ -157,7 +163,7 @@ def _measured_means(
     )
     means: dict[str, Any] = {}
     for group in PauliList(labels).group_commuting(qubit_wise=True):
-        circuit = _measured_in(loaded.circuit, group)
+        circuit = _append_measurement(loaded.circuit, group)
         bits = sampler.run([SamplerPub(circuit, bindings, shots)]).result()[0].data.measured
         for label in group.to_labels():
             diagonal = "".join("I" if letter == "I" else "Z" for letter in label)
@@ -165,8 +171,8 @@ def _measured_means(
     return means
 
 
-def _measured_in(circuit: Any, group: Any) -> Any:
-    """Append the measurement of Pauli terms that commute qubit by qubit, in native gates."""
+def _append_measurement(circuit: Any, group: Any) -> Any:
+    """Append a measurement of qubit-wise commuting Pauli terms, in gates native to IBM's QPUs."""
     from qiskit import ClassicalRegister
 
     measured = circuit.copy()
@@ -177,12 +183,12 @@ def _measured_in(circuit: Any, group: Any) -> Any:
         if in_x and not in_z:
             measured.rz(math.pi / 2, qubit)
         if in_x:
-            measured.sx(qubit)  # turns Y into Z; after the rotation above, X into Z
+            measured.sx(qubit)  # maps Y to Z, and after the rotation above, X to Z
         measured.measure(qubit, register[qubit])
     return measured
 
 
-def _paulis(item: Any) -> Any:
+def _pauli_sum(item: Any) -> Any:
     from qiskit.quantum_info import SparseObservable, SparsePauliOp
 
     if not isinstance(item, dict):
@@ -197,17 +203,16 @@ def _restrict(operator: Any, loaded: LoadedCircuit) -> Any:
     width = operator.num_qubits
     if width <= max(loaded.active):
         raise SimulationError(
-            f"an observable on {width} qubits is narrower than the circuit, which uses qubit "
-            f"{max(loaded.active)}; it must span the device"
+            f"an observable has {width} qubits, but the circuit uses qubit "
+            f"{max(loaded.active)}; observables must span the device"
         )
     active = list(loaded.active)
     idle = [qubit for qubit in range(width) if qubit not in set(active)]
     in_zero = ~operator.paulis.x[:, idle].any(axis=1)
     if not in_zero.any():
         return SparsePauliOp("I" * len(loaded.active), [0.0])
-    kept, coefficients = operator.paulis[in_zero], operator.coeffs[in_zero]
-    labels = [_label(pauli, active) for pauli in kept]
-    return SparsePauliOp(labels, coefficients).simplify()
+    labels = [_label(pauli, active) for pauli in operator.paulis[in_zero]]
+    return SparsePauliOp(labels, operator.coeffs[in_zero]).simplify()
 
 
 def _label(pauli: Any, active: list[int]) -> str:

@@ -1,7 +1,4 @@
-"""Pulser's simulation behind Pasqal's QPUs: a sequence of pulses on an array of atoms.
-
-Runs in worker processes alone: it imports pulser.
-"""
+"""pulser-simulation behind Pasqal's QPUs: sequences of pulses on an array of atoms."""
 
 from __future__ import annotations
 
@@ -16,43 +13,49 @@ __all__ = ["run", "run_sequence", "warm"]
 
 
 def warm() -> None:
-    """Import what the first task needs."""
+    """Import Pulser, so that the first task does not wait for it."""
     import pulser
     import pulser_simulation
 
     del pulser, pulser_simulation
 
 
-def run(job: dict[str, Any]) -> dict[str, Any]:
+def run(work: dict[str, Any]) -> dict[str, Any]:
     """Run a sequence, or describe the device.
 
     Args:
-        job: `program`: `sequence` or `specs`; `model`; `qpu`; for a sequence also `request` (JSON
-            text with `sequence`, `runs`, `variables`), `seed` and `noise`.
+        work: `program` (`sequence` or `specs`), `model` and `qpu`; for a sequence also `request`
+            (JSON text with `sequence`, `runs` and `variables`), `seed` and `noise`.
 
     Returns:
         `result` (the counts of bitstrings, or the device, as JSON text) and `logs`.
 
     Raises:
-        SimulationError: It cannot be simulated.
+        SimulationError: The sequence cannot be simulated.
     """
-    return run_sequence(job, _simulate)
+    return run_sequence(work, _simulate)
 
 
 def run_sequence(
-    job: dict[str, Any], simulate: Callable[[Any, int, int, bool], dict[str, int]]
+    work: dict[str, Any], simulate: Callable[[Any, int, int, bool], dict[str, int]]
 ) -> dict[str, Any]:
-    """Do what `run` does with another function that counts the outcomes of a sequence."""
-    if job["program"] == "specs":
-        return {"result": _specs(job["model"], job["qpu"]), "logs": ""}
-    request = json.loads(job["request"])
+    """Do the same as `run` with another simulator.
+
+    Args:
+        work: As for `run`.
+        simulate: Counts the bitstrings of a sequence, given its number of runs, a seed and whether
+            to add noise.
+    """
+    if work["program"] == "specs":
+        return {"result": _specs(work["model"], work["qpu"]), "logs": ""}
+    request = json.loads(work["request"])
     sequence = _load(request["sequence"], request.get("variables") or {})
-    most = sequence.device.max_runs
-    if most is not None and request["runs"] > most:
+    max_runs = sequence.device.max_runs
+    if max_runs is not None and request["runs"] > max_runs:
         raise SimulationError(
-            f"{request['runs']} runs; {sequence.device.name} allows {most} at most"
+            f"{request['runs']} runs; {sequence.device.name} allows at most {max_runs}"
         )
-    counts = simulate(sequence, request["runs"], job["seed"], job["noise"])
+    counts = simulate(sequence, request["runs"], work["seed"], work["noise"])
     atoms = len(sequence.register.qubit_ids)
     logs = f"sequence of {atoms} atoms, {sequence.get_duration()} ns, {request['runs']} runs\n"
     return {"result": json.dumps(counts), "logs": logs}
@@ -72,17 +75,17 @@ def _load(text: str, variables: dict[str, Any]) -> Any:
         sequence = Sequence.from_abstract_repr(text)
         if sequence.is_parametrized() or sequence.is_register_mappable():
             sequence = sequence.build(**variables)
-    except Exception as error:  # pulser and jsonschema raise many types
+    except Exception as error:  # Pulser and jsonschema raise many types
         reason = getattr(error, "message", None) or str(error)
         raise SimulationError(f"the sequence is not valid: {reason}") from error
     return sequence
 
 
 def _noise(sequence: Any) -> Any:
-    """Return a Fresnel machine's noise: detection errors, and for Rydberg states their decay.
+    """Return the noise of a Fresnel machine: detection errors, and the decay of Rydberg states.
 
-    The values are those of the device specification in the tests of Pasqal's own warden,
-    https://github.com/pasqal-io/warden (tests/api/test_qpu.py); rates are per microsecond.
+    The values are from the device specification in the tests of Pasqal's warden
+    (https://github.com/pasqal-io/warden, tests/api/test_qpu.py). Rates are per microsecond.
     """
     from pulser import NoiseModel
 
@@ -97,7 +100,7 @@ def _simulate(sequence: Any, runs: int, seed: int, noise: bool) -> dict[str, int
     from pulser_simulation import QutipEmulator
 
     try:
-        np.random.seed(seed)  # pulser draws from the global generator
+        np.random.seed(seed)  # Pulser draws from the global generator
         emulator = QutipEmulator.from_sequence(
             sequence,
             evaluation_times="Minimal",

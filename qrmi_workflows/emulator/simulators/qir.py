@@ -1,7 +1,7 @@
-"""Qiskit Aer behind Alice & Bob's noiseless logical QPU: programs in QIR's text form.
+"""Qiskit Aer behind Alice & Bob's noiseless logical QPU: programs in QIR's textual form.
 
-Runs in worker processes alone: it imports qiskit. Straight-line programs of the base profile are
-understood, https://github.com/qir-alliance/qir-spec; branches on results are not.
+Only straight-line programs of the base profile (https://github.com/qir-alliance/qir-spec) are
+supported, not branches on results.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from qrmi_workflows.emulator.simulators import SimulationError
 
 __all__ = ["OPERATIONS", "run", "warm"]
 
-# The circuit methods of Qiskit by QIR's name, and how many angles each takes.
-_GATES = {
-    **dict.fromkeys(("x", "y", "z", "h", "s", "t", "reset"), 0),
-    **dict.fromkeys(("rx", "ry", "rz"), 1),
-    **dict.fromkeys(("cz", "swap", "ccx"), 0),
-}
+# Operations whose QIR name is also the name of Qiskit's circuit method.
+_GATES = (
+    *("x", "y", "z", "h", "s", "t", "reset"),
+    *("rx", "ry", "rz"),
+    *("cz", "swap", "ccx"),
+)
 _ALIASES = {"cnot": "cx", "toffoli": "ccx"}
 _ADJOINTS = {"s": "sdg", "t": "tdg"}
 _BASES = {"x": ("h",), "y": ("sdg", "h"), "z": ()}
@@ -46,29 +46,29 @@ _BRANCH = re.compile(r"\s*br (?:i1|label)")
 
 
 def warm() -> None:
-    """Run a small program, so that the first real one does not wait for imports."""
+    """Run a small program, so that the first task does not wait for imports."""
     program = "call void @__quantum__qis__mz__body(%Qubit* null, %Result* null)"
     run({"request": json.dumps({"qir": program, "shots": 1}), "seed": 1})
 
 
-def run(job: dict[str, Any]) -> dict[str, Any]:
+def run(work: dict[str, Any]) -> dict[str, Any]:
     """Run a program.
 
     Args:
-        job: `request` (JSON text with `qir` and `shots`) and `seed`.
+        work: `request` (JSON text with `qir` and `shots`) and `seed`.
 
     Returns:
-        `result` (rows of recorded bits and their count, as CSV) and `logs`.
+        `result` (CSV rows of recorded bits and their count) and `logs`.
 
     Raises:
-        SimulationError: It cannot be simulated.
+        SimulationError: The program cannot be simulated.
     """
     from qiskit_aer import AerSimulator
 
-    request = json.loads(job["request"])
+    request = json.loads(work["request"])
     circuit, recorded = _build(request["qir"])
     shots = request["shots"]
-    result = AerSimulator().run(circuit, shots=shots, seed_simulator=job["seed"]).result()
+    result = AerSimulator().run(circuit, shots=shots, seed_simulator=work["seed"]).result()
     if not result.success:
         raise SimulationError(f"the simulation failed: {result.status}")
     counts: Counter[str] = Counter()
@@ -81,22 +81,23 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _build(program: str) -> tuple[Any, list[int]]:
+    """Return a program's circuit, and the indices of the results it records, in their order."""
     from qiskit import QuantumCircuit
 
     if any(_BRANCH.match(line) for line in program.splitlines()):
         raise SimulationError("programs that branch on a result are not emulated")
     calls = [match.groups() for match in map(_CALL.search, program.splitlines()) if match]
     indices = [[int(item or 0) for item in _INDEX.findall(call[3])] for call in calls]
-    width = 1 + max((index for found in indices for index in found), default=0)
+    width = 1 + max((index for operands in indices for index in operands), default=0)
     circuit, recorded, measured = QuantumCircuit(width, width), list[int](), set[int]()
-    for (kind, name, form, arguments), found in zip(calls, indices, strict=True):
+    for (kind, name, form, arguments), operands in zip(calls, indices, strict=True):
         if kind == "rt":
-            recorded += found if name == "result_record_output" else []
+            recorded += operands if name == "result_record_output" else []
         elif name in ("m", "mx", "my", "mz"):
-            _measure(circuit, name[1:] or "z", *found)
-            measured.add(found[1])
+            _measure(circuit, name[1:] or "z", *operands)
+            measured.add(operands[1])
         else:
-            _apply(circuit, name, form, found, arguments)
+            _apply(circuit, name, form, operands, arguments)
     if not measured:
         raise SimulationError("the program measures nothing")
     return circuit, recorded or sorted(measured)
@@ -134,7 +135,7 @@ def _prepare(circuit: Any, basis: str, qubit: int, excited: bool) -> None:
 
 
 def _number(text: str) -> float:
-    """Read a number as LLVM writes it: decimal, or the bits of a double in hexadecimal."""
+    """Parse a number in LLVM's notation: decimal, or the bits of a double in hexadecimal."""
     if text.startswith("0x"):
         value: float = struct.unpack(">d", bytes.fromhex(text[2:].zfill(16)))[0]
         return value

@@ -1,8 +1,8 @@
-"""Switch statements as chains of conditions.
+"""Rewrite the switch statements of OpenQASM 3 as chains of conditions.
 
-Qiskit writes `switch` in a form of OpenQASM 3 from before the language had it
-(`ExperimentalFeatures.SWITCH_CASE_V1`, which QRMI's primitives ask for) and reads neither that
-form nor the final one. This rewrites what Qiskit writes, line by line, into what it reads.
+Qiskit exports `switch` in a preliminary form (`ExperimentalFeatures.SWITCH_CASE_V1`, which QRMI's
+primitives enable), but qiskit-qasm3-import 0.6 reads neither this form nor the final one. The
+rewriting is line by line and relies on the layout of Qiskit's exporter.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BIT = re.compile(r"\w+\[\d+\]")
 
 
 def rewrite_switches(source: str) -> str:
-    """Return the same program without switch statements."""
+    """Return an equivalent program without switch statements."""
     if "switch" not in source:
         return source
     return "\n".join(_rewrite(source.splitlines(), {})) + "\n"
@@ -34,13 +34,13 @@ def _rewrite(lines: list[str], targets: dict[str, str]) -> Iterator[str]:
         if target := _TARGET.fullmatch(line):
             targets[target[1]] = target[2]
         elif switch := _SWITCH.fullmatch(line):
-            body = list(_until(rest, f"{switch[1]}}}"))
+            body = list(_take_until(rest, f"{switch[1]}}}"))
             yield from _chain(targets.get(switch[2], switch[2]), body, targets)
         else:
             yield line
 
 
-def _until(lines: Iterator[str], end: str) -> Iterator[str]:
+def _take_until(lines: Iterator[str], end: str) -> Iterator[str]:
     for line in lines:
         if line == end:
             return
@@ -52,12 +52,12 @@ def _chain(target: str, body: list[str], targets: dict[str, str]) -> Iterator[st
     for line in rest:
         case = _CASE.fullmatch(line)
         if case is None:
-            continue  # `break;`, which ends every case
+            continue  # the `break;` after each case
         labels.append(case[1])
         if case[3] is None:
-            continue  # more labels for the same block
+            continue  # another label of the same block follows
         indent = line[: len(line) - len(line.lstrip())]
-        block = list(_rewrite(list(_until(rest, f"{indent}}}")), targets))
+        block = list(_rewrite(list(_take_until(rest, f"{indent}}}")), targets))
         for label in labels:
             if label is None:
                 yield from block

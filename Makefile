@@ -1,13 +1,13 @@
-# Every target sets up what it needs (tools/setup): on a fresh Debian machine, type `make demo`.
+# Every target sets up what it needs with tools/setup: `make demo` works on a fresh Debian machine.
 
 BIN := .venv/bin
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 TIERS := $(wildcard $(addprefix tests/,unit emulator faults slurm engines))
-NO_DEMO_SLURM := the demo runs the same workflow on the embedded default.
-NO_TEST_SLURM := `apt-get install slurm-wlm munge procps` as root, or run `make test-noslurm`.
-# Two at once, each with a Slurm and an emulator of its own: most of a test is waiting.
+NO_DEMO_SLURM := the demo runs the same workflows on the emulator alone.
+NO_TEST_SLURM := as root, run `apt-get install slurm-wlm munge procps`, or run `make test-noslurm`.
+# Run two test files at once, because tests mostly wait. Each has its own Slurm and emulator.
 AT_ONCE := -n 2 --dist loadfile
-# Only root can make the other users that some tests need.
+# Only root can create the users that some tests need.
 AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
 
 .PHONY: demo test test-noslurm test-slow test-parsl-suite test-tutorial break-it bench lint clean
@@ -29,28 +29,28 @@ test-slow:
 	@tools/setup venv
 	@$(IN_VENV) pytest $(AT_ONCE) -m 'slow $(AS_USER)' $(TIERS)
 
-# Parsl's own tests through our provider, launcher and executor, in blocks that hold a QPU.
+# Run Parsl's own tests on our provider, launcher and executor, in blocks that hold a QPU.
 test-parsl-suite:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@tools/setup venv
 	@tools/setup parsl-suite
 	@$(IN_VENV) pytest -s -m parsl_suite tests/engines/test_parsl_suite.py
 
-# Snakemake's own tutorial, as Debian packages its text, with a rule for a QPU added.
+# Run Snakemake's tutorial, taken from Debian's package, with an added rule that uses a QPU.
 test-tutorial:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@tools/setup venv
 	@tools/setup tutorial
 	@$(IN_VENV) pytest -m tutorial tests/engines/test_snakemake_tutorial.py
 
-# Kill, starve and confuse steps at random moments, 300 times; Slurm jobs, too. What was hit and what
-# was lost is printed, and the seed.
+# Kill, starve and confuse steps and Slurm jobs at random moments, 300 times. Print what was hit,
+# what was lost, and the seed.
 break-it:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@tools/setup venv
 	@$(IN_VENV) BREAK_RUNS=$${BREAK_RUNS:-300} pytest -q -s tests/faults/test_break_*.py
 
-# Each prints JSON: ratios of things measured side by side in one run.
+# Each benchmark prints JSON, with ratios of measurements made side by side in one run.
 bench:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@tools/setup venv

@@ -1,4 +1,4 @@
-"""The set-up script and the Makefile: what they decide on machines where something is absent."""
+"""The set-up script and the Makefile, on machines where something is missing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RECORD = 'echo "$(basename "$0") $*" >>"$CALLS"'
 
 
 class Machine:
-    """A checkout, and a PATH with exactly the commands that a test puts there."""
+    """A checkout, and a PATH with only the commands that a test puts there."""
 
     def __init__(self, folder: Path) -> None:
         self.checkout, self.bin = folder / "checkout", folder / "bin"
@@ -45,26 +45,26 @@ class Machine:
             (self.bin / name).symlink_to(found)
         self.is_user(0)
 
-    def has(self, name: str, does: str = ":") -> None:
+    def has(self, name: str, script: str = ":") -> None:
         """Put a command on PATH."""
-        self.write(self.bin / name, does)
+        self.write(self.bin / name, script)
 
-    def write(self, path: Path, does: str) -> None:
+    def write(self, path: Path, script: str) -> None:
         """Write a script."""
-        path.write_text(f"#!/bin/sh\n{does}\n")
+        path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
     def is_user(self, uid: int) -> None:
-        """Be that user."""
+        """Set the user id that `id` prints."""
         self.has("id", f"echo {uid}")
 
     def has_venv(self) -> None:
-        """Have a .venv whose Python records what it is told to do."""
+        """Create a .venv whose Python records its calls."""
         self.write(self.checkout / ".venv/bin/python", RECORD)
         self.has_pip_of(self.checkout)
 
     def has_pip_of(self, checkout: Path) -> None:
-        """Have a .venv that was made for a checkout."""
+        """Create the pip of a .venv that was made for a checkout."""
         where = f"{checkout}/.venv/lib/python3.11/site-packages/pip"
         self.write(self.checkout / ".venv/bin/pip", f'echo "pip 25.0 from {where} (python 3.11)"')
 
@@ -90,13 +90,13 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def install(names: tuple[str, ...]) -> str:
-    """An apt-get that records its calls, and with `install` brings these commands."""
-    brings = "\n".join(f'ln -sf "$(command -v true)" "{name}"' for name in names)
-    return f'{RECORD}\n[ "$1" = install ] || exit 0\ncd "$(dirname "$0")"\n{brings}'
+    """Return an apt-get that records its calls, and whose `install` creates these commands."""
+    create = "\n".join(f'ln -sf "$(command -v true)" "{name}"' for name in names)
+    return f'{RECORD}\n[ "$1" = install ] || exit 0\ncd "$(dirname "$0")"\n{create}'
 
 
-def test_slurm_that_is_here_is_left_alone(machine: Machine) -> None:
-    """Nothing is installed, nothing said."""
+def test_an_installed_slurm_is_left_alone(machine: Machine) -> None:
+    """Nothing is installed and nothing printed."""
     for name in SLURM:
         machine.has(name)
     machine.has("apt-get", RECORD)
@@ -105,7 +105,7 @@ def test_slurm_that_is_here_is_left_alone(machine: Machine) -> None:
 
 
 def test_root_installs_slurm_from_the_distribution(machine: Machine) -> None:
-    """The lists are updated first, and recommended packages left out."""
+    """The package lists are updated first, and recommended packages are left out."""
     for name in ("ln", "true"):
         found = shutil.which(name)
         assert found is not None
@@ -128,23 +128,23 @@ def test_root_installs_slurm_from_the_distribution(machine: Machine) -> None:
         (0, "exit 0", "apt-get failed, see .setup.log"),
     ],
 )
-def test_absent_slurm_is_said_in_one_line(
+def test_missing_slurm_is_reported_in_one_line(
     machine: Machine, uid: int, apt: str | None, reason: str
 ) -> None:
-    """Why it cannot be installed, and what follows."""
+    """The line says why it cannot be installed and what to do."""
     machine.is_user(uid)
     if apt:
         machine.has("apt-get", apt)
     done = machine.setup("slurm", "what to do now.")
     assert done.returncode == 1
     assert done.stderr == (
-        f"Slurm is not here and cannot be installed ({reason}): what to do now.\n"
+        f"Slurm is missing and cannot be installed ({reason}): what to do now.\n"
     )
     assert machine.called() == []
 
 
 def test_make_test_without_slurm_fails_with_one_line(machine: Machine) -> None:
-    """It tells what to install, and names the tiers that need no Slurm."""
+    """The line says what to install and how to run the tests that need no Slurm."""
     machine.is_user(1000)
     machine.has_venv()
     done = machine.run(str(machine.bin / "make"), "test")
@@ -155,19 +155,19 @@ def test_make_test_without_slurm_fails_with_one_line(machine: Machine) -> None:
     assert machine.called() == []
 
 
-def test_make_demo_without_slurm_runs_on_the_embedded_default(machine: Machine) -> None:
-    """One line says so; the demo is told."""
+def test_make_demo_without_slurm_runs_on_the_emulator_alone(machine: Machine) -> None:
+    """One line says so, and the demo is called with `--no-slurm`."""
     machine.is_user(1000)
     machine.has_venv()
     done = machine.run(str(machine.bin / "make"), "demo")
     assert done.returncode == 0, done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert "embedded default" in done.stderr
+    assert "on the emulator alone" in done.stderr
     assert machine.called()[-1] == "python examples/demo.py --no-slurm"
 
 
 def test_make_demo_with_slurm(machine: Machine) -> None:
-    """The demo runs on it."""
+    """The demo is called without `--no-slurm`."""
     for name in SLURM:
         machine.has(name)
     machine.has_venv()
@@ -176,8 +176,8 @@ def test_make_demo_with_slurm(machine: Machine) -> None:
     assert machine.called()[-1].rstrip() == "python examples/demo.py"
 
 
-def test_packages_are_installed_in_their_order_and_only_when_they_change(machine: Machine) -> None:
-    """Once; again after a change of the constraints; not when nothing changed."""
+def test_packages_are_installed_only_when_they_change(machine: Machine) -> None:
+    """They are installed at first and after a change of the constraints, but not in between."""
     machine.has_venv()
     assert machine.setup("venv").returncode == 0
     (pip,) = [call for call in machine.called() if "install" in call]
@@ -192,7 +192,7 @@ def test_packages_are_installed_in_their_order_and_only_when_they_change(machine
 
 
 def test_packages_that_failed_to_install_are_tried_again(machine: Machine) -> None:
-    """A failure is no success the next time."""
+    """A failed installation is not recorded as done."""
     machine.has_venv()
     machine.write(machine.checkout / ".venv/bin/python", 'case "$*" in *install*) exit 1 ;; esac')
     assert machine.setup("venv").returncode == 1
@@ -201,8 +201,8 @@ def test_packages_that_failed_to_install_are_tried_again(machine: Machine) -> No
     assert any("install" in call for call in machine.called())
 
 
-def test_a_venv_that_was_moved_is_made_anew(machine: Machine) -> None:
-    """Its commands would run those of the place where it was made."""
+def test_a_venv_that_was_moved_is_recreated(machine: Machine) -> None:
+    """Its commands would still run in the old place."""
     machine.has_venv()
     machine.has_pip_of(machine.checkout.parent)
     machine.has("python3", RECORD)
@@ -211,13 +211,13 @@ def test_a_venv_that_was_moved_is_made_anew(machine: Machine) -> None:
 
 
 def test_python_without_venv(machine: Machine) -> None:
-    """Debian has it in a package of its own: root installs it, others are told."""
+    """Debian packages it separately. Root installs the package; others are told to."""
     machine.has("python3", "exit 1")
     machine.is_user(1000)
     done = machine.setup("venv")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "Python has no module venv: as root, `apt-get install python3-venv`."
+        "Python has no module venv. As root, run `apt-get install python3-venv`."
     ]
     machine.is_user(0)
     machine.has("apt-get", RECORD)
@@ -228,12 +228,12 @@ def test_python_without_venv(machine: Machine) -> None:
 
 
 def test_the_tutorial_is_unpacked_and_its_programs_are_installed(machine: Machine) -> None:
-    """Once; another user is told what to do."""
+    """This happens once, and for root only; another user is told what to do."""
     machine.has_venv()
     machine.is_user(1000)
     done = machine.setup("tutorial")
     assert done.returncode == 1
-    assert "cannot be set up (not root): as root" in done.stderr
+    assert "cannot be set up (not root). Run `make test-tutorial` as root" in done.stderr
     machine.is_user(0)
     programs = ("bwa", "samtools", "bcftools")
     for name in ("ln", "true"):
@@ -248,11 +248,11 @@ def test_the_tutorial_is_unpacked_and_its_programs_are_installed(machine: Machin
     ]
     count = len(machine.called())
     assert machine.setup("tutorial").returncode == 0
-    assert len(machine.called()) == count + 1  # Python is asked for pysam
+    assert len(machine.called()) == count + 1  # Python is called to look for pysam
 
 
 def test_every_tier_is_in_make_test() -> None:
-    """No folder of tests is left out."""
+    """No folder of tests is missing from its command line."""
     argv = ["make", "--dry-run", "test"]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
     (pytest_line,) = [line for line in done.stdout.splitlines() if " pytest " in line]

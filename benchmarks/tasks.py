@@ -1,14 +1,14 @@
-"""Tasks, the journal and the lease: what waiting, recording and supervising cost.
+"""Measure the overhead of tasks, of the journal and of the lease.
 
-Each figure is a ratio, or a difference, of things measured side by side in one run::
+Each figure is a ratio or a difference of measurements made side by side in one run::
 
     python benchmarks/tasks.py [--quick]
 
-- *task*: `Lease.run`, against raw QRMI calls asked every 5 ms (the limit) and upstream's
+- *task*: `Lease.run`, against raw QRMI calls that poll every 5 ms (the limit) and upstream's
   `SamplerV2` (the peer), for several durations on the device.
-- *lanes*: many tasks through `Lease.map`, against what the lanes could do at best.
-- *journal*: milliseconds for one task's records, with 10 to 100,000 records in the journal.
-- *lease*: seconds that `qpu lease exec -- true` takes more than `true`.
+- *lanes*: many tasks through `Lease.map`, against the best time that the lanes allow.
+- *journal*: milliseconds to record one task, with 10 to 100,000 records in the journal.
+- *lease*: seconds that `qpu lease exec -- true` takes longer than `true`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ PROGRAM = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $0; c[0] = measure 
 
 
 def payload(shots: int) -> dict[str, Any]:
-    """A task whose content does not matter."""
+    """Return a payload whose content does not matter."""
     parameters = {"pubs": [[PROGRAM, None, shots]], "version": 2, "support_qiskit": True}
     return {"program_id": "sampler", "parameters": parameters}
 
 
 @contextmanager
-def site(folder: Path) -> Iterator[None]:
-    """An emulator whose QPUs take fixed times, and what leads to it."""
+def emulated_site(folder: Path) -> Iterator[None]:
+    """Start an emulator whose QPUs take fixed times, and point the environment at it."""
     from qrmi_workflows.emulator import start_emulator
 
     names = {f"ibm_{int(seconds * 1000)}ms": seconds for seconds in DURATIONS}
@@ -64,7 +64,7 @@ def site(folder: Path) -> Iterator[None]:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Time one piece of work."""
+    """Time a function call."""
     before = time.perf_counter()
     work()
     return time.perf_counter() - before
@@ -77,11 +77,11 @@ def measure_task(seconds: float, repeats: int) -> dict[str, float]:
     from qrmi.primitives.ibm import SamplerV2
 
     from qrmi_workflows import open_lease
-    from qrmi_workflows.config import load_qpus
+    from qrmi_workflows.config.qpus import load_qpus
 
     name = f"ibm_{int(seconds * 1000)}ms"
     lease = open_lease(name)
-    # The same session: another's tasks would wait until this one is closed.
+    # Share the lease's session: tasks of another one would wait until it is closed.
     token = {
         "QRMI_JOB_ACQUISITION_TOKEN": lease.environment()[f"{name}_QRMI_JOB_ACQUISITION_TOKEN"]
     }
@@ -89,7 +89,7 @@ def measure_task(seconds: float, repeats: int) -> dict[str, float]:
     raw = QuantumResource.from_config(name, ResourceType.IBMQuantumComputeService, environment)
     circuit = QuantumCircuit(1, 1)
     circuit.measure(0, 0)
-    ended = (TaskStatus.Completed, TaskStatus.Failed, TaskStatus.Cancelled)
+    final_states = (TaskStatus.Completed, TaskStatus.Failed, TaskStatus.Cancelled)
 
     def limit() -> None:
         task = raw.task_start(
@@ -97,7 +97,7 @@ def measure_task(seconds: float, repeats: int) -> dict[str, float]:
                 input=json.dumps(payload(1)["parameters"]), program_id="sampler"
             )
         )
-        while raw.task_status(task) not in ended:
+        while raw.task_status(task) not in final_states:
             time.sleep(0.005)
         raw.task_result(task)
 
@@ -109,7 +109,7 @@ def measure_task(seconds: float, repeats: int) -> dict[str, float]:
     with lease:
         limit()
         lease.run(payload(1))
-        for _ in range(repeats):  # interleaved: what else the machine does hits all alike
+        for _ in range(repeats):  # interleaved, so that other load affects both alike
             times["limit"].append(seconds_of(limit))
             times["ours"].append(seconds_of(lambda: lease.run(payload(1))))
         for _ in range(min(repeats, 3)):
@@ -130,19 +130,19 @@ def measure_lanes(tasks: int) -> dict[str, float]:
 
     with open_lease("ibm_lanes") as lease:
         lease.run(payload(1))
-        took = seconds_of(lambda: list(lease.map(payload(1) for _ in range(tasks))))
+        seconds = seconds_of(lambda: list(lease.map(payload(1) for _ in range(tasks))))
     best = tasks * LANE_TASK_SECONDS / LANES
     return {
         "tasks": tasks,
         "lanes": LANES,
-        "seconds": round(took, 2),
-        "of_best": round(best / took, 3),
+        "seconds": round(seconds, 2),
+        "of_best": round(best / seconds, 3),
     }
 
 
 def measure_journal(sizes: tuple[int, ...], repeats: int) -> dict[str, float]:
-    """Time one task's records while the journal grows."""
-    from qrmi_workflows.journal import Journal
+    """Time the recording of one task while the journal grows."""
+    from qrmi_workflows.journal.journal import Journal
     from qrmi_workflows.results import QuantumResult
 
     result = QuantumResult(
@@ -162,8 +162,8 @@ def measure_journal(sizes: tuple[int, ...], repeats: int) -> dict[str, float]:
     task()
     example = next(step.folder.glob("*.json")).read_bytes()
     for size in sizes:
-        for missing in range(len(list(step.folder.glob("*.json"))), size):
-            (step.folder / f"{missing:032x}-q-0.json").write_bytes(example)
+        for index in range(len(list(step.folder.glob("*.json"))), size):
+            (step.folder / f"{index:032x}-q-0.json").write_bytes(example)
         medians[str(size)] = round(
             statistics.median(seconds_of(task) for _ in range(repeats)) * 1000, 3
         )
@@ -171,7 +171,7 @@ def measure_journal(sizes: tuple[int, ...], repeats: int) -> dict[str, float]:
 
 
 def measure_lease(repeats: int) -> dict[str, float]:
-    """Time the commands that every job starts."""
+    """Time the commands that run at the start of every job."""
     qpu = [sys.executable, "-m", "qrmi_workflows"]
     commands = {
         "true": ["true"],
@@ -194,11 +194,11 @@ def measure_lease(repeats: int) -> dict[str, float]:
 def main() -> None:
     """Measure, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="Fewer repeats, for a first look.")
+    parser.add_argument("--quick", action="store_true", help="repeat less, for a quick check")
     quick = parser.parse_args().quick
     repeats = 5 if quick else 15
     sizes = (10, 1_000) if quick else (10, 1_000, 10_000, 100_000)
-    with tempfile.TemporaryDirectory(prefix="qpu-bench-") as folder, site(Path(folder)):
+    with tempfile.TemporaryDirectory(prefix="qpu-bench-") as folder, emulated_site(Path(folder)):
         figures = {
             "task": [measure_task(seconds, 3 if seconds > 1 else repeats) for seconds in DURATIONS],
             "lanes": measure_lanes(100 if quick else 1_000),

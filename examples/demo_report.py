@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from qrmi_workflows.schedulers.slurm import gres_of_job
+from qrmi_workflows.schedulers.gres import gres_of_job
 
 CHEMICAL_ACCURACY = 1.6e-3
 """In hartree. The emulator is noise-free, so every energy must be this accurate."""

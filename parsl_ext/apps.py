@@ -12,13 +12,13 @@ from typing import Any
 from parsl import python_app
 from parsl.executors.execute_task import execute_task
 
-from qrmi_workflows.environment import read_job
+from qrmi_workflows.config.job import read_job
 from qrmi_workflows.errors import ConfigError, QPUError, RequestError, UnknownQPUError
-from qrmi_workflows.journal import Journal
-from qrmi_workflows.lease import Lease
-from qrmi_workflows.opening import open_lease
+from qrmi_workflows.journal.journal import Journal
+from qrmi_workflows.lease.lease import Lease
+from qrmi_workflows.lease.open import open_lease
 
-__all__ = ["block_lease", "execute_in_lane", "qpu_app", "settle", "takes_lanes"]
+__all__ = ["archive_step", "block_lease", "execute_in_lane", "qpu_app", "takes_lanes"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def qpu_app(
             step = named or f"app {body.__name__} {uuid.uuid4()}"
             future = app(*args, **{_STEP: step}, **kwargs)
             if _wants_lease(body) and named is None:
-                future.add_done_callback(lambda _: settle(step))
+                future.add_done_callback(lambda _: archive_step(step))
             return future
 
         return call
@@ -125,11 +125,11 @@ def execute_in_lane(buffer: bytes, qpu: str | None = None) -> Any:
         return execute_task(buffer)
 
 
-def settle(step: str) -> None:
-    """Put the records of an ended call aside: no other will ask for them."""
+def archive_step(step: str) -> None:
+    """Archive the records of an ended call, which no other call will look for."""
     try:
-        Journal().settle(step)
-    except QPUError as error:  # it costs a little space
+        Journal().archive(step)
+    except QPUError as error:  # costs only some space
         logger.warning("the records of step %r stay open: %s", step, error)
 
 

@@ -15,7 +15,7 @@ from parsl_ext.launcher import LeaseLauncher
 from parsl_ext.memo import register_memo_types
 from parsl_ext.providers.slurm import QPUSlurmProvider
 from parsl_ext.retries import qpu_retry_handler
-from qrmi_workflows.config import find_config, load_qpus, select_qpu
+from qrmi_workflows.config.qpus import find_config, load_qpus, select_qpu
 
 __all__ = ["qpu_config"]
 

@@ -28,7 +28,7 @@ from parsl_ext.launcher import ALIVE_FILE
 from parsl_ext.providers.base import QPUProvider
 from parsl_ext.retries import replace_lost_blocks
 from parsl_ext.window import Window
-from qrmi_workflows.config import LANES_VARIABLE
+from qrmi_workflows.config.variables import QPU_LANES
 
 __all__ = ["QPUExecutor"]
 
@@ -241,7 +241,7 @@ class QPUExecutor(HighThroughputExecutor):
         command = str(self.launch_cmd).replace("{block_id}", block_id)
         for option, path in (("--cert_dir ", self.cert_dir), ("--logdir=", self.worker_logdir)):
             command = command.replace(f"{option}{path} ", f"{option}{shlex.quote(str(path))} ")
-        return f"env {LANES_VARIABLE}={self.lanes} {command}"
+        return f"env {QPU_LANES}={self.lanes} {command}"
 
     def _start_local_interchange_process(self) -> None:
         # A terminal sends Ctrl-C to it too: when it ends by that, Parsl waits for its answer for

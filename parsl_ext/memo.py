@@ -13,7 +13,7 @@ from parsl.dataflow.memoization import id_for_memo
 
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.results import QuantumResult
-from qrmi_workflows.vendors import identities
+from qrmi_workflows.vendors.registry import identities
 
 __all__ = ["register_memo_types"]
 

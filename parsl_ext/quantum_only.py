@@ -11,7 +11,7 @@ from typing import Any
 from parsl.data_provider.files import File
 from parsl.dataflow.futures import AppFuture
 
-from parsl_ext.apps import qpu_app, settle
+from parsl_ext.apps import archive_step, qpu_app
 from qrmi_workflows.errors import RequestError
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.results import QuantumResult
@@ -73,7 +73,9 @@ def run_payload(
     step = f"qpu run -o {Path(files[0].filepath).absolute()}" if files else None
     future = app(_ready(payload), shots=shots, outputs=files, qpu_step=step)
     if step is not None:
-        future.add_done_callback(lambda done: settle(step) if done.exception() is None else None)
+        future.add_done_callback(
+            lambda done: archive_step(step) if done.exception() is None else None
+        )
     return future
 
 

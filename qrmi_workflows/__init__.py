@@ -1,7 +1,7 @@
 """Quantum computers as a native part of HPC workflows: leases, tasks and results on QRMI.
 
-Everything public is imported from here; it is loaded when it is first used, so that a plugin which
-needs only the errors starts no vendor's client.
+Import what you need from here. Each name is loaded when it is first used, so that a plugin which
+needs only the errors does not load a vendor's client.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qrmi_workflows.errors import QPUError
-    from qrmi_workflows.lease import Lease
-    from qrmi_workflows.opening import LeaseSet, open_lease
+    from qrmi_workflows.lease.lease import Lease
+    from qrmi_workflows.lease.open import LeaseSet, open_lease
     from qrmi_workflows.payloads import Payload
     from qrmi_workflows.results import QuantumResult
 
 __all__ = ["Lease", "LeaseSet", "Payload", "QPUError", "QuantumResult", "open_lease"]
 
 _HOMES = {
-    "Lease": "lease",
-    "LeaseSet": "opening",
+    "Lease": "lease.lease",
+    "LeaseSet": "lease.open",
     "Payload": "payloads",
     "QPUError": "errors",
     "QuantumResult": "results",
-    "open_lease": "opening",
+    "open_lease": "lease.open",
 }
 
 

@@ -4,28 +4,28 @@ The tree::
 
     QPUError
     ├── ConfigError              qrmi_config.json, a site policy or the job's environment is wrong
-    │   ├── UnknownQPUError      a QPU name that is not defined or not offered here
-    │   └── RequestError         a request for a QPU that no scheduler could grant
-    ├── PayloadError             a payload that must not be sent to this QPU
-    ├── ResultError              a result, or a result's file, that cannot be read
+    │   ├── UnknownQPUError      a QPU name that is not defined, or not offered here
+    │   └── RequestError         a request for a QPU that cannot be granted
+    ├── PayloadError             a payload that cannot run on this QPU
+    ├── ResultError              a result or its file cannot be read
     ├── LeaseError               a lease could not be opened, kept or released
-    ├── ResourceError            a vendor's API, through QRMI, refused or failed
-    │   ├── AuthenticationError  the vendor refused the credentials
+    ├── ResourceError            a call to a vendor's API, through QRMI, failed
+    │   ├── AuthenticationError  the vendor rejected the credentials
     │   ├── DeadlineError        the vendor did not answer in time
     │   └── SessionEndedError    the vendor has closed the lease's session
     ├── TaskError                a task did not complete
     │   ├── TaskFailedError      the vendor says Failed
     │   ├── TaskCancelledError   the vendor says Cancelled
     │   ├── TaskUnknownError     the vendor does not know the task
-    │   └── AmbiguousTaskError   nobody knows whether the vendor accepted the task
+    │   └── AmbiguousTaskError   it is not known whether the vendor accepted the task
     ├── JournalError             the journal could not be read or written
     ├── SchedulerError           a scheduler's command failed
-    ├── SandboxError             the personal Slurm cluster could not be run
-    └── EmulatorError            the emulator was asked for something it does not have
+    ├── SandboxError             the personal Slurm cluster could not be started or stopped
+    └── EmulatorError            a QPU, simulator or fault that the emulator does not have
 
-Each says whether the same request may succeed later (`retryable`), and each survives pickling:
-Parsl carries exceptions from its workers to the submitting process, and one that does not
-unpickle there stops the whole executor.
+Each says whether the same request may succeed later (`retryable`). Each survives pickling: Parsl
+sends exceptions from its workers to the submitting process, and one that cannot be unpickled there
+stops the whole executor.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class QPUError(Exception):
     """The root of the tree.
 
     Attributes:
-        retryable: Whether the same request may succeed when it is made again.
-        exit_code: What the `qpu` command exits with: 2 where the request was wrong, else 1.
+        retryable: Whether the same request may succeed later.
+        exit_code: The exit code of the `qpu` command: 2 if the request was wrong, else 1.
     """
 
     retryable: bool = False
@@ -84,12 +84,12 @@ class ConfigError(QPUError):
 
 
 class UnknownQPUError(ConfigError):
-    """A QPU was named that is not defined, or not offered here.
+    """A QPU name that is not defined, or not offered here.
 
     Args:
         qpu: The name asked for.
-        allowed: The names that would be accepted.
-        where: What does not know the name, as a phrase: "in /etc/slurm/qrmi_config.json".
+        allowed: The names that are known.
+        where: Where the name was looked up, a phrase: "in /etc/slurm/qrmi_config.json".
         remedy: What to do next, a sentence.
     """
 
@@ -98,7 +98,7 @@ class UnknownQPUError(ConfigError):
         near = get_close_matches(qpu, names, n=1)
         advice = f"Did you mean {near[0]!r}?" if near else remedy
         offered = ", ".join(names) or "none"
-        text = f"unknown QPU {qpu!r} {where}; allowed: {offered}. {advice}".rstrip()
+        text = f"unknown QPU {qpu!r} {where}; must be one of: {offered}. {advice}".rstrip()
         super().__init__(text)
         self.args = (qpu, names, where, remedy)
         self.qpu = qpu
@@ -106,11 +106,11 @@ class UnknownQPUError(ConfigError):
 
 
 class RequestError(ConfigError):
-    """A request for a QPU that no scheduler could grant (a count of zero, GRES given twice)."""
+    """A request for a QPU that cannot be granted (a count of zero, GRES given twice)."""
 
 
 class PayloadError(QPUError):
-    """A payload that must not be sent: not JSON, of the wrong schema, or for another vendor."""
+    """A payload that cannot run: not JSON, of the wrong schema, or for another vendor."""
 
     exit_code = 2
 
@@ -125,7 +125,7 @@ class LeaseError(QPUError):
     Args:
         message: What failed, what is allowed, what to do next.
         qpu: The QPU's name.
-        retryable: Whether opening it again may succeed.
+        retryable: Whether the same request may succeed later.
     """
 
     def __init__(self, message: str, qpu: str = "", retryable: bool = False) -> None:
@@ -135,15 +135,15 @@ class LeaseError(QPUError):
 
 
 class ResourceError(QPUError):
-    """A vendor's API, through QRMI, refused a call or failed.
+    """A call to a vendor's API, through QRMI, failed.
 
     Args:
         message: What failed, with the vendor's own words.
         qpu: The QPU's name.
         call: QRMI's method (`task_start`).
-        status_code: The vendor's HTTP status where it is known.
+        status_code: The vendor's HTTP status, if known.
         retryable: Whether the same call may succeed later.
-        refused: Whether the vendor certainly did not act on the call.
+        had_no_effect: Whether the vendor certainly did not act on the call.
     """
 
     def __init__(
@@ -153,18 +153,18 @@ class ResourceError(QPUError):
         call: str = "",
         status_code: int | None = None,
         retryable: bool = False,
-        refused: bool = False,
+        had_no_effect: bool = False,
     ) -> None:
-        super().__init__(message, qpu, call, status_code, retryable, refused)
+        super().__init__(message, qpu, call, status_code, retryable, had_no_effect)
         self.qpu = qpu
         self.call = call
         self.status_code = status_code
         self.retryable = retryable
-        self.refused = refused
+        self.had_no_effect = had_no_effect
 
 
 class AuthenticationError(ResourceError):
-    """The vendor refused the credentials."""
+    """The vendor rejected the credentials."""
 
 
 class DeadlineError(ResourceError):
@@ -172,7 +172,7 @@ class DeadlineError(ResourceError):
 
 
 class SessionEndedError(ResourceError):
-    """The vendor has closed the session that the lease had opened, or its time to live is over."""
+    """The vendor has closed the lease's session, or its time to live is over."""
 
 
 class TaskError(QPUError):
@@ -203,11 +203,11 @@ class TaskUnknownError(TaskError):
 
 
 class AmbiguousTaskError(TaskError):
-    """A submission's answer was lost: the vendor may have accepted the task, or not."""
+    """The answer to a submission was lost: the vendor may or may not have accepted the task."""
 
 
 class JournalError(QPUError):
-    """The journal of tasks could not be read or written; nothing was submitted without it."""
+    """The journal could not be read or written; no task was submitted without it."""
 
 
 class SchedulerError(QPUError):
@@ -216,7 +216,7 @@ class SchedulerError(QPUError):
     Args:
         message: What failed and what to do next.
         argv: The command.
-        returncode: Its exit status; `None` when it did not end in time.
+        returncode: Its exit status; `None` if it did not end in time.
         stderr: What it printed to its standard error.
         retryable: Whether the same command may succeed later.
     """
@@ -241,6 +241,6 @@ class SandboxError(QPUError):
 
 
 class EmulatorError(QPUError):
-    """The emulator was asked for a QPU, a simulator or a fault that it does not have."""
+    """A QPU, simulator or fault that the emulator does not have."""
 
     exit_code = 2

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from qrmi_workflows import vendors
 from qrmi_workflows.errors import PayloadError
-from qrmi_workflows.vendors import ProgramSettings
+from qrmi_workflows.vendors.base import ProgramSettings
+from qrmi_workflows.vendors.registry import load_vendor, read_program, vendor_of_payload
 
-__all__ = ["MAX_BYTES", "Payload"]
+__all__ = ["MAX_BYTES", "Payload", "PayloadLike", "to_payload"]
 
 MAX_BYTES = 50_000_000
 """The largest payload that is sent: what is larger is more likely a mistake than an experiment."""
@@ -93,10 +93,10 @@ class Payload:
         )
         source = _read(path)
         if isinstance(source, bytes | Mapping):
-            content = vendors.read_program(source, settings, where=str(path))
+            content = read_program(source, settings, where=str(path))
             if content is not None:
                 return cls.from_content(content, where=str(path))
-        settings.refuse(str(path), besides=("shots",), reason="it is a whole payload")
+        settings.require_only("shots", where=str(path), reason="the file is a whole payload")
         payload = cls.from_content(source, where=str(path))
         return payload if shots is None else payload.with_shots(shots)
 
@@ -111,7 +111,7 @@ class Payload:
         Raises:
             PayloadError: It is of no vendor's schema.
         """
-        vendor = vendors.vendor_of_payload(content, where=where)
+        vendor = vendor_of_payload(content, where=where)
         if not isinstance(content, Mapping):  # vendor_of_payload has refused it already
             raise TypeError(content)
         return cls(vendor=vendor.name, content=content)
@@ -119,7 +119,7 @@ class Payload:
     @property
     def program(self) -> str:
         """What kind of program it is: `sampler`, `estimator`, `pulser`."""
-        return vendors.load_vendor(self.vendor).program(self.content)
+        return load_vendor(self.vendor).program(self.content)
 
     def with_shots(self, shots: int) -> Self:
         """Return the same payload with another number of shots.
@@ -127,7 +127,7 @@ class Payload:
         Raises:
             PayloadError: The number is not positive, or the program has no shots.
         """
-        content = vendors.load_vendor(self.vendor).with_shots(self.content, _positive(shots))
+        content = load_vendor(self.vendor).with_shots(self.content, _positive(shots))
         return type(self)(vendor=self.vendor, content=content)
 
     def require_type(self, qpu: str, resource_type: str) -> None:
@@ -136,7 +136,7 @@ class Payload:
         Raises:
             PayloadError: The payload is for another vendor than the QPU's.
         """
-        vendor = vendors.load_vendor(self.vendor)
+        vendor = load_vendor(self.vendor)
         if resource_type not in vendor.types:
             raise PayloadError(
                 f"this {vendor.name} payload ({self.program}) cannot run on QPU {qpu!r} of type "
@@ -155,7 +155,27 @@ class Payload:
         Raises:
             PayloadError: The payload cannot run there.
         """
-        vendors.load_vendor(self.vendor).check(self.content, qpu=qpu, target=target)
+        load_vendor(self.vendor).check(self.content, qpu=qpu, target=target)
+
+
+PayloadLike = Payload | Mapping[str, Any] | Path | str
+"""A payload, its content, or the path of its file."""
+
+
+def to_payload(payload: PayloadLike, *, shots: int | None = None) -> Payload:
+    """Return a payload given in any of its forms.
+
+    Args:
+        payload: The payload, its content, or the path of its file.
+        shots: A number of shots to use instead of its own.
+
+    Raises:
+        PayloadError: It cannot be read, or fits no vendor's schema.
+    """
+    if isinstance(payload, Path | str):
+        return Payload.from_file(payload, shots=shots)
+    valid = payload if isinstance(payload, Payload) else Payload.from_content(payload)
+    return valid if shots is None else valid.with_shots(shots)
 
 
 def _read(path: Path) -> Any:

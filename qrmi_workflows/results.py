@@ -10,16 +10,15 @@ from __future__ import annotations
 import errno
 import gzip
 import json
-import os
-import uuid
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from qrmi_workflows.errors import ResultError
+from qrmi_workflows.state.files import write_atomically
+from qrmi_workflows.vendors.registry import find_converter, vendor_of_type
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from pulser.backend.results import Results
     from qiskit.primitives import PrimitiveResult
 
-__all__ = ["COMPRESS_FROM", "FORMAT", "VERSION", "QuantumResult", "result_schema", "write_whole"]
+__all__ = ["COMPRESS_FROM", "FORMAT", "VERSION", "QuantumResult", "result_schema"]
 
 FORMAT = "qrmi-workflows-result"
 VERSION = 1
@@ -118,8 +117,6 @@ class QuantumResult:
         Raises:
             ResultError: There is no such PUB, or `vendor_result` is not of the vendor's form.
         """
-        from qrmi_workflows.vendors import vendor_of_type
-
         self._pub(pub)
         return vendor_of_type(self.type).arrays(self.program, self.vendor_result)[pub]
 
@@ -130,11 +127,8 @@ class QuantumResult:
             ResultError: It is no primitive's.
             ConfigError: The extra is not installed.
         """
-        from qrmi_workflows.vendors.ibm import to_primitive_result
-
-        if self.program not in ("sampler", "estimator"):
-            raise self._of_another_kind("PrimitiveResult", "counts() and to_pulser_results()")
-        return to_primitive_result(self.vendor_result)
+        result: PrimitiveResult[Any] = self._convert("to_primitive_result")
+        return result
 
     def to_pulser_results(self, sequence: Sequence | str | Mapping[str, Any]) -> Results:
         """Return Pulser's own results; needs the extra `pasqal`.
@@ -146,11 +140,8 @@ class QuantumResult:
             ResultError: It is no sequence's, or not this one's.
             ConfigError: The extra is not installed.
         """
-        from qrmi_workflows.vendors.pasqal import to_pulser_results
-
-        if self.program != "pulser":
-            raise self._of_another_kind("Pulser Results", "to_primitive_result()")
-        return to_pulser_results(self.vendor_result, sequence)
+        results: Results = self._convert("to_pulser_results", sequence)
+        return results
 
     def save(self, path: Path | str) -> None:
         """Write the result's file: whole, or not at all; compressed from `COMPRESS_FROM` on.
@@ -164,7 +155,7 @@ class QuantumResult:
             data = gzip.compress(data, compresslevel=6, mtime=0)
         if (path := Path(path)).exists() and not path.is_file():  # a rename would replace it
             raise FileExistsError(errno.EEXIST, "a folder, device or FIFO is there", str(path))
-        write_whole(path, data)
+        write_atomically(path, data)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -202,10 +193,11 @@ class QuantumResult:
         _require_whole(values, path)
         return cls(**values)
 
-    def _of_another_kind(self, what: str, instead: str) -> ResultError:
-        return ResultError(
-            f"task {self.task_id} is of {self.program!r}: it has no {what}. Use {instead}."
+    def _convert(self, method: str, *args: Any) -> Any:
+        convert = find_converter(
+            method, resource_type=self.type, program=self.program, task_id=self.task_id
         )
+        return convert(self.vendor_result, *args)
 
     def _pub(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self.data):
@@ -240,38 +232,3 @@ def _require_whole(values: Mapping[str, Any], path: str) -> None:
             )
     if not all(isinstance(part, dict) for part in values["data"]):
         raise ResultError(f"{path}: `data` has parts that are no objects. Write it again.")
-
-
-def write_whole(
-    path: Path, content: str | bytes, *, mode: int = 0o644, durable: bool = False
-) -> None:
-    """Write a file so that a reader finds all of it or none: temporary file, fsync, rename.
-
-    Args:
-        path: Where; its folder must exist.
-        content: What; text is written as UTF-8.
-        mode: The file's permissions, before the umask.
-        durable: Return only when a power failure would find it there, too: the folder is synced.
-    """
-    temporary = path.with_name(f".{uuid.uuid4().hex}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        if durable:
-            _sync_folder(path.parent)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

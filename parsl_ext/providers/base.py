@@ -17,10 +17,11 @@ from parsl.providers.errors import SubmitException
 from parsl.utils import RepresentationMixin
 
 from parsl_ext.launcher import LeaseLauncher
-from parsl_ext.providers.queue import Listed, Queue
-from qrmi_workflows.config import QPUPolicy, load_site_policy
+from parsl_ext.providers.queue import Queue
+from qrmi_workflows.config.site import QPUPolicy, load_site_policy
 from qrmi_workflows.errors import SchedulerError
 from qrmi_workflows.schedulers.base import JobState, QPURequest, Scheduler
+from qrmi_workflows.schedulers.base import JobStatus as ListedJob
 
 __all__ = ["QPUProvider"]
 
@@ -210,23 +211,23 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
             self._update(job_id, listed.get(job_id))
         self._cancel_strays(listed)
 
-    def _update(self, job_id: str, listed: tuple[JobState, str] | None) -> None:
+    def _update(self, job_id: str, listed: ListedJob | None) -> None:
         now = time.monotonic()
         if listed is not None:
             self._seen[job_id] = now
-            state = _BLOCK_STATES.get(listed[0])
+            state = _BLOCK_STATES.get(listed.state)
             if state is None:
-                logger.warning("job %s is in a state that is not known; kept as it was", job_id)
+                logger.warning("job %s: unknown state; keeping the last one", job_id)
             else:
-                self._set(job_id, state)
+                self._set(job_id, state, listed.reason or None)
         elif now - self._seen[job_id] > _FORGOTTEN_SECONDS:
             # Neither the queue nor the accounting knows it any more, so it has ended somehow.
             self._set(job_id, BlockState.COMPLETED, "the scheduler no longer lists it")
 
-    def _cancel_strays(self, listed: Listed) -> None:
+    def _cancel_strays(self, listed: dict[str, ListedJob]) -> None:
         """Cancel what was accepted although nobody was told, and again what was not cancelled."""
         now = time.monotonic()
-        alive = {job_id: name for job_id, (state, name) in listed.items() if not state.final}
+        alive = {id_: job.name for id_, job in listed.items() if not job.state.is_final}
         self._cancelled = {id_: since for id_, since in self._cancelled.items() if id_ in alive}
         self._unanswered = {
             name: since for name, since in self._unanswered.items() if now - since < _LATE_SECONDS
@@ -269,14 +270,10 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         try:
             return self._queue.submit(script)
         except SchedulerError as error:
-            job_id = self._queue.find(script.name)
-            if job_id is None:
-                self._unanswered[script.name] = time.monotonic()
-                raise SubmitException(
-                    script.name, str(error), stderr=error.stderr, retcode=error.returncode
-                ) from error
-            logger.warning("job %s was accepted although: %s", job_id, error)
-            return job_id
+            self._unanswered[script.name] = time.monotonic()
+            raise SubmitException(
+                script.name, str(error), stderr=error.stderr, retcode=error.returncode
+            ) from error
 
     def _script(self, script: Path, command: str, tasks_per_node: int) -> str:
         asked = [

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import click
 
+from qrmi_workflows.config.variables import USER_VARIABLES
 from qrmi_workflows.errors import QPUError
 
 __all__ = ["main"]
@@ -28,26 +29,23 @@ _COMMANDS = {
     "target": "qrmi_workflows.cli.qpus:target",
 }
 
-_EPILOG = """\b
-Exit codes: 0 done; 1 failed, another try may help; 2 the request is wrong;
-128+N ended by signal N.
-
-\b
-Variables:
-  QPU_CONFIG        the QPUs: qrmi_config.json
-  QPU_SITE          how the site grants them: site.toml
-  QPU_STATE         the journal and the leases; on a shared file system
-  QPU_STEP          the step's name: a rerun finds its tasks again
-  QPU_LANES         how many tasks of a lease run at once
-  QPU_JOURNAL_DAYS  how long the journal keeps what does not change (90)
-"""
+_EPILOG = "\b\n" + "\n".join(
+    (
+        "Exit codes: 0 success; 1 failure, a retry may succeed; 2 the request is wrong;",
+        "128+N ended by signal N.",
+        "",
+        "\b",
+        "Variables:",
+        *(f"  {name:<17} {meaning}" for name, meaning in USER_VARIABLES.items()),
+    )
+)
 
 
 class _LazyGroup(click.Group):
-    """Imports a command's module when it is used: `qpu lease exec` starts in every job."""
+    """Imports a command's module when it is used, because `qpu lease exec` starts in every job."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        """Return all names, without importing anything."""
+        """Return all names without importing anything."""
         return sorted(_COMMANDS)
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -57,7 +55,7 @@ class _LazyGroup(click.Group):
         module, name = _COMMANDS[cmd_name].split(":")
         command = getattr(importlib.import_module(module), name)
         if not isinstance(command, click.Command):
-            raise TypeError(f"{_COMMANDS[cmd_name]} is no command")
+            raise TypeError(f"{_COMMANDS[cmd_name]} is not a command")
         return command
 
 
@@ -66,37 +64,37 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(package_name="qrmi-workflows", prog_name="qpu")
 def qpu() -> None:
-    """Quantum computers in HPC workflows: ask for a QPU, hold it, run on it, give it back."""
+    """Quantum computers in HPC workflows: request a QPU, hold it, run on it, release it."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the `qpu` command; every error is one message and an exit code."""
+    """Run the `qpu` command; turn every error into one message and an exit code."""
     logging.basicConfig(format="qpu: %(message)s")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and steps may have any bytes
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and steps may contain any bytes
         sys.stdout.reconfigure(errors="backslashreplace")
-    if "RUST_LOG" not in os.environ:  # who sets it wants to see what the client says
+    if "RUST_LOG" not in os.environ:  # set by users who want to see the client's log
         for handler in logging.getLogger().handlers:
-            handler.addFilter(_is_not_the_clients)
+            handler.addFilter(_is_not_from_client)
     args = None if argv is None else list(argv)
     try:
         code = qpu.main(args, prog_name="qpu", standalone_mode=False)
     except QPUError as error:
-        _leave(str(error), error.exit_code)
+        _exit(str(error), error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(128 + signal.SIGINT)
     except OSError as error:
-        _leave(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+        _exit(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _is_not_the_clients(record: logging.LogRecord) -> bool:
-    """Leave out what QRMI's client logs: our errors say it, or it is of no use (a dummy token)."""
+def _is_not_from_client(record: logging.LogRecord) -> bool:
+    """Drop the log of QRMI's client: our errors repeat what matters in it."""
     return "::" not in record.name and record.name.partition(".")[0] != "qrmi"
 
 
-def _leave(message: str, code: int) -> NoReturn:
+def _exit(message: str, code: int) -> NoReturn:
     click.echo(f"qpu: {message}", err=True)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""`qpu emulator`: the emulator alone, without Slurm."""
+"""`qpu emulator`: emulated QPUs without a scheduler."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _FOLDER = Path("qpu-emulator")
 
 
 class _ServeByDefault(click.Group):
-    """`qpu emulator --port 8000` is `qpu emulator serve --port 8000`."""
+    """A group whose default command is `serve`: `qpu emulator --port 8000` works without it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put `serve` in front where no command is named."""
+        """Insert `serve` if the arguments do not start with a command."""
         if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
@@ -34,9 +34,9 @@ _folder_option = click.option(
 
 @click.group(cls=_ServeByDefault)
 def emulator() -> None:
-    """Emulated QPUs behind their vendors' HTTP APIs.
+    """Emulate QPUs behind their vendors' HTTP APIs.
 
-    Without a command it serves in the foreground.
+    Without a command, serve in the foreground.
     """
 
 
@@ -46,17 +46,23 @@ def emulator() -> None:
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    help="The port; by default the one of the last run if it is free, else any.",
+    help="The port; by default the previous one of this folder if it is free, else any free port.",
 )
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A TOML file with [qpus.NAME] tables.",
+    help="A TOML file with a [qpus.NAME] table for each QPU.",
 )
-@click.option("--qpu", "qpus", multiple=True, metavar="NAME=TYPE[:MODEL]", help="A QPU to emulate.")
-@click.option("--seed", type=int, help="What random numbers derive from.")
+@click.option(
+    "--qpu",
+    "qpus",
+    multiple=True,
+    metavar="NAME=TYPE[:MODEL]",
+    help="A QPU to emulate; may be repeated.",
+)
+@click.option("--seed", type=int, help="The seed of all random numbers.")
 @click.option("--record", is_flag=True, help="Write every request to requests.jsonl.")
-@click.option("--json", "as_json", is_flag=True, help="Announce readiness as one JSON line.")
+@click.option("--json", "as_json", is_flag=True, help="Announce readiness as one line of JSON.")
 def serve(
     folder: Path,
     host: str,
@@ -70,11 +76,11 @@ def serve(
     """Serve until Ctrl-C or SIGTERM.
 
     TYPE is alice-bob-felis, ibm-quantum-compute-service, ibm-quantum-system, iqm-server,
-    pasqal-cloud or pasqal-local; MODEL a fake backend of qiskit-ibm-runtime (fez), a machine of
-    IQM's (garnet) or a device of Pulser (AnalogDevice). Without --qpu and --config there is one
-    of IBM's and one of Pasqal's.
+    pasqal-cloud, pasqal-local, or a type added by another package. MODEL is a fake backend of
+    qiskit-ibm-runtime (fez), one of IQM's machines (garnet) or one of Pulser's devices
+    (AnalogDevice). The default is one QPU of IBM's and one of Pasqal's.
     """
-    from qrmi_workflows.vendors import needs_extra
+    from qrmi_workflows.vendors.base import needs_extra
 
     with needs_extra("emulator"):
         from qrmi_workflows.emulator.folder import Folder
@@ -96,7 +102,7 @@ def serve(
 @emulator.command()
 @_folder_option
 def counters(folder: Path) -> None:
-    """Print how many tasks and sessions there were and are, as JSON."""
+    """Print the number of tasks and sessions by state, as JSON."""
     from qrmi_workflows.emulator.client import Control
 
     click.echo(json.dumps(Control(folder).counters(), indent=2))
@@ -107,7 +113,7 @@ def counters(folder: Path) -> None:
 @click.argument("name")
 @click.argument("availability", type=click.Choice(["online", "paused", "offline", "reserved"]))
 def set(folder: Path, name: str, availability: str) -> None:  # noqa: A001 - the command's name
-    """Bring a QPU online, pause it, take it offline, or let another site reserve it."""
+    """Bring a QPU online, pause it, take it offline, or reserve it for others."""
     from qrmi_workflows.emulator.client import Control
 
     Control(folder).ask("PATCH", f"/qpus/{name}", {"availability": availability})
@@ -115,39 +121,39 @@ def set(folder: Path, name: str, availability: str) -> None:  # noqa: A001 - the
 
 @emulator.group()
 def fault() -> None:
-    """Let the emulator behave as a vendor does on a bad day."""
+    """Make the emulator fail as a vendor's API might."""
 
 
 @fault.command("add")
 @_folder_option
 @click.argument("kind")
-@click.option("--route", help="Method and path with wildcards, such as 'POST */jobs'.")
-@click.option("--count", type=int, help="How many requests it acts on; without it: all.")
-@click.option("--after", type=int, help="How many matching requests it lets pass first.")
-@click.option("--when", help="`before` the request is carried out, or `after` it was.")
-@click.option("--seconds", type=float, help="For delay, slow and clock-skew.")
+@click.option("--route", help="Method and path with wildcards ('POST */jobs'); default: all.")
+@click.option("--count", type=int, help="The number of requests to act on; default: all.")
+@click.option("--after", type=int, help="The number of matching requests to let pass first.")
+@click.option("--when", help="Act `before` (default) or `after` the request is carried out.")
+@click.option("--seconds", type=float, help="The duration, for delay, slow and clock-skew.")
 @click.option("--status", type=int, help="The HTTP status, for status.")
-@click.option("--body", help="The body, for status.")
-@click.option("--retry-after", type=int, help="The header Retry-After in seconds, for status.")
+@click.option("--body", help="The response body, for status.")
+@click.option("--retry-after", type=int, help="The Retry-After header in seconds, for status.")
 def add_fault(folder: Path, kind: str, **fields: object) -> None:
-    """Add a rule.
+    """Add a fault rule.
 
     KIND is status, delay, drop, hang, malformed, slow, expire-tokens, close-sessions or
-    clock-skew. Without a --route the last three happen at once.
+    clock-skew. The last three act immediately, unless a --route is given.
     """
     from qrmi_workflows.emulator.client import Control
     from qrmi_workflows.emulator.faults import FaultRule
 
-    given = {name: value for name, value in fields.items() if value is not None}
-    FaultRule.parse({"kind": kind, **given})
-    number = Control(folder).ask("POST", "/faults", {"kind": kind, **given})["number"]
-    click.echo("Done." if number is None else f"Fault {number} is in force.")
+    rule = {"kind": kind} | {name: value for name, value in fields.items() if value is not None}
+    FaultRule.parse(rule)  # a clear error even if no emulator is running
+    number = Control(folder).ask("POST", "/faults", rule)["number"]
+    click.echo("Done." if number is None else f"Added fault {number}.")
 
 
 @fault.command("list")
 @_folder_option
 def list_faults(folder: Path) -> None:
-    """Print the rules in force and how many requests each has matched, as JSON."""
+    """Print the active rules and the number of requests each has matched, as JSON."""
     from qrmi_workflows.emulator.client import Control
 
     click.echo(json.dumps(Control(folder).ask("GET", "/faults"), indent=2))
@@ -157,7 +163,7 @@ def list_faults(folder: Path) -> None:
 @_folder_option
 @click.argument("number", type=int, required=False)
 def clear_faults(folder: Path, number: int | None) -> None:
-    """End one rule, or all."""
+    """Remove the rule with this NUMBER, or all rules."""
     from qrmi_workflows.emulator.client import Control
 
     Control(folder).ask("DELETE", "/faults" if number is None else f"/faults/{number}")

@@ -1,4 +1,4 @@
-"""`qpu journal`: the tasks of this user, as recorded."""
+"""`qpu journal`: the recorded tasks of this user."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qrmi_workflows.cli.spans import Span
+from qrmi_workflows.cli.types import Duration
 from qrmi_workflows.errors import JournalError, RequestError
 
 if TYPE_CHECKING:
-    from qrmi_workflows.task_record import TaskRecord
+    from qrmi_workflows.journal.record import TaskRecord
 
 __all__ = ["journal"]
 
 
 @click.group()
 def journal() -> None:
-    """Show and forget the tasks that were recorded."""
+    """Show and forget recorded tasks."""
 
 
 @journal.command("list")
-@click.option("--settled", is_flag=True, help="Those of steps that have ended well, instead.")
+@click.option("--archived", is_flag=True, help="List the tasks of steps that have succeeded.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines, without results.")
-def list_tasks(settled: bool, as_json: bool) -> None:
-    """List the tasks of open steps: what a rerun would find.
+def list_tasks(archived: bool, as_json: bool) -> None:
+    """List the tasks of open steps, which a rerun would find.
 
-    Exits with 1 when a record cannot be read; the others are listed all the same.
+    Exits with 1 if a record cannot be read; the others are listed all the same.
     """
-    from qrmi_workflows.journal import Journal
+    from qrmi_workflows.journal.journal import Journal
 
-    unread: list[JournalError] = []
-    records = Journal().records(settled=settled, unread=unread.append)
+    errors: list[JournalError] = []
+    records = Journal().records(archived=archived, on_error=errors.append)
     if as_json:
         for record in records:
             document = json.loads(record.to_json())
@@ -42,9 +42,9 @@ def list_tasks(settled: bool, as_json: bool) -> None:
             click.echo(json.dumps(document))
     else:
         _print(records)
-    for error in unread:
+    for error in errors:
         click.echo(f"qpu: {error}", err=True)
-    sys.exit(1 if unread else 0)
+    sys.exit(1 if errors else 0)
 
 
 @journal.command()
@@ -54,39 +54,39 @@ def show(task: str) -> None:
 
     TASK is the vendor's id, or the beginning of the payload's digest.
     """
-    from qrmi_workflows.journal import Journal
+    from qrmi_workflows.journal.journal import Journal
 
-    unread: list[JournalError] = []
-    for settled in (False, True):
-        for record in Journal().records(settled=settled, unread=unread.append):
+    errors: list[JournalError] = []
+    for archived in (False, True):
+        for record in Journal().records(archived=archived, on_error=errors.append):
             if task and (record.task_id == task or record.digest.startswith(task)):
                 click.echo(json.dumps(json.loads(record.to_json()), indent=1))
                 return
-    more = f" {len(unread)} records could not be read." if unread else ""
+    unreadable = f" {len(errors)} records could not be read." if errors else ""
     raise JournalError(
-        f"no task {task!r} is recorded.{more} `qpu journal list` shows those that are."
+        f"no record of task {task!r}.{unreadable} `qpu journal list` lists the recorded tasks."
     )
 
 
 @journal.command()
-@click.option("--step", metavar="NAME", help="Forget this open step, whatever its state.")
+@click.option("--step", metavar="NAME", help="Forget this open step, in any state.")
 @click.option(
     "--older-than",
     "days",
-    type=Span(36500.0),
+    type=Duration(36500.0),
     default=30.0,
     show_default=True,
     metavar="DAYS",
-    help="Forget settled steps that have not changed for so long.",
+    help="Forget archived steps that have not changed for this long.",
 )
-@click.option("--open", "open_too", is_flag=True, help="Forget open steps as well that are as old.")
+@click.option("--open", "open_too", is_flag=True, help="Also forget open steps of that age.")
 def prune(step: str | None, days: float, open_too: bool) -> None:
     """Forget old tasks, or those of one step.
 
-    What is forgotten is paid for again when its step is run again. Without this command all is
-    forgotten that has not changed for 90 days, or $QPU_JOURNAL_DAYS.
+    A forgotten task is paid for again if its step is run again. Steps that have not changed for 90
+    days, or $QPU_JOURNAL_DAYS, are forgotten without this command.
     """
-    from qrmi_workflows.journal import Journal
+    from qrmi_workflows.journal.journal import Journal
 
     kept = Journal()
     if step is None:
@@ -94,7 +94,7 @@ def prune(step: str | None, days: float, open_too: bool) -> None:
     elif kept.step(step).folder.exists():
         forgotten = kept.forget(step)
     else:
-        raise RequestError(f"no step {step!r} is recorded; `qpu journal list` shows them.")
+        raise RequestError(f"no record of step {step!r}. `qpu journal list` lists the open steps.")
     click.echo(f"{forgotten} tasks forgotten")
 
 

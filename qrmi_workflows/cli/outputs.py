@@ -1,4 +1,4 @@
-"""Files that commands write for their users."""
+"""Checks of the files that commands write."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from qrmi_workflows.errors import RequestError
 __all__ = ["require_writable"]
 
 
-def require_writable(output: Path, *, apart_from: Path | None = None) -> None:
-    """Refuse a file that could not be written, before anything is done for it.
+def require_writable(output: Path, *, source: Path | None = None) -> None:
+    """Refuse a file that cannot be written, before any work is done for it.
 
-    A file is written whole, by a rename: what is no regular file (`/dev/null`, a FIFO) would be
-    replaced by one.
+    Files are written atomically, by a rename, which would replace a device or FIFO (`/dev/null`)
+    by a regular file.
 
     Args:
         output: The file.
-        apart_from: The file that it is made of, which must not be lost.
+        source: The file that it is made from, which must not be overwritten.
 
     Raises:
-        RequestError: It cannot be written, or must not be.
+        RequestError: The file cannot be written, or must not be.
     """
-    if apart_from is not None and output.exists() and output.samefile(apart_from):
+    if source is not None and output.exists() and output.samefile(source):
         raise RequestError(
-            f"{output}: it is the payload's own file, which would be lost. Name another file."
+            f"{output}: is the payload's own file and would be overwritten. Name another file."
         )
-    special = output.exists() and not output.is_file()
-    if special or not output.parent.is_dir() or not os.access(output.parent, os.W_OK | os.X_OK):
+    is_special = output.exists() and not output.is_file()
+    if is_special or not output.parent.is_dir() or not os.access(output.parent, os.W_OK | os.X_OK):
         raise RequestError(
-            f"{output}: could not be written. Name a file in a folder that exists and that you may "
-            "write to; no folder, device or FIFO."
+            f"{output}: cannot be written. Name a regular file in an existing folder that you may "
+            "write to."
         )

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
-from qrmi_workflows.cli.spans import Span
-from qrmi_workflows.config import QPUDefinition, QPUPolicy, load_qpus, load_site_policy
+from qrmi_workflows.cli.types import CONFIG_OPTION, JSON_OPTION, Duration
+from qrmi_workflows.config.qpus import QPUDefinition, load_qpus
+from qrmi_workflows.config.site import QPUPolicy, load_site_policy
 from qrmi_workflows.errors import ConfigError, QPUError
 
 __all__ = ["list_qpus", "target"]
@@ -31,15 +32,13 @@ class _Row:
 
 
 @click.command("list")
-@click.option(
-    "--config", type=click.Path(path_type=Path), help="qrmi_config.json; else $QPU_CONFIG."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@CONFIG_OPTION
+@JSON_OPTION
 def list_qpus(config: Path | None, as_json: bool) -> None:
-    """Show the QPUs that can be asked for here, and their state.
+    """List the QPUs of this site, and their state.
 
-    State is the vendor's word (online, paused, offline), or why there is none. GRES and licence are
-    what a job asks Slurm for; a QPU without them is not offered through Slurm.
+    STATE is what the vendor says (online, paused, offline), or why it is unknown. GRES and LICENCE
+    are what a job requests from Slurm; a QPU without them is not offered through Slurm.
     """
     with ThreadPoolExecutor(max_workers=16) as pool:
         rows = list(pool.map(_describe, _pairs(config).items()))
@@ -51,31 +50,35 @@ def list_qpus(config: Path | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("qpu", metavar="NAME", required=False)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file; else stdout.")
 @click.option(
-    "--config", type=click.Path(path_type=Path), help="qrmi_config.json; else $QPU_CONFIG."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write to FILE instead of stdout.",
 )
-@click.option("--refresh", is_flag=True, help="Ask the vendor, also when it is in the cache.")
+@CONFIG_OPTION
+@click.option("--refresh", is_flag=True, help="Ask the vendor even if the cache has it.")
 @click.option(
     "--max-age",
-    type=Span(876000.0),
+    type=Duration(876000.0),
     default=6.0,
     show_default=True,
     metavar="HOURS",
-    help="How old one from the cache may be.",
+    help="Maximum age of a cached target.",
 )
 def target(
     qpu: str | None, output: Path | None, config: Path | None, refresh: bool, max_age: float
 ) -> None:
-    """Tell what the QPU NAME can do, as its vendor's JSON. Needs no lease.
+    """Print what the QPU NAME can do, as its vendor's JSON. Needs no lease.
 
-    For IBM that is the backend's configuration and properties: transpile for it anywhere. It is
-    kept in the user's cache (`$XDG_CACHE_HOME`), so that most calls ask no vendor.
+    For IBM this is the backend's configuration and properties, which you can transpile for on any
+    machine. Targets are cached (in $XDG_CACHE_HOME), so most calls ask no vendor.
     """
-    from qrmi_workflows.acquire import find_qpu
     from qrmi_workflows.cli.outputs import require_writable
-    from qrmi_workflows.results import write_whole
-    from qrmi_workflows.targets import fetch_target
+    from qrmi_workflows.client.targets import fetch_target
+    from qrmi_workflows.lease.acquire import find_qpu
+    from qrmi_workflows.state.files import write_atomically
 
     if output is not None:
         require_writable(output)
@@ -85,14 +88,14 @@ def target(
     if output is None:
         click.echo(found.text)
     else:
-        write_whole(output, found.text + "\n")
+        write_atomically(output, found.text + "\n")
 
 
 _Pair = tuple[QPUDefinition | None, QPUPolicy | None]
 
 
 def _pairs(config: Path | None) -> dict[str, _Pair]:
-    """Pair each QPU that is defined here, or offered by the scheduler, with its policy."""
+    """Return the definition and the policy of each QPU, by name."""
     try:
         offered = dict(load_site_policy().qpus)
     except ConfigError:
@@ -102,14 +105,14 @@ def _pairs(config: Path | None) -> dict[str, _Pair]:
     except ConfigError:
         if config is not None or not offered:
             raise
-        defined = {}  # a site whose SPANK plugin alone reads the definitions
+        defined = {}  # at some sites only the SPANK plugin can read the definitions
     names = sorted({*defined, *offered})
     return {name: (defined.get(name), offered.get(name)) for name in names}
 
 
 def _describe(item: tuple[str, _Pair]) -> _Row:
     name, (definition, policy) = item
-    state, pending = ("unknown: known to the scheduler alone", None)
+    state, pending = ("unknown: only the scheduler knows it", None)
     if definition is not None:
         state, pending = _ask(definition)
     return _Row(
@@ -123,7 +126,7 @@ def _describe(item: tuple[str, _Pair]) -> _Row:
 
 
 def _ask(definition: QPUDefinition) -> tuple[str, int | None]:
-    from qrmi_workflows.resource import QRMIResource
+    from qrmi_workflows.client.resource import QRMIResource
 
     try:
         resource = QRMIResource(

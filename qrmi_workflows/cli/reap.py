@@ -1,4 +1,4 @@
-"""`qpu reap`: end leases whose process is gone."""
+"""`qpu reap`: release leases whose process has died."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ from dataclasses import asdict
 
 import click
 
+from qrmi_workflows.cli.types import JSON_OPTION
+
 __all__ = ["reap"]
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON_OPTION
 def reap(as_json: bool) -> None:
-    """Release your leases whose process is gone.
+    """Release your leases whose process has died.
 
-    Asks this host for its processes, and Slurm for the jobs of other hosts; what only another host
-    can tell is left alone. Opening a lease does the same by the way. Run it twice, or at once, as
-    you like. Says nothing when there is nothing to release; exits with 1 when a lease could not
-    be released.
+    Checks this host's processes, and asks the scheduler about jobs on other hosts; a lease whose
+    owner may be alive is left alone. Opening a lease does the same in passing. It is safe to
+    repeat, and to run several at once. Prints nothing if there is nothing to release; exits with 1
+    if a lease could not be released.
     """
-    from qrmi_workflows.reap import reap as release_orphans
+    from qrmi_workflows.lease.reap import reap as release_orphans
 
-    done = release_orphans()
+    reaped = release_orphans()
     if as_json:
-        click.echo(json.dumps([asdict(one) for one in done], indent=1))
+        click.echo(json.dumps([asdict(each) for each in reaped], indent=1))
     else:
-        for one in done:
-            click.echo(f"{one.lease} of {one.qpu}: {'released' if one.released else one.error}")
-    sys.exit(0 if all(one.released for one in done) else 1)
+        for each in reaped:
+            outcome = "released" if each.released else each.error
+            click.echo(f"{each.lease} of {each.qpu}: {outcome}")
+    sys.exit(0 if all(each.released for each in reaped) else 1)

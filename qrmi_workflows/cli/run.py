@@ -11,50 +11,59 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qrmi_workflows.cli.outputs import require_writable
+from qrmi_workflows.cli.types import CONFIG_OPTION
 from qrmi_workflows.errors import PayloadError, QPUError, ResultError
 
 if TYPE_CHECKING:
-    from qrmi_workflows.environment import JobQPU
+    from qrmi_workflows.config.job import JobQPU
     from qrmi_workflows.results import QuantumResult
-    from qrmi_workflows.tasks import OnAmbiguous, OnStop
+    from qrmi_workflows.tasks.run import OnAmbiguous, OnStop
 
 __all__ = ["run"]
 
-_TARGET_SECONDS = 5.0  # what looking at a QPU's abilities may cost before it is used
+_TARGET_SECONDS = 5.0  # for fetching a target before the QPU is acquired
 
 
 @click.command()
 @click.argument("payload", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The result's file."
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The result file.",
 )
-@click.option("--qpu", metavar="NAME", help="The QPU; not needed where there is just one.")
-@click.option("--shots", type=int, metavar="N", help="Instead of the payload's own number.")
+@click.option("--qpu", metavar="NAME", help="The QPU; may be omitted if there is only one.")
+@click.option("--shots", type=int, metavar="N", help="Use N shots instead of the payload's number.")
 @click.option(
     "--observables",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="For a circuit: JSON of Pauli labels, to be estimated.",
+    help="For a circuit: a JSON file of Pauli labels to estimate.",
 )
-@click.option("--precision", type=float, metavar="X", help="For a circuit: of the estimates.")
 @click.option(
-    "--config", type=click.Path(path_type=Path), help="qrmi_config.json; else $QPU_CONFIG."
+    "--precision",
+    type=float,
+    metavar="X",
+    help="For a circuit: the standard error of the estimates.",
 )
+@CONFIG_OPTION
 @click.option(
     "--on-stop",
     type=click.Choice(["cancel", "leave"]),
     default="cancel",
     show_default=True,
-    help="When stopped: cancel the task, or leave it to a rerun.",
+    help="If stopped: cancel the task, or leave it for a rerun.",
 )
 @click.option(
     "--on-ambiguous",
     type=click.Choice(["fail", "resubmit"]),
     default="fail",
     show_default=True,
-    help="When nobody knows whether the vendor accepted the task.",
+    help="If it is not known whether the vendor accepted the task.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing of the task's progress.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not print the task's progress.")
 def run(
     payload: Path,
     output: Path,
@@ -67,25 +76,26 @@ def run(
     on_ambiguous: OnAmbiguous,
     quiet: bool,
 ) -> None:
-    """Run the one task of the file PAYLOAD and write its result.
+    """Run the task in the file PAYLOAD and write its result.
 
-    PAYLOAD is a JSON object of upstream's task_runner schema: `program_id` and `parameters` for
-    IBM's primitives, `sequence` and `job_runs` for Pulser; or a program alone: OpenQASM 3, QPY, or
-    Pulser's abstract representation. Everything that can be wrong with it is refused before a QPU
-    is acquired, with exit code 2; a task that fails exits with 1. Without a lease in the job's
-    environment one is opened for the task.
+    PAYLOAD is a JSON object in the schema of QRMI's task_runner: `program_id` and `parameters` for
+    IBM's primitives, `sequence` and `job_runs` for Pulser; or a bare program: OpenQASM 3, QPY, or
+    Pulser's abstract representation. An invalid payload is refused before a QPU is acquired, with
+    exit code 2; if the task fails the exit code is 1. If the job carries no lease, one is opened
+    for the task.
 
-    Run again after it was cut off, it finds the task that it had submitted, and waits for that one
-    or fetches its result; nothing is paid for twice.
+    If a run was interrupted, run the same command again: it waits for the task that was submitted,
+    or fetches its result. Nothing is paid for twice.
 
     \b
     Examples:
       qpu run bell.json -o bell.result.json --qpu ibm_fez
       qpu run circuit.qasm --shots 1000 -o circuit.result.json
-    """  # noqa: D301 - click's mark of lines that are not to be joined
+    """  # noqa: D301 - \b tells click not to rewrap a paragraph
     from qrmi_workflows import open_lease
-    from qrmi_workflows.acquire import find_qpu
-    from qrmi_workflows.journal import ATTEMPT_VARIABLE, STEP_VARIABLE, Journal
+    from qrmi_workflows.config.variables import QPU_ATTEMPT, QPU_STEP
+    from qrmi_workflows.journal.journal import Journal
+    from qrmi_workflows.lease.acquire import find_qpu
     from qrmi_workflows.payloads import Payload
 
     task = Payload.from_file(
@@ -94,24 +104,24 @@ def run(
         observables=None if observables is None else _read_observables(observables),
         precision=precision,
     )
-    require_writable(output, apart_from=payload)
+    require_writable(output, source=payload)
     found = find_qpu(qpu, config=config)
     task.require_type(found.name, found.type)
     task.require_fit(found.name, None)
     task.require_fit(found.name, _find_target(found))
-    within = STEP_VARIABLE in os.environ and ATTEMPT_VARIABLE in os.environ
-    # Within a step its name is the step's, and who ends the step settles it.
-    step = None if within else f"qpu run -o {output.absolute()}"
+    is_within_step = QPU_STEP in os.environ and QPU_ATTEMPT in os.environ
+    # Within a step, its records belong to that step, and are archived by what runs it.
+    step = None if is_within_step else f"qpu run -o {output.absolute()}"
     with open_lease(found.name, config=config, step=step) as lease:
         result = lease.run(
             task,
-            on_state=None if quiet else _say,
+            on_state=None if quiet else _print_state,
             on_stop=on_stop,
             on_ambiguous=on_ambiguous,
         )
-        _save(result, output)  # before the release, which may take its time
+        _save(result, output)  # before the release, which may take a while
     if step is not None:
-        Journal().settle(step)
+        Journal().archive(step)
 
 
 def _save(result: QuantumResult, output: Path) -> None:
@@ -119,12 +129,13 @@ def _save(result: QuantumResult, output: Path) -> None:
         result.save(output)
     except OSError as error:
         raise ResultError(
-            f"{output}: the result could not be written: {error.strerror or error}. Make room, "
-            "then run the same command again: the journal knows the task, so nothing is paid for."
+            f"{output}: the result could not be written: {error.strerror or error}. Free some "
+            "space and run the same command again: the journal has the task, so nothing is paid "
+            "for twice."
         ) from error
 
 
-def _say(task_id: str, state: object) -> None:
+def _print_state(task_id: str, state: object) -> None:
     click.echo(f"task {task_id}: {state}", err=True)
 
 
@@ -133,15 +144,15 @@ def _read_observables(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise PayloadError(
-            f"{path}: no observables: {error}. Name a file of JSON: a Pauli label, an object of "
+            f"{path}: not observables: {error}. Name a JSON file with a Pauli label, an object of "
             "labels and coefficients, or a list of those."
         ) from error
 
 
 def _find_target(qpu: JobQPU) -> str | None:
-    """Return what the QPU can do, where that is known or soon said: else the vendor checks."""
-    from qrmi_workflows.resource import QRMIResource
-    from qrmi_workflows.targets import fetch_target
+    """Return the QPU's target if it is cached or quickly fetched; else the vendor checks."""
+    from qrmi_workflows.client.resource import QRMIResource
+    from qrmi_workflows.client.targets import fetch_target
 
     with suppress(QPUError):
         deadlines = {"target": _TARGET_SECONDS}

@@ -23,35 +23,35 @@ _directory = click.option(
     "--dir",
     "directory",
     type=click.Path(file_okay=False, path_type=Path),
-    help="The sandbox's folder [default: $QPU_SANDBOX, or one under ~/.local/state].",
+    help="The sandbox's directory [default: $QPU_SANDBOX, or one under ~/.local/state].",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
 def sandbox() -> None:
-    """A site in miniature: Slurm of your own, and emulated QPUs."""
+    """Run a site in miniature: a personal Slurm cluster with emulated QPUs."""
 
 
 @sandbox.command()
 @_directory
-@click.option("--nodes", type=click.IntRange(1, 16), help="How many nodes [default: 2].")
+@click.option("--nodes", type=click.IntRange(1, 16), help="Number of nodes [default: 2].")
 @click.option("--qpu", "qpus", multiple=True, metavar="NAME=TYPE[:MODEL]", help="Emulate this QPU.")
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The emulator's settings, a TOML file.",
+    help="The emulator's settings file (TOML).",
 )
 def up(directory: Path | None, nodes: int | None, qpus: Sequence[str], config: Path | None) -> None:
-    """Start it, or whatever of it is gone."""
+    """Start the sandbox, or restart daemons that have died."""
     box = _sandbox(directory)
-    healed = box.status().state == "broken"
+    was_broken = box.status().state == "broken"
     started = box.up(nodes=nodes, qpus=qpus, config=config)
-    what = f"up again: {', '.join(started)} restarted" if healed else "up"
-    click.echo(f"The sandbox in {box.directory} is {what if started else 'up already'}.")
+    outcome = f"up again: {', '.join(started)} restarted" if was_broken else "up"
+    click.echo(f"The sandbox in {box.directory} is {outcome if started else 'already up'}.")
     click.echo(
-        '`qpu sandbox shell` works in it, `eval "$(qpu sandbox env)"` leads this shell to it, '
-        "`qpu sandbox down` ends it."
+        'Enter it with `qpu sandbox shell`, or use it in this shell: `eval "$(qpu sandbox env)"`. '
+        "Stop it with `qpu sandbox down`."
     )
 
 
@@ -62,13 +62,13 @@ def up(directory: Path | None, nodes: int | None, qpus: Sequence[str], config: P
     type=click.FloatRange(0),
     default=10.0,
     show_default=True,
-    help="Seconds that jobs may take to end by themselves.",
+    help="Seconds that jobs get to end on their own.",
 )
 def down(directory: Path | None, grace: float) -> None:
-    """Cancel its jobs and end it."""
+    """Cancel all jobs and stop the sandbox."""
     box = _sandbox(directory)
-    ended = box.down(grace=grace)
-    click.echo(f"The sandbox in {box.directory} is down{'' if ended else ' already'}.")
+    was_up = box.down(grace=grace)
+    click.echo(f"The sandbox in {box.directory} is {'' if was_up else 'already '}down.")
 
 
 @sandbox.command()
@@ -76,18 +76,21 @@ def down(directory: Path | None, grace: float) -> None:
 @_json
 @click.pass_context
 def status(ctx: click.Context, directory: Path | None, as_json: bool) -> None:
-    """Show its daemons; exit code 0 when it is up, else 1."""
-    found = _sandbox(directory).status()
-    click.echo(_as_json(found) if as_json else _as_text(found))
-    ctx.exit(0 if found.state == "up" else 1)
+    """Show the daemons; exit with 0 if the sandbox is up, else with 1."""
+    report = _sandbox(directory).status()
+    click.echo(_as_json(report) if as_json else _as_text(report))
+    ctx.exit(0 if report.state == "up" else 1)
 
 
 @sandbox.command()
 @_directory
 @_json
 def env(directory: Path | None, as_json: bool) -> None:
-    r"""Print what leads a shell to it: eval "$(qpu sandbox env)"."""
-    variables = _running(directory).environment()
+    r"""Print the variables that select the sandbox in a shell.
+
+    Evaluate the output: eval "$(qpu sandbox env)".
+    """
+    variables = _require_up(directory).environment()
     if as_json:
         click.echo(json.dumps(variables, indent=2))
     else:
@@ -99,11 +102,11 @@ def env(directory: Path | None, as_json: bool) -> None:
 @_directory
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def shell(directory: Path | None, command: Sequence[str]) -> None:
-    """Open a shell in it, or run COMMAND in it."""
-    environ = {**os.environ, **_running(directory).environment()}
+    """Open a shell in the sandbox, or run COMMAND there."""
+    environ = {**os.environ, **_require_up(directory).environment()}
     argv = command or (os.environ.get("SHELL") or "/bin/sh",)
     try:
-        os.execvpe(argv[0], list(argv), environ)  # noqa: S606 - takes this process's place
+        os.execvpe(argv[0], list(argv), environ)  # noqa: S606 - replaces this process
     except OSError as error:
         raise SandboxError(
             f"{argv[0]!r}: {error.strerror}. Name a command that is on PATH."
@@ -111,32 +114,32 @@ def shell(directory: Path | None, command: Sequence[str]) -> None:
 
 
 def _sandbox(directory: Path | None) -> Sandbox:
-    from qrmi_workflows.vendors import needs_extra
+    from qrmi_workflows.vendors.base import needs_extra
 
     with needs_extra("emulator"):
         from qrmi_workflows.sandbox import Sandbox
     return Sandbox(directory)
 
 
-def _running(directory: Path | None) -> Sandbox:
+def _require_up(directory: Path | None) -> Sandbox:
     box = _sandbox(directory)
     if box.status().state == "down":
         raise SandboxError(f"the sandbox in {box.directory} is down. Run `qpu sandbox up`.")
     return box
 
 
-def _as_json(found: SandboxStatus) -> str:
-    return json.dumps(asdict(found), indent=2, default=str)
+def _as_json(report: SandboxStatus) -> str:
+    return json.dumps(asdict(report), indent=2, default=str)
 
 
-def _as_text(found: SandboxStatus) -> str:
-    lines = [f"The sandbox in {found.directory} is {found.state}."]
-    if found.qpus:
-        lines.append(f"  QPUs: {', '.join(found.qpus)}")
-    for daemon in found.daemons:
+def _as_text(report: SandboxStatus) -> str:
+    lines = [f"The sandbox in {report.directory} is {report.state}."]
+    if report.qpus:
+        lines.append(f"  QPUs: {', '.join(report.qpus)}")
+    for daemon in report.daemons:
         port = f" port {daemon.port}" if daemon.port else ""
-        how = f"pid {daemon.pid}{port}" if daemon.alive else "GONE"
-        lines.append(f"  {daemon.name:<12} {how}")
-    if found.dead:
-        lines.append(f"{', '.join(found.dead)} ended; `qpu sandbox up` starts what is gone.")
+        state = f"pid {daemon.pid}{port}" if daemon.alive else "DEAD"
+        lines.append(f"  {daemon.name:<12} {state}")
+    if report.dead:
+        lines.append(f"Restart {', '.join(report.dead)} with `qpu sandbox up`.")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The daemons of a sandbox: how each is started, and when it is ready."""
+"""The daemons of a sandbox: their commands and how to tell that each is ready."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from qrmi_workflows.errors import SchedulerError
 from qrmi_workflows.sandbox.layout import Layout, Programs
 from qrmi_workflows.sandbox.state import State
-from qrmi_workflows.schedulers.base import run_command
+from qrmi_workflows.schedulers.command import run_command
 
-__all__ = ["Daemon", "daemons_of", "emulator_port", "nodes_are_ready"]
+__all__ = ["Daemon", "emulator_port", "list_daemons", "nodes_are_ready"]
 
 _ENDPOINT = re.compile(r"http://127\.0\.0\.1:(\d+)")
 
@@ -25,22 +25,22 @@ class Daemon:
     """One daemon.
 
     Attributes:
-        name: What `status` calls it, and its log.
+        name: Its name in `status` and the stem of its log file.
         argv: Its command, which stays in the foreground.
-        ready: Whether it does its work.
-        first: Whether the next daemon needs it to be ready.
+        is_ready: Returns whether it accepts requests.
+        blocks_next: Whether the next daemon must not start before this one is ready.
     """
 
     name: str
     argv: tuple[str | Path, ...]
-    ready: Callable[[], bool]
-    first: bool = False
+    is_ready: Callable[[], bool]
+    blocks_next: bool = False
 
 
-def daemons_of(
+def list_daemons(
     state: State, layout: Layout, programs: Programs, environ: Mapping[str, str]
 ) -> list[Daemon]:
-    """Return all daemons of a sandbox, in the order of their start."""
+    """Return all daemons of a sandbox in the order in which they start."""
     return [
         _emulator(state, layout),
         _munged(programs, layout, state.runtime),
@@ -50,7 +50,7 @@ def daemons_of(
 
 
 def emulator_port(layout: Layout) -> int | None:
-    """Return the emulator's TCP port, which it writes into every endpoint of qrmi_config.json."""
+    """Return the emulator's TCP port as found in the endpoints of qrmi_config.json."""
     try:
         found = _ENDPOINT.search(layout.qrmi_config.read_text(encoding="utf-8"))
     except OSError:
@@ -59,18 +59,19 @@ def emulator_port(layout: Layout) -> int | None:
 
 
 def nodes_are_ready(sinfo_output: str, nodes: int) -> bool:
-    """Parse `sinfo --noheader --Node --format=%N|%T`: whether every node answers slurmctld.
+    """Return whether every node responds, from `sinfo --noheader --Node --format=%N|%T`.
 
-    A `*` marks a node that does not answer; a drained one answers, and stays as the user left it.
+    A `*` marks a node that does not respond to slurmctld. A drained node counts as ready: the
+    user drained it, and it stays drained.
     """
     states = dict(line.split("|") for line in sinfo_output.split())
-    silent = ("unk", "down")
-    answering = [
+    not_ready = ("unk", "down")
+    ready = [
         name
         for name, state in states.items()
-        if not state.endswith("*") and not state.startswith(silent)
+        if not state.endswith("*") and not state.startswith(not_ready)
     ]
-    return len(answering) == nodes
+    return len(ready) == nodes
 
 
 def _emulator(state: State, layout: Layout) -> Daemon:
@@ -80,7 +81,8 @@ def _emulator(state: State, layout: Layout) -> Daemon:
         argv += ["--config", layout.emulator_settings]
     for qpu in state.qpus:
         argv += ["--qpu", qpu]
-    return Daemon(name="emulator", argv=tuple(argv), ready=lambda: _healthy(emulator_port(layout)))
+    is_ready = lambda: _is_healthy(emulator_port(layout))  # noqa: E731
+    return Daemon(name="emulator", argv=tuple(argv), is_ready=is_ready)
 
 
 def _munged(programs: Programs, layout: Layout, runtime: Path) -> Daemon:
@@ -93,14 +95,15 @@ def _munged(programs: Programs, layout: Layout, runtime: Path) -> Daemon:
         f"--pid-file={runtime}/munged.pid",
         f"--seed-file={runtime}/munged.seed",
     )
-    ready = lambda: _accepts(runtime / "munge.socket")  # noqa: E731
-    return Daemon(name="munged", argv=argv, ready=ready, first=True)
+    is_ready = lambda: _accepts_connections(runtime / "munge.socket")  # noqa: E731
+    return Daemon(name="munged", argv=argv, is_ready=is_ready, blocks_next=True)
 
 
 def _controller(state: State, layout: Layout, programs: Programs) -> Daemon:
     argv = (programs.slurmctld, "-D", "-f", layout.slurm_conf)
     address = (state.address or "127.0.0.1", state.controller_port)
-    return Daemon(name="slurmctld", argv=argv, ready=lambda: _accepts(address), first=True)
+    is_ready = lambda: _accepts_connections(address)  # noqa: E731
+    return Daemon(name="slurmctld", argv=argv, is_ready=is_ready, blocks_next=True)
 
 
 def _nodes(
@@ -108,7 +111,7 @@ def _nodes(
 ) -> list[Daemon]:
     sinfo = [str(programs.clients["sinfo"]), "--noheader", "--Node", "--format=%N|%T"]
 
-    def ready() -> bool:
+    def are_ready() -> bool:
         try:
             done = run_command(sinfo, timeout=10, environ=environ)
         except SchedulerError:
@@ -117,10 +120,10 @@ def _nodes(
 
     names = [f"n{number}" for number in range(1, state.nodes + 1)]
     argv = (programs.slurmd, "-D", "-f", layout.slurm_conf, "-N")
-    return [Daemon(name=f"slurmd-{name}", argv=(*argv, name), ready=ready) for name in names]
+    return [Daemon(name=f"slurmd-{name}", argv=(*argv, name), is_ready=are_ready) for name in names]
 
 
-def _accepts(address: Path | tuple[str, int]) -> bool:
+def _accepts_connections(address: Path | tuple[str, int]) -> bool:
     family = socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET
     with socket.socket(family) as probe:
         probe.settimeout(1)
@@ -131,7 +134,7 @@ def _accepts(address: Path | tuple[str, int]) -> bool:
     return True
 
 
-def _healthy(port: int | None) -> bool:
+def _is_healthy(port: int | None) -> bool:
     if port is None:
         return False
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)

@@ -1,4 +1,4 @@
-"""Writes the files of a sandbox."""
+"""Write a sandbox's files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qrmi_workflows.sandbox import render
-from qrmi_workflows.sandbox.layout import WRAPPERS_MARK, Layout, Programs
+from qrmi_workflows.sandbox.layout import WRAPPERS_MARKER, Layout, Programs
 from qrmi_workflows.sandbox.state import State
-from qrmi_workflows.schedulers.base import run_command
+from qrmi_workflows.schedulers.command import run_command
 
 __all__ = ["write_files"]
 
@@ -21,27 +21,27 @@ _KEY_BYTES = 1024
 
 
 def write_files(layout: Layout, state: State, programs: Programs, lanes: Mapping[str, int]) -> None:
-    """Write all that the daemons and the commands read, but what the emulator writes itself.
+    """Write the files that the daemons and commands read, except those the emulator writes.
 
     Args:
-        layout: Where to.
-        state: The nodes and ports.
-        programs: The real Slurm.
-        lanes: The QPUs' names, and how many lanes each has.
+        layout: The sandbox's paths.
+        state: Its nodes and ports.
+        programs: The installed Slurm.
+        lanes: The number of lanes of each QPU, by name.
     """
     cluster = render.Cluster(
         layout=layout,
         runtime=state.runtime,
         host=socket.gethostname().split(".")[0],
         address=state.address,
-        user=_user(),
+        user=_user_name(),
         controller_port=state.controller_port,
         node_ports=state.node_ports,
         qpus=tuple(lanes),
     )
     _write(layout.slurm_conf, render.render_slurm_conf(cluster))
     _write(layout.etc / "gres.conf", render.render_gres_conf(lanes))
-    _write(layout.etc / "cgroup.conf", render.render_cgroup_conf(_version(programs)))
+    _write(layout.etc / "cgroup.conf", render.render_cgroup_conf(_slurm_version(programs)))
     _write(layout.etc / "plugstack.conf", "")
     _write(layout.etc / "task_prolog", render.render_task_prolog(layout), mode=0o700)
     _write(layout.site_policy, render.render_site_policy(lanes))
@@ -56,27 +56,28 @@ def _write_wrappers(layout: Layout, programs: Programs) -> None:
         name: [path] for name, path in programs.clients.items()
     }
     commands["qpu"] = [sys.executable, "-m", "qrmi_workflows"]
-    (layout.wrappers / WRAPPERS_MARK).touch()
+    (layout.wrappers / WRAPPERS_MARKER).touch()
     for name, argv in commands.items():
         _write(layout.wrappers / name, render.render_wrapper(argv, variables), mode=0o700)
 
 
 def _write(path: Path, content: str | bytes, mode: int = 0o600) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
+    # The content may be secret: restrict the file before writing to it.
     temporary.touch(mode=mode)
     temporary.chmod(mode)
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     temporary.replace(path)
 
 
-def _user() -> str:
+def _user_name() -> str:
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         return str(os.getuid())
 
 
-def _version(programs: Programs) -> tuple[int, ...]:
-    """Ask Slurm for its version: `slurm-wlm 22.05.8` gives `(22, 5)`."""
+def _slurm_version(programs: Programs) -> tuple[int, ...]:
+    """Return Slurm's version, such as `(22, 5)` for `slurm-wlm 22.05.8`, or `(0, 0)`."""
     found = re.search(r"(\d+)\.(\d+)", run_command([str(programs.slurmctld), "-V"]).stdout)
     return (int(found[1]), int(found[2])) if found else (0, 0)

@@ -1,8 +1,9 @@
-"""Where a sandbox keeps its files, and which of Slurm's programs it runs.
+"""The paths of a sandbox, and the Slurm programs it runs.
 
-Two folders: the state folder that the user names, and a short one of mode 0700 under /tmp for
-what needs a Unix socket: their paths end at 107 bytes, and home folders on parallel file systems
-do not always lock. Slurm keeps a socket beside each job step in its spool, so that is there too.
+A sandbox has two directories: the state directory, which the user may choose, and a runtime
+directory of mode 0700 under /tmp for Unix sockets. A socket's path is limited to 107 bytes, and
+home directories on parallel file systems do not always support locks. slurmd's spool is in the
+runtime directory as well, because Slurm creates a socket there for each job step.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from qrmi_workflows.errors import SandboxError
 __all__ = [
     "CLIENTS",
     "DIRECTORY_VARIABLE",
-    "WRAPPERS_MARK",
+    "WRAPPERS_MARKER",
     "Layout",
     "Programs",
     "default_directory",
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 DIRECTORY_VARIABLE = "QPU_SANDBOX"
-WRAPPERS_MARK = ".qpu-sandbox"
+WRAPPERS_MARKER = ".qpu-sandbox"  # an empty file that tells a sandbox's bin from a real one
 CLIENTS = (
     "sacct",
     "sacctmgr",
@@ -52,9 +53,11 @@ CLIENTS = (
     "sstat",
     "strigger",
 )
+_REQUIRED_CLIENTS = ("sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
+_DAEMONS = ("munged", "slurmctld", "slurmd")
 _NOT_IN_SLURM_CONF = re.compile(r"[\s#%,=\"'\\]")
-_PRIVATE = 0o700
-_ADMIN_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+_PRIVATE_MODE = 0o700
+_SBIN_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class Layout:
     """The paths of one sandbox.
 
     Args:
-        directory: The state folder, absolute.
+        directory: The state directory, as an absolute path.
 
     Raises:
         SandboxError: slurm.conf cannot hold this path.
@@ -71,92 +74,92 @@ class Layout:
     directory: Path
 
     def __post_init__(self) -> None:
-        """Refuse what slurm.conf has no way to quote."""
-        if bad := _NOT_IN_SLURM_CONF.search(str(self.directory)):
+        """Reject a path that slurm.conf cannot hold."""
+        if invalid := _NOT_IN_SLURM_CONF.search(str(self.directory)):
             raise SandboxError(
-                f"the sandbox's folder {str(self.directory)!r} contains {bad[0]!r}; allowed are "
-                "paths without white space and without any of # % , = \" ' \\, which slurm.conf "
-                "cannot quote. Name another one with --dir."
+                f"the sandbox directory {str(self.directory)!r} contains {invalid[0]!r}; white "
+                "space and # % , = \" ' \\ are not allowed, because slurm.conf cannot quote them. "
+                "Choose another directory with --dir."
             )
 
     @property
     def state_file(self) -> Path:
-        """What runs: nodes, QPUs, ports and processes."""
+        """The nodes, QPUs, ports and processes of a running sandbox."""
         return self.directory / "sandbox.json"
 
     @property
     def lock_file(self) -> Path:
-        """Held while a sandbox starts or stops."""
+        """The lock that is held while the sandbox starts or stops."""
         return self.directory / "lock"
 
     @property
     def site_policy(self) -> Path:
-        """How this site grants its QPUs."""
+        """The site policy, which says how QPUs are granted."""
         return self.directory / "site.toml"
 
     @property
     def qrmi_config(self) -> Path:
-        """The QPUs' endpoints and credentials; the emulator writes it."""
+        """The QPUs' endpoints and credentials, written by the emulator."""
         return self.emulator / "qrmi_config.json"
 
     @property
     def emulator(self) -> Path:
-        """The emulator's own folder."""
+        """The emulator's directory."""
         return self.directory / "emulator"
 
     @property
     def emulator_settings(self) -> Path:
-        """What the emulator was told to serve, where it was given as a file."""
+        """The copy of the emulator's settings file, if one was given."""
         return self.directory / "emulator.toml"
 
     @property
     def etc(self) -> Path:
-        """Slurm's configuration."""
+        """Slurm's configuration directory."""
         return self.directory / "etc"
 
     @property
     def slurm_conf(self) -> Path:
-        """Slurm's configuration file."""
+        """Slurm's main configuration file."""
         return self.etc / "slurm.conf"
 
     @property
     def munge_key(self) -> Path:
-        """The secret that admits this user alone."""
+        """The key of the private munged, readable by this user only."""
         return self.etc / "munge.key"
 
     @property
     def wrappers(self) -> Path:
-        """Slurm's commands, bound to this sandbox."""
+        """The wrappers that run Slurm's commands in this sandbox."""
         return self.directory / "bin"
 
     @property
     def controller_state(self) -> Path:
-        """Where slurmctld saves its jobs."""
+        """The StateSaveLocation of slurmctld."""
         return self.directory / "slurmctld"
 
     @property
     def leases(self) -> Path:
-        """The journal and the leases of this site: job ids mean something else elsewhere."""
+        """The journal and leases of this sandbox: job ids are unique only within one cluster."""
         return self.directory / "state"
 
     @property
     def logs(self) -> Path:
-        """One log for each daemon."""
+        """The directory of the daemons' logs."""
         return self.directory / "log"
 
     def log(self, daemon: str) -> Path:
-        """Return the log of one daemon."""
+        """Return the path of a daemon's log."""
         return self.logs / f"{daemon}.log"
 
     def create(self) -> None:
-        """Make the folders, readable by this user alone.
+        """Create the directories, accessible to this user only.
 
         Raises:
-            SandboxError: They cannot be made.
+            SandboxError: A directory cannot be created.
         """
         try:
-            self.directory.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
-            for folder in (
+            self.directory.mkdir(mode=_PRIVATE_MODE, parents=True, exist_ok=True)
+            for directory in (
                 self.emulator,
                 self.etc,
                 self.wrappers,
@@ -164,24 +167,24 @@ class Layout:
                 self.leases,
                 self.logs,
             ):
-                folder.mkdir(mode=_PRIVATE, exist_ok=True)
-                folder.chmod(_PRIVATE)
+                directory.mkdir(mode=_PRIVATE_MODE, exist_ok=True)
+                directory.chmod(_PRIVATE_MODE)
         except OSError as error:
             raise SandboxError(
-                f"{self.directory}: {error.strerror or error}. Name a folder that you can write "
-                "with --dir."
+                f"{self.directory}: {error.strerror or error}. Choose a writable directory with "
+                "--dir."
             ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Programs:
-    """The real programs of Slurm and MUNGE, by absolute path.
+    """The installed programs of Slurm and MUNGE, as absolute paths.
 
     Attributes:
         munged: MUNGE's daemon.
         slurmctld: Slurm's controller.
-        slurmd: Slurm's daemon of a node.
-        clients: The commands for users, by name.
+        slurmd: Slurm's node daemon.
+        clients: The user commands, by name.
     """
 
     munged: Path
@@ -191,56 +194,52 @@ class Programs:
 
 
 def default_directory(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return `$QPU_SANDBOX`, or a folder under `$XDG_STATE_HOME` (`~/.local/state`)."""
-    if named := environ.get(DIRECTORY_VARIABLE):
-        return Path(named)
+    """Return `$QPU_SANDBOX`, or a directory under `$XDG_STATE_HOME` (`~/.local/state`)."""
+    if directory := environ.get(DIRECTORY_VARIABLE):
+        return Path(directory)
     home = environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(home) / "qrmi-workflows" / "sandbox"
 
 
 def find_programs(environ: Mapping[str, str] = os.environ) -> Programs:
-    """Find Slurm and MUNGE on PATH and where administrators' commands lie.
+    """Find Slurm and MUNGE on PATH or in the sbin directories.
 
-    The wrappers of any sandbox are passed over: one may be started in the shell of another.
+    Skip every sandbox's wrappers: one sandbox may be started from the shell of another.
 
     Raises:
-        SandboxError: One of them is not installed.
+        SandboxError: A required program is not installed.
     """
     entries = [entry for entry in environ.get("PATH", os.defpath).split(os.pathsep) if entry]
-    real = [entry for entry in entries if not (Path(entry) / WRAPPERS_MARK).exists()]
-    path = os.pathsep.join([*real, *_ADMIN_FOLDERS])
+    real = [entry for entry in entries if not (Path(entry) / WRAPPERS_MARKER).exists()]
+    path = os.pathsep.join([*real, *_SBIN_DIRECTORIES])
     clients = {name: Path(found) for name in CLIENTS if (found := shutil.which(name, path=path))}
-    needed = ("munged", "slurmctld", "slurmd")
-    daemons = {name: Path(found) for name in needed if (found := shutil.which(name, path=path))}
+    daemons = {name: Path(found) for name in _DAEMONS if (found := shutil.which(name, path=path))}
     found_names = daemons.keys() | clients.keys()
-    if missing := [
-        name
-        for name in (*needed, "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
-        if name not in found_names
-    ]:
+    if missing := [name for name in (*_DAEMONS, *_REQUIRED_CLIENTS) if name not in found_names]:
         raise SandboxError(
-            f"Slurm is not installed here: no {', '.join(missing)} on PATH. A sandbox needs Slurm "
-            "22.05 or later and MUNGE: `apt-get install slurm-wlm munge` (Debian, Ubuntu)."
+            f"Slurm is not installed: {', '.join(missing)} not found on PATH. A sandbox needs "
+            "Slurm 22.05 or later and MUNGE. Install them with `apt-get install slurm-wlm munge` "
+            "(Debian, Ubuntu)."
         )
     return Programs(clients=clients, **daemons)
 
 
 def make_runtime_directory() -> Path:
-    """Make a folder of mode 0700 with a path short enough for Unix sockets."""
+    """Create a directory of mode 0700 whose path is short enough for Unix sockets."""
     base = tempfile.gettempdir()
     if len(base) > 20 or _NOT_IN_SLURM_CONF.search(base):
-        base = "/tmp"  # noqa: S108 - mkdtemp makes an unguessable folder of mode 0700 in it
+        base = "/tmp"  # noqa: S108 - mkdtemp creates an unguessable directory of mode 0700 in it
     return Path(tempfile.mkdtemp(prefix="qpu-", dir=base))
 
 
-def is_private(folder: Path) -> bool:
-    """Say whether a folder is there, is this user's, and is closed to all others."""
+def is_private(directory: Path) -> bool:
+    """Return whether a directory exists, belongs to this user and is closed to all others."""
     try:
-        found = folder.lstat()
+        status = directory.lstat()
     except OSError:
         return False
     return (
-        stat.S_ISDIR(found.st_mode)
-        and found.st_uid == os.getuid()
-        and stat.S_IMODE(found.st_mode) == _PRIVATE
+        stat.S_ISDIR(status.st_mode)
+        and status.st_uid == os.getuid()
+        and stat.S_IMODE(status.st_mode) == _PRIVATE_MODE
     )

@@ -1,8 +1,8 @@
-"""A sandbox's processes: started, told apart from strangers, and ended, with all that they left.
+"""Start, identify and terminate the processes of a sandbox.
 
-A process is known by its id and its time of creation: ids are used again. What a daemon leaves
-behind when it is killed (slurmstepd, a worker) is known by a variable in its environment, and a
-job's processes by theirs or by their parents.
+A daemon is identified by its process id and creation time, because ids are reused. What a killed
+daemon leaves behind (slurmstepd, a worker) is identified by a variable in its environment, and a
+job's processes by their environment or their ancestors.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from qrmi_workflows.sandbox.layout import Layout
 
 __all__ = [
     "ProcessRecord",
-    "adopters",
     "daemon_environment",
-    "end",
-    "families",
-    "jobs_among",
-    "leftovers",
-    "running",
-    "start",
-    "wait_until",
+    "find_processes",
+    "find_reapers",
+    "process_tree_pids",
+    "running_processes",
+    "start_daemon",
+    "terminate",
+    "wait_until_ready",
+    "without_slurmstepd",
 ]
 
-_MARK = "QPU_SANDBOX_DAEMON"
-_FOREIGN = (
+_MARKER_VARIABLE = "QPU_SANDBOX_DAEMON"
+_DROPPED_PREFIXES = (
     "SLURM",
     "SBATCH_",
     "SALLOC_",
@@ -47,50 +47,58 @@ _FOREIGN = (
     "QPU_",
     "QRMI_",
 )
-_CLOCK_TOLERANCE = 2.0  # the kernel counts from boot, and the time of boot is adjusted
-_POLL = 0.05
-_TAIL = 10
+_CLOCK_TOLERANCE = 2.0  # creation times derive from the boot time, which NTP shifts
+_POLL_SECONDS = 0.05
+_KILL_SECONDS = 5.0
+_LOG_LINES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessRecord:
-    """One daemon: its process id, and when that process was created (seconds since the epoch)."""
+    """A daemon's process id, and its creation time in seconds since the epoch."""
 
     pid: int
     created: float
 
     def process(self) -> psutil.Process | None:
-        """Return the process, or `None` when it has ended or its id belongs to another one."""
+        """Return the process, or `None` if it has ended or its id now belongs to another one."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created) < _CLOCK_TOLERANCE
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+            is_same = abs(process.create_time() - self.created) < _CLOCK_TOLERANCE
+            return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.Error:
             return None
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Whether the process is running."""
         return self.process() is not None
 
 
 def daemon_environment(layout: Layout, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment of the daemons: nothing of another Slurm's, and our mark."""
-    kept = {name: value for name, value in environ.items() if not name.startswith(_FOREIGN)}
-    return kept | {"SLURM_CONF": str(layout.slurm_conf), _MARK: str(layout.directory)}
+    """Return the daemons' environment, with the marker and without another cluster's settings."""
+    kept = {
+        name: value for name, value in environ.items() if not name.startswith(_DROPPED_PREFIXES)
+    }
+    return kept | {"SLURM_CONF": str(layout.slurm_conf), _MARKER_VARIABLE: str(layout.directory)}
 
 
-def start(argv: Sequence[str | Path], log: Path, environ: Mapping[str, str]) -> ProcessRecord:
-    """Start a daemon in a session of its own, its output added to its log.
+def start_daemon(
+    argv: Sequence[str | Path], log: Path, environ: Mapping[str, str]
+) -> ProcessRecord:
+    """Start a daemon in a new session and append its output to its log.
 
-    Its parent is a small process that adopts every orphan of its descendants, so that they can be
-    found for as long as they live.
+    The daemon's parent is a small process, the reaper, which adopts orphaned descendants so that
+    they remain traceable.
+
+    Raises:
+        SandboxError: The daemon exited immediately.
     """
     command = [str(word) for word in argv]
     receiver, sender = os.pipe()
     with log.open("ab") as output, os.fdopen(receiver) as report:
         try:
-            parent = subprocess.Popen(
+            reaper_process = subprocess.Popen(
                 [sys.executable, "-I", "-S", reaper.__file__, str(sender), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -102,103 +110,104 @@ def start(argv: Sequence[str | Path], log: Path, environ: Mapping[str, str]) -> 
             )
         finally:
             os.close(sender)
-        _PARENTS.append(parent)
+        _REAPERS.append(reaper_process)
         try:
             pid = int(report.readline())
             return ProcessRecord(pid=pid, created=psutil.Process(pid).create_time())
         except (ValueError, psutil.Error) as error:
-            raise _failure(Path(command[0]).name, "ended at once", log) from error
+            raise _start_error(Path(command[0]).name, "exited immediately", log) from error
 
 
-_PARENTS: list[subprocess.Popen[bytes]] = []
-"""They outlive this process; until it ends, Python wants the handles of its children kept."""
+_REAPERS: list[subprocess.Popen[bytes]] = []
+"""Handles of running reapers. Python warns if the handle of a running child is discarded."""
 
 
-def wait_until(
-    ready: Callable[[], bool], name: str, record: ProcessRecord, log: Path, *, seconds: float
+def wait_until_ready(
+    is_ready: Callable[[], bool], name: str, record: ProcessRecord, log: Path, *, seconds: float
 ) -> None:
-    """Wait until `ready()` is true.
+    """Wait until a daemon is ready.
 
     Args:
-        ready: Asked again and again.
-        name: The daemon that it speaks of.
-        record: That daemon's process.
+        is_ready: Called repeatedly until it returns true.
+        name: The daemon's name.
+        record: Its process.
         log: Its log.
-        seconds: How long to wait at most.
+        seconds: The time limit.
 
     Raises:
-        SandboxError: The daemon ended, or the time is over; with the end of its log.
+        SandboxError: The daemon exited or the time limit passed; shows the end of the log.
     """
     deadline = time.monotonic() + seconds
-    while not ready():
+    while not is_ready():
         if not record.alive:
-            raise _failure(name, "ended", log)
+            raise _start_error(name, "exited", log)
         if time.monotonic() > deadline:
-            raise _failure(name, f"was not ready within {seconds:g} s", log)
-        time.sleep(_POLL)
+            raise _start_error(name, f"was not ready within {seconds:g} s", log)
+        time.sleep(_POLL_SECONDS)
 
 
-def end(processes: Iterable[psutil.Process], *, grace: float) -> None:
-    """Send SIGTERM, wait, and send SIGKILL to those that are still there."""
-    left = [process for process in processes if _signal(process, signal.SIGTERM)]
-    left = _wait_for_end(left, grace)
-    _wait_for_end([process for process in left if _signal(process, signal.SIGKILL)], 5.0)
+def terminate(processes: Iterable[psutil.Process], *, grace: float) -> None:
+    """Send SIGTERM, wait for the grace period, and send SIGKILL to the remaining processes."""
+    signalled = [process for process in processes if _send_signal(process, signal.SIGTERM)]
+    remaining = _wait_for_exit(signalled, grace)
+    killed = [process for process in remaining if _send_signal(process, signal.SIGKILL)]
+    _wait_for_exit(killed, _KILL_SECONDS)
 
 
-def running(records: Iterable[ProcessRecord]) -> list[psutil.Process]:
-    """Return those that run."""
+def running_processes(records: Iterable[ProcessRecord]) -> list[psutil.Process]:
+    """Return the processes of the daemons that are running."""
     return [process for record in records if (process := record.process())]
 
 
-def families(records: Iterable[ProcessRecord]) -> set[int]:
-    """Return the process ids of those that run, and of all their descendants."""
-    processes = running(records)
+def process_tree_pids(records: Iterable[ProcessRecord]) -> set[int]:
+    """Return the process ids of the running daemons and of all their descendants."""
+    processes = running_processes(records)
     children = [child for process in processes for child in _descendants(process)]
     return {process.pid for process in (*processes, *children)}
 
 
-def leftovers(layout: Layout) -> list[psutil.Process]:
-    """Find what belongs to the sandbox: marked processes, its jobs, and all their descendants.
+def find_processes(layout: Layout) -> list[psutil.Process]:
+    """Find the sandbox's processes: marked ones, its jobs, and all their descendants.
 
-    The parents that adopt orphans are not among them: each ends with its last child.
+    Reapers are left out: each exits after its last child.
     """
-    return [process for process in _members(layout) if not _adopts(process)]
+    return [process for process in _find_all(layout) if not _is_reaper(process)]
 
 
-def adopters(layout: Layout) -> list[psutil.Process]:
-    """Find the parents that adopt orphans."""
-    for parent in _PARENTS:
-        parent.poll()
-    return [process for process in _members(layout) if _adopts(process)]
+def find_reapers(layout: Layout) -> list[psutil.Process]:
+    """Find the sandbox's reapers."""
+    for reaper_process in _REAPERS:
+        reaper_process.poll()  # collect those that have exited, or they would remain as zombies
+    return [process for process in _find_all(layout) if _is_reaper(process)]
 
 
-def jobs_among(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Leave out slurmstepd, which reports that its tasks have ended."""
+def without_slurmstepd(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Leave out slurmstepd, which has to report to slurmctld that its tasks have ended."""
     return [process for process in processes if _name(process) != "slurmstepd"]
 
 
-def _members(layout: Layout) -> list[psutil.Process]:
+def _find_all(layout: Layout) -> list[psutil.Process]:
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
-        if _belongs(process, layout):
+        if _is_member(process, layout):
             found |= {item.pid: item for item in (process, *_descendants(process))}
     return [process for process in found.values() if process.pid != os.getpid()]
 
 
-def _belongs(process: psutil.Process, layout: Layout) -> bool:
+def _is_member(process: psutil.Process, layout: Layout) -> bool:
     try:
         if process.uids().real != os.getuid() or process.status() == psutil.STATUS_ZOMBIE:
             return False
         environ = process.environ()
     except (psutil.Error, OSError):
         return False
-    if environ.get(_MARK) == str(layout.directory):
+    if environ.get(_MARKER_VARIABLE) == str(layout.directory):
         return True
-    # slurmd's children carry its node's name; the shell of salloc, which is the user's, does not.
+    # Only slurmd's children have SLURMD_NODENAME. The user's own shell under salloc does not.
     return "SLURMD_NODENAME" in environ and environ.get("SLURM_CONF") == str(layout.slurm_conf)
 
 
-def _adopts(process: psutil.Process) -> bool:
+def _is_reaper(process: psutil.Process) -> bool:
     try:
         return reaper.__file__ in process.cmdline()
     except psutil.Error:
@@ -219,7 +228,7 @@ def _descendants(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def _signal(process: psutil.Process, number: signal.Signals) -> bool:
+def _send_signal(process: psutil.Process, number: signal.Signals) -> bool:
     try:
         process.send_signal(number)
     except psutil.Error:
@@ -227,26 +236,27 @@ def _signal(process: psutil.Process, number: signal.Signals) -> bool:
     return True
 
 
-def _wait_for_end(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+def _wait_for_exit(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Return the processes that are still running after a time limit."""
     deadline = time.monotonic() + seconds
-    while (left := [process for process in processes if _runs(process)]) and (
+    while (remaining := [process for process in processes if _is_running(process)]) and (
         time.monotonic() < deadline
     ):
-        time.sleep(_POLL)
-    return left
+        time.sleep(_POLL_SECONDS)
+    return remaining
 
 
-def _runs(process: psutil.Process) -> bool:
+def _is_running(process: psutil.Process) -> bool:
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 
 
-def _failure(name: str, what: str, log: Path) -> SandboxError:
+def _start_error(name: str, what: str, log: Path) -> SandboxError:
     try:
-        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:]
+        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
     except OSError:
         tail = []
-    said = "\n".join(f"  {line}" for line in tail) or "  (nothing)"
-    return SandboxError(f"{name} {what}. The end of {log}:\n{said}\nCorrect that and try again.")
+    lines = "\n".join(f"  {line}" for line in tail) or "  (empty)"
+    return SandboxError(f"{name} {what}. The end of {log}:\n{lines}\nFix this and try again.")

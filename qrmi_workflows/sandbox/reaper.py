@@ -1,8 +1,8 @@
-"""Runs slurmd as the new parent of every orphan that its jobs leave: nothing escapes `down`.
+"""Run a daemon and adopt all of its orphaned descendants, so that none escapes `down`.
 
-A job may start a process that leaves its session, its parent and its environment behind. Linux
-gives such an orphan to its nearest ancestor that asked for orphans (`PR_SET_CHILD_SUBREAPER`).
-This module is run as a script, without the rest of the package, so that it is small.
+A job may start a process that leaves its session, loses its parent and clears its environment.
+Linux gives such an orphan to its nearest ancestor with `PR_SET_CHILD_SUBREAPER`. This module runs
+as a script and imports nothing else of the package, to stay small.
 """
 
 import ctypes
@@ -17,11 +17,11 @@ _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 
 
 def main(report: int, argv: list[str]) -> None:
-    """Run a daemon, write its process id to a file descriptor, and stay until all have ended.
+    """Run a daemon, report its process id, and wait until all descendants have exited.
 
     Args:
-        report: The file descriptor for the process id.
-        argv: The daemon.
+        report: The file descriptor to write the process id to.
+        argv: The daemon's command.
     """
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     daemon = os.fork()
@@ -30,7 +30,7 @@ def main(report: int, argv: list[str]) -> None:
         os.execv(argv[0], argv)  # noqa: S606 - becomes the daemon
     os.write(report, f"{daemon}\n".encode())
     os.close(report)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # ends with the last of its children
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # exits after its last child
     with suppress(ChildProcessError):
         while True:
             os.wait()

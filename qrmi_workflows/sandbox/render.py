@@ -1,6 +1,6 @@
-"""The files of a sandbox as text: Slurm's configuration, the site policy, the wrappers. All pure.
+"""Render a sandbox's files: Slurm's configuration, the site policy and the wrappers.
 
-The settings hold for Slurm 22.05 and later. What each is for stands beside it in slurm.conf.
+Every function is pure. The settings suit Slurm 22.05 and later; slurm.conf says what each is for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from qrmi_workflows.config import CONFIG_VARIABLE, SITE_VARIABLE, STATE_VARIABLE
+from qrmi_workflows.config.variables import QPU_CONFIG, QPU_SITE, QPU_STATE
 from qrmi_workflows.sandbox.layout import DIRECTORY_VARIABLE, Layout
 
 __all__ = [
@@ -29,15 +29,16 @@ _LOOPBACK = "127.0.0.1"
 _PROXY_VARIABLES = ("no_proxy", "NO_PROXY")
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 _LISTEN_ON_HOST = "CommunicationParameters=NoCtldInAddrAny,NoInAddrAny"
-_DISABLES_CGROUPS = (24, 5)
+_LISTEN_EVERYWHERE = "# The host name does not resolve to a loopback address."
+_CGROUPS_OPTIONAL_SINCE = (24, 5)
 
 _SLURM_CONF = """\
-# Written by `qpu sandbox up`, anew each time.
+# Written by `qpu sandbox up`, which overwrites it each time.
 ClusterName=sandbox
 SlurmctldHost={host}({address})
 SlurmctldPort={controller_port}
 
-# Admits its own user alone: the socket of a private munged in a folder of mode 0700.
+# Only this user can authenticate: the private munged's socket is in a directory of mode 0700.
 AuthType=auth/munge
 AuthInfo=socket={runtime}/munge.socket
 CredType=cred/munge
@@ -56,14 +57,14 @@ PlugStackConfig={layout.etc}/plugstack.conf
 TaskProlog={layout.etc}/task_prolog
 MailProg=/bin/true
 
-# Needs neither root nor cgroups.
+# Works without root and without cgroups.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 SwitchType=switch/none
 MpiDefault=none
 
-# Starts a job within a second; a node that comes back is used again.
+# Jobs start within a second, and a node that comes back up returns to service.
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 SelectType=select/cons_tres
@@ -71,11 +72,11 @@ SelectTypeParameters=CR_CPU
 ReturnToService=2
 MinJobAge=300
 
-# A licence excludes across the cluster, a GRES counts per node.
+# A GRES is counted per node; only a licence is exclusive across the cluster.
 GresTypes=qpu
 Licenses={licences}
 
-# The nodes pretend to their sizes: they are all this one machine.
+# Every node is this machine; config_overrides makes slurmd accept the sizes below.
 SlurmdParameters=config_overrides
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
@@ -84,15 +85,14 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """What a sandbox's Slurm consists of.
+    """The parameters of a sandbox's slurm.conf.
 
     Attributes:
         layout: The sandbox's paths.
-        runtime: The short folder for sockets.
+        runtime: The runtime directory for sockets.
         host: This machine's short host name.
-        address: The loopback address that the host name resolves to; `None` when it resolves to
-            another one.
-        user: Who runs it, and whom alone it admits.
+        address: The loopback address that the host name resolves to, if any.
+        user: The user who runs Slurm, and the only one who may use it.
         controller_port: slurmctld's TCP port.
         node_ports: The TCP port of each node's slurmd.
         qpus: The names of the QPUs.
@@ -111,8 +111,8 @@ class Cluster:
 def render_slurm_conf(cluster: Cluster) -> str:
     """Render slurm.conf.
 
-    Slurm listens on all addresses, or on the one that the host name resolves to: on the loopback
-    interface alone where that is one of its addresses.
+    Slurm can listen either on all addresses or on the one that the host name resolves to. So it
+    is confined to the loopback interface only if the host name resolves to a loopback address.
     """
     address = cluster.address or _LOOPBACK
     gres = ",".join(f"qpu:{name}:1" for name in cluster.qpus)
@@ -126,7 +126,7 @@ def render_slurm_conf(cluster: Cluster) -> str:
         runtime=cluster.runtime,
         host=cluster.host,
         address=address,
-        listen=_LISTEN_ON_HOST if cluster.address else "# The host name is no loopback address.",
+        listen=_LISTEN_ON_HOST if cluster.address else _LISTEN_EVERYWHERE,
         user=cluster.user,
         controller_port=cluster.controller_port,
         licences=",".join(f"qpu_{name}:1" for name in cluster.qpus),
@@ -135,29 +135,32 @@ def render_slurm_conf(cluster: Cluster) -> str:
 
 
 def render_gres_conf(qpus: Iterable[str]) -> str:
-    """Render gres.conf: one type of the GRES `qpu` for each QPU; no device file stands for it."""
+    """Render gres.conf: each QPU is a type of the GRES `qpu`, without a device file."""
     return "".join(f"Name=qpu Type={name} Count=1 Flags=CountOnly\n" for name in qpus)
 
 
 def render_cgroup_conf(version: tuple[int, ...]) -> str:
-    """Render cgroup.conf: from 24.05 on, slurmd asks for cgroups unless it is told not to.
+    """Render cgroup.conf, which disables cgroups in Slurm 24.05 and later.
+
+    Those versions require cgroups otherwise; earlier ones reject the setting.
 
     Args:
-        version: Slurm's (`(22, 5)`); earlier ones refuse the word.
+        version: Slurm's version, such as `(22, 5)`.
     """
-    return "CgroupPlugin=disabled\n" if version >= _DISABLES_CGROUPS else ""
+    return "CgroupPlugin=disabled\n" if version >= _CGROUPS_OPTIONAL_SINCE else ""
 
 
 def render_site_policy(qpus: Mapping[str, int]) -> str:
-    """Render site.toml (`qrmi_workflows.config.load_site_policy` reads it)."""
+    """Render site.toml, as `load_site_policy` reads it."""
     tables = "".join(f'\n[qpus."{name}"]\nlanes = {lanes}\n' for name, lanes in qpus.items())
     return f'[defaults]\ngres = "qpu:{{qpu}}"\nlicence = "qpu_{{qpu}}"\n{tables}'
 
 
 def render_wrapper(argv: Iterable[str | Path], variables: Mapping[str, str]) -> str:
-    """Render a command that finds the sandbox whatever became of its caller's environment.
+    """Render a script that runs a command in the sandbox, regardless of its caller's environment.
 
-    For bash: Debian's sh drops the variables of a lease whose QPU has a `-` or `.` in its name.
+    The script needs bash. Debian's sh drops environment variables whose names contain `-` or `.`,
+    as a lease's variables do if the QPU's name does.
     """
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
     command = " ".join(shlex.quote(str(word)) for word in argv)
@@ -165,25 +168,25 @@ def render_wrapper(argv: Iterable[str | Path], variables: Mapping[str, str]) -> 
 
 
 def render_task_prolog(layout: Layout) -> str:
-    """Render the TaskProlog: jobs find the sandbox too, `--export=NONE` or not.
+    """Render the TaskProlog, which points jobs at the sandbox even under `--export=NONE`.
 
-    Slurm runs it in the environment of each task and sets what it prints as `export NAME=value`.
-    QPU_CONFIG, QPU_SITE and QPU_STATE stay as the user set them.
+    Slurm runs the script in the environment of each of a job's tasks, and sets the variables that
+    it prints as `export NAME=value`. QPU_CONFIG, QPU_SITE and QPU_STATE keep the user's values.
     """
-    always = {"SLURM_CONF": layout.slurm_conf, DIRECTORY_VARIABLE: layout.directory}
+    forced = {"SLURM_CONF": layout.slurm_conf, DIRECTORY_VARIABLE: layout.directory}
     lines = [
         "#!/bin/sh",
-        'say() { printf \'export %s=%s\\n\' "$1" "$2"; }',
+        'emit() { printf \'export %s=%s\\n\' "$1" "$2"; }',
         f"bin={shlex.quote(str(layout.wrappers))}",
-        *(f"say {name} {shlex.quote(str(path))}" for name, path in always.items()),
+        *(f"emit {name} {shlex.quote(str(path))}" for name, path in forced.items()),
         *(
-            f'[ -n "${name}" ] || say {name} {shlex.quote(str(path))}'
-            for name, path in _places(layout).items()
+            f'[ -n "${name}" ] || emit {name} {shlex.quote(str(path))}'
+            for name, path in _default_paths(layout).items()
         ),
-        f'case "$PATH" in "$bin":*) ;; *) say PATH "$bin:${{PATH:-{_PATH}}}" ;; esac',
+        f'case "$PATH" in "$bin":*) ;; *) emit PATH "$bin:${{PATH:-{_PATH}}}" ;; esac',
         *(
             f'case ",${name}," in *,{_LOOPBACK},*) ;; '
-            f'*) say {name} "${{{name}:+${name},}}{_LOOPBACK}" ;; esac'
+            f'*) emit {name} "${{{name}:+${name},}}{_LOOPBACK}" ;; esac'
             for name in _PROXY_VARIABLES
         ),
     ]
@@ -191,39 +194,39 @@ def render_task_prolog(layout: Layout) -> str:
 
 
 def environment(layout: Layout, environ: Mapping[str, str]) -> dict[str, str]:
-    """Render the variables that lead a process to the sandbox; no credential is among them.
+    """Return the variables that point a process at the sandbox; none is a credential.
 
     Args:
         layout: The sandbox's paths.
-        environ: The process's environment: PATH and no_proxy are added to, not replaced, and
-            QPU_STATE stays as the user set it.
+        environ: The process's environment. PATH and no_proxy are extended, not replaced, and
+            QPU_STATE keeps the user's value.
     """
     wrappers = str(layout.wrappers)
-    path = [entry for entry in environ.get("PATH", os.defpath).split(os.pathsep) if entry]
-    others = [entry for entry in path if entry != wrappers]
+    entries = [entry for entry in environ.get("PATH", os.defpath).split(os.pathsep) if entry]
+    others = [entry for entry in entries if entry != wrappers]
     variables = {
         "PATH": os.pathsep.join([wrappers, *others]),
         "SLURM_CONF": str(layout.slurm_conf),
         DIRECTORY_VARIABLE: str(layout.directory),
-        **{name: str(place) for name, place in _places(layout).items()},
+        **{name: str(path) for name, path in _default_paths(layout).items()},
     }
-    if chosen := _chosen_state(environ):
-        variables[STATE_VARIABLE] = chosen
+    if user_state := _user_state(environ):
+        variables[QPU_STATE] = user_state
     for name in _PROXY_VARIABLES:
         hosts = [host for host in environ.get(name, "").split(",") if host]
         variables[name] = ",".join(hosts if _LOOPBACK in hosts else [*hosts, _LOOPBACK])
     return variables
 
 
-def _places(layout: Layout) -> dict[str, Path]:
+def _default_paths(layout: Layout) -> dict[str, Path]:
     return {
-        CONFIG_VARIABLE: layout.qrmi_config,
-        SITE_VARIABLE: layout.site_policy,
-        STATE_VARIABLE: layout.leases,
+        QPU_CONFIG: layout.qrmi_config,
+        QPU_SITE: layout.site_policy,
+        QPU_STATE: layout.leases,
     }
 
 
-def _chosen_state(environ: Mapping[str, str]) -> str | None:
-    """Return the user's QPU_STATE; another sandbox's, in whose shell we may be, does not count."""
-    state, other = environ.get(STATE_VARIABLE), environ.get(DIRECTORY_VARIABLE)
+def _user_state(environ: Mapping[str, str]) -> str | None:
+    """Return the QPU_STATE that the user set, ignoring one set by another sandbox's shell."""
+    state, other = environ.get(QPU_STATE), environ.get(DIRECTORY_VARIABLE)
     return None if other and state == f"{other}/state" else state

@@ -1,4 +1,4 @@
-"""What a sandbox remembers between commands: its nodes, QPUs, ports and processes."""
+"""The state that a sandbox keeps between commands: its nodes, QPUs, ports and processes."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from qrmi_workflows.sandbox.processes import ProcessRecord
 __all__ = [
     "State",
     "are_free",
-    "free_ports",
-    "locked",
+    "find_free_ports",
+    "lock_sandbox",
     "loopback_address",
     "read_state",
     "write_state",
 ]
 
-_PORTS = range(20000, 32000)  # below the range that Linux gives to outgoing connections
+_PORTS = range(20000, 32000)  # below Linux's range for outgoing connections
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """A sandbox that was started, and not stopped since.
+    """A sandbox that has been started and not stopped.
 
     Attributes:
-        nodes: How many nodes.
-        qpus: What was asked for: `NAME=TYPE[:MODEL]`; the emulator's own choice when empty.
-        runtime: The short folder for sockets.
-        address: The loopback address that the host name resolves to, where it does.
+        nodes: The number of nodes.
+        qpus: The requested QPUs as `NAME=TYPE[:MODEL]`; if empty, the emulator's defaults.
+        runtime: The runtime directory, which has a short path for sockets.
+        address: The loopback address that the host name resolves to, if any.
         controller_port: slurmctld's TCP port.
         node_ports: The TCP port of each node's slurmd.
-        daemons: What was started, by name.
+        daemons: The process of each daemon that was started, by name.
     """
 
     nodes: int
@@ -54,15 +54,15 @@ class State:
     daemons: Mapping[str, ProcessRecord] = field(default_factory=dict)
 
     def with_daemon(self, name: str, record: ProcessRecord) -> State:
-        """Return the state with one more daemon."""
+        """Return a copy of the state with this daemon added or replaced."""
         return replace(self, daemons={**self.daemons, name: record})
 
 
 def read_state(layout: Layout) -> State | None:
-    """Read the state; `None` when the sandbox is down.
+    """Read the state; return `None` if the sandbox is down.
 
     Raises:
-        SandboxError: The file is damaged, or another user's.
+        SandboxError: The file is damaged or belongs to another user.
     """
     path = layout.state_file
     try:
@@ -70,23 +70,23 @@ def read_state(layout: Layout) -> State | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _no_access(path, error) from error
+        raise _access_error(path, error) from error
     if owner != os.getuid():
         raise SandboxError(
             f"the sandbox in {layout.directory} belongs to user {owner}; only that user may use "
-            "it. Name another folder with --dir."
+            "it. Choose another directory with --dir."
         )
     try:
         return _parse(json.loads(text))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SandboxError(
-            f"{path}: not a sandbox's state: {error!r}. Remove that file, or name another folder "
-            "with --dir."
+            f"{path}: not a sandbox state file: {error!r}. Remove it, or choose another "
+            "directory with --dir."
         ) from error
 
 
 def write_state(layout: Layout, state: State) -> None:
-    """Write the state, whole or not at all."""
+    """Write the state atomically."""
     text = json.dumps(asdict(state), indent=2, default=str) + "\n"
     temporary = layout.state_file.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
@@ -94,26 +94,28 @@ def write_state(layout: Layout, state: State) -> None:
 
 
 @contextmanager
-def locked(layout: Layout) -> Iterator[None]:
-    """Let one command at a time start or stop this sandbox; another one waits.
+def lock_sandbox(layout: Layout) -> Iterator[None]:
+    """Hold the lock that lets one command at a time start or stop the sandbox.
+
+    Waits while another command holds it.
 
     Raises:
-        SandboxError: The folder cannot be written.
+        SandboxError: The lock file cannot be written.
     """
     try:
         handle = layout.lock_file.open("w")
     except OSError as error:
-        raise _no_access(layout.lock_file, error) from error
+        raise _access_error(layout.lock_file, error) from error
     with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
-def free_ports(count: int) -> tuple[int, ...]:
-    """Find TCP ports of the loopback interface that nobody listens on.
+def find_free_ports(count: int) -> tuple[int, ...]:
+    """Find free TCP ports.
 
     Raises:
-        SandboxError: There are not as many.
+        SandboxError: Not enough ports are free.
     """
     found: list[int] = []
     for port in Random(os.urandom(8)).sample(_PORTS, len(_PORTS)):  # noqa: S311 - no secret
@@ -122,24 +124,25 @@ def free_ports(count: int) -> tuple[int, ...]:
         if are_free([port]):
             found.append(port)
     raise SandboxError(
-        f"no {count} free TCP ports between {_PORTS[0]} and {_PORTS[-1]}. End what listens there."
+        f"fewer than {count} free TCP ports from {_PORTS[0]} to {_PORTS[-1]}. Stop some of the "
+        "programs that listen there."
     )
 
 
 def are_free(ports: Iterable[int]) -> bool:
-    """Say whether nobody listens on any of these TCP ports."""
+    """Return whether all of these TCP ports are free."""
     for port in ports:
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                listener.bind(("0.0.0.0", port))  # noqa: S104 - bound for a moment, never listened on
+                listener.bind(("0.0.0.0", port))  # noqa: S104 - closed again without listening
             except OSError:
                 return False
     return True
 
 
 def loopback_address(host: str) -> str | None:
-    """Return the IPv4 address that a host name resolves to, if it is a loopback address."""
+    """Return the IPv4 address that a host name resolves to if it is a loopback address."""
     try:
         address = socket.gethostbyname(host)
     except OSError:
@@ -160,7 +163,7 @@ def _parse(document: dict[str, Any]) -> State:
     )
 
 
-def _no_access(path: Path, error: OSError) -> SandboxError:
+def _access_error(path: Path, error: OSError) -> SandboxError:
     return SandboxError(
-        f"{path}: {error.strerror or error}. Name a folder that is yours with --dir."
+        f"{path}: {error.strerror or error}. Choose a directory of your own with --dir."
     )

@@ -1,1 +1,80 @@
-"""Schedulers that grant QPUs: one file each."""
+"""Schedulers that grant QPUs: one file each, found by entry point.
+
+The site policy names the site's scheduler (`scheduler = "slurm"`). Where it does not, it is the one
+whose job this process runs in, and outside of jobs Slurm.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
+from pathlib import Path
+
+from qrmi_workflows.config.site import find_site_policy, load_site_policy
+from qrmi_workflows.errors import ConfigError
+from qrmi_workflows.schedulers.base import Scheduler
+from qrmi_workflows.state.process import JobIdentity
+
+__all__ = ["load_scheduler", "this_job", "this_scheduler"]
+
+_DEFAULT = "slurm"
+_GROUP = "qrmi_workflows.schedulers"
+
+
+@cache
+def load_scheduler(name: str) -> Scheduler:
+    """Return an installed scheduler.
+
+    Raises:
+        ConfigError: No scheduler of that name is installed.
+    """
+    installed = _installed()
+    if name not in installed.names:
+        raise ConfigError(
+            f"unknown scheduler {name!r}; must be one of {', '.join(sorted(installed.names))}. "
+            "Correct `scheduler` in site.toml, or install its package."
+        )
+    scheduler: Scheduler = installed[name].load()()
+    return scheduler
+
+
+def this_scheduler(environ: Mapping[str, str] = os.environ) -> Scheduler:
+    """Return the scheduler of this site.
+
+    Raises:
+        ConfigError: The site policy names a scheduler that is not installed.
+    """
+    try:
+        path = find_site_policy(environ)
+    except ConfigError:
+        path = None  # no site policy: a laptop, or a job whose environment says it all
+    named = None if path is None else _named_by(path)
+    return load_scheduler(named) if named else _by_environment(environ)
+
+
+def this_job(environ: Mapping[str, str] = os.environ) -> JobIdentity | None:
+    """Return the scheduler's job that this process runs in, if any."""
+    return this_scheduler(environ).this_job(environ)
+
+
+@cache
+def _installed() -> EntryPoints:
+    return entry_points(group=_GROUP)
+
+
+@cache
+def _named_by(policy: Path) -> str | None:
+    # Chosen once: a site does not change its scheduler under a running process.
+    try:
+        return load_site_policy(policy).scheduler
+    except ConfigError:
+        return None  # whatever needs the policy itself says what is wrong with it
+
+
+def _by_environment(environ: Mapping[str, str]) -> Scheduler:
+    names = sorted(_installed().names, key=lambda name: name != _DEFAULT)
+    schedulers = (load_scheduler(name) for name in names)
+    inside = (scheduler for scheduler in schedulers if scheduler.this_job(environ) is not None)
+    return next(inside, None) or load_scheduler(_DEFAULT)

@@ -1,37 +1,29 @@
-"""What all schedulers share: the request for a QPU, the hooks of one, the function that runs it.
+"""What every scheduler implements (`Scheduler`), and the data that its hooks exchange.
 
-A scheduler is a file with pure pairs of hooks: an argv builder and a parser for each operation.
+A scheduler is one file with one class, and one entry point in the group
+`qrmi_workflows.schedulers`. Its hooks come in three kinds: what a process reads from its own
+environment, pure pairs of an argv builder and the parser of what that command prints, and bounded
+questions to the scheduler.
 """
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from qrmi_workflows.config import SitePolicy
-from qrmi_workflows.errors import RequestError, SchedulerError
+from qrmi_workflows.config.site import SitePolicy
+from qrmi_workflows.errors import RequestError
+from qrmi_workflows.schedulers.command import BRIEF_TIMEOUT, COMMAND_TIMEOUT
+from qrmi_workflows.state.process import JobIdentity
 
-__all__ = [
-    "COMMAND_TIMEOUT",
-    "Completed",
-    "JobState",
-    "QPURequest",
-    "Scheduler",
-    "require_success",
-    "run_command",
-]
-
-COMMAND_TIMEOUT = 30.0
-"""Seconds that a scheduler's command may take: slurmctld's own message timeout is 10 s, and its
-clients ask three times."""
+__all__ = ["JobState", "JobStatus", "QPURequest", "RunningJob", "Scheduler"]
 
 
 class JobState(StrEnum):
-    """A job's state, whatever the scheduler calls it."""
+    """A job's state, under any scheduler."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -43,20 +35,20 @@ class JobState(StrEnum):
     UNKNOWN = "unknown"
 
     @property
-    def final(self) -> bool:
+    def is_final(self) -> bool:
         """Whether the job has ended."""
         ended = (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.TIMEOUT)
         return self in ended
 
     @property
-    def has_processes(self) -> bool:
-        """Whether processes of the job may be alive; one that waits again has none left."""
-        return not self.final and self is not JobState.PENDING
+    def may_have_processes(self) -> bool:
+        """Whether processes of the job may be alive; a pending or requeued job has none."""
+        return not self.is_final and self is not JobState.PENDING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QPURequest:
-    """A step's request for a QPU, as the engines understand it.
+    """A step's request for a QPU.
 
     Attributes:
         qpu: The QPU's name.
@@ -70,34 +62,82 @@ class QPURequest:
         """Refuse a count that no scheduler could grant."""
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
             raise RequestError(
-                f"qpu={self.count!r} for QPU {self.qpu!r}: allowed is a whole number from 1 on. "
-                "Ask for qpu=1."
+                f"qpu={self.count!r} for QPU {self.qpu!r}: must be a positive integer. Ask for "
+                "qpu=1."
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Completed:
-    """What a scheduler's command left: its exit status and its output."""
+class JobStatus:
+    """A job as its scheduler lists it.
 
-    argv: tuple[str, ...]
-    returncode: int
-    stdout: str
-    stderr: str
+    Attributes:
+        state: Its state.
+        job_id: The id that the job's own processes know it by; in Slurm, a task of an array is
+            listed by another (`17_3`).
+        name: Its name.
+        comment: Its comment; empty if it has none.
+        exit_code: Its exit code, 128 + N if signal N ended it; `None` if not known.
+        reason: Why it is pending (`Resources`), or why it ended; empty if not known.
+        is_completing: Whether its commands have ended, so that the exit code is final, but some
+            process or the site's epilog still runs.
+    """
+
+    state: JobState
+    job_id: str = ""
+    name: str = ""
+    comment: str = ""
+    exit_code: int | None = None
+    reason: str = ""
+    is_completing: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningJob:
+    """A job that has started.
+
+    Attributes:
+        is_ending: Whether the scheduler is ending it.
+        used: Seconds for which it has been running.
+        left: Seconds that its time limit leaves; `None` if it has no limit.
+    """
+
+    is_ending: bool
+    used: int
+    left: int | None
 
 
 class Scheduler(Protocol):
-    """One scheduler's hooks; every `…_argv` has the parser that reads what it prints."""
+    """One scheduler's hooks."""
+
+    @property
+    def name(self) -> str:
+        """The name that a site policy has for it (`slurm`)."""
+
+    @property
+    def request_options(self) -> tuple[str, ...]:
+        """The options that a request for a QPU sets, so that a user must not (`gres`)."""
+
+    # What a process of a job reads from its environment
+
+    def this_job(self, environ: Mapping[str, str]) -> JobIdentity | None:
+        """Return the job that a process with this environment runs in."""
+
+    # Requests for a QPU
 
     def check_offered(self, request: QPURequest, site: SitePolicy) -> None:
         """Ask the scheduler whether it offers the QPU.
 
         Raises:
-            UnknownQPUError: The site policy, or the scheduler, does not have it.
-            SchedulerError: The scheduler does not answer.
+            UnknownQPUError: The site policy or the scheduler does not offer it.
+            RequestError: The scheduler offers fewer units of it.
+            SchedulerError: The scheduler did not answer.
         """
 
     def qpu_options(self, request: QPURequest, site: SitePolicy) -> list[str]:
-        """Render the options that ask for the QPU, as the site grants it."""
+        """Render the options that ask for the QPU and exclude others from it."""
+
+    # Commands, and the parsers of what they print
 
     def directive(self, option: str) -> str:
         """Render an option as a line of a job script (`#SBATCH --gres=…`)."""
@@ -106,81 +146,50 @@ class Scheduler(Protocol):
         """Build the command that submits a script."""
 
     def parse_job_id(self, output: str) -> str | None:
-        """Read the job's id from what the submission printed."""
+        """Parse the job's id from what the submission printed; `None` if it printed none."""
 
-    def status_argv(self) -> list[str]:
-        """Build the command that lists this user's jobs, the recently ended ones included."""
+    def status_argv(self, *, name: str | None = None) -> list[str]:
+        """Build the command that lists this user's jobs, recently ended ones included.
 
-    def parse_status(self, output: str) -> dict[str, tuple[JobState, str]]:
-        """Read each listed job's state and name, by its id."""
+        Args:
+            name: List only jobs of this name.
+        """
+
+    def parse_status(self, output: str) -> dict[str, JobStatus]:
+        """Parse the listed jobs, by the ids that the scheduler lists them under."""
 
     def history_argv(self, job_ids: Iterable[str]) -> list[str] | None:
-        """Build the command that asks the accounting for jobs that are listed no more."""
+        """Build the command that looks jobs up in the accounting; `None` if there is none."""
 
     def cancel_argv(self, job_ids: Iterable[str]) -> list[str]:
         """Build the command that cancels jobs."""
 
+    # Questions, each bounded in time
 
-def require_success(done: Completed) -> Completed:
-    """Return what a command left, when it succeeded.
+    def live_jobs(
+        self, cluster: str | None = None, *, timeout: float = COMMAND_TIMEOUT
+    ) -> set[str] | None:
+        """Return the ids of this user's jobs that may have processes.
 
-    Raises:
-        SchedulerError: It did not, with what it printed.
-    """
-    if done.returncode == 0:
-        return done
-    said = done.stderr.strip() or done.stdout.strip() or "nothing printed"
-    raise SchedulerError(
-        f"`{' '.join(done.argv[:2])}` failed with exit status {done.returncode}: {said}",
-        done.argv,
-        done.returncode,
-        done.stderr,
-    )
+        Args:
+            cluster: The cluster to ask; this host's own if `None`.
+            timeout: Seconds that each command may take.
 
+        Returns:
+            The ids, as `this_job` has them; `None` if the scheduler is not installed here.
 
-def run_command(
-    argv: Sequence[str],
-    *,
-    stdin: str | None = None,
-    timeout: float = COMMAND_TIMEOUT,
-    environ: Mapping[str, str] | None = None,
-) -> Completed:
-    """Run a scheduler's command to its end, without a shell.
+        Raises:
+            SchedulerError: The scheduler did not answer, or knows no such cluster.
+        """
 
-    Args:
-        argv: The command and its arguments.
-        stdin: What it reads; nothing when it is `None`.
-        timeout: Seconds after which it is killed.
-        environ: Its environment; this process's when it is `None`.
+    def running_job(self, job_id: str, *, timeout: float = BRIEF_TIMEOUT) -> RunningJob | None:
+        """Return what the scheduler knows of a started job; `None` if nothing."""
 
-    Raises:
-        SchedulerError: It is not installed, or did not end in time.
-    """
-    command = tuple(argv)
-    try:
-        done = subprocess.run(
-            command,
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=environ,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise SchedulerError(
-            f"the command {command[0]!r} is not on PATH. Install the scheduler's client, or run "
-            "inside `qpu sandbox shell`.",
-            command,
-        ) from error
-    except subprocess.TimeoutExpired as error:
-        raise SchedulerError(
-            f"`{command[0]}` did not end within {timeout:g} s. Look at the scheduler's state and "
-            "try again.",
-            command,
-            retryable=True,
-        ) from error
-    return Completed(
-        argv=command, returncode=done.returncode, stdout=done.stdout, stderr=done.stderr
-    )
+    def queue_wait(self, job_id: str, *, timeout: float = BRIEF_TIMEOUT) -> float | None:
+        """Return how many seconds a started job was pending; `None` if not known."""
+
+    def kill_wait(self, *, timeout: float = BRIEF_TIMEOUT) -> float | None:
+        """Return the seconds between SIGTERM and SIGKILL at a job's end; `None` if not known."""
+
+    def pending_reason(self, job_id: str, *, timeout: float = BRIEF_TIMEOUT) -> str | None:
+        """Return why a job is pending, in the scheduler's words; `None` if it is not pending."""

@@ -9,18 +9,35 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from qrmi_workflows.errors import PayloadError, ResultError
-from qrmi_workflows.vendors import ProgramSettings, VendorPayload, needs_extra
-from qrmi_workflows.vendors.pasqal_pulser import device_specs, make_backend, make_connection
+from qrmi_workflows.vendors.base import (
+    Converter,
+    ProgramSettings,
+    ResourceType,
+    VendorPayload,
+    needs_extra,
+)
 
 if TYPE_CHECKING:
+    import numpy as np
     from pulser import Sequence
     from pulser.backend.results import Results
 
-__all__ = ["PASQAL", "to_pulser_results"]
+__all__ = ["PASQAL", "device_specs", "to_pulser_results"]
 
+_TYPES = {
+    "pasqal-cloud": ResourceType(qrmi="PasqalCloud"),
+    "pasqal-local": ResourceType(qrmi="PasqalLocal"),
+}
+_FRONTENDS = {
+    "pulser_backend": "qrmi_workflows.frontends.pulser:make_backend",
+    "pulser_connection": "qrmi_workflows.frontends.pulser:make_connection",
+}
+_CONVERTERS = {
+    "to_pulser_results": Converter(
+        programs=("pulser",), function="qrmi_workflows.vendors.pasqal:to_pulser_results"
+    )
+}
 _REPRESENTATION = frozenset({"register", "version", "channels", "operations"})
 _SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -35,7 +52,6 @@ _SCHEMA: dict[str, Any] = {
 @dataclass(frozen=True, slots=True)
 class _Pasqal:
     name: str = "pasqal"
-    types: tuple[str, ...] = ("pasqal-cloud", "pasqal-local")
     reads: tuple[str, ...] = ("Pulser's abstract representation (.json)",)
 
     @property
@@ -43,8 +59,16 @@ class _Pasqal:
         return _SCHEMA
 
     @property
-    def frontends(self) -> Mapping[str, Callable[..., Any]]:
-        return {"pulser_backend": make_backend, "pulser_connection": make_connection}
+    def types(self) -> Mapping[str, ResourceType]:
+        return _TYPES
+
+    @property
+    def frontends(self) -> Mapping[str, str]:
+        return _FRONTENDS
+
+    @property
+    def converters(self) -> Mapping[str, Converter]:
+        return _CONVERTERS
 
     def identities(self) -> Mapping[type, Callable[[Any], bytes]]:
         if find_spec("pulser") is None:
@@ -58,7 +82,7 @@ class _Pasqal:
     ) -> Mapping[str, Any] | None:
         if isinstance(source, bytes) or not set(source) >= _REPRESENTATION:
             return None
-        settings.refuse(where, besides=("shots",), reason="a sequence is sampled")
+        settings.require_only("shots", where=where, reason="a sequence is sampled")
         if settings.shots is None:
             raise PayloadError(
                 f"{where}: a sequence does not say how often to run it. Give a number of shots "
@@ -84,13 +108,15 @@ class _Pasqal:
     def with_shots(self, content: Mapping[str, Any], shots: int) -> Mapping[str, Any]:
         return {**content, "job_runs": shots}
 
-    def decode(self, program: str, raw: str) -> list[dict[str, Any]]:
-        counts = _counter(program, raw)
+    def decode(self, program: str, text: str) -> list[dict[str, Any]]:
+        counts = _counter(program, text)
         num_bits = len(next(iter(counts), ""))
         return [{"registers": {"atoms": {"num_bits": num_bits, "counts": counts}}}]
 
-    def arrays(self, program: str, raw: str) -> list[dict[str, np.ndarray[Any, Any]]]:
-        counts = _counter(program, raw)
+    def arrays(self, program: str, text: str) -> list[dict[str, np.ndarray[Any, Any]]]:
+        import numpy as np
+
+        counts = _counter(program, text)
         rows = np.array([[int(bit) for bit in bits] for bits in counts], dtype=np.uint8)
         return [{"atoms": np.repeat(rows, list(counts.values()), axis=0)}]
 
@@ -103,11 +129,27 @@ class _Pasqal:
 PASQAL = _Pasqal()
 
 
-def to_pulser_results(raw: str, sequence: Sequence | str | Mapping[str, Any]) -> Results:
+def device_specs(target: str) -> dict[str, str]:
+    """Return the devices of a target, by their names at the vendor, as Pulser serialises them.
+
+    Args:
+        target: Pasqal Cloud's list of devices, or the one device of Pasqal Local.
+
+    Raises:
+        ValueError, TypeError, KeyError: It is of another form.
+    """
+    listed = json.loads(target)
+    if isinstance(listed, list):
+        return {device["device_type"]: device["specs"] for device in listed}
+    specs = listed.get("specs", target)
+    return {json.loads(specs)["name"]: specs}
+
+
+def to_pulser_results(text: str, sequence: Sequence | str | Mapping[str, Any]) -> Results:
     """Give a result to Pulser; needs the extra `pasqal`.
 
     Args:
-        raw: What the vendor sent.
+        text: What the vendor sent.
         sequence: The sequence that was run, or its abstract representation.
 
     Raises:
@@ -123,7 +165,7 @@ def to_pulser_results(raw: str, sequence: Sequence | str | Mapping[str, Any]) ->
     if isinstance(sequence, str):
         sequence = pulser.Sequence.from_abstract_repr(sequence)
     atoms = sequence.get_register(include_mappable=True).qubit_ids
-    counts = _counter("pulser", raw)
+    counts = _counter("pulser", text)
     if any(len(bits) != len(atoms) for bits in counts):
         raise ResultError(
             f"bit strings of {len(next(iter(counts)))} atoms, and a sequence of {len(atoms)}. "
@@ -135,9 +177,9 @@ def to_pulser_results(raw: str, sequence: Sequence | str | Mapping[str, Any]) ->
     return results
 
 
-def _counter(program: str, raw: str) -> dict[str, int]:
+def _counter(program: str, text: str) -> dict[str, int]:
     try:
-        return {str(bits): int(n) for bits, n in sorted(json.loads(raw)["counter"].items())}
+        return {str(bits): int(n) for bits, n in sorted(json.loads(text)["counter"].items())}
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ResultError(
             f"Pasqal's result of this {program} sequence has no counter of bit strings "

@@ -11,7 +11,9 @@ from collections.abc import Collection, Iterable
 from enum import Enum
 from typing import Any
 
-__all__ = ["Verdict", "can_go_on", "judge", "parse_states", "state_command"]
+from qrmi_workflows.schedulers.base import JobState, JobStatus
+
+__all__ = ["Verdict", "can_go_on", "judge"]
 
 
 class Verdict(Enum):
@@ -22,44 +24,29 @@ class Verdict(Enum):
     OPEN = "open"
 
 
-_OPEN = frozenset({"PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "REQUEUED", "STAGE_OUT"})
+_OPEN = frozenset({JobState.PENDING, JobState.RUNNING, JobState.HELD})
 
 
-def state_command(job_ids: Iterable[str]) -> list[str]:
-    """Render the `squeue` call that asks for the states and exit codes of jobs."""
-    return [
-        "squeue",
-        "--noheader",
-        "--states=all",
-        "--Format=JobID,State,exit_code",
-        f"--jobs={','.join(sorted(job_ids))}",
-    ]
-
-
-def parse_states(output: str) -> dict[str, tuple[str, str]]:
-    """Parse what `state_command` prints: job id to state (`COMPLETED`) and exit code (`0`)."""
-    rows = (line.split() for line in output.splitlines())
-    return {row[0]: (row[1], row[2]) for row in rows if len(row) == 3}
-
-
-def judge(said: tuple[str, str] | None, status: str) -> Verdict:
-    """Judge by Slurm's word on a job, and by its marker where Slurm has forgotten it.
+def judge(listed: JobStatus | None, marked: str) -> Verdict:
+    """Judge a job by what Slurm lists, and by its marker if Slurm has forgotten it.
 
     Args:
-        said: Its state and exit code; `None` when Slurm answers and does not know the job, which
-            it forgets `MinJobAge` after the end.
-        status: The exit status in its marker; empty when the marker holds none.
+        listed: What Slurm lists; `None` if Slurm answers and does not know the job, which it
+            forgets `MinJobAge` after the end.
+        marked: The exit status in its marker; empty if the marker holds none.
     """
-    well = status in {"0", ""}
-    if said is None:
-        return Verdict.SUCCEEDED if well else Verdict.FAILED
-    state, exit_code = said
-    if state in _OPEN:
+    is_well_marked = marked in {"0", ""}
+    if listed is None:
+        return Verdict.SUCCEEDED if is_well_marked else Verdict.FAILED
+    if listed.is_completing:
+        # The exit code is final, and what still runs is the site's epilog; but whether Slurm will
+        # call a failed job FAILED or CANCELLED is not decided yet.
+        has_succeeded = listed.exit_code == 0 and is_well_marked
+        return Verdict.SUCCEEDED if has_succeeded else Verdict.OPEN
+    if listed.state in _OPEN:
         return Verdict.OPEN
-    # COMPLETING: the exit code is final, and what still runs is the site's epilog.
-    if state in {"COMPLETED", "COMPLETING"} and exit_code == "0" and well:
-        return Verdict.SUCCEEDED
-    return Verdict.OPEN if state == "COMPLETING" else Verdict.FAILED
+    has_succeeded = listed.state is JobState.COMPLETED and listed.exit_code == 0
+    return Verdict.SUCCEEDED if has_succeeded and is_well_marked else Verdict.FAILED
 
 
 def can_go_on(dag: Any, ended: Collection[Any], running: Collection[Any]) -> bool:

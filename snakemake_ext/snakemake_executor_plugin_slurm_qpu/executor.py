@@ -6,12 +6,14 @@ holds the lease, and under it the rule's command (or one Snakemake, where the ru
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,25 +23,26 @@ from snakemake_executor_plugin_slurm.utils import get_job_wildcards, set_gres_st
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
-from qrmi_workflows.environment import without_leases
+from qrmi_workflows.config.job import without_leases
 from qrmi_workflows.errors import JournalError, SchedulerError
-from qrmi_workflows.journal import Journal
-from qrmi_workflows.schedulers.base import QPURequest, run_command
+from qrmi_workflows.journal.journal import Journal
+from qrmi_workflows.lease.records import records_of_job
+from qrmi_workflows.schedulers.base import QPURequest
+from qrmi_workflows.schedulers.command import run_command
+from qrmi_workflows.schedulers.slurm import Slurm
+from qrmi_workflows.schedulers.submission import JobMark, submit_job
+from qrmi_workflows.state.files import append_line
 from snakemake_executor_plugin_slurm_qpu.direct import can_run_directly, render_command
 from snakemake_executor_plugin_slurm_qpu.nested import quote_names, require_readable
 from snakemake_executor_plugin_slurm_qpu.requests import QPURequests
 from snakemake_executor_plugin_slurm_qpu.script import lease_command, read_end, render_script
-from snakemake_executor_plugin_slurm_qpu.submission import submit
-from snakemake_executor_plugin_slurm_qpu.telemetry import (
-    EVENT,
-    RECORDS,
-    append_records,
-    describe_record,
-    read_records,
-)
+from snakemake_executor_plugin_slurm_qpu.telemetry import EVENT, RECORDS
 from snakemake_executor_plugin_slurm_qpu.watching import MarkedExecutor
 
 __all__ = ["Executor"]
+
+SEARCH_SECONDS = 30.0
+"""How long the queue is searched for a job whose submission Slurm did not answer."""
 
 _HOLDS_QPU: ContextVar[bool] = ContextVar("_HOLDS_QPU", default=False)
 
@@ -117,16 +120,16 @@ class Executor(MarkedExecutor):
             _step(job),
             self._command(job),
             submitted=submitted.timestamp(),
-            grace=None if _cluster(job) else self._grace,  # another cluster has its own KillWait
+            kill_wait=None if _cluster(job) else self._kill_wait,  # another cluster has its own
             lanes=self._requests.lanes(request),
         )
         comment = _comment(job)
-        job_id = submit(
+        job_id = submit_job(
+            Slurm(clusters=_cluster(job)),
             self._sbatch(job, request, log_file, comment),
-            render_script(command, self._markers.folder),
-            name=self.run_uuid,
-            comment=comment,
-            cluster=_cluster(job) or "",
+            JobMark(name=self.run_uuid, comment=comment),
+            stdin=render_script(command, self._markers.folder),
+            search_seconds=SEARCH_SECONDS,
         )
         log_file = log_file.with_name(f"{job_id}.log")
         self.logger.info(
@@ -250,7 +253,7 @@ class Executor(MarkedExecutor):
         super().handle_job_success(job)
         if self._requests.find(job) is not None:
             try:
-                Journal().settle(_step(job))
+                Journal().archive(_step(job))
             except JournalError as error:
                 self.logger.warning(f"{error} Run again, the job will take the results it has.")
 
@@ -260,11 +263,13 @@ class Executor(MarkedExecutor):
         submitted = (job_info.aux or {}).get("submitted")
         if job_id is None or submitted is None:
             return
-        records = [{"rule": job.name, **record} for record in read_records(job_id, submitted)]
-        for record in records:
-            self.logger.info(describe_record(record), extra={"event": EVENT, "lease": record})
+        records = records_of_job(job_id, submitted)
+        documents = [{"rule": job.name, **asdict(record)} for record in records]
+        for record, document in zip(records, documents, strict=True):
+            self.logger.info(record.describe(), extra={"event": EVENT, "lease": document})
         try:
-            append_records(RECORDS, records)
+            for document in documents:
+                append_line(RECORDS, json.dumps(document))
         except OSError as error:
             self.logger.warning(f"{RECORDS}: {error}; the report will not have job {job_id}.")
 

@@ -14,17 +14,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from qrmi_workflows.config import SitePolicy, load_site_policy
+from qrmi_workflows.config.site import SitePolicy, load_site_policy
 from qrmi_workflows.errors import QPUError, RequestError
-from qrmi_workflows.schedulers.base import QPURequest, require_success, run_command
-from qrmi_workflows.schedulers.slurm import (
-    offered_gres,
-    qpu_options,
-    refuse_options,
-    require_count,
-    require_gres,
-    units_of,
-)
+from qrmi_workflows.schedulers.base import QPURequest
+from qrmi_workflows.schedulers.command import require_success, run_command
+from qrmi_workflows.schedulers.gres import offered_gres, require_count, require_gres, units_of
+from qrmi_workflows.schedulers.slurm import qpu_options, refuse_options
 from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
 from snakemake_executor_plugin_slurm_qpu.nested import require_readable
 

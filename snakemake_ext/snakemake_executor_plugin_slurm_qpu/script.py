@@ -6,8 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from qrmi_workflows.config import LANES_VARIABLE
-from qrmi_workflows.journal import STEP_VARIABLE
+from qrmi_workflows.config.variables import QPU_KILL_WAIT, QPU_LANES, QPU_STEP
 
 __all__ = ["lease_command", "read_end", "render_script"]
 
@@ -37,7 +36,7 @@ def lease_command(
     command: Sequence[str],
     *,
     submitted: float,
-    grace: float | None,
+    kill_wait: float | None,
     lanes: int | None,
 ) -> list[str]:
     """Render the argv that runs a command under a lease of a QPU.
@@ -48,16 +47,16 @@ def lease_command(
         step: The name under which a retry, or a later run, finds the tasks of a failed attempt.
         command: The command and its arguments.
         submitted: When the job is submitted, in seconds since the epoch.
-        grace: Seconds between SIGTERM and SIGKILL; the job asks Slurm when it is `None`.
+        kill_wait: Slurm's KillWait in seconds; the job asks Slurm if `None`.
         lanes: How many of the QPU's lanes the job holds; as many as the site says when `None`.
     """
     # Not `--step`: this step has ended well when its outputs are checked, not when COMMAND ends.
-    head = ["env", f"{STEP_VARIABLE}={step}"]
+    head = ["env", f"{QPU_STEP}={step}"]
     if lanes is not None:
-        head.append(f"{LANES_VARIABLE}={lanes}")
+        head.append(f"{QPU_LANES}={lanes}")
+    if kill_wait is not None:
+        head.append(f"{QPU_KILL_WAIT}={kill_wait:g}")
     options = ["--qpu", qpu, f"--submitted={submitted:.1f}"]
-    if grace is not None:
-        options.append(f"--grace={grace:g}")
     return [*head, *python, "-m", "qrmi_workflows", "lease", "exec", *options, "--", *command]
 
 

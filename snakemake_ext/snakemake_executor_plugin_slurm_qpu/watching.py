@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -12,15 +12,14 @@ from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from qrmi_workflows.errors import SchedulerError
-from qrmi_workflows.schedulers.base import run_command
-from qrmi_workflows.schedulers.slurm import has_accounting, kill_wait_of
-from qrmi_workflows.supervise import grace_inside
+from qrmi_workflows.schedulers.base import JobStatus
+from qrmi_workflows.schedulers.command import run_command
+from qrmi_workflows.schedulers.slurm import Slurm, has_accounting, kill_wait_of
+from qrmi_workflows.schedulers.submission import list_jobs
 from snakemake_executor_plugin_slurm_qpu.completion import (
     Verdict,
     can_go_on,
     judge,
-    parse_states,
-    state_command,
 )
 from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
 from snakemake_executor_plugin_slurm_qpu.markers import POLL_SECONDS, Markers
@@ -47,7 +46,7 @@ class MarkedExecutor(SlurmExecutor):
         except SchedulerError as error:
             raise QPURequestError(str(error)) from error
         self._has_accounting = has_accounting(shown.stdout)
-        self._grace = grace_inside(kill_wait_of(shown.stdout))
+        self._kill_wait = kill_wait_of(shown.stdout)
 
     async def sleep(self) -> None:
         """Sleep until the stock schedule asks Slurm again, or until a marker says to ask now."""
@@ -113,7 +112,7 @@ class MarkedExecutor(SlurmExecutor):
         asked = due & active.keys()
         if not asked:
             return False
-        states = self._ask_for_states(asked)
+        states = self._list_jobs()
         unexplained = False
         for job_id in asked:
             said, status = (states or {}).get(job_id), self._markers.status(job_id)
@@ -131,15 +130,14 @@ class MarkedExecutor(SlurmExecutor):
                 unexplained = True
         return unexplained
 
-    def _ask_for_states(self, job_ids: Iterable[str]) -> dict[str, tuple[str, str]] | None:
-        """Ask Slurm; `None` when it does not answer."""
+    def _list_jobs(self) -> dict[str, JobStatus] | None:
+        """Ask Slurm for the jobs' states; return `None` if it does not answer."""
+        slurm = Slurm()
         try:
-            done = run_command(state_command(job_ids))
+            return list_jobs(slurm, slurm.status_argv(name=self.run_uuid))
         except SchedulerError as error:
             self.logger.warning(f"{error} Asking again later.")
             return None
-        answered = done.returncode == 0 or "Invalid job id" in done.stderr
-        return parse_states(done.stdout) if answered else None
 
     def _remove_log(self, info: SubmittedJobInfo) -> None:
         if not self.workflow.executor_settings.keep_successful_logs:

@@ -1,4 +1,4 @@
-"""The emulator that most of these tests share."""
+"""The emulator shared by most of these tests."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ model = "MockDevice"
 
 @pytest.fixture(scope="session")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """One emulator for all tests that leave no trace in one another."""
+    """Start one emulator for all tests that do not affect each other."""
     folder = tmp_path_factory.mktemp("emulator")
     config = folder / "emulator.toml"
     config.write_text(CONFIG)
@@ -93,5 +93,5 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 
 @pytest.fixture
 def qpu(emulator: Emulator) -> Callable[..., QuantumResource]:
-    """Connect to a QPU of the shared emulator by name."""
+    """Return a function that connects to a QPU of the shared emulator by name."""
     return lambda name, **extra: connect(emulator, name, **extra)

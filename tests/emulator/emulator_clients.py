@@ -1,4 +1,4 @@
-"""The real `qrmi` client pointed at an emulator, and small payloads."""
+"""Clients of an emulator, above all the real `qrmi`, and small payloads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FINAL = (TaskStatus.Completed, TaskStatus.Failed, TaskStatus.Cancelled)
 
 
 def read_resources(emulator: Emulator) -> dict[str, dict[str, Any]]:
-    """Return the entries of `qrmi_config.json` by name."""
+    """Return the entries of the emulator's `qrmi_config.json` by name."""
     document = json.loads(emulator.config_path.read_text(encoding="utf-8"))
     return {item["name"]: item for item in document["resources"]}
 
@@ -51,7 +51,7 @@ def wait(resource: QuantumResource, task_id: str, seconds: float = 30) -> TaskSt
 
 
 def primitive(program: str, pubs: list[Any], **fields: Any) -> Payload:
-    """Return a payload as upstream's `task_runner` makes it."""
+    """Return a payload like those of upstream's `task_runner`."""
     document = {"pubs": pubs, "version": 2, "support_qiskit": True, "options": {}, **fields}
     return Payload.QiskitPrimitive(input=json.dumps(document), program_id=program)
 
@@ -67,14 +67,14 @@ def run(resource: QuantumResource, payload: Payload) -> str:
 def ask(
     emulator: Emulator, method: str, path: str, body: object = None, headers: Any = None
 ) -> tuple[int, Any]:
-    """Send a request as no client of the vendor would; return the status and the decoded body."""
+    """Send a raw HTTP request, and return the status and the decoded body."""
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     request = urllib.request.Request(  # noqa: S310 - our own http address
         emulator.url + path, data=data, method=method, headers=headers or {}
     )
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
-            status, content = answer.status, answer.read()
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as response:
+            status, content = response.status, response.read()
     except urllib.error.HTTPError as error:
         status, content = error.code, error.read()
     try:
@@ -84,35 +84,35 @@ def ask(
 
 
 def ibm_headers(emulator: Emulator, resource_type: str = "ibm-quantum-compute-service") -> Any:
-    """Exchange the emulator's API key for a token, as any client would."""
+    """Exchange the emulator's API key for a token, and return the headers of a request."""
     credentials = json.loads((emulator.folder / "credentials.json").read_text(encoding="utf-8"))
     secrets = credentials["secrets"][resource_type]
     grant = "urn:ibm:params:oauth:grant-type:apikey"
     form = urllib.parse.urlencode({"grant_type": grant, "apikey": secrets["apikey"]}).encode()
-    _, answer = ask(emulator, "POST", f"/{resource_type}/identity/token", form)
+    _, token = ask(emulator, "POST", f"/{resource_type}/identity/token", form)
     return {
-        "Authorization": f"Bearer {answer['access_token']}",
+        "Authorization": f"Bearer {token['access_token']}",
         "Service-CRN": secrets["crn"],
         "Content-Type": "application/json",
     }
 
 
 def submit_raw(emulator: Emulator, program: str, params: object, qpu: str = "ibm_fez") -> str:
-    """Submit what QRMI itself would not send, and return the task's id."""
+    """Submit parameters that QRMI itself would not send, and return the task's id."""
     body = {"program_id": program, "backend": qpu, "params": params}
     path = "/ibm-quantum-compute-service/jobs"
-    status, answer = ask(emulator, "POST", path, body, ibm_headers(emulator))
-    assert status == 200, answer
-    return str(answer["id"])
+    status, job = ask(emulator, "POST", path, body, ibm_headers(emulator))
+    assert status == 200, job
+    return str(job["id"])
 
 
 def device_of(resource: QuantumResource) -> Any:
-    """Return the Pulser device that a resource's target describes."""
+    """Return the Pulser device described by a resource's target."""
     return deserialize_device(json.loads(resource.target().value)[0]["specs"])
 
 
 def blockade(device: Any, distance: float = 5.0) -> str:
-    """Return a sequence that drives two atoms from the ground to one shared excitation."""
+    """Return a sequence that drives two atoms from the ground state to one shared excitation."""
     register = pulser.Register.from_coordinates([(0, 0), (distance, 0)], prefix="q")
     return _driven(register, device, 352)
 
@@ -133,7 +133,7 @@ def _driven(register: Any, device: Any, nanoseconds: int) -> str:
 
 
 def bell(width: int = 2) -> str:
-    """Return a Bell pair, or a longer GHZ state, that is measured, in OpenQASM 3."""
+    """Return a circuit in OpenQASM 3 that measures a Bell pair, or a wider GHZ state."""
     circuit = QuantumCircuit(width)
     circuit.h(0)
     for qubit in range(width - 1):
@@ -143,8 +143,8 @@ def bell(width: int = 2) -> str:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for something that no event announces."""
+    """Poll until a condition holds, for conditions that no event announces."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, f"the condition did not hold within {seconds} s"
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Felis of Alice & Bob, through the real `qrmi` client."""
+"""Alice & Bob's Felis, through the real `qrmi` client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pointer(kind: str, index: int) -> str:
 
 
 def call(name: str, *qubits: int, before: str = "", result: int | None = None) -> str:
-    """Return one operation as PyQIR writes it."""
+    """Return one operation in PyQIR's notation."""
     arguments = [before] if before else []
     arguments += [pointer("Qubit", qubit) for qubit in qubits]
     arguments += [] if result is None else [pointer("Result", result)]
@@ -46,7 +46,7 @@ def histogram(resource, qir: str) -> dict[str, int]:
 
 
 def test_every_method_of_a_resource_and_a_ghz_state(qpu):
-    """Three qubits in one of two states; the other methods answer."""
+    """Every method works, and three entangled qubits have two outcomes."""
     resource = qpu(NAME)
     assert "online" in str(resource.status().status).lower()
     target = json.loads(resource.target().value)
@@ -92,12 +92,12 @@ def test_every_method_of_a_resource_and_a_ghz_state(qpu):
     ],
 )
 def test_each_operation_does_what_its_name_says(qpu, lines, expected):
-    """States and bases, angles in both of LLVM's forms, adjoints."""
+    """Operations include preparations, bases, adjoints, and angles in both of LLVM's notations."""
     assert histogram(qpu(NAME), program(*lines, recorded=(0,))) == {expected: 1000}
 
 
-def test_what_cannot_be_simulated_fails(qpu):
-    """Unknown operations, branches, and programs that measure nothing."""
+def test_unsupported_programs_fail(qpu):
+    """A task fails for an unknown operation, a branch, or a program that measures nothing."""
     resource = qpu(NAME)
     measure = call("mz", 0, result=0)
     for lines in ([call("flux", 0), measure], ["  br i1 %0, label %a, label %b\n"], [call("h", 0)]):
@@ -105,8 +105,8 @@ def test_what_cannot_be_simulated_fails(qpu):
         assert wait(resource, task) == TaskStatus.Failed
 
 
-def test_bad_requests_are_refused_in_felis_form(qpu, emulator):
-    """FastAPI's `detail`; a job without its input is not queued, and can be cancelled."""
+def test_bad_requests_get_fastapis_error_document(qpu, emulator):
+    """Errors are in `detail`. A job without its input is not queued and can be cancelled."""
     with pytest.raises(QrmiError, match="nbShots"):
         qpu(NAME).task_start(payload("", shots=0))
     with pytest.raises(QrmiError, match="not found"):
@@ -128,5 +128,5 @@ def test_bad_requests_are_refused_in_felis_form(qpu, emulator):
     assert ask(emulator, "DELETE", f"{path}{job['id']}", headers=headers)[0] == 204
     _, job = ask(emulator, "GET", f"{path}{job['id']}", headers=headers)
     assert [event["type"] for event in job["events"]] == ["CREATED", "CANCELLED"]
-    status, answer = ask(emulator, "POST", path, {**body, "target": "EMU:1Q:X"}, headers)
-    assert (status, answer) == (404, {"detail": "Target EMU:1Q:X not found."})
+    status, error = ask(emulator, "POST", path, {**body, "target": "EMU:1Q:X"}, headers)
+    assert (status, error) == (404, {"detail": "Target EMU:1Q:X not found."})

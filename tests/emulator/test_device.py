@@ -1,4 +1,4 @@
-"""The device model: a queue, lanes, durations, pause, cancelling, limits."""
+"""The device model: queue, lanes, durations, availability, cancellation and limits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ lanes = 1
 
 @pytest.fixture(scope="module")
 def timed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """An emulator whose QPUs take a given time."""
+    """Start an emulator with QPUs of known durations."""
     folder = tmp_path_factory.mktemp("timed")
     (folder / "emulator.toml").write_text(CONFIG)
     with start_emulator(folder / "state", config=folder / "emulator.toml") as emulator:
@@ -46,22 +46,22 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 
 
 def test_lanes_prepare_in_parallel_and_the_device_executes_one_at_a_time(timed):
-    """Three tasks: one preparation and three executions long, not three of both."""
+    """Three tasks take one preparation and three executions, not three of each."""
     resource = connect(timed, "ibm_lanes")
     resource.status()
-    begun = time.monotonic()
+    started = time.monotonic()
     tasks = [resource.task_start(primitive("sampler", [[bell()]])) for _ in range(4)]
     assert [resource.task_status(task) for task in tasks] == [TaskStatus.Running] * 3 + [
         TaskStatus.Queued
     ]
     wait(resource, tasks[2])
-    assert 0.6 <= time.monotonic() - begun < 3 * (0.3 + 0.1)
+    assert 0.6 <= time.monotonic() - started < 3 * (0.3 + 0.1)
     wait(resource, tasks[3])
-    assert time.monotonic() - begun >= 0.4 + 0.3 + 0.1
+    assert time.monotonic() - started >= 0.4 + 0.3 + 0.1
 
 
-def test_tasks_run_in_the_order_of_their_acceptance(timed):
-    """First in, first out."""
+def test_tasks_run_in_order_of_acceptance(timed):
+    """The queue is first in, first out."""
     resource = connect(timed, "ibm_lanes")
     tasks = [resource.task_start(primitive("sampler", [[bell()]])) for _ in range(6)]
     ended: list[str] = []
@@ -78,8 +78,8 @@ def test_tasks_run_in_the_order_of_their_acceptance(timed):
     assert ended == tasks
 
 
-def test_a_paused_qpu_accepts_and_waits(timed):
-    """Nothing starts until it is online again; its status says so."""
+def test_a_paused_qpu_accepts_tasks_but_starts_none(timed):
+    """The task starts when the QPU is online again; until then the status is Paused."""
     resource = connect(timed, "ibm_lanes")
     timed.control.ask("PATCH", "/qpus/ibm_lanes", {"availability": "paused"})
     task = resource.task_start(primitive("sampler", [[bell()]]))
@@ -90,7 +90,7 @@ def test_a_paused_qpu_accepts_and_waits(timed):
 
 
 def test_a_task_that_runs_longer_than_its_limit_is_cancelled(timed):
-    """IBM's own words for it."""
+    """The job's document has IBM's status, reason and code for this."""
     resource = connect(timed, "ibm_long", QRMI_IBM_QCS_TIMEOUT_SECONDS="1")
     task = resource.task_start(primitive("sampler", [[bell()]]))
     assert wait(resource, task) == TaskStatus.Cancelled
@@ -104,8 +104,8 @@ def test_a_task_that_runs_longer_than_its_limit_is_cancelled(timed):
     }
 
 
-def test_a_queued_task_is_cancelled_without_having_run(timed):
-    """It never starts, and the one before it is not disturbed."""
+def test_a_queued_task_is_cancelled_before_it_starts(timed):
+    """It never starts, and the running tasks continue."""
     resource = connect(timed, "ibm_long")
     tasks = [resource.task_start(primitive("sampler", [[bell()]])) for _ in range(7)]
     assert resource.task_status(tasks[6]) == TaskStatus.Queued
@@ -127,8 +127,8 @@ def system_job(name: str) -> dict[str, object]:
     }
 
 
-def test_full_and_reserved_lanes_are_refused_on_the_system_api(timed):
-    """429 and 423; a repeated submission of the same job is not a second one."""
+def test_the_system_api_rejects_jobs_if_lanes_are_full_or_reserved(timed):
+    """The statuses are 429 and 423, and resubmitting the same job does not create another."""
     headers = ibm_headers(timed, "ibm-quantum-system")
     path = "/ibm-quantum-system/v1/jobs"
     timed.control.ask("PATCH", "/qpus/ibm_one", {"availability": "paused"})
@@ -155,7 +155,7 @@ def test_full_and_reserved_lanes_are_refused_on_the_system_api(timed):
     ],
 )
 def test_durations_follow_their_distribution(value, mean, spread):
-    """Mean and standard deviation of many draws."""
+    """Many draws have the expected mean and standard deviation."""
     duration = Duration.parse(value, "execution_seconds")
     source = random.Random(1)
     draws = [duration.draw(source) for _ in range(20000)]
@@ -165,7 +165,7 @@ def test_durations_follow_their_distribution(value, mean, spread):
 
 
 @pytest.mark.parametrize("value", ["1", -1, True, [3, 1], [1], {"normal": 1}, {"poisson": 1}])
-def test_other_durations_are_refused(value):
-    """With the forms that are allowed."""
+def test_malformed_durations_are_rejected(value):
+    """The message lists the allowed forms."""
     with pytest.raises(EmulatorError, match=r"\[low, high\]"):
         Duration.parse(value, "execution_seconds")

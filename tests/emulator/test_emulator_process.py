@@ -1,4 +1,4 @@
-"""The emulator as a process: its files, its port, restarts, and how it ends."""
+"""The emulator as a process: its files, port, restarts, shutdown and command line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def qpu_emulator(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_credentials_port_and_tasks_survive_kill_9(tmp_path, null_config):
-    """The same handle, with the token it already has, finds its task after a restart."""
+    """After a restart, an existing handle with its old token finds its tasks."""
     first = start_emulator(tmp_path / "state", config=null_config)
     resource = connect(first, "ibm_null")
     task = resource.task_start(primitive("sampler", [[bell()]]))
@@ -61,8 +61,8 @@ def test_credentials_port_and_tasks_survive_kill_9(tmp_path, null_config):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_cleanly_with_its_workers(tmp_path, number):
-    """Exit status 0, no traceback, and no process left behind."""
+def test_a_signal_stops_it_cleanly_with_its_workers(tmp_path, number):
+    """It exits with status 0, without a traceback, and leaves no process behind."""
     emulator = start_emulator(tmp_path / "state")
     children = psutil.Process(emulator.process.pid).children(recursive=True)
     os.kill(emulator.process.pid, number)
@@ -73,13 +73,13 @@ def test_a_signal_ends_it_cleanly_with_its_workers(tmp_path, number):
 
 
 def test_its_files_are_private(emulator):
-    """Credentials are for the owner alone."""
+    """Only the owner can read the credentials."""
     for name in ("qrmi_config.json", "credentials.json", "control.json", "emulator.db"):
         assert (emulator.folder / name).stat().st_mode & 0o777 == 0o600, name
 
 
-def test_wrong_credentials_are_refused(qpu):
-    """A wrong key gives no token, a wrong CRN no access."""
+def test_wrong_credentials_are_rejected(qpu):
+    """A wrong key gets no token, and a wrong CRN gets no access."""
     task = primitive("sampler", [[bell()]])
     with pytest.raises(AuthenticationFailedError):
         qpu("ibm_quick", QRMI_IBM_QCS_IAM_APIKEY="wrong").task_start(task)
@@ -87,8 +87,8 @@ def test_wrong_credentials_are_refused(qpu):
         qpu("ibm_quick", QRMI_IBM_QCS_SERVICE_CRN="crn:v1:wrong").task_start(task)
 
 
-def test_a_taken_port_and_a_taken_folder_are_said(emulator, tmp_path):
-    """One message each, exit status 2."""
+def test_a_port_or_folder_in_use_is_reported(emulator, tmp_path):
+    """The command prints one message and exits with status 2."""
     port = emulator.url.rpartition(":")[2]
     taken = qpu_emulator("--dir", str(tmp_path), "--port", port)
     assert (taken.returncode, len(taken.stderr.splitlines())) == (2, 1)
@@ -108,8 +108,8 @@ def test_a_taken_port_and_a_taken_folder_are_said(emulator, tmp_path):
         (["--config", "/nonexistent.toml"], "No such file"),
     ],
 )
-def test_bad_arguments_are_refused_with_what_is_allowed(tmp_path, arguments, expected):
-    """One message, exit status 2, no traceback."""
+def test_bad_arguments_are_rejected_with_the_allowed_values(tmp_path, arguments, expected):
+    """The command prints one message without a traceback and exits with status 2."""
     ended = qpu_emulator("--dir", str(tmp_path), *arguments)
     assert ended.returncode == 2
     assert expected in ended.stderr
@@ -129,7 +129,7 @@ def test_bad_arguments_are_refused_with_what_is_allowed(tmp_path, arguments, exp
         ("= 3", "not TOML"),
     ],
 )
-def test_a_bad_file_is_refused_with_what_is_allowed(tmp_path, text, expected):
+def test_a_bad_file_is_rejected_with_the_allowed_values(tmp_path, text, expected):
     """Each message names the value and what is allowed."""
     from qrmi_workflows.emulator.settings import read_settings
 
@@ -140,8 +140,8 @@ def test_a_bad_file_is_refused_with_what_is_allowed(tmp_path, text, expected):
     assert expected in str(caught.value)
 
 
-def test_the_command_counts_and_pauses(tmp_path, null_config):
-    """What `qpu emulator counters` prints and `qpu emulator set` does."""
+def test_commands_count_tasks_and_pause_a_qpu(tmp_path, null_config):
+    """`qpu emulator counters` prints JSON, and `qpu emulator set` changes the availability."""
     where = ("--dir", str(tmp_path / "state"))
     with start_emulator(tmp_path / "state", config=null_config) as emulator:
         assert qpu_emulator("set", *where, "ibm_null", "paused").returncode == 0
@@ -156,8 +156,8 @@ def test_the_command_counts_and_pauses(tmp_path, null_config):
     assert "no emulator answers" in stopped.stderr
 
 
-def test_it_serves_without_a_command_and_says_where(tmp_path, null_config):
-    """`qpu emulator` alone, in the foreground, with one line that a person can read."""
+def test_it_serves_in_the_foreground_without_a_command(tmp_path, null_config):
+    """`qpu emulator` alone announces its address on one human-readable line."""
     argv = [sys.executable, "-m", "qrmi_workflows", "emulator"]
     argv += ["--dir", str(tmp_path / "state"), "--config", str(null_config)]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
@@ -169,8 +169,8 @@ def test_it_serves_without_a_command_and_says_where(tmp_path, null_config):
     assert (process.returncode, rest) == (0, "")
 
 
-def test_modules_in_the_users_folder_are_not_imported(tmp_path, monkeypatch):
-    """A file that is called like a module of Python's does no harm."""
+def test_modules_in_the_working_directory_are_not_imported(tmp_path, monkeypatch):
+    """A file with the name of a standard module does no harm."""
     for name in ("json", "random", "queue", "qiskit"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(3)\n")
     monkeypatch.chdir(tmp_path)
@@ -180,8 +180,8 @@ def test_modules_in_the_users_folder_are_not_imported(tmp_path, monkeypatch):
         assert wait(resource, task) == TaskStatus.Completed
 
 
-def test_health_needs_no_token_and_control_does(emulator):
-    """The sandbox asks for health without a credential."""
+def test_the_health_check_needs_no_token_but_control_does(emulator):
+    """The sandbox checks health without a credential."""
     import urllib.error
     import urllib.request
 

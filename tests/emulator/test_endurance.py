@@ -1,4 +1,4 @@
-"""What was accepted is never forgotten, and many tasks cost no memory."""
+"""Accepted tasks survive the emulator's death, and many of them do not use more memory."""
 
 from __future__ import annotations
 
@@ -32,41 +32,42 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_kill_9_in_the_middle_of_submissions_forgets_nothing(tmp_path, config):
-    """Two clients submit as fast as they can; every id they were given completes later."""
+def test_no_accepted_task_is_lost_if_the_emulator_is_killed(tmp_path, config):
+    """Two clients submit as fast as they can; after a restart, every task they know completes."""
     payloads = {
         "ibm_null": primitive("sampler", [[bell()]]),
         "FRESNEL": Payload.PasqalCloud(sequence='{"device": {}}', job_runs=3),
     }
-    given: dict[str, list[str]] = {name: [] for name in payloads}
+    task_ids: dict[str, list[str]] = {name: [] for name in payloads}
     first = start_emulator(tmp_path / "state", config=config)
 
     def submit(name: str) -> None:
         resource = connect(first, name)
         try:
             while True:
-                given[name].append(resource.task_start(payloads[name]))
+                task_ids[name].append(resource.task_start(payloads[name]))
         except QrmiError:
             return
 
     clients = [threading.Thread(target=submit, args=(name,)) for name in payloads]
     for client in clients:
         client.start()
-    wait_until(lambda: all(len(ids) >= 100 for ids in given.values()))
+    wait_until(lambda: all(len(ids) >= 100 for ids in task_ids.values()))
     first.process.kill()
     first.process.wait()
     for client in clients:
         client.join(30)
     with start_emulator(tmp_path / "state", config=config) as second:
-        for name, ids in given.items():
+        for name, ids in task_ids.items():
             resource = connect(second, name)
             assert {wait(resource, task) for task in ids} == {TaskStatus.Completed}
         accepted = second.counters()["tasks"]["accepted"]
-        assert sum(map(len, given.values())) <= accepted <= sum(map(len, given.values())) + 2
+        known = sum(map(len, task_ids.values()))
+        assert known <= accepted <= known + 2  # each client may have lost one response
 
 
 def test_a_simulation_interrupted_by_kill_9_runs_again(tmp_path):
-    """The task was running when the emulator died; it completes with its result."""
+    """A task that was running when the emulator was killed completes after a restart."""
     circuit = QuantumCircuit(17)
     for layer in range(4):
         for qubit in range(17):
@@ -87,7 +88,7 @@ def test_a_simulation_interrupted_by_kill_9_runs_again(tmp_path):
 
 
 def test_stored_objects_survive_kill_9(tmp_path):
-    """Results of the System API lie in the object store: the same handle finds them again."""
+    """After a restart, an existing handle finds its results in the System API's object store."""
     qpus = ("ibm_system=ibm-quantum-system",)
     first = start_emulator(tmp_path / "state", qpus)
     resource = connect(first, "ibm_system", QRMI_JOB_TIMEOUT_SECONDS="60")
@@ -101,8 +102,8 @@ def test_stored_objects_survive_kill_9(tmp_path):
         assert "without noise" in resource.task_logs(task)
 
 
-def test_ten_thousand_tasks_cost_no_memory(tmp_path, config):
-    """The first thousands may fill caches; the ones after them add next to nothing."""
+def test_memory_use_does_not_grow_with_the_number_of_tasks(tmp_path, config):
+    """The first 3,000 tasks may fill caches, but the next 7,000 add next to nothing."""
     with start_emulator(tmp_path / "state", config=config) as emulator:
         resource, payload = connect(emulator, "ibm_null"), primitive("sampler", [[bell()]])
         server = psutil.Process(emulator.process.pid)
@@ -120,8 +121,8 @@ def test_ten_thousand_tasks_cost_no_memory(tmp_path, config):
         assert after < 300e6
 
 
-def test_other_requests_are_answered_while_a_simulation_runs(tmp_path):
-    """Simulations have processes of their own: a status takes milliseconds meanwhile."""
+def test_simulations_do_not_delay_other_requests(tmp_path):
+    """They run in separate processes, so a status request still takes milliseconds."""
     import statistics
     import time
 
@@ -137,9 +138,9 @@ def test_other_requests_are_answered_while_a_simulation_runs(tmp_path):
         )
         samples = []
         while resource.task_status(task) == TaskStatus.Running and len(samples) < 200:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             resource.task_status(task)
-            samples.append(time.perf_counter() - begun)
+            samples.append(time.perf_counter() - started)
         assert len(samples) > 20
         assert statistics.median(samples) < 0.1
         resource.task_stop(task)

@@ -1,4 +1,4 @@
-"""Faults by rule, seen through the real client and set through the real command."""
+"""Fault rules, as the real client sees them and the real command sets them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ route = "POST */sessions"
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """An emulator whose faults disturb no other test."""
+    """Start an emulator whose faults do not affect other tests."""
     folder = tmp_path_factory.mktemp("faulty")
     (folder / "emulator.toml").write_text(CONFIG)
     with start_emulator(folder / "state", config=folder / "emulator.toml") as emulator:
@@ -50,7 +50,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 
 @pytest.fixture
 def fault(faulty: Emulator) -> Iterator[object]:
-    """Add a rule for one test."""
+    """Return a function that adds a rule until the test has ended."""
     yield lambda **fields: faulty.control.ask("POST", "/faults", fields)
     faulty.control.ask("DELETE", "/faults")
     faulty.control.ask("POST", "/faults", {"kind": "clock-skew", "seconds": 0})
@@ -63,21 +63,21 @@ def resource(faulty: Emulator):
 
 @pytest.fixture
 def task(resource) -> str:
-    """A task that has ended."""
+    """Return the id of a completed task."""
     task_id = resource.task_start(primitive("sampler", [[bell()]]))
     wait(resource, task_id)
     return str(task_id)
 
 
-def test_rules_from_the_file_are_in_force_from_the_start(faulty, resource):
-    """The first acquire meets the vendor's bad day, the second does not."""
+def test_rules_in_the_file_apply_from_the_start(faulty, resource):
+    """The first acquire fails and the second succeeds."""
     with pytest.raises(QrmiError, match="503"):
         resource.acquire()
     resource.release(resource.acquire())
 
 
-def test_a_status_for_some_of_the_requests(fault, resource, task):
-    """The first request passes, the next two fail, and then it is over."""
+def test_a_status_fault_acts_on_some_of_the_requests(fault, resource, task):
+    """The first request passes, the next two fail, and the fourth passes again."""
     fault(kind="status", route=STATUS, status=500, body="bad day", after=1, count=2)
     assert resource.task_status(task) == TaskStatus.Completed
     for _ in range(2):
@@ -86,8 +86,8 @@ def test_a_status_for_some_of_the_requests(fault, resource, task):
     assert resource.task_status(task) == TaskStatus.Completed
 
 
-def test_an_answer_that_is_lost_after_the_task_was_accepted(faulty, fault, resource):
-    """The ambiguous window: the client sees an error, the vendor has the task."""
+def test_a_response_is_lost_after_the_task_was_accepted(faulty, fault, resource):
+    """This is the ambiguous window: the client gets an error, but the vendor has the task."""
     accepted = faulty.counters()["tasks"]["accepted"]
     fault(kind="drop", route=START, when="after", count=1)
     with pytest.raises(QrmiError):
@@ -95,8 +95,8 @@ def test_an_answer_that_is_lost_after_the_task_was_accepted(faulty, fault, resou
     assert faulty.counters()["tasks"]["accepted"] == accepted + 1
 
 
-def test_a_connection_that_is_dropped_before_anything_happens(faulty, fault, resource):
-    """The vendor has no task then."""
+def test_a_connection_is_dropped_before_the_task_is_accepted(faulty, fault, resource):
+    """The client gets an error and the vendor has no task."""
     accepted = faulty.counters()["tasks"]["accepted"]
     fault(kind="drop", route=START, count=1)
     with pytest.raises(QrmiError):
@@ -104,8 +104,8 @@ def test_a_connection_that_is_dropped_before_anything_happens(faulty, fault, res
     assert faulty.counters()["tasks"]["accepted"] == accepted
 
 
-def test_a_body_that_is_cut_in_half(fault, resource, task):
-    """The client cannot parse it and says so."""
+def test_a_response_body_is_truncated(fault, resource, task):
+    """The client cannot parse it and raises an error."""
     fault(kind="malformed", route=STATUS, count=1)
     with pytest.raises(QrmiError):
         resource.task_status(task)
@@ -113,39 +113,39 @@ def test_a_body_that_is_cut_in_half(fault, resource, task):
 
 
 @pytest.mark.parametrize("kind", ["delay", "slow"])
-def test_an_answer_that_takes_its_time(fault, resource, task, kind):
-    """It is late, but right."""
+def test_a_response_is_late(fault, resource, task, kind):
+    """The client gets the right response after the delay."""
     fault(kind=kind, route=STATUS, seconds=0.3, count=1)
-    begun = time.monotonic()
+    started = time.monotonic()
     assert resource.task_status(task) == TaskStatus.Completed
-    assert time.monotonic() - begun > 0.25
+    assert time.monotonic() - started > 0.25
 
 
-def test_a_request_that_is_never_answered(faulty, fault, task):
-    """The client hangs; other clients do not, and the emulator still ends at once."""
+def test_a_request_hangs(faulty, fault, task):
+    """One client hangs, other clients do not, and the emulator still shuts down."""
     fault(kind="hang", route=STATUS, count=1)
     stuck = connect(faulty, "ibm_null")
 
-    def ask_in_vain() -> None:
-        with contextlib.suppress(QrmiError):  # when the emulator ends
+    def hang() -> None:
+        with contextlib.suppress(QrmiError):  # raised when the emulator shuts down
             stuck.task_status(task)
 
-    threading.Thread(target=ask_in_vain, daemon=True).start()
+    threading.Thread(target=hang, daemon=True).start()
     while not faulty.control.ask("GET", "/faults")[0]["matched"]:
         time.sleep(0.005)
     assert connect(faulty, "ibm_null").task_status(task) == TaskStatus.Completed
 
 
-def test_tokens_that_expire(fault, resource, task):
-    """QRMI does not refetch on 401: the handle is lost, a new one works."""
+def test_tokens_expire(fault, resource, task):
+    """QRMI does not fetch a new token on status 401, so the handle becomes unusable."""
     assert resource.task_status(task) == TaskStatus.Completed
     fault(kind="expire-tokens")
     with pytest.raises(AuthenticationFailedError):
         resource.task_status(task)
 
 
-def test_the_system_api_survives_expired_tokens_and_a_bad_moment(faulty, fault):
-    """QRMI fetches a new token there and tries again: the task is submitted once."""
+def test_the_system_apis_client_survives_expired_tokens_and_a_503(faulty, fault):
+    """There QRMI fetches a new token and retries, and the task is submitted only once."""
     system = connect(faulty, "ibm_system", QRMI_JOB_TIMEOUT_SECONDS="60")
     wait(system, system.task_start(primitive("sampler", [[bell()]])))
     accepted = faulty.counters()["tasks"]["accepted"]
@@ -156,8 +156,8 @@ def test_the_system_api_survives_expired_tokens_and_a_bad_moment(faulty, fault):
     assert faulty.counters()["tasks"]["accepted"] == accepted + 1
 
 
-def test_a_session_that_is_closed_early(fault, resource):
-    """A lease can be lost without notice."""
+def test_a_session_is_closed_early(fault, resource):
+    """A client learns only from its next request that it has lost the session."""
     token = resource.acquire()
     fault(kind="close-sessions")
     with pytest.raises(QrmiError, match="has been closed"):
@@ -165,8 +165,8 @@ def test_a_session_that_is_closed_early(fault, resource):
     resource.release(token)
 
 
-def test_a_clock_that_is_wrong(faulty, fault, resource, task):
-    """What the vendor calls now is an hour ahead: tokens have expired for it."""
+def test_the_clock_is_wrong(faulty, fault, resource, task):
+    """With the server's clock two hours ahead, valid tokens have expired."""
     assert resource.task_status(task) == TaskStatus.Completed
     fault(kind="clock-skew", seconds=7200)
     with pytest.raises(AuthenticationFailedError):
@@ -180,8 +180,8 @@ def qpu_emulator(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
 
 
-def test_the_command_adds_lists_and_clears(faulty, fault):
-    """What is added is listed, and gone when it is cleared."""
+def test_the_command_adds_lists_and_clears_rules(faulty, fault):
+    """An added rule is listed until it is cleared; an unknown kind or folder is rejected."""
     where = ("--dir", str(faulty.folder))
     added = qpu_emulator("fault", "add", *where, "delay", "--seconds", "2", "--route", "PUT *")
     assert added.returncode == 0, added.stderr
@@ -208,8 +208,8 @@ def test_the_command_adds_lists_and_clears(faulty, fault):
         ({"route": "*"}, "kind"),
     ],
 )
-def test_a_bad_rule_is_refused_with_what_is_allowed(faulty, table, expected):
-    """In Python and at the control endpoint alike."""
+def test_a_bad_rule_is_rejected_with_the_allowed_values(faulty, table, expected):
+    """Python code and the control endpoint both reject it."""
     with pytest.raises(EmulatorError) as caught:
         FaultRule.parse(table)
     assert expected in str(caught.value)
@@ -219,7 +219,7 @@ def test_a_bad_rule_is_refused_with_what_is_allowed(faulty, table, expected):
 
 
 def test_requests_are_recorded_without_credentials(faulty, task):
-    """One line for each, with its body; tokens and keys appear nowhere."""
+    """Each request is one line with its body, and no line has a token or key."""
     system = connect(faulty, "ibm_system", QRMI_JOB_TIMEOUT_SECONDS="60")
     wait(system, system.task_start(primitive("sampler", [[bell()]])))
     text = (faulty.folder / "requests.jsonl").read_text()

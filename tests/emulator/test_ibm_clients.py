@@ -1,4 +1,4 @@
-"""qiskit-ibm-runtime's own client, `QRMIService` and upstream's `task_runner` command."""
+"""Other clients: qiskit-ibm-runtime, `QRMIService` and upstream's `task_runner` command."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from qrmi_workflows.emulator import Emulator
 
 @pytest.fixture(scope="module")
 def service(emulator: Emulator) -> Iterator[QiskitRuntimeService]:
-    """IBM's client, pointed at loopback.
+    """Connect IBM's client to the emulator.
 
-    The API's address and IAM's can be given. The search for the account's instances, which is a
-    service of IBM Cloud and not of this API, can only be left out: `Account.list_instances` in
-    qiskit_ibm_runtime/accounts/account.py asks cloud.ibm.com unless this variable is set.
+    The addresses of the API and of IAM are configurable. The search for the account's instances is
+    not: `Account.list_instances` (qiskit-ibm-runtime 0.51, accounts/account.py) asks cloud.ibm.com
+    unless QISKIT_FUNCTIONS_EXPERIMENTAL is set.
     """
     environment = read_resources(emulator)["ibm_fez"]["environment"]
     with pytest.MonkeyPatch.context() as patch:
@@ -52,7 +52,7 @@ def ghz(width: int) -> QuantumCircuit:
 
 
 def test_ibms_client_finds_the_backends(service):
-    """Names, status and target."""
+    """It lists their names and reads their status and target."""
     assert {"ibm_fez", "ibm_quick"} <= {backend.name for backend in service.backends()}
     backend = service.backend("ibm_fez")
     assert backend.status().operational
@@ -60,7 +60,7 @@ def test_ibms_client_finds_the_backends(service):
 
 
 def test_ibms_client_runs_in_a_session(service, emulator):
-    """A dedicated session, both primitives, and the job by its id."""
+    """Both primitives run in a dedicated session, and a job is found again by its id."""
     backend = service.backend("ibm_fez")
     isa = transpile(ghz(3), backend, seed_transpiler=1)
     with Session(backend=backend, max_time=300) as session:
@@ -85,8 +85,8 @@ def _measured(width: int) -> QuantumCircuit:
     return circuit
 
 
-def test_ibms_client_cancels_and_lists(service):
-    """Pending jobs are listed, and all are cancelled."""
+def test_ibms_client_lists_and_cancels_jobs(service):
+    """Pending jobs are listed, and each can be cancelled."""
     slow = service.backend("ibm_slow")
     with Batch(backend=slow) as batch:
         jobs = [SamplerV2(mode=batch).run([transpile(_measured(2), slow)]) for _ in range(2)]
@@ -97,8 +97,8 @@ def test_ibms_client_cancels_and_lists(service):
         assert [job.status() for job in jobs] == ["CANCELLED", "CANCELLED"]
 
 
-def test_ibms_client_sees_why_a_job_failed(service):
-    """The reason is in the exception: a circuit of loops that the simulator does not know."""
+def test_ibms_client_raises_the_reason_of_a_failure(service):
+    """The exception names the instruction that the backend does not support."""
     backend = service.backend("ibm_noisy")
     circuit = transpile(_measured(2), backend, initial_layout=[0, 1])
     circuit.append(Gate("unheard_of", 1, []), [0])
@@ -138,8 +138,8 @@ def task_runner(tmp_path: Path, name: str, resource: dict, payload: dict, job: d
 
 
 @pytest.mark.parametrize("name", ["ibm_fez", "ibm_system"])
-def test_upstreams_command_on_ibms_types(tmp_path, emulator, name):
-    """A payload file in, a result file out."""
+def test_upstreams_command_runs_on_ibms_types(tmp_path, emulator, name):
+    """It reads a payload file and writes a result file."""
     payload = {
         "program_id": "sampler",
         "parameters": {"pubs": [[bell(), None, 100]], "version": 2, "support_qiskit": True},
@@ -152,15 +152,15 @@ def test_upstreams_command_on_ibms_types(tmp_path, emulator, name):
     assert set(counts) == {"00", "11"}
 
 
-def test_upstreams_command_on_pasqal_cloud(tmp_path, emulator):
-    """The sequence is an object in the payload file."""
+def test_upstreams_command_runs_on_pasqal_cloud(tmp_path, emulator):
+    """The payload file holds the sequence as an object."""
     payload = {"sequence": json.loads(pi_pulse(AnalogDevice)), "job_runs": 20}
     text = task_runner(tmp_path, "FRESNEL", read_resources(emulator)["FRESNEL"], payload, {})
     assert json.loads(text) == {"counter": {"1": 20}}
 
 
 def test_qrmis_service_lists_the_jobs_resources(emulator):
-    """In a process of its own: it reads the environment."""
+    """It runs in a child process because it reads the job's environment."""
     resources = read_resources(emulator)
     names = ["ibm_fez", "ibm_system", "FRESNEL", "fresnel_local"]
     environment = {

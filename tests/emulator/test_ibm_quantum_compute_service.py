@@ -16,7 +16,7 @@ from qrmi.primitives.ibm import EstimatorV2, SamplerV2, get_backend
 
 
 def test_every_method_of_a_resource(qpu):
-    """What QRMI's table of methods lists works: status, target, lease, task, logs, metadata."""
+    """Every method in QRMI's table works: status, target, lease, task, logs and metadata."""
     resource = qpu("ibm_quick")
     with pytest.deprecated_call():
         assert resource.is_accessible()
@@ -37,7 +37,7 @@ def test_every_method_of_a_resource(qpu):
 
 
 def test_bell_state_through_the_primitives(qpu):
-    """A transpiled Bell pair on a device of 156 qubits gives both outcomes and no other."""
+    """A Bell pair transpiled to a device of 156 qubits has both outcomes and no others."""
     resource = qpu("ibm_fez")
     circuit = QuantumCircuit(2)
     circuit.h(0)
@@ -50,7 +50,7 @@ def test_bell_state_through_the_primitives(qpu):
 
 
 def test_estimates_with_shot_noise_lie_within_five_standard_errors(qpu):
-    """Parameters and observables broadcast, and the error bars that come back are honest."""
+    """Parameters and observables broadcast, and the returned standard errors are realistic."""
     resource = qpu("ibm_fez")
     theta = ParameterVector("θ", 12)
     circuit = QuantumCircuit(3)
@@ -75,8 +75,8 @@ def test_estimates_with_shot_noise_lie_within_five_standard_errors(qpu):
     assert np.all(result.data.stds < 0.02 * 1.2)
 
 
-def test_estimates_without_a_precision_are_exact(qpu):
-    """Precision 0 gives the exact value: idle qubits are in state 0."""
+def test_estimates_with_precision_0_are_exact(qpu):
+    """Observables may act on idle qubits, which are in state 0."""
     circuit = QuantumCircuit(2)
     circuit.ry(0.4, 0)
     circuit.cx(0, 1)
@@ -86,16 +86,16 @@ def test_estimates_without_a_precision_are_exact(qpu):
     assert result.data.stds == 0
 
 
-def test_a_circuit_that_cannot_be_simulated_fails_with_its_reason_in_the_logs(qpu):
-    """The task fails as the vendor's would; the request itself was fine."""
+def test_an_unsupported_circuit_fails_with_the_reason_in_the_logs(qpu):
+    """The request is accepted and the task fails, as with the vendor."""
     resource = qpu("ibm_fez")
     task = resource.task_start(primitive("sampler", [["OPENQASM 3.0; nonsense;"]]))
     assert wait(resource, task) == TaskStatus.Failed
     assert "not OpenQASM 3" in resource.task_logs(task)
 
 
-def test_bad_requests_are_refused_in_the_vendors_form(qpu, emulator):
-    """Unknown tasks and empty inputs reach the caller as QRMI's own exceptions."""
+def test_bad_requests_raise_qrmis_own_exceptions(qpu, emulator):
+    """QRMI recognises the error documents for an unknown task and an empty input."""
     resource = qpu("ibm_fez")
     with pytest.raises(TaskNotFoundError):
         resource.task_status("unknown")

@@ -1,4 +1,4 @@
-"""IBM Quantum System API with its S3-compatible storage, through the real `qrmi` client."""
+"""IBM Quantum System API and its S3-compatible storage, through the real `qrmi` client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIMIT = {"QRMI_JOB_TIMEOUT_SECONDS": "60"}
 
 
 def test_every_method_of_a_resource(qpu):
-    """Input, result and logs travel through the object store by signed requests."""
+    """Every method works; input, result and logs go through the object store, signed."""
     resource = qpu("ibm_system", **LIMIT)
     status = resource.status()
     assert status.status == ResourceStatusCode.Online
@@ -36,7 +36,7 @@ def test_every_method_of_a_resource(qpu):
 
 
 def test_primitives(qpu):
-    """`qrmi.primitives.ibm` needs nothing else on this type."""
+    """`qrmi.primitives.ibm` works on this type too."""
     from qiskit import QuantumCircuit, transpile
 
     resource = qpu("ibm_system", **LIMIT)
@@ -48,8 +48,8 @@ def test_primitives(qpu):
     assert counts == {"1": 100}
 
 
-def test_a_failed_task_tells_its_reason(qpu):
-    """The vendor's reason reaches the caller, and the logs too."""
+def test_a_failed_task_reports_its_reason(qpu):
+    """The reason is in QRMI's exception and in the task's logs."""
     resource = qpu("ibm_system", **LIMIT)
     task = resource.task_start(primitive("estimator", [["nonsense", "Z"]]))
     assert wait(resource, task) == TaskStatus.Failed
@@ -58,8 +58,8 @@ def test_a_failed_task_tells_its_reason(qpu):
     assert "not OpenQASM 3" in resource.task_logs(task)
 
 
-def test_full_lanes_show_and_a_stopped_task_frees_its_lane(qpu):
-    """A queued job does not exist here: the lane is taken at once."""
+def test_capacity_counts_lanes_and_a_stopped_task_frees_its_lane(qpu):
+    """A task takes a lane immediately, because this API has no queue."""
     resource = qpu("ibm_full", **LIMIT)
     task = resource.task_start(primitive("sampler", [[bell()]]))
     assert resource.task_status(task) == TaskStatus.Running
@@ -71,21 +71,21 @@ def test_full_lanes_show_and_a_stopped_task_frees_its_lane(qpu):
 
 
 def test_a_reserved_backend_is_busy(qpu, emulator):
-    """Lanes that another workload manager holds."""
+    """The status is busy while another workload manager has reserved the lanes."""
     emulator.control.ask("PATCH", "/qpus/ibm_full", {"availability": "reserved"})
     assert qpu("ibm_full", **LIMIT).status().busy
     emulator.control.ask("PATCH", "/qpus/ibm_full", {"availability": "online"})
     assert not qpu("ibm_full", **LIMIT).status().busy
 
 
-def test_a_wrong_secret_key_cannot_store_an_input(qpu):
-    """The signature is checked, not only its form."""
+def test_an_input_signed_with_a_wrong_key_is_rejected(qpu):
+    """The object store verifies the signature itself."""
     resource = qpu("ibm_system", **LIMIT, QRMI_IBM_QS_AWS_SECRET_ACCESS_KEY="wrong")
     with pytest.raises(QrmiError, match="SignatureDoesNotMatch"):
         resource.task_start(primitive("sampler", [[bell()]]))
 
 
-# Amazon's own examples: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
+# Amazon's examples: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
 # and https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
 KEYS = {"AKIAIOSFODNN7EXAMPLE": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}
 SCOPE = "AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request"
@@ -117,7 +117,7 @@ PRESIGNED = SignedRequest(
 
 
 def test_signatures_agree_with_amazons_examples():
-    """Both forms of Signature Version 4."""
+    """Both the header and the presigned URL are accepted."""
     check_signature(SIGNED, KEYS, b"", MOMENT)
     check_signature(PRESIGNED, KEYS, b"", MOMENT + 86399)
 
@@ -130,8 +130,8 @@ def test_signatures_agree_with_amazons_examples():
         (PRESIGNED, b"", MOMENT + 86401, "AccessDenied"),
     ],
 )
-def test_a_signature_does_not_outlive_its_time_or_another_body(request_, body, now, code):
-    """What was signed is checked as a whole."""
+def test_a_signature_is_rejected_with_another_body_or_too_late(request_, body, now, code):
+    """S3's error code tells the difference."""
     with pytest.raises(SignatureError) as caught:
         check_signature(request_, KEYS, body, now)
     assert caught.value.code == code

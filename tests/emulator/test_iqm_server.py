@@ -45,7 +45,7 @@ def payload(*circuits: dict[str, Any], shots: Any = 400, job_type: str = "circui
 
 
 def test_every_method_of_a_resource_and_a_ghz_state(qpu):
-    """Two circuits in one task: five entangled qubits, and one that is flipped."""
+    """Every method works, and a task may hold two circuits: a GHZ state and a flipped qubit."""
     resource = qpu("garnet_mock")
     assert resource.status().status == ResourceStatusCode.Online
     target = json.loads(resource.target().value)
@@ -76,10 +76,11 @@ def headers_of(emulator) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def test_a_running_task_is_cancelled_while_its_status_is_awaited(qpu, emulator):
-    """QRMI's status call blocks by design; when the task is cancelled it returns at once.
+def test_a_blocking_status_request_returns_when_the_task_is_cancelled(qpu, emulator):
+    """QRMI's status call blocks by design until the task has ended.
 
-    QRMI's own `task_stop` asks for the status first, and so waits for the end or half a minute.
+    The test cancels through the API because `task_stop` of QRMI 0.26.4 first requests the status,
+    and therefore blocks for up to half a minute.
     """
     resource = qpu("adonis")
     task = resource.task_start(payload(ghz(1, 3, 2)))
@@ -103,14 +104,14 @@ def test_a_running_task_is_cancelled_while_its_status_is_awaited(qpu, emulator):
         (payload({"instructions": [operation("prx", 1, angle=1.0)]}), "lacks 'phase'"),
     ],
 )
-def test_bad_requests_are_refused(qpu, bad, reason):
-    """In IQM's form, as QRMI's exception for it."""
+def test_bad_requests_raise_qrmis_own_exception(qpu, bad, reason):
+    """QRMI recognises IQM's error document."""
     with pytest.raises(InvalidInputError, match=reason):
         qpu("garnet_mock").task_start(bad)
 
 
-def test_what_cannot_be_simulated_fails(qpu):
-    """An operation of other machines, and a circuit that measures nothing."""
+def test_unsupported_circuits_fail(qpu):
+    """A task fails for an operation of other machines, or a circuit that measures nothing."""
     resource = qpu("garnet_mock")
     for circuit in (
         {"instructions": [operation("move", 1, 2)]},
@@ -120,8 +121,8 @@ def test_what_cannot_be_simulated_fails(qpu):
         assert wait(resource, task) == TaskStatus.Failed
 
 
-def test_tokens_and_tasks_that_are_unknown(qpu, emulator):
-    """401 and 404, in IQM's error document."""
+def test_unknown_tokens_and_tasks_get_iqms_error_document(qpu, emulator):
+    """The statuses are 401 and 404."""
     with pytest.raises(AuthenticationFailedError):
         qpu("garnet_mock", QRMI_IQM_ISA_TOKEN="wrong").task_start(payload(ghz(1, 2)))
     with pytest.raises(TaskNotFoundError):

@@ -1,4 +1,4 @@
-"""Pasqal's own SDK, Pulser's connection through it, and QRMI's connection for Pulser."""
+"""Other clients: Pasqal's SDK, Pulser through it, and Pulser and Qiskit through QRMI."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from qrmi_workflows.emulator import Emulator
 
 @pytest.fixture(scope="module")
 def account(emulator: Emulator) -> dict[str, Any]:
-    """What Pasqal's SDK needs to log in at the emulator."""
+    """Return the arguments with which Pasqal's SDK logs in to the emulator."""
     credentials = json.loads((emulator.folder / "credentials.json").read_text())
     secrets = credentials["secrets"]["pasqal-cloud"]
     url = f"{emulator.url}/pasqal-cloud"
@@ -48,14 +48,14 @@ def account(emulator: Emulator) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def sdk(account: dict[str, Any]) -> Iterator[PasqalCloudClient]:
-    """Pasqal's SDK, without its look at the package index."""
+    """Connect Pasqal's SDK, without its version check, which asks the package index."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pasqal_cloud.pasqal_cloud_client._check_sdk_version", lambda: None)
         yield PasqalCloudClient(**account)
 
 
 def ramp(device: pulser.devices.Device) -> pulser.Sequence:
-    """Return a pulse on one atom whose area is a variable."""
+    """Return a sequence with a pulse of variable area on one atom."""
     register = pulser.Register.from_coordinates([(0, 0)], prefix="q")
     sequence = pulser.Sequence(register.with_automatic_layout(device), device)
     sequence.declare_channel("global", "rydberg_global")
@@ -70,7 +70,7 @@ def fresnel(sdk: PasqalCloudClient) -> pulser.devices.Device:
 
 
 def test_the_sdk_runs_a_parametrised_batch(sdk):
-    """One sequence, two jobs with their own variables: no pulse and a pi pulse."""
+    """One sequence runs as two jobs with their own variables: no pulse and a pi pulse."""
     sequence = ramp(fresnel(sdk))
     jobs = [{"runs": 50, "variables": {"area": [area]}} for area in (0.0, np.pi)]
     batch = sdk.create_batch(sequence.to_abstract_repr(), jobs=jobs, tags=["test"])
@@ -82,8 +82,8 @@ def test_the_sdk_runs_a_parametrised_batch(sdk):
     assert sdk.get_batch_status(batch.id).value == "DONE"
 
 
-def test_the_sdk_adds_to_an_open_batch_cancels_and_closes(sdk, emulator):
-    """Jobs are added while it is open; what waits is cancelled; the lists show all."""
+def test_the_sdk_extends_cancels_and_closes_an_open_batch(sdk, emulator):
+    """An open batch accepts more jobs; queued jobs can be cancelled; everything is listed."""
     emulator.control.ask("PATCH", "/qpus/FRESNEL", {"availability": "paused"})
     try:
         sequence = ramp(fresnel(sdk)).to_abstract_repr()
@@ -102,14 +102,14 @@ def test_the_sdk_adds_to_an_open_batch_cancels_and_closes(sdk, emulator):
         emulator.control.ask("PATCH", "/qpus/FRESNEL", {"availability": "online"})
 
 
-def test_the_sdk_sees_the_vendors_errors(sdk):
-    """Unknown batches are 404 in the vendor's form."""
+def test_the_sdk_recognises_the_vendors_errors(sdk):
+    """An unknown batch is reported with status 404."""
     with pytest.raises(BatchFetchingError, match="404"):
         sdk.get_batch("00000000-0000-4000-8000-000000000000")
 
 
-def test_results_are_downloaded_by_a_signed_link_alone(sdk, emulator):
-    """The link needs no token, and without its signature it opens nothing."""
+def test_results_are_downloaded_through_a_signed_link(sdk, emulator):
+    """The link works without an access token, but not without its signature."""
     sequence = ramp(fresnel(sdk)).to_abstract_repr()
     batch = sdk.create_batch(sequence, jobs=[{"runs": 5, "variables": {"area": [0.0]}}])
     wait_until(lambda: sdk.get_batch(batch.id).status == "DONE")
@@ -119,7 +119,7 @@ def test_results_are_downloaded_by_a_signed_link_alone(sdk, emulator):
 
 
 def test_pulser_runs_through_pasqals_connection(account, monkeypatch):
-    """Pulser's QPU backend, a mappable register and all."""
+    """Pulser's QPU backend runs a sequence with a mappable register."""
     monkeypatch.setattr("pasqal_cloud.pasqal_cloud_client._check_sdk_version", lambda: None)
     connection = PasqalCloudConnection(**account)
     device = connection.fetch_available_devices()["FRESNEL"]
@@ -137,7 +137,7 @@ def test_pulser_runs_through_pasqals_connection(account, monkeypatch):
 
 
 def test_pulser_runs_through_qrmis_connection(emulator):
-    """`qrmi.pulser` on the cloud's type: the device from the target, one task, counts."""
+    """`qrmi.pulser` gets the device from the target, runs one task and returns counts."""
     resource = connect(emulator, "FRESNEL")
     connection = PulserQRMIConnection(resource)
     device = connection.fetch_available_devices()["FRESNEL"]
@@ -148,7 +148,7 @@ def test_pulser_runs_through_qrmis_connection(emulator):
 
 
 def test_qiskit_runs_through_qrmis_primitive_for_pasqal(emulator):
-    """`qrmi.primitives.pasqal`: an analog gate of a Qiskit circuit on two blockaded atoms."""
+    """`qrmi.primitives.pasqal` runs a Qiskit circuit with an analog gate on two atoms."""
     times = [0, 0.2, 0.8, 1]
     amplitude = InterpolatePoints(values=[0, 4, 4, 0], times=times, duration=2000)
     detuning = InterpolatePoints(values=[-10, -10, 10, 10], times=times, duration=2000)

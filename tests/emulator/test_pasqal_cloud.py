@@ -12,7 +12,7 @@ from qrmi import Payload, QrmiError, ResourceStatusCode, TaskStatus
 
 
 def test_every_method_of_a_resource_and_a_rydberg_blockade(qpu):
-    """Two atoms within the blockade radius share one excitation: 11 is suppressed."""
+    """Every method works; two atoms within the blockade radius share one excitation."""
     resource = qpu("FRESNEL")
     assert resource.status().status == ResourceStatusCode.Online
     device = device_of(resource)
@@ -31,7 +31,7 @@ def test_every_method_of_a_resource_and_a_rydberg_blockade(qpu):
 
 
 def test_noise_is_that_of_a_fresnel_machine(qpu):
-    """A pi pulse on one atom: every tenth excitation goes undetected."""
+    """After a pi pulse on one atom, every tenth excitation goes undetected."""
     resource = qpu("FRESNEL_CAN1")
     payload = Payload.PasqalCloud(sequence=pi_pulse(device_of(resource)), job_runs=2000)
     task = resource.task_start(payload)
@@ -41,7 +41,7 @@ def test_noise_is_that_of_a_fresnel_machine(qpu):
 
 
 def test_pasqals_own_simulator_is_an_extra(qpu):
-    """Where it is installed it computes the blockade; where it is not, it says what to install."""
+    """If it is installed, it computes the blockade; otherwise the task fails."""
     resource = qpu("EMU_MPS")
     device = device_of(qpu("FRESNEL"))
     task = resource.task_start(Payload.PasqalCloud(sequence=blockade(device), job_runs=1000))
@@ -54,21 +54,21 @@ def test_pasqals_own_simulator_is_an_extra(qpu):
 
 
 def test_more_runs_than_the_device_allows_fail(qpu):
-    """The device's own limit, 2,000."""
+    """The device allows 2,000 runs."""
     resource = qpu("FRESNEL")
     payload = Payload.PasqalCloud(sequence=pi_pulse(device_of(resource)), job_runs=2001)
     assert wait(resource, resource.task_start(payload)) == TaskStatus.Failed
 
 
-def test_a_sequence_that_cannot_be_simulated_fails(qpu):
-    """Valid JSON that is no sequence is accepted, as the vendor does, and ends as an error."""
+def test_an_invalid_sequence_fails(qpu):
+    """Any JSON with a device is accepted, as by the vendor, but the task fails."""
     resource = qpu("FRESNEL")
     task = resource.task_start(Payload.PasqalCloud(sequence='{"device": {}}', job_runs=10))
     assert wait(resource, task) == TaskStatus.Failed
 
 
-def test_bad_requests_are_refused_in_the_vendors_form(qpu):
-    """A sequence that is no JSON, no runs, an unknown task."""
+def test_bad_requests_are_rejected(qpu):
+    """A sequence must be JSON, the number of runs positive, and the task known."""
     resource = qpu("FRESNEL")
     with pytest.raises(QrmiError, match=r"400 Bad Request.*not JSON"):
         resource.task_start(Payload.PasqalCloud(sequence="nonsense", job_runs=10))

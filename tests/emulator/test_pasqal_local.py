@@ -1,4 +1,4 @@
-"""Pasqal Local: the warden's protocol with real MUNGE credentials, through the real client."""
+"""Pasqal Local with real MUNGE credentials, through the real `qrmi` client."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from emulator_clients import ask, connect, device_of, pi_pulse, wait
 from qrmi import Payload, QrmiError, ResourceStatusCode, TaskStatus
 
 
-def munged_answers() -> bool:
-    """Whether the machine's own munged runs."""
+def is_munged_running() -> bool:
+    """Return whether the machine's own munged is running."""
     try:
         return subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode == 0
     except FileNotFoundError:
         return False
 
 
-# Slurm's packages bring munge. Where no munged runs, only root can start one.
-pytestmark = [pytest.mark.slurm, *([] if munged_answers() else [pytest.mark.root])]
-SOCKET = Path("/run/munge/munge.socket.2")  # libmunge, which QRMI loads, knows no other
+# Slurm's packages install munge. If munged is not running, only root can start it.
+pytestmark = [pytest.mark.slurm, *([] if is_munged_running() else [pytest.mark.root])]
+SOCKET = Path("/run/munge/munge.socket.2")  # compiled into libmunge, which QRMI loads
 
 
 @pytest.fixture(scope="module")
 def munged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The machine's munged, or one of our own in its place while these tests run."""
-    if munged_answers():
+    """Start munged for these tests if it is not running."""
+    if is_munged_running():
         yield
         return
     if os.getuid() != 0:
-        pytest.fail("no munged answers; start it: `systemctl start munge`, as root")
+        pytest.fail("munged is not running; start it as root with `systemctl start munge`")
     folder = tmp_path_factory.mktemp("munge", numbered=True)
     folder.chmod(0o700)
     (folder / "key").write_bytes(os.urandom(128))
@@ -59,7 +59,7 @@ def munged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def test_every_method_of_a_resource(emulator, munged):
-    """A session is opened for a user, its tasks run, and it is revoked."""
+    """Every method works: a session is opened for a user, runs a task and is revoked."""
     job = {"QRMI_JOB_UID": str(os.getuid()), "QRMI_JOB_ID": "7"}
     resource = connect(emulator, "fresnel_local", **job)
     assert resource.status().status == ResourceStatusCode.Online
@@ -78,18 +78,18 @@ def test_every_method_of_a_resource(emulator, munged):
     assert emulator.counters()["qpus"]["fresnel_local"]["sessions"]["open"] == 0
 
 
-def test_a_session_of_another_user_is_refused(emulator, munged):
-    """The credential's user must own the session."""
+def test_a_session_of_another_user_is_rejected(emulator, munged):
+    """The session must belong to the user of the MUNGE credential."""
     job = {"QRMI_JOB_UID": "54321", "QRMI_JOB_ID": "7"}
     token = connect(emulator, "fresnel_local", **job).acquire()
-    mine = connect(emulator, "fresnel_local", QRMI_JOB_ACQUISITION_TOKEN=token, **job)
+    resource = connect(emulator, "fresnel_local", QRMI_JOB_ACQUISITION_TOKEN=token, **job)
     with pytest.raises(QrmiError, match=r"403 Forbidden.*another user"):
-        mine.task_start(Payload.PasqalCloud(sequence="{}", job_runs=1))
-    mine.release(token)
+        resource.task_start(Payload.PasqalCloud(sequence="{}", job_runs=1))
+    resource.release(token)
 
 
-def test_credentials_are_asked_of_munged(emulator, munged):
-    """A missing credential, an invented one, and one that is used twice are refused."""
+def test_munged_verifies_the_credentials(emulator, munged):
+    """A missing, a forged or a replayed credential is rejected."""
     path = "/pasqal-local/fresnel_local/jobs"
     credential = subprocess.run(
         ["munge", "-n"], capture_output=True, text=True, check=True

@@ -19,10 +19,10 @@ from qiskit import QuantumCircuit, generate_preset_pass_manager, qasm3, qpy
 from qiskit.circuit import Parameter
 
 from qrmi_workflows import QuantumResult, open_lease
-from qrmi_workflows.acquire import find_qpu
 from qrmi_workflows.cli import main
+from qrmi_workflows.client.targets import cached_target, fetch_target
 from qrmi_workflows.emulator import Emulator
-from qrmi_workflows.targets import cached_target, fetch_target
+from qrmi_workflows.lease.acquire import find_qpu
 from qrmi_workflows.vendors.ibm import transpiler_target
 
 

@@ -25,10 +25,10 @@ from qrmi.primitives.ibm import EstimatorV2, SamplerV2, get_backend
 from qrmi.pulser import PulserQRMIConnection
 
 from qrmi_workflows import Lease, open_lease
+from qrmi_workflows.client.protocol import TaskState
 from qrmi_workflows.emulator import Emulator
 from qrmi_workflows.errors import PayloadError, TaskCancelledError, TaskFailedError
-from qrmi_workflows.journal import Journal
-from qrmi_workflows.resource import TaskState
+from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.vendors.ibm import transpiler_target
 
 _steps = itertools.count()

@@ -1,4 +1,4 @@
-"""Sessions: who gets the device, and what ends a session."""
+"""Sessions: which one holds the device, and when each closes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from qrmi import QrmiError, TaskStatus
 
 @pytest.fixture
 def slow(qpu):
-    """The QPU on which a task takes longer than any test waits."""
+    """Return a function that connects to a QPU whose tasks outlast every test."""
     return lambda **extra: qpu("ibm_slow", **extra)
 
 
-def test_an_active_dedicated_session_keeps_others_off_the_device(qpu):
-    """Another client's task waits until the session is released."""
+def test_an_active_dedicated_session_excludes_other_tasks(qpu):
+    """Another client's task waits until the session is closed."""
     holder, other = qpu("ibm_slow"), qpu("ibm_slow")
     token = holder.acquire()
     first = holder.task_start(primitive("sampler", [[bell()]]))
@@ -30,8 +30,8 @@ def test_an_active_dedicated_session_keeps_others_off_the_device(qpu):
     other.task_stop(foreign)
 
 
-def test_a_batchs_tasks_go_first_but_others_are_not_kept_out(qpu):
-    """Once it is active, and only as long as it has tasks."""
+def test_an_active_batch_sessions_tasks_go_first(qpu):
+    """Other tasks run whenever the session has none."""
     holder = qpu("ibm_slow", QRMI_IBM_QCS_SESSION_MODE="batch")
     other = qpu("ibm_slow")
     token = holder.acquire()
@@ -47,8 +47,8 @@ def test_a_batchs_tasks_go_first_but_others_are_not_kept_out(qpu):
     other.task_stop(foreign)
 
 
-def test_releasing_with_pending_tasks_cancels_those_that_wait(qpu, emulator):
-    """QRMI closes a session that has pending tasks: the queued ones are cancelled."""
+def test_release_cancels_the_sessions_queued_tasks(qpu, emulator):
+    """QRMI closes the session immediately, and its running task ends normally."""
     holder = qpu("ibm_slow")
     token = holder.acquire()
     running = holder.task_start(primitive("sampler", [[bell()]]))
@@ -60,8 +60,8 @@ def test_releasing_with_pending_tasks_cancels_those_that_wait(qpu, emulator):
     assert emulator.counters()["qpus"]["ibm_slow"]["sessions"]["open"] == 0
 
 
-def test_a_closed_session_takes_no_task(qpu):
-    """A released token that is used again is refused, not forgotten."""
+def test_a_closed_session_rejects_tasks(qpu):
+    """The error says that the session has been closed, not that it is unknown."""
     holder = qpu("ibm_quick")
     token = holder.acquire()
     holder.release(token)
@@ -70,8 +70,8 @@ def test_a_closed_session_takes_no_task(qpu):
         late.task_start(primitive("sampler", [[bell()]]))
 
 
-def test_an_idle_session_gives_the_device_up(qpu):
-    """After the interactive TTL another task runs; the session's next one queues again."""
+def test_an_idle_session_loses_the_device(qpu):
+    """After the interactive TTL another task runs, and the session's next task queues."""
     holder, other = qpu("ibm_slow"), qpu("ibm_slow")
     token = holder.acquire()
     first = holder.task_start(primitive("sampler", [[bell()]]))
@@ -87,8 +87,8 @@ def test_an_idle_session_gives_the_device_up(qpu):
     holder.release(token)
 
 
-def test_the_maximum_ttl_closes_a_session_that_nobody_releases(qpu, emulator):
-    """A lease whose holder was killed does not outlive its TTL."""
+def test_an_abandoned_session_closes_at_its_maximum_ttl(qpu, emulator):
+    """This bounds a lease whose holder was killed."""
     before = emulator.counters()["sessions"]
     qpu("ibm_quick", QRMI_IBM_QCS_SESSION_MAX_TTL="2").acquire()
     assert emulator.counters()["sessions"]["open"] == before["open"] + 1

@@ -1,4 +1,4 @@
-"""Malformed requests get the vendor's own error form and code, never a traceback."""
+"""Malformed requests get the vendor's error document and status, never a traceback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ JOB = {"program_id": "sampler", "backend": "ibm_fez", "params": {"pubs": [["x"]]
 
 @pytest.fixture(scope="module")
 def pasqal(emulator) -> dict[str, Any]:
-    """A token and a project of Pasqal Cloud."""
+    """Return the headers of an authorised request to Pasqal Cloud, and the project id."""
     credentials = json.loads((emulator.folder / "credentials.json").read_text())
     secrets = credentials["secrets"]["pasqal-cloud"]
     form = (
@@ -55,7 +55,7 @@ def pasqal(emulator) -> dict[str, Any]:
     ],
 )
 def test_ibms_compute_service(emulator, method, path, body, status):
-    """`errors` with a code, a message and a solution, and a trace."""
+    """The document has a trace and `errors` with code, message, solution and more_info."""
     answer = ask(emulator, method, QCS + path, body, ibm_headers(emulator))
     assert answer[0] == status
     assert answer[1]["errors"][0].keys() == {"code", "message", "solution", "more_info"}
@@ -74,7 +74,7 @@ def test_ibms_compute_service(emulator, method, path, body, status):
     ],
 )
 def test_ibms_system_api(emulator, changed, status):
-    """`status_code`, `title`, `trace` and `errors`."""
+    """The document has the status_code and `errors` with code, message and more_info."""
     url = {"presigned_url": "http://127.0.0.1:9/x", "type": "s3_compatible"}
     body = {
         "id": "00000000-0000-4000-8000-000000000001",
@@ -91,7 +91,7 @@ def test_ibms_system_api(emulator, changed, status):
 
 
 def test_the_object_store(emulator):
-    """S3's XML, for a request without a signature and one with a wrong one."""
+    """A missing and an unknown signature get S3's error codes, in XML."""
     path = f"{QS}/s3/qrmi/key"
     status, body = ask(emulator, "GET", path)
     assert status == 403
@@ -119,7 +119,7 @@ def test_the_object_store(emulator):
     ],
 )
 def test_pasqal_cloud(emulator, pasqal, changed, status):
-    """JSend: `status`, `code`, `message` and `data`."""
+    """The document follows JSend: `status`, `code`, `message` and `data`."""
     body = {
         "project_id": pasqal["project_id"],
         "device_type": "FRESNEL",
@@ -134,15 +134,15 @@ def test_pasqal_cloud(emulator, pasqal, changed, status):
     assert answer[1]["data"]["description"] == answer[1]["message"]
 
 
-def test_pasqal_cloud_without_a_token_and_with_a_broken_body(emulator, pasqal):
-    """401, and 400 for what is not the compression that it says."""
+def test_pasqal_cloud_without_a_token_and_with_a_corrupt_body(emulator, pasqal):
+    """The statuses are 401, and 400 for a body that is not in the stated encoding."""
     assert ask(emulator, "POST", BATCHES, {})[0] == 401
     headers = {**pasqal["headers"], "Content-Encoding": "gzip"}
     assert ask(emulator, "POST", BATCHES, b"not gzip", headers)[0] == 400
 
 
 def test_pasqal_local(emulator):
-    """FastAPI's `detail`."""
+    """The document has FastAPI's `detail`."""
     path = "/pasqal-local/fresnel_local"
     assert ask(emulator, "GET", f"{path}/jobs") == (401, {"detail": "Missing MUNGE credential"})
     assert ask(emulator, "GET", f"{path}/accessible")[1]["is_accessible"] is True
@@ -164,20 +164,20 @@ def test_pasqal_local(emulator):
     ],
 )
 def test_token_endpoints(emulator, path, form, status, field):
-    """IAM's and Auth0's own forms."""
+    """Errors have the form of IAM and of Auth0."""
     answer = ask(emulator, "POST", path, form)
     assert answer[0] == status
     assert field in answer[1]
 
 
 @pytest.mark.parametrize("token", ["x", "a.b", "a.b.c", "", "e30.e30.e30"])
-def test_invented_tokens_are_refused(emulator, token):
-    """Whatever they look like."""
+def test_forged_tokens_are_rejected(emulator, token):
+    """None of them causes an internal error."""
     headers = {**ibm_headers(emulator), "Authorization": f"Bearer {token}"}
     assert ask(emulator, "GET", f"{QCS}/backends", headers=headers)[0] == 401
 
 
-def test_a_token_of_one_vendor_opens_no_other(emulator, pasqal):
+def test_a_token_is_valid_for_one_vendor_only(emulator, pasqal):
     """Tokens are bound to the API that issued them."""
     headers = {**ibm_headers(emulator), **pasqal["headers"]}
     assert ask(emulator, "GET", f"{QCS}/backends", headers=headers)[0] == 401

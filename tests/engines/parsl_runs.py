@@ -17,9 +17,9 @@ from parsl.config import Config
 
 from parsl_ext import QPUExecutor, QPUSlurmProvider
 from qrmi_workflows.emulator.client import Control
-from qrmi_workflows.journal import Journal
+from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.sandbox import Sandbox
-from qrmi_workflows.schedulers.base import run_command
+from qrmi_workflows.schedulers.command import run_command
 
 EMULATOR = """
 [qpus.ibm_quick]

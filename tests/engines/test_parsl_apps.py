@@ -16,7 +16,7 @@ from qiskit import QuantumCircuit
 
 from parsl_ext import qpu_app, qpu_config, run_payload
 from qrmi_workflows.errors import PayloadError, RequestError, UnknownQPUError
-from qrmi_workflows.journal import Journal
+from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.results import QuantumResult
 

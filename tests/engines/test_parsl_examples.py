@@ -24,9 +24,9 @@ from pages import blocks
 from parsl_runs import wait_until
 
 from qrmi_workflows.emulator.client import Control
-from qrmi_workflows.journal import Journal
+from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.sandbox import Sandbox
-from qrmi_workflows.schedulers.slurm import gres_of_job
+from qrmi_workflows.schedulers.gres import gres_of_job
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -79,7 +79,7 @@ class Run:
     def most_at_once(self, qpu: str) -> int:
         """How many tasks were with a QPU at once, as the journal has it."""
         journal = Journal(self.folder / "state" / "journal")
-        records = [*journal.records(), *journal.records(settled=True)]
+        records = [*journal.records(), *journal.records(archived=True)]
         results = [record.result for record in records if record.result and record.qpu == qpu]
         spans = [(result.submitted, result.completed) for result in results]
         return max(sum(start <= at < end for start, end in spans) for at, _ in spans)

@@ -12,7 +12,7 @@ import pytest
 from pages import blocks
 from snakemake_runs import BELL, PAYLOAD, Project, submitted
 
-from qrmi_workflows.config import load_site_policy
+from qrmi_workflows.config.site import load_site_policy
 from qrmi_workflows.sandbox import Sandbox
 from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.slurm import qpu_options

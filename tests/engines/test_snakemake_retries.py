@@ -12,7 +12,7 @@ import psutil
 import pytest
 from snakemake_runs import PAYLOAD, Project, acquired_by_the_site, submitted, wait_until
 
-from qrmi_workflows.journal import Journal
+from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.sandbox import Sandbox
 
 pytestmark = [pytest.mark.slurm, pytest.mark.engines]

@@ -25,8 +25,8 @@ from fault_payloads import bell
 
 from qrmi_workflows import QuantumResult
 from qrmi_workflows.emulator.client import Control
-from qrmi_workflows.journal import Journal
-from qrmi_workflows.task_record import RecordState
+from qrmi_workflows.journal.journal import Journal
+from qrmi_workflows.journal.record import RecordState
 
 __all__ = [
     "LOSSES",
@@ -53,7 +53,7 @@ LOSSES = ("results lost", "tasks paid twice", "leases left open", "processes lef
 
 # The `qpu` command, with shorter deadlines, so that a vendor who hangs costs seconds.
 _HURRIED = """
-from qrmi_workflows import resource
+from qrmi_workflows.client import resource
 resource.DEADLINES, resource._DEFAULT_DEADLINE = {}, 3.0
 from qrmi_workflows.cli import main
 main()
@@ -139,7 +139,7 @@ class Step:
     def journal_state(self) -> str:
         """Return how far the journal says that the last task has come."""
         journal = Journal(self.state / "journal")
-        records = [*journal.records(), *journal.records(settled=True)]
+        records = [*journal.records(), *journal.records(archived=True)]
         last = max(records, key=lambda record: record.since, default=None)
         return str(last.state) if last else NO_INTENT
 

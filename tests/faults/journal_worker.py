@@ -14,10 +14,10 @@ import sys
 import uuid
 from pathlib import Path
 
-from qrmi_workflows.journal import Journal
+from qrmi_workflows.journal.journal import Journal
+from qrmi_workflows.journal.record import RecordState
+from qrmi_workflows.journal.step import Entry
 from qrmi_workflows.results import QuantumResult
-from qrmi_workflows.step import Entry
-from qrmi_workflows.task_record import RecordState
 
 STEPS = ("a", "b", "c")
 DIGESTS = [f"{number:064x}" for number in (1, 1, 2)]  # two are equal, on purpose
@@ -41,7 +41,7 @@ class Worker:
             self.run_task(entry, before and before.state)
         self.unmark()
         self.journal.close(step)
-        self.journal.settle(step.name)
+        self.journal.archive(step.name)
 
     def run_task(self, entry: Entry, state: RecordState | None) -> None:
         """Submit a task, or go on with it."""

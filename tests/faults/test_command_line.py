@@ -14,7 +14,7 @@ import pytest
 from fault_payloads import bell
 
 from qrmi_workflows import QuantumResult, open_lease
-from qrmi_workflows.journal import Journal
+from qrmi_workflows.journal.journal import Journal
 
 QPU = (sys.executable, "-m", "qrmi_workflows")
 

@@ -20,7 +20,7 @@ HERE = str(Path(__file__).parent)
 GRANTED = """
 import os
 from qrmi_workflows import open_lease
-from qrmi_workflows.ledger import OpenLease
+from qrmi_workflows.lease.records import OpenLease
 
 write = OpenLease._write
 

@@ -12,12 +12,13 @@ from fault_payloads import bell
 
 from qrmi_workflows import open_lease
 from qrmi_workflows.errors import JournalError, RequestError
-from qrmi_workflows.journal import Journal
-from qrmi_workflows.locks import locked
+from qrmi_workflows.journal.journal import Journal
+from qrmi_workflows.state.locks import hold_lock
 
 RUN = """
 from fault_payloads import bell
-from qrmi_workflows import lanes, lease, open_lease
+from qrmi_workflows.lease import killwait
+from qrmi_workflows import open_lease
 lanes._STOP_SECONDS = lease._STOP_SECONDS = 0.5  # or the test is slow
 with open_lease("ibm_quick", step="hangs") as held:
     print("ready", flush=True)
@@ -41,7 +42,7 @@ def test_a_journal_that_hangs_keeps_no_lease(counted, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "tests/faults")
     argv = [sys.executable, "-c", RUN]
     with (
-        locked(Journal().step("hangs").folder / ".lock"),
+        hold_lock(Journal().step("hangs").folder / ".lock"),
         subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
     ):
         try:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from qrmi_workflows.journal import Journal
-from qrmi_workflows.task_record import RecordState
+from qrmi_workflows.journal.journal import Journal
+from qrmi_workflows.journal.record import RecordState
 
 WORKER = Path(__file__).with_name("journal_worker.py")
 HOSTS, PROCESSES, RUNS = 3, 5, 12
@@ -65,7 +65,7 @@ def test_many_processes_on_several_hosts_lose_nothing_and_pay_once(state, tmp_pa
     codes = list(crowd(state, vendor, tmp_path, seed))
 
     journal = Journal(state / "journal")
-    records = [*journal.records(), *journal.records(settled=True)]
+    records = [*journal.records(), *journal.records(archived=True)]
     recorded = [record.task_id for record in records if record.task_id]
     accepted = {path.name.removeprefix("task-") for path in vendor.glob("task-*")}
     ambiguous = len(list(vendor.glob("ambiguous-*")))
@@ -85,7 +85,7 @@ def test_many_processes_on_several_hosts_lose_nothing_and_pay_once(state, tmp_pa
 HOLD = """
 import sys
 from pathlib import Path
-from qrmi_workflows.journal import Journal
+from qrmi_workflows.journal.journal import Journal
 journal = Journal(Path(sys.argv[1]) / "journal")
 step = journal.step("s")
 entry, before = step.claim("d" * 64, qpu="q", program="sampler")

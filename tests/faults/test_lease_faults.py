@@ -13,10 +13,10 @@ import pytest
 from fault_payloads import bell
 
 from qrmi_workflows import QuantumResult, open_lease
+from qrmi_workflows.client.resource import DEADLINES
 from qrmi_workflows.errors import ConfigError, LeaseError, SessionEndedError, UnknownQPUError
-from qrmi_workflows.ledger import open_leases
-from qrmi_workflows.reap import reap
-from qrmi_workflows.resource import DEADLINES
+from qrmi_workflows.lease.reap import reap
+from qrmi_workflows.lease.records import open_leases
 
 HOLD = """
 import sys, time
@@ -259,7 +259,7 @@ def test_a_release_that_fails_costs_qpu_run_no_result(fault, counted, payload_fi
 
 
 def test_a_grant_that_comes_too_late_is_given_back(fault, counted, monkeypatch):
-    monkeypatch.setattr("qrmi_workflows.resource.DEADLINES", {"acquire": 0.3})
+    monkeypatch.setattr("qrmi_workflows.client.resource.DEADLINES", {"acquire": 0.3})
     fault("delay", route="POST */sessions", seconds=1.0, count=1, when="after")
 
     with pytest.raises(LeaseError, match=r"did not answer acquire within 0\.3 s"):
@@ -277,7 +277,7 @@ def test_a_lease_that_cannot_be_described_is_given_back(counted, monkeypatch):
     def fails(**_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("qrmi_workflows.holding.OpenLease.create", fails)
+    monkeypatch.setattr("qrmi_workflows.lease.held.OpenLease.create", fails)
 
     with pytest.raises(ZeroDivisionError):
         open_lease("ibm_quick")
@@ -324,7 +324,7 @@ def test_acquiring_waits_while_the_vendor_refuses_for_now(counted, fault, caplog
 
 
 def test_acquiring_does_not_wait_for_ever(fault, monkeypatch):
-    monkeypatch.setattr("qrmi_workflows.acquire.ACQUIRE_SECONDS", 0.5)
+    monkeypatch.setattr("qrmi_workflows.lease.acquire.ACQUIRE_SECONDS", 0.5)
     fault("status", route="POST */sessions", status=423)
 
     with pytest.raises(LeaseError, match="423") as caught:

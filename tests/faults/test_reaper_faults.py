@@ -10,8 +10,8 @@ from collections import Counter
 import pytest
 
 from qrmi_workflows import open_lease
-from qrmi_workflows.ledger import open_leases
-from qrmi_workflows.reap import reap
+from qrmi_workflows.lease.reap import reap
+from qrmi_workflows.lease.records import open_leases
 
 ORPHANS = 4
 HOLD = f"""
@@ -105,7 +105,7 @@ def test_reapers_killed_at_random_lose_nothing(orphans, counted, fault, recorded
 
 
 def test_orphans_of_a_silent_vendor_hold_up_no_other_lease(orphans, fault, monkeypatch):
-    monkeypatch.setattr("qrmi_workflows.opening._REAP_SECONDS", 0.3)
+    monkeypatch.setattr("qrmi_workflows.lease.open._REAP_SECONDS", 0.3)
     fault("hang", route="PATCH */sessions/*", count=1)
     before = time.monotonic()
 
@@ -145,7 +145,7 @@ def test_an_orphan_that_cannot_be_locked_holds_up_no_lease(orphans, monkeypatch)
     def read_only(path):
         raise OSError(30, "Read-only file system", str(path))
 
-    monkeypatch.setattr("qrmi_workflows.reap.locked_at_once", read_only)
+    monkeypatch.setattr("qrmi_workflows.lease.reap.try_lock", read_only)
 
     (one, *others) = reap(patience=1.0)
     assert not one.released
@@ -164,7 +164,7 @@ def test_damaged_notes_of_what_tasks_used_hold_up_no_release(quick, counted):
 
 def test_a_clock_that_is_set_back_leaves_no_negative_times(quick, monkeypatch, tmp_path):
     now = time.time()
-    monkeypatch.setattr("qrmi_workflows.ledger.time.time", lambda: now - 3600)
+    monkeypatch.setattr("qrmi_workflows.lease.records.time.time", lambda: now - 3600)
 
     quick.release()
 

@@ -9,16 +9,17 @@ import time
 import pytest
 from fault_payloads import bell
 
-from qrmi_workflows.config import load_qpus
+from qrmi_workflows.client.protocol import QuantumResource, TaskState
+from qrmi_workflows.client.resource import QRMIResource
+from qrmi_workflows.config.qpus import load_qpus
 from qrmi_workflows.errors import AuthenticationError, ConfigError, DeadlineError, ResourceError
 from qrmi_workflows.payloads import Payload
-from qrmi_workflows.resource import QRMIResource, QuantumResource, TaskState
-from qrmi_workflows.vendors import load_vendor
+from qrmi_workflows.vendors.registry import load_vendor
 
 SILENT = """
 import sys, time
 from qrmi_workflows.errors import DeadlineError
-from qrmi_workflows.resource import QRMIResource
+from qrmi_workflows.client.resource import QRMIResource
 settings = {f"QRMI_IBM_QCS_{key}": sys.argv[1] for key in
             ("ENDPOINT", "IAM_ENDPOINT", "IAM_APIKEY", "SERVICE_CRN")}
 resource = QRMIResource("q", "ibm-quantum-compute-service", settings, deadlines={"status": 0.5})
@@ -116,7 +117,7 @@ def test_a_status_says_whether_to_try_again_and_whether_anything_happened(
         resource.task_start(encoded)
 
     assert caught.value.status_code == status
-    assert (caught.value.retryable, caught.value.refused) == (retryable, refused)
+    assert (caught.value.retryable, caught.value.had_no_effect) == (retryable, refused)
     assert caught.value.call == "task_start"
 
 
@@ -156,7 +157,7 @@ def test_a_vendor_that_is_gone_has_certainly_accepted_nothing(emulator):
         resource.task_start(load_vendor("ibm").encode(bell()))
 
     assert caught.value.retryable
-    assert caught.value.refused
+    assert caught.value.had_no_effect
 
 
 def test_an_unknown_type_and_missing_settings_are_refused():

@@ -10,10 +10,10 @@ from fault_payloads import bell
 
 from qrmi_workflows import open_lease
 from qrmi_workflows.errors import LeaseError, PayloadError, TaskCancelledError
-from qrmi_workflows.journal import Journal
-from qrmi_workflows.lanes import TaskFuture
-from qrmi_workflows.lease import Lease
-from qrmi_workflows.task_record import RecordState
+from qrmi_workflows.journal.journal import Journal
+from qrmi_workflows.journal.record import RecordState
+from qrmi_workflows.lease.lease import Lease
+from qrmi_workflows.tasks.pool import TaskFuture
 
 
 def submitted(lease: Lease, **options) -> TaskFuture:

@@ -22,8 +22,8 @@ from qrmi_workflows.errors import (
     TaskCancelledError,
     TaskFailedError,
 )
-from qrmi_workflows.journal import Journal
-from qrmi_workflows.task_record import RecordState
+from qrmi_workflows.journal.journal import Journal
+from qrmi_workflows.journal.record import RecordState
 
 
 def records(step: str) -> list:
@@ -427,4 +427,4 @@ def test_where_the_site_says_nothing_the_vendor_counts_the_lanes(emulator, monke
     with open_lease("ibm_system") as lease:
         lease.submit(bell())
 
-        assert lease.holding.gate.count == 3
+        assert lease.held.lanes.count == 3

@@ -20,7 +20,7 @@ from emulated_site import emulated_site
 
 from qrmi_workflows.emulator.client import Control
 from qrmi_workflows.sandbox import Sandbox
-from qrmi_workflows.schedulers.base import require_success, run_command
+from qrmi_workflows.schedulers.command import require_success, run_command
 
 __all__ = ["EMULATOR", "REFUSED", "Vault", "open_vault"]
 

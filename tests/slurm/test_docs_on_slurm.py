@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pages import blocks
 
-from qrmi_workflows.schedulers.base import require_success, run_command
+from qrmi_workflows.schedulers.command import require_success, run_command
 
 PAGE = Path(__file__).parents[2] / "docs" / "site.md"
 

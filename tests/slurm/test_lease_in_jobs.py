@@ -16,12 +16,15 @@ import psutil
 import pytest
 from site_under_test import wait
 
-from qrmi_workflows.config import load_qpus, load_site_policy
+from qrmi_workflows.config.qpus import load_qpus
+from qrmi_workflows.config.site import load_site_policy
 from qrmi_workflows.emulator.client import Control
-from qrmi_workflows.ledger import open_leases
+from qrmi_workflows.lease.records import open_leases
 from qrmi_workflows.sandbox import Sandbox
-from qrmi_workflows.schedulers.base import QPURequest, require_success, run_command
-from qrmi_workflows.schedulers.slurm import gres_of_job, qpu_options
+from qrmi_workflows.schedulers.base import QPURequest
+from qrmi_workflows.schedulers.command import require_success, run_command
+from qrmi_workflows.schedulers.gres import gres_of_job
+from qrmi_workflows.schedulers.slurm import qpu_options
 
 pytestmark = pytest.mark.slurm
 

@@ -22,9 +22,9 @@ from site_under_test import Site, wait
 
 from qrmi_workflows import open_lease
 from qrmi_workflows.emulator.client import Control
-from qrmi_workflows.journal import Journal
-from qrmi_workflows.ledger import open_leases
-from qrmi_workflows.reap import reap
+from qrmi_workflows.journal.journal import Journal
+from qrmi_workflows.lease.reap import reap
+from qrmi_workflows.lease.records import open_leases
 from qrmi_workflows.sandbox import Sandbox
 from qrmi_workflows.sandbox.layout import find_programs
 
@@ -68,7 +68,7 @@ def test_the_next_lease_releases_what_a_job_on_another_host_left(user, sessions)
     assert reap() == []
     kill_all_of(user, job)
     (left,) = open_leases()
-    assert (left.owner.host, left.owner.job, left.owner.lives()) == ("n9", str(job), None)
+    assert (left.owner.host, left.owner.job, left.owner.is_alive()) == ("n9", str(job), None)
     assert sessions() == 1
 
     with open_lease("FRESNEL"):
@@ -137,7 +137,7 @@ def test_where_there_is_no_scheduler_other_hosts_leases_are_left_alone(
 
 CLAIM = """
 import sys
-from qrmi_workflows.journal import Journal
+from qrmi_workflows.journal.journal import Journal
 entry, _ = Journal().step("s").claim("d" * 64, qpu="q", program="sampler")
 entry.submitted("task")
 print("held", flush=True)

@@ -1,4 +1,4 @@
-"""The sandbox and other users of the machine: each has one's own, and cannot use another's."""
+"""Sandboxes on a shared machine: each user can have one and cannot use another user's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.root]
 
 @pytest.fixture(scope="module")
 def open_folder() -> Iterator[Path]:
-    """A folder that every user may enter."""
+    """A directory that every user may enter."""
     with tempfile.TemporaryDirectory(prefix="users-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -31,20 +31,20 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def user(open_folder: Path) -> Iterator[User]:
-    """A user without rights."""
-    with temporary_user(f"qpu{os.getpid()}", open_folder) as found:
-        yield found
+    """An unprivileged user."""
+    with temporary_user(f"qpu{os.getpid()}", open_folder) as new_user:
+        yield new_user
 
 
 @pytest.fixture(scope="module")
 def python(user: User, open_folder: Path) -> tuple[str, ...]:
-    """A Python with our packages that this user may run."""
+    """A Python with this project's packages that the user may run."""
     return python_for_all(user, open_folder)
 
 
 @pytest.fixture
 def leaked_conf(sandbox: Sandbox, user: User) -> Iterator[Path]:
-    """The sandbox's slurm.conf as the other user may read it: a secret that it need not be."""
+    """A copy of the sandbox's slurm.conf that the other user can read; it need not be secret."""
     etc = user.home / "leaked"
     shutil.copytree(sandbox.directory / "etc", etc, ignore=shutil.ignore_patterns("munge.key"))
     conf = etc / "slurm.conf"
@@ -55,8 +55,8 @@ def leaked_conf(sandbox: Sandbox, user: User) -> Iterator[Path]:
     shutil.rmtree(etc)
 
 
-def test_a_normal_user_has_a_sandbox(user: User, python: tuple[str, ...]) -> None:
-    """Up, a job with a QPU that finds its site, a killed daemon healed, down without a trace."""
+def test_an_unprivileged_user_can_have_a_sandbox(user: User, python: tuple[str, ...]) -> None:
+    """Start it, run a job with a QPU, restart a killed daemon, stop it without a trace."""
     folder = user.home / "site"
     sandbox = (*python, "-m", "qrmi_workflows", "sandbox")
     where = ("--dir", str(folder))
@@ -64,11 +64,11 @@ def test_a_normal_user_has_a_sandbox(user: User, python: tuple[str, ...]) -> Non
     assert done.returncode == 0, done.stderr
     try:
         script = "srun sinfo --noheader --format=%D; id -un; echo $QPU_CONFIG"
-        batch = ("sbatch", "--wait", "--export=NONE", "--gres=qpu:FRESNEL:1", "--output=said")
+        batch = ("sbatch", "--wait", "--export=NONE", "--gres=qpu:FRESNEL:1", "--output=out")
         done = user.run(*sandbox, "shell", *where, "--", *batch, f"--wrap={script}")
         assert done.returncode == 0, done.stderr
-        said = (user.home / "said").read_text().split()
-        assert said == ["2", user.name, f"{folder}/emulator/qrmi_config.json"]
+        output = (user.home / "out").read_text().split()
+        assert output == ["2", user.name, f"{folder}/emulator/qrmi_config.json"]
 
         status = json.loads(user.run(*sandbox, "status", *where, "--json").stdout)
         pids = {daemon["name"]: daemon["pid"] for daemon in status["daemons"]}
@@ -83,13 +83,13 @@ def test_a_normal_user_has_a_sandbox(user: User, python: tuple[str, ...]) -> Non
         done = user.run(*sandbox, "down", *where)
     assert done.returncode == 0, done.stderr
     processes = psutil.process_iter(["username", "status", "cmdline"])
-    left = [process.info for process in processes if process.info["username"] == user.name]
-    assert [info for info in left if info["status"] != psutil.STATUS_ZOMBIE] == []
+    remaining = [process.info for process in processes if process.info["username"] == user.name]
+    assert [info for info in remaining if info["status"] != psutil.STATUS_ZOMBIE] == []
 
 
 @pytest.mark.parametrize("argv", [("sinfo",), ("squeue",), ("sbatch", "--wrap=true")])
-def test_another_user_is_refused(user: User, leaked_conf: Path, argv: tuple[str, ...]) -> None:
-    """Even with slurm.conf in hand: the socket of munged cannot be reached."""
+def test_another_user_is_denied(user: User, leaked_conf: Path, argv: tuple[str, ...]) -> None:
+    """Even with a copy of slurm.conf, the user cannot reach munged's socket."""
     done = user.run(*argv, SLURM_CONF=str(leaked_conf))
     assert done.returncode != 0
     assert done.stdout == ""
@@ -98,12 +98,12 @@ def test_another_user_is_refused(user: User, leaked_conf: Path, argv: tuple[str,
 
 
 @pytest.mark.parametrize("argv", [("sinfo",), ("sbatch", "--wrap=true")])
-def test_another_user_with_a_munged_of_its_own_is_refused(
+def test_another_user_with_a_private_munged_is_denied(
     sandbox: Sandbox, user: User, leaked_conf: Path, argv: tuple[str, ...]
 ) -> None:
-    """A credential made with another key proves nothing."""
+    """slurmctld rejects a credential that was made with another key."""
     log = sandbox.directory / "log" / "slurmctld.log"
-    logged = len(log.read_text())
+    previous_size = len(log.read_text())
     socket = user.home / "munge.socket"
     key = user.home / "munge.key"
     key.write_bytes(os.urandom(1024))
@@ -121,13 +121,13 @@ def test_another_user_with_a_munged_of_its_own_is_refused(
         done = user.run(*argv, SLURM_CONF=str(leaked_conf))
         assert done.returncode != 0
         assert done.stdout == ""
-        assert "Munge decode failed: Invalid credential" in log.read_text()[logged:]
+        assert "Munge decode failed: Invalid credential" in log.read_text()[previous_size:]
     finally:
         user.run("/usr/sbin/munged", "--stop", f"--socket={socket}")
 
 
-def test_another_user_cannot_read_the_state_folder(sandbox: Sandbox, user: User) -> None:
-    """Nor what holds the credentials and the key."""
+def test_another_user_cannot_read_the_state_directory(sandbox: Sandbox, user: User) -> None:
+    """In particular not the credentials and the key."""
     for path in ("sandbox.json", "etc/munge.key", "etc/slurm.conf", "emulator/qrmi_config.json"):
         assert (sandbox.directory / path).exists()
         assert user.run("cat", str(sandbox.directory / path)).returncode != 0
@@ -136,7 +136,7 @@ def test_another_user_cannot_read_the_state_folder(sandbox: Sandbox, user: User)
 def test_another_users_sandbox_is_not_taken_over(
     sandbox: Sandbox, user: User, python: tuple[str, ...]
 ) -> None:
-    """`up`, `status` and `down` on it fail in one message."""
+    """`up`, `status` and `down` fail with a message, not a traceback."""
     for verb in ("up", "status", "down"):
         where = ("--dir", str(sandbox.directory))
         done = user.run(*python, "-m", "qrmi_workflows", "sandbox", verb, *where)
@@ -147,7 +147,7 @@ def test_another_users_sandbox_is_not_taken_over(
 
 
 def test_root_does_not_take_over_a_users_sandbox(user: User, tmp_path: Path) -> None:
-    """Root may read it, but its daemons would not be root's."""
+    """Root could read its files, but its daemons belong to the user."""
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "sandbox.json").write_text("{}")

@@ -27,8 +27,8 @@ OPEN = """
 import logging, sys
 logging.basicConfig(level=logging.DEBUG)
 from qrmi_workflows import open_lease
-from qrmi_workflows.config import load_qpus
-from qrmi_workflows.resource import QRMIResource
+from qrmi_workflows.config.qpus import load_qpus
+from qrmi_workflows.client.resource import QRMIResource
 {body}
 """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qrmi_workflows import config
+from qrmi_workflows.config import folders, qpus
 from qrmi_workflows.errors import ConfigError, UnknownQPUError
 
 SITE = """
@@ -68,15 +68,15 @@ def test_a_missing_file_says_where_it_was_looked_for(tmp_path):
     with pytest.raises(ConfigError, match=r"qpu sandbox up.*qpu sandbox env"):
         config.load_qpus(tmp_path / "absent.json")
     with pytest.raises(ConfigError, match=r"\$QPU_CONFIG is not set"):
-        config.find_config({"XDG_CONFIG_HOME": str(tmp_path)})
+        qpus.find_config({"XDG_CONFIG_HOME": str(tmp_path)})
 
 
 def test_the_users_own_file_is_found_before_the_sites(tmp_path, write):
     (tmp_path / "qrmi-workflows").mkdir()
     own = write("{}", "qrmi-workflows/qrmi_config.json")
 
-    assert config.find_config({"XDG_CONFIG_HOME": str(tmp_path)}) == own
-    assert config.find_config({"QPU_CONFIG": "/elsewhere"}) == Path("/elsewhere")
+    assert qpus.find_config({"XDG_CONFIG_HOME": str(tmp_path)}) == own
+    assert qpus.find_config({"QPU_CONFIG": "/elsewhere"}) == Path("/elsewhere")
 
 
 def test_the_policy_of_a_qpu_is_its_table_over_the_defaults(write):
@@ -132,7 +132,7 @@ def test_without_a_name_the_only_qpu_is_meant_and_no_other(tmp_path):
         config.select_qpu("z", {"a": one}, tmp_path)
 
 
-@pytest.mark.parametrize("find", [config.state_folder, config.find_config])
+@pytest.mark.parametrize("find", [folders.state_folder, qpus.find_config])
 def test_a_user_without_a_home_is_told_what_to_set(find, monkeypatch):
     """As in a container whose user database does not have its user."""
     monkeypatch.delenv("HOME")

@@ -7,7 +7,8 @@ import pytest
 from pages import blocks
 
 from qrmi_workflows.cli import qpu
-from qrmi_workflows.config import load_qpus, load_site_policy
+from qrmi_workflows.config.qpus import load_qpus
+from qrmi_workflows.config.site import load_site_policy
 from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.slurm import qpu_options
 
@@ -58,6 +59,6 @@ def test_the_links_lead_somewhere():
 
 
 def test_the_record_that_is_described_has_no_other_fields():
-    from qrmi_workflows.ledger import LeaseRecord
+    from qrmi_workflows.lease.records import LeaseRecord
 
     assert not {"token", "environment"} & set(LeaseRecord.__dataclass_fields__)

@@ -3,10 +3,9 @@
 import pytest
 import qrmi
 
-from qrmi_workflows.environment import JobQPU, read_job, without_leases, write_job
+from qrmi_workflows.config.job import JobQPU, read_job, without_leases, write_job
+from qrmi_workflows.config.variables import QPU_LEASE_USAGE, QPU_STEP
 from qrmi_workflows.errors import ConfigError
-from qrmi_workflows.journal import STEP_VARIABLE
-from qrmi_workflows.ledger import USAGE_VARIABLE
 
 FEZ = JobQPU(
     name="ibm_fez",
@@ -73,7 +72,7 @@ def test_credentials_and_tokens_stay_out_of_repr():
 def test_another_job_gets_no_lease_of_this_one():
     unheld = JobQPU(name="felis", type="alice-bob-felis", environment={"QRMI_Y": "2"}, token=None)
     job = {"QRMI_JOB_ID": "7", "QRMI_JOB_UID": "1000"}
-    stage = {STEP_VARIABLE: "mine", USAGE_VARIABLE: "/home/me/usage"}
+    stage = {QPU_STEP: "mine", QPU_LEASE_USAGE: "/home/me/usage"}
     here = {"HOME": "/home/me", **job, **stage}
 
     assert without_leases({**here, **write_job([FEZ, CAN1])}) == {"HOME": "/home/me"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from qrmi_workflows.handles import Handles
+from qrmi_workflows.client.handles import HandlePool
 
 
 class Counted:
@@ -19,7 +19,7 @@ class Counted:
         return self.made_in, threading.current_thread()
 
 
-def call(handles: Handles) -> threading.Thread:
+def call(handles: HandlePool) -> threading.Thread:
     """Call an idle handle and put it back; return its thread."""
     handle = handles.take()
     made, called = handle.call("threads", ()).result(timeout=10)
@@ -30,7 +30,7 @@ def call(handles: Handles) -> threading.Thread:
 
 def test_an_idle_handle_is_used_again_in_the_thread_that_made_it() -> None:
     """Calls that do not overlap need one handle, and calls that do need two."""
-    handles = Handles(Counted, "test")
+    handles = HandlePool(Counted, "test")
     assert call(handles) is call(handles)
     busy = handles.take()
     assert call(handles) is not busy.call("threads", ()).result(timeout=10)[1]
@@ -39,7 +39,7 @@ def test_an_idle_handle_is_used_again_in_the_thread_that_made_it() -> None:
 
 def test_after_a_replacement_no_old_handle_is_called() -> None:
     """Neither an idle one nor one that was in use meanwhile."""
-    handles = Handles(Counted, "test")
+    handles = HandlePool(Counted, "test")
     idle = call(handles)
     busy = handles.take()
     handles.replace()
@@ -51,7 +51,7 @@ def test_after_a_replacement_no_old_handle_is_called() -> None:
 
 def test_who_forgets_its_handles_leaves_no_thread() -> None:
     """The thread, and with it the connection, ends with the last reference."""
-    handles = Handles(Counted, "test")
+    handles = HandlePool(Counted, "test")
     thread = call(handles)
     del handles
     thread.join(timeout=10)
@@ -60,7 +60,7 @@ def test_who_forgets_its_handles_leaves_no_thread() -> None:
 
 def test_a_forked_child_calls_a_handle_of_its_own() -> None:
     """The parent's idle handle has no thread in the child."""
-    handles = Handles(Counted, "test")
+    handles = HandlePool(Counted, "test")
     call(handles)
     child = os.fork()
     if child == 0:

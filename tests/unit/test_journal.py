@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from qrmi_workflows import step as step_module
+from qrmi_workflows.journal import step as step_module
+from qrmi_workflows.config.variables import journal_days
 from qrmi_workflows.errors import ConfigError, JournalError
-from qrmi_workflows.journal import Journal, days_kept
+from qrmi_workflows.journal.journal import Journal
+from qrmi_workflows.journal.record import RecordState
+from qrmi_workflows.journal.step import Step
 from qrmi_workflows.results import QuantumResult
-from qrmi_workflows.step import Step
-from qrmi_workflows.task_record import RecordState
 
 DIGEST = "d" * 64
 DAY = 86400
@@ -91,7 +92,7 @@ def test_a_forked_child_holds_nothing_of_its_parents(journal):
     program = """
 import os, sys
 from pathlib import Path
-from qrmi_workflows.journal import Journal
+from qrmi_workflows.journal.journal import Journal
 step = Journal(Path(sys.argv[1])).step("s")
 step.claim("d" * 64, qpu="q", program="sampler")[0].submitted("task")
 if os.fork() == 0:
@@ -118,7 +119,7 @@ def test_a_step_that_nobody_can_run_again_is_settled_when_it_is_closed(journal):
     journal.close(step)
 
     assert states(journal.records()) == []
-    assert states(journal.records(settled=True)) == ["completed"]
+    assert states(journal.records(archived=True)) == ["completed"]
     assert not step.folder.exists()
 
 
@@ -185,11 +186,11 @@ def test_settling_leaves_what_another_run_holds(journal):
     entry, _ = claim(running)
     journal.close(ended)
 
-    journal.settle("s")
+    journal.archive("s")
     entry.submitted("task")
 
     assert states(journal.records()) == ["submitted"]
-    assert states(journal.records(settled=True)) == ["completed"]
+    assert states(journal.records(archived=True)) == ["completed"]
 
 
 def test_what_is_old_is_forgotten_when_a_step_settles(journal):
@@ -200,8 +201,8 @@ def test_what_is_old_is_forgotten_when_a_step_settles(journal):
         step = journal.step(name)
         complete(step)
         journal.close(step)
-    complete(journal.step("settled"))
-    journal.settle("settled")
+    complete(journal.step("archived"))
+    journal.archive("archived")
     journal.this_step({"SLURM_JOB_ID": "17"})
     (marks,) = journal.folder.glob("jobs/*")
     (day,) = journal.folder.glob("settled/*")
@@ -211,41 +212,41 @@ def test_what_is_old_is_forgotten_when_a_step_settles(journal):
     age(journal.folder / "pruned", days=1.1)
 
     complete(journal.step("last"))
-    journal.settle("last")
+    journal.archive("last")
 
     assert {record.step for record in journal.records()} == {"running", "young"}
-    assert {record.step for record in journal.records(settled=True)} == {"last"}
+    assert {record.step for record in journal.records(archived=True)} == {"last"}
     assert not marks.exists()
 
 
 def test_the_journal_is_looked_through_once_a_day_at_most(journal):
     for name in ("first", "old"):
         complete(journal.step(name))
-    journal.settle("first")
+    journal.archive("first")
     age(journal.step("old").folder, days=1000)
 
     complete(journal.step("second"))
-    journal.settle("second")
+    journal.archive("second")
 
     assert states(journal.step("old").records()) == ["completed"]
 
 
 def test_for_how_many_days_it_keeps_can_be_said():
-    assert days_kept({}) == 90
-    assert days_kept({"QPU_JOURNAL_DAYS": "7.5"}) == 7.5
+    assert journal_days({}) == 90
+    assert journal_days({"QPU_JOURNAL_DAYS": "7.5"}) == 7.5
     for wrong in ("soon", "-1", "nan"):
         with pytest.raises(ConfigError, match="QPU_JOURNAL_DAYS"):
-            days_kept({"QPU_JOURNAL_DAYS": wrong})
+            journal_days({"QPU_JOURNAL_DAYS": wrong})
 
 
 def test_a_wrong_number_of_days_fails_no_step(journal, monkeypatch, caplog):
     monkeypatch.setenv("QPU_JOURNAL_DAYS", "soon")
     complete(journal.step("s"))
 
-    journal.settle("s")
+    journal.archive("s")
 
     assert "QPU_JOURNAL_DAYS = 'soon'" in caplog.text
-    assert states(journal.records(settled=True)) == ["completed"]
+    assert states(journal.records(archived=True)) == ["completed"]
 
 
 @pytest.mark.parametrize(
@@ -306,7 +307,7 @@ def test_for_ever_is_a_time_too(journal, days):
 
 
 def test_folders_that_are_not_the_journals_are_left_alone(journal):
-    strangers = [journal.folder / "settled" / name for name in ("not-a-date", "abcd-ef-gh")]
+    strangers = [journal.folder / "archived" / name for name in ("not-a-date", "abcd-ef-gh")]
     for stranger in strangers:
         stranger.mkdir(parents=True)
 

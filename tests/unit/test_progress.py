@@ -6,18 +6,18 @@ import pty
 import subprocess
 import sys
 
-from qrmi_workflows.progress import counted
+from qrmi_workflows.tasks.progress import show_progress
 
 PROGRAM = """
-from qrmi_workflows.progress import counted
-with counted(3, "ibm_fez") as advance:
+from qrmi_workflows.tasks.progress import show_progress
+with show_progress(3, "ibm_fez") as advance:
     for _ in range(3):
         advance()
 """
 
 
 def test_without_a_terminal_the_end_is_a_log_line(caplog):
-    with caplog.at_level(logging.INFO), counted(3, "ibm_fez") as advance:
+    with caplog.at_level(logging.INFO), show_progress(3, "ibm_fez") as advance:
         for _ in range(3):
             advance()
 

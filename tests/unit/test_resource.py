@@ -8,7 +8,8 @@ import pickle
 import pytest
 import qrmi
 
-from qrmi_workflows.resource import QRMIResource, QuantumResource
+from qrmi_workflows.client.protocol import QuantumResource
+from qrmi_workflows.client.resource import QRMIResource
 
 TABLE_I = {
     "is_accessible": [],

@@ -15,8 +15,9 @@ from qiskit.primitives import BitArray, DataBin, PrimitiveResult, PubResult, Sam
 from qiskit_ibm_runtime.json import RuntimeEncoder
 
 from qrmi_workflows.errors import ResultError
-from qrmi_workflows.results import QuantumResult, result_schema, write_whole
-from qrmi_workflows.vendors import load_vendor
+from qrmi_workflows.results import QuantumResult, result_schema
+from qrmi_workflows.state.files import write_atomically
+from qrmi_workflows.vendors.registry import load_vendor
 
 
 def encode(*pubs: PubResult) -> str:
@@ -144,10 +145,10 @@ def test_a_file_that_is_no_result_is_refused(tmp_path, text, said):
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
     path = tmp_path / "r.json"
-    write_whole(path, "old")
+    write_atomically(path, "old")
 
     with pytest.raises(UnicodeEncodeError):
-        write_whole(path, "\ud800")
+        write_atomically(path, "\ud800")
 
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

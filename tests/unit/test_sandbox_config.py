@@ -1,4 +1,4 @@
-"""The sandbox's files as text, and what it finds on a machine: nothing here runs Slurm."""
+"""The sandbox's rendered files and what it detects on a machine, without running Slurm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qrmi_workflows.config import load_site_policy
+from qrmi_workflows.config.site import load_site_policy
 from qrmi_workflows.errors import SandboxError
 from qrmi_workflows.sandbox import layout, render, state
 from qrmi_workflows.sandbox.daemons import nodes_are_ready
@@ -53,12 +53,12 @@ SLURM = (
     ],
 )
 def test_rendered_files(name: str, text: str) -> None:
-    """Every line of what is written, as it was reviewed."""
+    """Each file matches its reviewed golden copy line by line."""
     assert text.splitlines() == (GOLDEN / name).read_text().splitlines()
 
 
-def test_slurm_conf_where_the_host_name_is_an_outer_address() -> None:
-    """Slurm would listen there alone, and nobody could reach it at the loopback interface."""
+def test_slurm_conf_when_the_host_name_is_not_a_loopback_address() -> None:
+    """Slurm must listen on all addresses, or the loopback interface could not reach it."""
     lines = render.render_slurm_conf(replace(CLUSTER, address=None)).splitlines()
     assert "SlurmctldHost=login1(127.0.0.1)" in lines
     assert not any(line.startswith("CommunicationParameters") for line in lines)
@@ -70,12 +70,12 @@ def test_slurm_conf_where_the_host_name_is_an_outer_address() -> None:
     [("127.0.1.1", "127.0.1.1"), ("192.0.2.7", None), ("no-such-host.invalid", None)],
 )
 def test_loopback_address(host: str, address: str | None) -> None:
-    """An address resolves to itself."""
+    """Only a loopback address is returned; a numeric address resolves to itself."""
     assert state.loopback_address(host) == address
 
 
-def test_the_site_policy_can_be_read(tmp_path: Path) -> None:
-    """Also for names that TOML has to quote."""
+def test_the_site_policy_can_be_read_back(tmp_path: Path) -> None:
+    """Including names that TOML has to quote."""
     path = tmp_path / "site.toml"
     path.write_text(render.render_site_policy({"ibm_fez": 5, "a.b-c": 1}))
     qpus = load_site_policy(path).qpus
@@ -92,10 +92,8 @@ def test_the_site_policy_can_be_read(tmp_path: Path) -> None:
         ((25, 5), "CgroupPlugin=disabled\n"),
     ],
 )
-def test_cgroups_are_disabled_where_slurm_knows_the_word(
-    version: tuple[int, ...], text: str
-) -> None:
-    """Earlier versions refuse it; later ones look for cgroups without it."""
+def test_cgroups_are_disabled_where_slurm_supports_it(version: tuple[int, ...], text: str) -> None:
+    """Earlier versions reject the setting; later ones require cgroups without it."""
     assert render.render_cgroup_conf(version) == text
 
 
@@ -124,10 +122,10 @@ PROLOG_BARE = {
         ),
     ],
 )
-def test_task_prolog_says_what_a_task_lacks(
+def test_task_prolog_prints_missing_variables(
     tmp_path: Path, environ: dict[str, str], expected: dict[str, str]
 ) -> None:
-    """Run by a shell in a task's environment: what it prints is what the task gets."""
+    """Run the script as Slurm does, in the environment of a job's task, and parse its output."""
     script = tmp_path / "task_prolog"
     script.write_text(render.render_task_prolog(SITE))
     unset = [] if "PATH" in environ else ["unset PATH;"]
@@ -138,7 +136,7 @@ def test_task_prolog_says_what_a_task_lacks(
 
 
 def test_wrapper_binds_a_command_to_the_sandbox(tmp_path: Path) -> None:
-    """Whatever its caller's SLURM_CONF is; arguments arrive as they were given."""
+    """It overrides the caller's SLURM_CONF and passes arguments on unchanged."""
     wrapper = tmp_path / "wrapper"
     argv = ["/bin/sh", "-c", 'echo "$SLURM_CONF" "$@"', "x"]
     wrapper.write_text(render.render_wrapper(argv, {"SLURM_CONF": "/it's/slurm.conf"}))
@@ -151,7 +149,7 @@ def test_wrapper_binds_a_command_to_the_sandbox(tmp_path: Path) -> None:
 
 
 def test_environment_puts_the_wrappers_first_once() -> None:
-    """Applied twice it is the same."""
+    """Applying it twice does not add them again."""
     once = render.environment(SITE, {"PATH": "/usr/bin:/bin"})
     assert once["PATH"] == "/home/ada/site/bin:/usr/bin:/bin"
     assert render.environment(SITE, once | {"PATH": f"/opt/bin:{once['PATH']}"})["PATH"] == (
@@ -159,8 +157,8 @@ def test_environment_puts_the_wrappers_first_once() -> None:
     )
 
 
-def test_each_sandbox_has_leases_of_its_own() -> None:
-    """But where the user chose a folder, that one stays; another sandbox's is no choice."""
+def test_each_sandbox_has_its_own_leases() -> None:
+    """QPU_STATE keeps a value that the user set, but not one that another sandbox's shell set."""
     assert render.environment(SITE, {})["QPU_STATE"] == "/home/ada/site/state"
     assert render.environment(SITE, {"QPU_STATE": "/mine"})["QPU_STATE"] == "/mine"
     other = render.environment(Layout(Path("/home/ada/other")), {})
@@ -179,13 +177,13 @@ def test_each_sandbox_has_leases_of_its_own() -> None:
         ("", False),
     ],
 )
-def test_nodes_are_ready_when_all_answer(output: str, ready: bool) -> None:
-    """As sinfo shows them."""
+def test_nodes_are_ready_when_all_respond(output: str, ready: bool) -> None:
+    """Their states are those that sinfo prints."""
     assert nodes_are_ready(output, 2) is ready
 
 
 def make_programs(folder: Path, names: tuple[str, ...]) -> Path:
-    """Make executables of these names."""
+    """Create executables with these names."""
     folder.mkdir()
     for name in names:
         (folder / name).write_text("#!/bin/sh\n")
@@ -193,22 +191,22 @@ def make_programs(folder: Path, names: tuple[str, ...]) -> Path:
     return folder
 
 
-def test_absent_slurm_is_said_in_one_message(tmp_path: Path) -> None:
-    """It tells what to install."""
+def test_missing_slurm_is_reported_in_one_message(tmp_path: Path) -> None:
+    """It names every missing program and says what to install."""
     folder = make_programs(tmp_path / "bin", ("munged", "slurmctld", "slurmd", "sinfo"))
     with pytest.raises(SandboxError) as caught:
         layout.find_programs({"PATH": str(folder)})
     assert str(caught.value) == (
-        "Slurm is not installed here: no sbatch, scancel, scontrol, squeue, srun on PATH. A "
-        "sandbox needs Slurm 22.05 or later and MUNGE: `apt-get install slurm-wlm munge` "
-        "(Debian, Ubuntu)."
+        "Slurm is not installed: sbatch, scancel, scontrol, squeue, srun not found on PATH. A "
+        "sandbox needs Slurm 22.05 or later and MUNGE. Install them with `apt-get install "
+        "slurm-wlm munge` (Debian, Ubuntu)."
     )
 
 
-def test_the_wrappers_of_a_sandbox_are_not_taken_for_slurm(tmp_path: Path) -> None:
-    """One sandbox may be started in the shell of another."""
+def test_a_sandboxs_wrappers_are_not_mistaken_for_slurm(tmp_path: Path) -> None:
+    """One sandbox may be started from the shell of another."""
     wrappers = make_programs(tmp_path / "wrappers", SLURM)
-    (wrappers / layout.WRAPPERS_MARK).touch()
+    (wrappers / layout.WRAPPERS_MARKER).touch()
     real = make_programs(tmp_path / "real", SLURM)
     programs = layout.find_programs({"PATH": f"{wrappers}:{real}"})
     assert programs.slurmctld == real / "slurmctld"
@@ -224,14 +222,14 @@ def test_the_wrappers_of_a_sandbox_are_not_taken_for_slurm(tmp_path: Path) -> No
     ],
 )
 def test_default_directory(environ: dict[str, str], directory: str) -> None:
-    """$QPU_SANDBOX, the user's folder for state, or its default."""
+    """It is $QPU_SANDBOX, or under the user's XDG state directory or its default."""
     assert layout.default_directory(environ) == Path(directory).expanduser()
 
 
 def test_runtime_directory_is_short_and_private(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where TMPDIR is long: Unix sockets end at 107 bytes."""
+    """Even if TMPDIR is long: the path of a Unix socket is limited to 107 bytes."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 100)))
     folder = layout.make_runtime_directory()
     try:
@@ -244,8 +242,8 @@ def test_runtime_directory_is_short_and_private(
     assert not layout.is_private(folder)
 
 
-def test_state_is_read_as_it_was_written(tmp_path: Path) -> None:
-    """Nothing is lost."""
+def test_state_survives_a_round_trip(tmp_path: Path) -> None:
+    """Reading returns what was written; before that, nothing."""
     place = Layout(tmp_path)
     assert state.read_state(place) is None
     written = state.State(
@@ -262,24 +260,24 @@ def test_state_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"nodes": 2}'])
-def test_a_damaged_state_is_no_traceback(tmp_path: Path, text: str) -> None:
-    """The file is named, and what to do."""
+def test_a_damaged_state_file_is_a_clear_error(tmp_path: Path, text: str) -> None:
+    """The message names the file and says what to do."""
     place = Layout(tmp_path)
     place.state_file.write_text(text)
-    with pytest.raises(SandboxError, match=r"sandbox\.json: not a sandbox's state: .* Remove"):
+    with pytest.raises(SandboxError, match=r"sandbox\.json: not a sandbox state file: .* Remove"):
         state.read_state(place)
 
 
-def test_free_ports_are_free_and_differ() -> None:
-    """They are below those that Linux gives to outgoing connections."""
-    ports = state.free_ports(5)
+def test_free_ports_are_free_and_distinct() -> None:
+    """They are below the range that Linux uses for outgoing connections."""
+    ports = state.find_free_ports(5)
     assert len(set(ports)) == 5
     assert all(20000 <= port < 32000 for port in ports)
     assert state.are_free(ports)
 
 
-def test_a_process_is_known_by_its_creation_too() -> None:
-    """This one is alive; one with its id but of another time is not."""
+def test_a_process_is_identified_by_its_creation_time_too() -> None:
+    """This process is alive; one with its id but another creation time is not."""
     own = psutil.Process().create_time()
     assert ProcessRecord(pid=os.getpid(), created=own).alive
     assert not ProcessRecord(pid=os.getpid(), created=own - 1000).alive

@@ -4,21 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from qrmi_workflows.config import QPUPolicy
+from qrmi_workflows.config.site import QPUPolicy
 from qrmi_workflows.errors import RequestError, SchedulerError, UnknownQPUError
-from qrmi_workflows.schedulers.base import JobState, QPURequest, require_success, run_command
+from qrmi_workflows.schedulers.base import JobState, QPURequest, RunningJob
+from qrmi_workflows.schedulers.command import require_success, run_command
+from qrmi_workflows.schedulers.gres import gres_of_job, offered_gres, require_count, require_gres
 from qrmi_workflows.schedulers.slurm import (
-    JobNow,
     Slurm,
-    gres_of_job,
     has_accounting,
-    job_now_of,
     kill_wait_of,
-    offered_gres,
+    parse_running_job,
     qpu_options,
     refuse_options,
-    require_count,
-    require_gres,
 )
 
 FEZ = QPUPolicy(name="ibm_fez", gres="qpu:ibm_fez", licence="qpu_ibm_fez")
@@ -155,10 +152,10 @@ def test_killwait_is_read_from_the_configuration():
 @pytest.mark.parametrize(
     ("row", "now"),
     [
-        ("7|RUNNING|0:05|9:55", JobNow(ending=False, used=5, left=595)),
-        ("7|RUNNING|1-02:03:04|UNLIMITED", JobNow(ending=False, used=93784, left=None)),
-        ("7|COMPLETING|1:00:00|NOT_SET", JobNow(ending=True, used=3600, left=None)),
-        ("7|CANCELLED|0:00|INVALID", JobNow(ending=True, used=0, left=None)),
+        ("7|RUNNING|0:05|9:55", RunningJob(ending=False, used=5, left=595)),
+        ("7|RUNNING|1-02:03:04|UNLIMITED", RunningJob(ending=False, used=93784, left=None)),
+        ("7|COMPLETING|1:00:00|NOT_SET", RunningJob(ending=True, used=3600, left=None)),
+        ("7|CANCELLED|0:00|INVALID", RunningJob(ending=True, used=0, left=None)),
         ("8|RUNNING|0:05|9:55", None),
         ("", None),
     ],
@@ -166,4 +163,4 @@ def test_killwait_is_read_from_the_configuration():
 def test_a_job_that_has_started_is_read(row, now):
     sibling = "6|RUNNING|0:09|0:51\n"
 
-    assert job_now_of(sibling + row, "7") == now
+    assert parse_running_job(sibling + row, "7") == now

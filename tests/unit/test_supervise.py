@@ -10,12 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qrmi_workflows.supervise import grace_inside
+from qrmi_workflows.lease.killwait import KillWait
 
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from qrmi_workflows import supervise
+from qrmi_workflows.lease import supervise
 supervise.ALIVE_SECONDS, supervise._LOOK_SECONDS = 0.6, 0.1
 folder = Path(sys.argv[1])
 def release():
@@ -155,7 +155,7 @@ def test_a_command_ends_with_its_supervisor(supervised):
     ("kill_wait", "grace"), [(None, 5.0), (30.0, 5.0), (10.0, 2.0), (0.0, 0.5), (600.0, 5.0)]
 )
 def test_the_grace_leaves_time_for_the_release(kill_wait, grace):
-    assert grace_inside(kill_wait) == grace
+    assert KillWait(kill_wait) == grace
 
 
 def test_a_command_that_cannot_be_started_releases_the_lease(supervised, tmp_path):

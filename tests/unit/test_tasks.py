@@ -2,8 +2,8 @@
 
 import pytest
 
-from qrmi_workflows.resource import TaskState
-from qrmi_workflows.tasks import next_pause
+from qrmi_workflows.client.protocol import TaskState
+from qrmi_workflows.tasks.polling import next_pause
 
 
 @pytest.mark.parametrize("duration", [0.0, 0.05, 0.5, 3.0, 60.0, 600.0])

@@ -15,10 +15,10 @@ from qiskit.circuit import Parameter, ParameterVector
 from qiskit.circuit.random import random_circuit
 
 from qrmi_workflows.errors import ConfigError, PayloadError, ResultError
-from qrmi_workflows.vendors import find_frontend, load_vendor, vendor_of_type
 from qrmi_workflows.vendors.ibm import transpiler_target
-from qrmi_workflows.vendors.ibm_circuits import to_openqasm
-from qrmi_workflows.vendors.openqasm import GateCall, scan
+from qrmi_workflows.vendors.ibm.circuits import to_openqasm
+from qrmi_workflows.vendors.ibm.openqasm import GateCall, scan
+from qrmi_workflows.vendors.registry import find_frontend, load_vendor, vendor_of_type
 
 
 @functools.cache

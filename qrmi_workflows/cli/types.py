@@ -1,0 +1,45 @@
+"""Types and options that several commands share."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["CONFIG_OPTION", "JSON_OPTION", "Duration", "Seconds"]
+
+_DAY = 86400.0
+
+CONFIG_OPTION = click.option(
+    "--config", type=click.Path(path_type=Path), help="qrmi_config.json; by default $QPU_CONFIG."
+)
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class Duration(click.FloatRange):
+    """A number from 0 to a maximum; never `nan`.
+
+    Args:
+        maximum: The maximum.
+    """
+
+    def __init__(self, maximum: float) -> None:
+        super().__init__(min=0, max=maximum)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Convert what the command line has."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not in the range 0<=x<={self.max}.", param, ctx)
+        return number
+
+
+class Seconds(Duration):
+    """A number of seconds, at most a day."""
+
+    def __init__(self) -> None:
+        super().__init__(_DAY)

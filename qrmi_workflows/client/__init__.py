@@ -1,0 +1,1 @@
+"""QRMI's client, made safe: deadlines, threads, classified errors, retries, redaction."""

@@ -1,0 +1,89 @@
+"""Classification of failures: QRMI's exceptions become ours.
+
+QRMI's exceptions carry nothing but their class and a text (qrmi 0.26.4), so both are needed to tell
+what may be retried and what certainly had no effect.
+"""
+
+from __future__ import annotations
+
+import re
+
+from qrmi_workflows.errors import (
+    AuthenticationError,
+    ConfigError,
+    QPUError,
+    ResourceError,
+    SessionEndedError,
+    TaskUnknownError,
+)
+
+__all__ = ["classify", "is_busy", "is_transient", "may_submit_again"]
+
+_STATUS = re.compile(r"(?:status(?: code)?|body|http)[ :=(]*([1-5]\d\d)\b", re.IGNORECASE)
+_TRANSIENT = frozenset({408, 423, 425, 429, 500, 502, 503, 504})
+# A gateway may answer 5xx for a server that has acted on the request; a 4xx comes before that.
+_WITHOUT_EFFECT = frozenset(range(400, 500)) - {408}
+_CLIENT_ERRORS = frozenset({"UnsupportedPayloadError", "UnsupportedFunctionError"})
+_STATUS_OF_CLASS = {
+    "InvalidInputError": 400,
+    "AuthenticationFailedError": 401,
+    "ResourceNotFoundError": 404,
+    "TaskNotFoundError": 404,
+}
+_CUT_OFF = re.compile(
+    r"error sending request|error decoding|serde|EOF while parsing", re.IGNORECASE
+)
+_SESSION = re.compile(r"\bsession\b.*\b(closed|expired|ended|not found)\b", re.IGNORECASE)
+
+
+def classify(
+    error: Exception, qpu: str, method: str, args: tuple[object, ...]
+) -> ResourceError | ConfigError | TaskUnknownError:
+    """Return the error to raise for an exception of QRMI's client.
+
+    Args:
+        error: QRMI's exception.
+        qpu: The QPU's name.
+        method: The method that was called.
+        args: Its arguments; methods about a task have the task's id first.
+    """
+    name, text = type(error).__name__, str(error)
+    match = _STATUS.search(text)
+    status = int(match[1]) if match else _STATUS_OF_CLASS.get(name)
+    message = f"QPU {qpu!r}: {method} failed: {text.rstrip()}"
+    if name in ("ConfigError", "EnvVarNotSetError"):
+        return ConfigError(f"{message}. Correct its `environment` in qrmi_config.json.")
+    if status == 404 and method.startswith("task_") and method != "task_start":
+        return TaskUnknownError(f"{message}. The vendor does not know it.", qpu, str(args[0]))
+    if status == 401:
+        remedy = "Renew the QPU's credentials in qrmi_config.json."
+        return AuthenticationError(f"{message}. {remedy}", qpu, method, 401, had_no_effect=True)
+    if method == "task_start" and status in (400, 404) and _SESSION.search(text):
+        return SessionEndedError(message, qpu, method, status, retryable=True, had_no_effect=True)
+    is_transient = status in _TRANSIENT or (status is None and bool(_CUT_OFF.search(text)))
+    had_no_effect = name in _CLIENT_ERRORS or status in _WITHOUT_EFFECT
+    if is_transient:
+        message = (
+            f"{message.removesuffix('.')}. Check its state with `qpu list` and try again later."
+        )
+    return ResourceError(message, qpu, method, status, is_transient, had_no_effect)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return whether a request that changes nothing may succeed when it is repeated."""
+    # While an identity service is down, some clients call without a token and get a 401.
+    return isinstance(error, AuthenticationError) or (
+        isinstance(error, QPUError) and error.retryable
+    )
+
+
+def is_busy(error: BaseException) -> bool:
+    """Return whether the vendor refused for now (busy, reserved, 429), certainly without effect."""
+    return isinstance(error, ResourceError) and error.retryable and error.had_no_effect
+
+
+def may_submit_again(error: BaseException) -> bool:
+    """Return whether a submission certainly had no effect, and may succeed when it is repeated."""
+    if isinstance(error, SessionEndedError):
+        return False  # a closed session does not reopen
+    return isinstance(error, AuthenticationError) or is_busy(error)

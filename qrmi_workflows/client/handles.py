@@ -1,0 +1,112 @@
+"""QRMI's handles to a QPU, each owned by a thread of its own.
+
+One of QRMI's handles serves one thread, does not survive a fork, and most of its calls have no
+timeout (measured with qrmi 0.26.4: calls to a silent server were still blocked after 15 minutes).
+So each call runs in the thread that owns the handle; if the vendor does not answer in time, both
+are abandoned and replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+__all__ = ["Handle", "HandlePool"]
+
+_Request = tuple[Future[Any], str, tuple[Any, ...]]
+
+
+class Handle:
+    """One handle and its thread, a daemon: a silent vendor must not delay the process's exit.
+
+    Args:
+        make: Creates the handle, in the thread, at the first call; it may call the vendor.
+        name: The thread's name.
+        generation: See `HandlePool.replace`.
+
+    Attributes:
+        was_used: Whether it has been called before.
+    """
+
+    def __init__(self, make: Callable[[], Any], name: str, generation: int) -> None:
+        self.generation = generation
+        self.was_used = False
+        self._inbox: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        arguments = (self._inbox, make)
+        threading.Thread(target=_serve, args=arguments, name=name, daemon=True).start()
+
+    def call(self, method: str, args: tuple[Any, ...]) -> Future[Any]:
+        """Call a method; one call at a time."""
+        self.was_used = True
+        future: Future[Any] = Future()
+        self._inbox.put((future, method, args))
+        return future
+
+    def dismiss(self) -> None:
+        """End the thread, once the call under way (if any) returns."""
+        self._inbox.put(None)
+
+
+class HandlePool:
+    """The idle handles to one QPU; safe to use from any thread and after a fork.
+
+    Args:
+        make: Creates a handle. It must not refer to the pool's owner, which would then never be
+            garbage-collected while a thread waits.
+        name: The name of their threads.
+    """
+
+    def __init__(self, make: Callable[[], Any], name: str) -> None:
+        self._make = make
+        self._name = name
+        self._idle: list[Handle] = []
+        self._pid = os.getpid()
+        self._generation = 0
+
+    def take(self) -> Handle:
+        """Return a handle for exclusive use: an idle one, or a new one."""
+        if self._pid != os.getpid():
+            # A forked child inherits no threads, and a call to an inherited handle hangs.
+            self._idle, self._pid = [], os.getpid()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return Handle(self._make, self._name, self._generation)
+
+    def put_back(self, handle: Handle) -> None:
+        """Keep a handle whose call has returned, for the next call."""
+        if handle.generation == self._generation:
+            self._idle.append(handle)
+        else:
+            handle.dismiss()
+
+    def replace(self) -> None:
+        """Use only new handles from now on: the settings that they are made with have changed."""
+        self._generation += 1
+        self.close()
+
+    def close(self) -> None:
+        """End the idle threads and their connections; the next call opens new ones."""
+        while self._idle:
+            self._idle.pop().dismiss()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _serve(inbox: queue.SimpleQueue[_Request | None], make: Callable[[], Any]) -> None:
+    handle: Any = None
+    while (item := inbox.get()) is not None:
+        future, method, args = item
+        try:
+            if handle is None:
+                handle = make()
+            future.set_result(getattr(handle, method)(*args))
+        except BaseException as error:  # raised to the caller by the future
+            future.set_exception(error)
+        # Otherwise this frame would keep the last result alive until the next call.
+        del item, future, args

@@ -1,0 +1,294 @@
+"""The QPU through QRMI's client, with deadlines and classified errors.
+
+This is the only module that imports `qrmi`. It adds what the client lacks: a deadline for every
+call, which takes a thread for each handle (`handles`), and errors that tell what may be retried
+(`failures`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from functools import partial
+from typing import Any, NoReturn
+
+from qrmi_workflows.client.failures import classify
+from qrmi_workflows.client.handles import Handle, HandlePool
+from qrmi_workflows.client.redaction import redact, secrets_of
+from qrmi_workflows.config.job import TOKEN
+from qrmi_workflows.errors import (
+    AuthenticationError,
+    ConfigError,
+    DeadlineError,
+    QPUError,
+    ResourceError,
+    TaskUnknownError,
+)
+from qrmi_workflows.vendors.base import ResourceType, VendorPayload
+from qrmi_workflows.vendors.registry import registered_type, registered_types
+
+__all__ = ["DEADLINES", "QRMIResource"]
+
+DEADLINES: Mapping[str, float] = {
+    "acquire": 60.0,
+    "release": 15.0,
+    "task_start": 60.0,
+    "task_stop": 15.0,
+    "task_result": 120.0,
+    "target": 60.0,
+}
+"""Seconds that a call may take; 30 for those not named here."""
+
+_DEFAULT_DEADLINE = 30.0
+_LATE_SECONDS = 5.0
+_FRESH_SECONDS = 1.0
+_QUIET_LOGGER = "quantum_system_api=info"
+
+
+class QRMIResource:
+    """A `QuantumResource` over QRMI's client; safe to use from any thread and after a fork.
+
+    Args:
+        name: The QPU's name.
+        type: QRMI's resource type (`pasqal-cloud`).
+        environment: QRMI's settings, without the `NAME_` prefix.
+        token: The acquisition token that tasks run under, if one is held already.
+        deadlines: Seconds by method; these override `DEADLINES`.
+
+    Raises:
+        ConfigError: No vendor has registered the type, and QRMI does not know it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        type: str,  # noqa: A002 - QRMI's own word
+        environment: Mapping[str, str],
+        *,
+        token: str | None = None,
+        deadlines: Mapping[str, float] | None = None,
+    ) -> None:
+        self.name = name
+        self.type = type
+        known = _find_type(name, type)
+        self._environment = {**known.settings, **environment} | ({TOKEN: token} if token else {})
+        self._deadlines = {**DEADLINES, **(deadlines or {})}
+        make = partial(_make_handle, name, known.qrmi, self._environment)
+        self._handles = HandlePool(make, f"qrmi-{name}")
+        self._last_answer = float("-inf")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.type!r})"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled, alone or within a lease."""
+        raise TypeError(
+            f"the handle of QPU {self.name!r} holds credentials and cannot leave its process. "
+            "From an app, return the results instead."
+        )
+
+    def resource_id(self) -> str:
+        """Return the QPU's name."""
+        return self.name
+
+    def resource_type(self) -> Any:
+        """Return QRMI's `ResourceType`."""
+        return self._call("resource_type")
+
+    def is_accessible(self) -> bool:
+        """Return whether the QPU takes tasks: whether its `status` is online."""
+        # QRMI's own is_accessible is deprecated in favour of status (qrmi 0.26).
+        return str(self.status().status).rpartition(".")[2] == "Online"
+
+    def acquire(self) -> str:
+        """Acquire the QPU and return the acquisition token.
+
+        A grant that arrives after the deadline is released at once. If this call is interrupted,
+        it waits a few seconds for the grant, to release it.
+        """
+        return str(self._call("acquire", on_late=self._release_late))
+
+    def release(self, token: str, *, deadline: float | None = None) -> None:
+        """Release what `acquire` returned.
+
+        Args:
+            token: The acquisition token.
+            deadline: Seconds that the call may take, if fewer than `DEADLINES` allows.
+        """
+        self._call("release", token, deadline=deadline)
+
+    def task_start(self, payload: Any) -> str:
+        """Start a task and return its id.
+
+        A vendor that has not answered for a second is asked for its status first. If that fails,
+        certainly nothing was submitted; a failed submission alone could not tell.
+
+        Args:
+            payload: A `VendorPayload`, or QRMI's own `Payload`.
+        """
+        self._require_contact()
+        if isinstance(payload, VendorPayload):
+            payload = getattr(_import_qrmi().Payload, payload.kind)(**payload.fields)
+        return str(self._call("task_start", payload))
+
+    def task_stop(self, task_id: str) -> None:
+        """Cancel a task."""
+        self._call("task_stop", task_id)
+
+    def task_status(self, task_id: str) -> Any:
+        """Return QRMI's `TaskStatus`."""
+        return self._call("task_status", task_id)
+
+    def task_result(self, task_id: str) -> Any:
+        """Return QRMI's `TaskResult`."""
+        return self._call("task_result", task_id)
+
+    def task_logs(self, task_id: str) -> str:
+        """Return what the vendor logged for a task."""
+        return self._redact(str(self._call("task_logs", task_id)))
+
+    def target(self) -> Any:
+        """Return QRMI's `Target`."""
+        return self._call("target")
+
+    def metadata(self) -> dict[str, str]:
+        """Return what the vendor says of the QPU."""
+        return dict(self._call("metadata"))
+
+    def status(self) -> Any:
+        """Return QRMI's `ResourceStatus`."""
+        return self._call("status")
+
+    def use_token(self, token: str) -> None:
+        """Run tasks under another acquisition token from now on."""
+        # Pasqal Local's handles read the token when they are made, so they are replaced.
+        self._environment[TOKEN] = token
+        self._handles.replace()
+
+    def close(self) -> None:
+        """End the idle threads and their connections; the next call opens new ones."""
+        self._handles.close()
+
+    def _call(
+        self,
+        method: str,
+        *args: Any,
+        on_late: Callable[[Future[Any]], None] | None = None,
+        deadline: float | None = None,
+    ) -> Any:
+        limit = self._deadlines.get(method, _DEFAULT_DEADLINE)
+        seconds = limit if deadline is None else min(deadline, limit)
+        handle = self._handles.take()
+        was_used = handle.was_used
+        try:
+            return self._call_with(handle, method, args, on_late, seconds)
+        except AuthenticationError:
+            if not was_used:
+                raise
+        # IBM QCS's handle keeps an access token until its expiry, even if the vendor has forgotten
+        # it (qrmi 0.26.4); a new handle fetches another. A refused call has had no effect.
+        self.close()
+        return self._call_with(self._handles.take(), method, args, on_late, seconds)
+
+    def _call_with(
+        self,
+        handle: Handle,
+        method: str,
+        args: tuple[Any, ...],
+        on_late: Callable[[Future[Any]], None] | None,
+        seconds: float,
+    ) -> Any:
+        future = handle.call(method, args)
+        is_reusable = False
+        try:
+            value = self._await(future, method, args, seconds)
+        except AuthenticationError:
+            raise
+        except (ResourceError, ConfigError, TaskUnknownError):
+            is_reusable = True
+            if on_late and not future.done():
+                future.add_done_callback(on_late)
+            raise
+        except BaseException:  # interrupted: the process is likely to end soon
+            if on_late:
+                wait([future], timeout=_LATE_SECONDS)
+                on_late(future)
+            raise
+        else:
+            is_reusable = True
+            self._last_answer = time.monotonic()
+            return value
+        finally:
+            if is_reusable and future.done():
+                self._handles.put_back(handle)
+            else:
+                handle.dismiss()
+
+    def _require_contact(self) -> None:
+        if time.monotonic() - self._last_answer < _FRESH_SECONDS:
+            return
+        try:
+            self.status()
+        except ResourceError as error:
+            error.had_no_effect = True
+            raise
+
+    def _release_late(self, acquired: Future[Any]) -> None:
+        if acquired.done() and acquired.exception() is None:
+            with suppress(QPUError):
+                self.release(str(acquired.result()))
+
+    def _await(
+        self, future: Future[Any], method: str, args: tuple[Any, ...], seconds: float
+    ) -> Any:
+        try:
+            return future.result(timeout=seconds)
+        except TimeoutError as error:
+            raise DeadlineError(
+                f"QPU {self.name!r} did not answer {method} within {seconds:g} s. "
+                "Check its state with `qpu list` and try again later.",
+                self.name,
+                method,
+                retryable=True,
+            ) from error
+        except Exception as error:
+            # In place, because a traceback shows the cause too.
+            error.args = (self._redact(str(error), *(args if method == "release" else ())),)
+            raise classify(error, self.name, method, args) from error
+
+    def _redact(self, text: str, *tokens: str) -> str:
+        return redact(text, {*secrets_of(self._environment), *tokens})
+
+
+def _find_type(qpu: str, type_: str) -> ResourceType:
+    """Find a resource type: as its vendor has registered it, else by QRMI's own name for it."""
+    if (registered := registered_type(type_)) is not None:
+        return registered
+    # QRMI exposes only its enum's members (`IQMServer`), not the names of types (`iqm-server`).
+    members = {name.lower(): name for name in dir(_import_qrmi().ResourceType)}
+    if (member := members.get(type_.replace("-", ""))) is not None:
+        return ResourceType(qrmi=member)
+    raise ConfigError(
+        f"QPU {qpu!r} has the unknown type {type_!r}; must be one of "
+        f"{', '.join(registered_types())}, or another of QRMI's resource types. Correct `type` in "
+        "qrmi_config.json, or install the vendor's package."
+    )
+
+
+def _make_handle(name: str, member: str, environment: Mapping[str, str]) -> Any:
+    qrmi = _import_qrmi()
+    return qrmi.QuantumResource.from_config(name, getattr(qrmi.ResourceType, member), environment)
+
+
+def _import_qrmi() -> Any:
+    # Unless told otherwise, every handle starts one thread per core; ours make one call at a time.
+    os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
+    # At debug level the client for IBM's systems logs URLs that hold credentials (qrmi 0.26.4).
+    if (level := os.environ.get("RUST_LOG")) and _QUIET_LOGGER not in level:
+        os.environ["RUST_LOG"] = f"{_QUIET_LOGGER},{level}"
+    import qrmi
+
+    return qrmi

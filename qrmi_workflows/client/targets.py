@@ -1,0 +1,138 @@
+"""Targets: what QPUs can do, cached on disk.
+
+Fetching a target needs no lease, and transpiling for one needs no QPU. Targets are kept as their
+vendor sent them in `$XDG_CACHE_HOME/qrmi-workflows/targets`, one file for each QPU of each site;
+the file's modification time is when the target was fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from qrmi_workflows.client.protocol import QuantumResource
+from qrmi_workflows.client.resource import QRMIResource
+from qrmi_workflows.config.folders import cache_folder
+from qrmi_workflows.config.job import JobQPU
+from qrmi_workflows.errors import ConfigError, ResourceError, ResultError
+from qrmi_workflows.state.files import write_atomically
+from qrmi_workflows.vendors.registry import vendor_of_type
+
+__all__ = ["MAX_AGE_HOURS", "QPUTarget", "cached_target", "fetch_target"]
+
+logger = logging.getLogger(__name__)
+
+MAX_AGE_HOURS = 6.0
+"""Hours for which a cached target is used; QPUs are calibrated about once a day."""
+
+_EXPIRY_SECONDS = 30 * 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QPUTarget:
+    """What a QPU can do.
+
+    Attributes:
+        qpu: The QPU's name.
+        fetched: When the target was fetched, ISO 8601 in UTC.
+        calibrated: When the QPU was calibrated, ISO 8601; `None` if the vendor does not say.
+        text: The vendor's JSON.
+    """
+
+    qpu: str
+    fetched: str
+    calibrated: str | None
+    text: str = field(repr=False)
+
+
+def cached_target(
+    qpu: JobQPU,
+    *,
+    max_age_hours: float = MAX_AGE_HOURS,
+    environ: Mapping[str, str] = os.environ,
+) -> QPUTarget | None:
+    """Return a QPU's target from the cache; `None` if it is absent or too old.
+
+    Args:
+        qpu: The QPU, as `find_qpu` gives it.
+        max_age_hours: How old it may be.
+        environ: The environment with `XDG_CACHE_HOME`.
+    """
+    path = _path(qpu, environ)
+    with suppress(OSError, ValueError, ResultError):
+        fetched = path.stat().st_mtime
+        if abs(time.time() - fetched) < max_age_hours * 3600:  # a clock may have been set
+            return _target(qpu, path.read_text(encoding="utf-8"), fetched)
+    return None
+
+
+def fetch_target(
+    qpu: JobQPU,
+    *,
+    resource: QuantumResource | None = None,
+    refresh: bool = False,
+    max_age_hours: float = MAX_AGE_HOURS,
+    environ: Mapping[str, str] = os.environ,
+) -> QPUTarget:
+    """Return a QPU's target from the cache, or fetch it from its vendor and cache it.
+
+    Args:
+        qpu: The QPU, as `find_qpu` gives it; no lease of it is needed.
+        resource: The QPU to ask; one of its own if `None`.
+        refresh: Fetch it even if the cache has it.
+        max_age_hours: How old a cached one may be.
+        environ: The environment with `XDG_CACHE_HOME`.
+
+    Raises:
+        ResourceError: The vendor rejected the request, failed, or sent no target.
+    """
+    if not refresh and (known := cached_target(qpu, max_age_hours=max_age_hours, environ=environ)):
+        return known
+    asked = resource or QRMIResource(qpu.name, qpu.type, qpu.environment, token=qpu.token)
+    try:
+        found = _target(qpu, str(asked.target().value), time.time())
+    except ResultError as error:
+        raise ResourceError(
+            f"QPU {qpu.name!r}: the vendor sent no valid target: {error} Try again later.",
+            qpu.name,
+            "target",
+            retryable=True,
+        ) from error
+    _cache(_path(qpu, environ), found.text)
+    return found
+
+
+def _target(qpu: JobQPU, text: str, fetched: float) -> QPUTarget:
+    try:
+        calibrated = vendor_of_type(qpu.type).calibrated(text)
+    except ConfigError:  # QRMI knows the type, but no installed vendor does
+        calibrated = None
+    at = datetime.fromtimestamp(fetched, UTC).isoformat(timespec="seconds")
+    return QPUTarget(qpu=qpu.name, fetched=at, calibrated=calibrated, text=text)
+
+
+def _path(qpu: JobQPU, environ: Mapping[str, str]) -> Path:
+    """Return the file of a QPU; the same name at another endpoint is another QPU."""
+    places = (key for key in qpu.environment if "ENDPOINT" in key or "URL" in key)
+    where = "\n".join([qpu.type, *(f"{key}={qpu.environment[key]}" for key in sorted(places))])
+    digest = hashlib.sha256(where.encode()).hexdigest()[:16]
+    return cache_folder(environ) / "targets" / f"{qpu.name}-{digest}.json"
+
+
+def _cache(path: Path, text: str) -> None:
+    """Write the cache; if that fails, the target is merely fetched again."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for old in path.parent.glob("*.json"):
+            if time.time() - old.stat().st_mtime > _EXPIRY_SECONDS:
+                old.unlink(missing_ok=True)
+        write_atomically(path, text)
+    except OSError as error:
+        logger.info("target not cached: %s", error)

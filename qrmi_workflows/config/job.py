@@ -1,0 +1,137 @@
+"""The job's environment contract: the only reader and writer of `QRMI_*` variables.
+
+The contract is QRMI's: its SPANK plugin writes it, `qrmi.QRMIService` and `task_runner` read it.
+Programs written for either run unchanged under the other:
+
+=================================  ==================================================
+`QRMI_JOB_QPU_RESOURCES`           comma-separated names (legacy: `SLURM_JOB_QPU_RESOURCES`)
+`QRMI_JOB_QPU_TYPES`               their types, in the same order (`SLURM_JOB_QPU_TYPES`)
+`QRMI_LIST_DELIMITER`              a separator other than the comma
+`NAME_QRMI_JOB_ACQUISITION_TOKEN`  what `acquire()` returned
+`NAME_QRMI_JOB_TIMEOUT_SECONDS`    the job's time limit
+`QRMI_JOB_ID`, `QRMI_JOB_UID`      the job and its owner
+`NAME_QRMI_<VENDOR>_…`             the QPU's endpoint and credentials
+=================================  ==================================================
+
+The two legacy names are QRMI's, not Slurm's: they are read here under any scheduler.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from qrmi_workflows.config.variables import STAGE_VARIABLES
+from qrmi_workflows.errors import ConfigError
+
+__all__ = ["JobQPU", "describe_job", "read_job", "without_leases", "write_job"]
+
+TOKEN = "QRMI_JOB_ACQUISITION_TOKEN"  # noqa: S105 - a variable's name, not a token
+TIMEOUT = "QRMI_JOB_TIMEOUT_SECONDS"
+RESOURCES = ("QRMI_JOB_QPU_RESOURCES", "SLURM_JOB_QPU_RESOURCES")
+TYPES = ("QRMI_JOB_QPU_TYPES", "SLURM_JOB_QPU_TYPES")
+_DELIMITER = "QRMI_LIST_DELIMITER"
+_JOB_ID, _JOB_UID = "QRMI_JOB_ID", "QRMI_JOB_UID"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobQPU:
+    """A QPU as a job's environment carries it.
+
+    Attributes:
+        name: The QPU's name.
+        type: QRMI's resource type.
+        environment: QRMI's settings, keys without the `NAME_` prefix; holds credentials.
+        token: The acquisition token, or `None` if the QPU was not acquired for this job.
+    """
+
+    name: str
+    type: str
+    environment: Mapping[str, str] = field(repr=False)
+    token: str | None = field(repr=False)
+
+
+def read_job(environ: Mapping[str, str] = os.environ) -> dict[str, JobQPU]:
+    """Read the QPUs that a job's environment carries, by name; empty outside such a job.
+
+    Raises:
+        ConfigError: The two lists differ in length.
+    """
+    delimiter = environ.get(_DELIMITER) or ","
+    names = _read_list(environ, RESOURCES, delimiter)
+    types = _read_list(environ, TYPES, delimiter)
+    if len(names) != len(types):
+        raise ConfigError(
+            f"QRMI_JOB_QPU_RESOURCES names {len(names)} QPUs ({', '.join(names)}) and "
+            f"QRMI_JOB_QPU_TYPES {len(types)} types ({', '.join(types)}): each QPU needs its type. "
+            "Set both in the same order, or unset both."
+        )
+    return {name: _read_qpu(name, type_, environ) for name, type_ in zip(names, types, strict=True)}
+
+
+def write_job(qpus: Iterable[JobQPU], timeout_seconds: int | None = None) -> dict[str, str]:
+    """Render the variables that give a child process these QPUs.
+
+    Args:
+        qpus: The QPUs, each with its token if it is acquired.
+        timeout_seconds: The job's time limit in seconds, if known.
+    """
+    carried = tuple(qpus)
+    variables = {
+        _DELIMITER: ",",
+        RESOURCES[0]: ",".join(qpu.name for qpu in carried),
+        TYPES[0]: ",".join(qpu.type for qpu in carried),
+    }
+    for qpu in carried:
+        variables |= {f"{qpu.name}_{key}": value for key, value in qpu.environment.items()}
+        if timeout_seconds is not None:
+            variables.setdefault(f"{qpu.name}_{TIMEOUT}", str(timeout_seconds))
+        if qpu.token is not None:
+            variables[f"{qpu.name}_{TOKEN}"] = qpu.token
+    return variables
+
+
+def describe_job(job_id: str | None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Render `QRMI_JOB_ID` and `QRMI_JOB_UID`.
+
+    Args:
+        job_id: The scheduler's id of this process's job, if it runs in one.
+        environ: Where a `QRMI_JOB_ID` that the site has set takes precedence.
+    """
+    job = environ.get(_JOB_ID) or job_id
+    return {_JOB_UID: str(os.getuid())} | ({_JOB_ID: job} if job else {})
+
+
+def without_leases(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return an environment without this job's leases, to submit another job from.
+
+    The other job has leases of its own, and a scheduler may store a submission's environment on
+    disk. QPUs without a token stay: the user has put them there.
+
+    Raises:
+        ConfigError: The two lists of QPUs and types differ in length.
+    """
+    carried = read_job(environ)
+    leased = tuple(f"{qpu.name}_QRMI_" for qpu in carried.values() if qpu.token is not None)
+    stage = STAGE_VARIABLES if leased else ()
+    dropped = {*RESOURCES, *TYPES, _JOB_ID, _JOB_UID, _DELIMITER, *stage}
+    kept = {k: v for k, v in environ.items() if k not in dropped and not k.startswith(leased)}
+    others = [qpu for qpu in carried.values() if qpu.token is None]
+    return kept | (write_job(others) if others else {})
+
+
+def _read_list(environ: Mapping[str, str], names: tuple[str, ...], delimiter: str) -> list[str]:
+    value = next((environ[name] for name in names if name in environ), "")
+    return [item.strip() for item in value.split(delimiter)] if value else []
+
+
+def _read_qpu(name: str, type_: str, environ: Mapping[str, str]) -> JobQPU:
+    prefix = f"{name}_QRMI_"
+    settings = {
+        key.removeprefix(f"{name}_"): value
+        for key, value in environ.items()
+        if key.startswith(prefix)
+    }
+    token = settings.pop(TOKEN, None)
+    return JobQPU(name=name, type=type_, environment=settings, token=token)

@@ -1,0 +1,122 @@
+"""Every `QPU_*` variable of the environment, and how the ones with a value are read.
+
+QRMI's own variables (`QRMI_JOB_QPU_RESOURCES`, …) are in `config.job`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+
+from qrmi_workflows.errors import ConfigError
+
+__all__ = [
+    "INTERNAL_VARIABLES",
+    "QPU_ATTEMPT",
+    "QPU_CONFIG",
+    "QPU_JOB_LEFT",
+    "QPU_JOB_USED",
+    "QPU_JOURNAL_DAYS",
+    "QPU_KILL_WAIT",
+    "QPU_LANES",
+    "QPU_LEASE_RECORD",
+    "QPU_LEASE_USAGE",
+    "QPU_SANDBOX",
+    "QPU_SANDBOX_DAEMON",
+    "QPU_SITE",
+    "QPU_STATE",
+    "QPU_STEP",
+    "STAGE_VARIABLES",
+    "USER_VARIABLES",
+    "journal_days",
+    "kill_wait_seconds",
+    "requested_lanes",
+]
+
+QPU_ATTEMPT = "QPU_ATTEMPT"
+QPU_CONFIG = "QPU_CONFIG"
+QPU_JOB_LEFT = "QPU_JOB_LEFT"
+QPU_JOB_USED = "QPU_JOB_USED"
+QPU_JOURNAL_DAYS = "QPU_JOURNAL_DAYS"
+QPU_KILL_WAIT = "QPU_KILL_WAIT"
+QPU_LANES = "QPU_LANES"
+QPU_LEASE_RECORD = "QPU_LEASE_RECORD"
+QPU_LEASE_USAGE = "QPU_LEASE_USAGE"
+QPU_SANDBOX = "QPU_SANDBOX"
+QPU_SANDBOX_DAEMON = "QPU_SANDBOX_DAEMON"
+QPU_SITE = "QPU_SITE"
+QPU_STATE = "QPU_STATE"
+QPU_STEP = "QPU_STEP"
+
+USER_VARIABLES: Mapping[str, str] = {
+    QPU_CONFIG: "the QPUs: path of qrmi_config.json",
+    QPU_SITE: "how the site grants them: path of site.toml",
+    QPU_STATE: "folder of the journal and the leases, on a shared file system",
+    QPU_STEP: "the step's name, under which a rerun finds its tasks",
+    QPU_LANES: "how many tasks of a lease run at once",
+    QPU_JOURNAL_DAYS: "days for which the journal keeps inactive steps (90)",
+    QPU_KILL_WAIT: "seconds between the scheduler's SIGTERM and SIGKILL",
+    QPU_LEASE_RECORD: "file that lease records are appended to",
+    QPU_SANDBOX: "folder of the sandbox",
+}
+"""What a user or a site may set, and its meaning in a few words, for help texts."""
+
+INTERNAL_VARIABLES: Mapping[str, str] = {
+    QPU_ATTEMPT: "the attempt at the step, set for all that runs under one `qpu lease exec`",
+    QPU_LEASE_USAGE: "file in which the tasks of an adopted lease are accounted for",
+    QPU_JOB_USED: "seconds that the job had run when the command started",
+    QPU_JOB_LEFT: "seconds of its time limit that the job had left then",
+    QPU_SANDBOX_DAEMON: "marks the sandbox's own processes",
+}
+"""What this project's programs set for each other, and nobody else should."""
+
+STAGE_VARIABLES = (QPU_STEP, QPU_ATTEMPT, QPU_LEASE_USAGE)
+"""What belongs to one stage, and must not be inherited by a job that is another one."""
+
+_JOURNAL_DAYS = 90.0
+
+
+def requested_lanes(environ: Mapping[str, str] = os.environ) -> int | None:
+    """Return `$QPU_LANES`, or `None` if it is not set.
+
+    Raises:
+        ConfigError: It is not a positive integer.
+    """
+    value = environ.get(QPU_LANES)
+    if not value:
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise ConfigError(
+            f"${QPU_LANES}={value!r}: must be a positive integer. Correct or unset it."
+        )
+    return int(value)
+
+
+def journal_days(environ: Mapping[str, str] = os.environ) -> float:
+    """Return for how many days the journal keeps inactive steps: `$QPU_JOURNAL_DAYS`, or 90.
+
+    Raises:
+        ConfigError: It is not a number, or negative.
+    """
+    days = _number(environ, QPU_JOURNAL_DAYS)
+    return _JOURNAL_DAYS if days is None else days
+
+
+def kill_wait_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
+    """Return `$QPU_KILL_WAIT`, or `None` if it is not set.
+
+    Raises:
+        ConfigError: It is not a number, or negative.
+    """
+    return _number(environ, QPU_KILL_WAIT)
+
+
+def _number(environ: Mapping[str, str], name: str) -> float | None:
+    value = environ.get(name)
+    if not value:
+        return None
+    with suppress(ValueError):
+        if (number := float(value)) >= 0:
+            return number
+    raise ConfigError(f"${name}={value!r}: must be a number, 0 or greater. Correct or unset it.")

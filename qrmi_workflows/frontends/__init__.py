@@ -1,0 +1,1 @@
+"""Vendors' programming interfaces over a lease; each is registered by its vendor."""

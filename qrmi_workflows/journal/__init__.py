@@ -1,0 +1,1 @@
+"""The write-ahead journal: every task of a step, recorded before it is submitted."""

@@ -1,0 +1,353 @@
+"""One step's tasks in the journal: claimed, written, and archived once the step has succeeded.
+
+A *run* of a step is one process's claim on the step's tasks, and a lock that ends with the process.
+A later run, on any host, takes over the records that no other run holds. Claiming and archiving
+happen under a lock of the step's folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import threading
+import uuid
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from qrmi_workflows.errors import JournalError, SchedulerError
+from qrmi_workflows.journal.record import RecordState, TaskRecord
+from qrmi_workflows.results import QuantumResult
+from qrmi_workflows.schedulers import this_job, this_scheduler
+from qrmi_workflows.state.files import write_atomically
+from qrmi_workflows.state.locks import create_locked, hold_lock, is_locked
+from qrmi_workflows.state.process import Owner
+
+__all__ = ["Entry", "Step", "raising_journal_errors", "read_records", "remove_step"]
+
+_RUN = ".run"
+_PROCESS = uuid.uuid4().hex[:16]  # this process and its forks
+_SCHEDULER_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class Entry:
+    """A task's place in the journal, held by this process until its step is closed."""
+
+    path: Path
+    record: TaskRecord
+    step: Step = field(repr=False)
+
+    def submitted(self, task_id: str) -> None:
+        """Record the vendor's id, as soon as it is known."""
+        self._write(state=RecordState.SUBMITTED, task_id=task_id, reason=None)
+
+    def completed(self, result: QuantumResult) -> None:
+        """Record the result."""
+        self._write(state=RecordState.COMPLETED, result=result)
+
+    def failed(self, reason: str, *, retryable: bool) -> None:
+        """Record that there will be no result, and whether a rerun may submit the task again."""
+        self._write(state=RecordState.FAILED, reason=reason, retryable=retryable)
+
+    def reset(self) -> None:
+        """Record the intent to submit the task again."""
+        self._write(state=RecordState.INTENT, task_id=None, reason=None, retryable=False)
+
+    def write(self) -> None:
+        """Write the record as it is.
+
+        Raises:
+            JournalError: The journal could not be written.
+        """
+        with raising_journal_errors(self.path):
+            # While the vendor knows the id, a lost result can be fetched again; an id cannot.
+            durable = not self.record.state.is_final
+            write_atomically(self.path, self.record.to_json(), mode=0o600, durable=durable)
+        self.step._track(self.path, self.record.state)
+
+    def _write(self, **changes: Any) -> None:
+        self.record = replace(self.record, since=_now(), **changes)
+        self.write()
+
+
+class Step:
+    """The tasks of one step; safe to use from any thread.
+
+    Args:
+        folder: The folder of its records.
+        name: Its name.
+        named: Whether it can be run again under that name.
+        attempt: The attempt at the step, for processes that found the step's name in their
+            environment; empty if not known. What another command or rank of the attempt, or
+            another lease of this process, has completed is theirs: an equal task here is new.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, *, named: bool = True, attempt: str | None = None
+    ) -> None:
+        self.folder = folder
+        self.name = name
+        self.named = named
+        self._part = None if attempt is None else (attempt, _command_digest(), _PROCESS)
+        self._claimed: Counter[tuple[str, str]] = Counter()
+        self._unfinished: set[Path] = set()
+        self._run: tuple[str, FileIO] | None = None
+        self._lock = threading.Lock()
+        _steps.add(self)
+
+    def claim(self, digest: str, *, qpu: str, program: str) -> tuple[Entry, TaskRecord | None]:
+        """Claim the next task with that payload.
+
+        Returns:
+            Its entry, in state *intent* if it is new, held by this step until it is closed; and
+            the record that an earlier run of the step had left of it.
+
+        Raises:
+            JournalError: The journal could not be read or written.
+        """
+        with self._lock, raising_journal_errors(self.folder), hold_lock(self.folder / ".lock"):
+            run = self._begin_run()
+            while True:
+                number = self._claimed[digest, qpu]
+                self._claimed[digest, qpu] += 1
+                path = self.folder / f"{digest[:32]}-{qpu}-{number}.json"
+                before = _read(path)
+                if before is not None and (self._is_held(before) or self._is_anothers(before)):
+                    continue  # an equal task of the same step, repeated on purpose
+                record = self._record(before, digest, number, qpu, program, run)
+                entry = Entry(path, record, self)
+                entry.write()
+                return entry, before
+
+    def _record(
+        self,
+        before: TaskRecord | None,
+        digest: str,
+        number: int,
+        qpu: str,
+        program: str,
+        run: str,
+    ) -> TaskRecord:
+        owner = Owner.this_process(this_job())
+        if before is not None:
+            return replace(before, run=run, owner=owner, part=self._part)
+        return TaskRecord(
+            step=self.name,
+            digest=digest,
+            number=number,
+            qpu=qpu,
+            program=program,
+            state=RecordState.INTENT,
+            run=run,
+            owner=owner,
+            since=_now(),
+            part=self._part,
+        )
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all claimed tasks have ended, and their ends are recorded."""
+        return not self._unfinished
+
+    def close(self, seconds: float = 1.0) -> None:
+        """End this run of the step: the next one takes its tasks over.
+
+        Args:
+            seconds: How long to wait for a claim that hangs on its file system; its lock ends with
+                the process.
+        """
+        if not self._lock.acquire(timeout=seconds):
+            return
+        try:
+            if self._run is not None:
+                run, file = self._run
+                self._run = None
+                with suppress(OSError):
+                    (self.folder / f"{run}{_RUN}").unlink()
+                file.close()
+        finally:
+            self._lock.release()
+
+    def archive(self, archived: Path) -> None:
+        """Archive the records that no other run of the step holds: the step has succeeded.
+
+        Args:
+            archived: The folder of archived steps.
+
+        Raises:
+            JournalError: The journal could not be written.
+        """
+        if not self.folder.exists():
+            return
+        now = datetime.now(UTC)
+        target = archived / f"{now:%Y-%m-%d}" / f"{self.folder.name}-{now:%H%M%S%f}"
+        with raising_journal_errors(self.folder), hold_lock(self.folder / ".lock"):
+            others = self._other_runs()
+            for path in sorted(self.folder.glob("*.json")):
+                if not others or (found := _read(path)) is None or found.run not in others:
+                    target.mkdir(parents=True, exist_ok=True)
+                    path.rename(target / path.name)
+            if not others:
+                remove_step(self.folder)
+
+    def records(self) -> list[TaskRecord]:
+        """Read all of the step's records."""
+        return list(read_records(self.folder))
+
+    def is_running(self) -> bool:
+        """Return whether another run of the step holds tasks, here or on another host."""
+        return bool(self._other_runs())
+
+    def _track(self, path: Path, state: RecordState) -> None:
+        if state.is_final:
+            self._unfinished.discard(path)
+        else:
+            self._unfinished.add(path)
+
+    def _begin_run(self) -> str:
+        if self._run is None:
+            run = uuid.uuid4().hex
+            self._run = run, create_locked(self.folder / f"{run}{_RUN}")
+        return self._run[0]
+
+    def _is_held(self, record: TaskRecord) -> bool:
+        is_held = is_locked(self.folder / f"{record.run}{_RUN}")
+        return is_held and not _has_crashed(record.owner)
+
+    def _is_anothers(self, record: TaskRecord) -> bool:
+        """Return whether another part of this attempt has already used the task's result."""
+        if self._part is None or record.part is None or record.state is not RecordState.COMPLETED:
+            return False
+        attempt, command, process = self._part
+        their_attempt, their_command, their_process = record.part
+        if their_process == process:
+            return True
+        return attempt != "" and their_attempt == attempt and their_command != command
+
+    def _other_runs(self) -> set[str]:
+        own = self._run and self._run[0]
+        runs = self.folder.glob(f"*{_RUN}")
+        return {path.stem for path in runs if path.stem != own and is_locked(path)}
+
+    def _leave_to_parent(self) -> None:
+        # The lock lasts until the last copy of its file is closed: a child that kept its copy
+        # would hold the tasks beyond the parent's death.
+        if self._run is not None:
+            self._run[1].close()
+            self._run = None
+        self._lock = threading.Lock()
+
+
+def _command_digest() -> str:
+    """Identify this process's command: the same one again in the same attempt is a retry."""
+    job = this_job()
+    ranks = [
+        job.rank if job else None,
+        *(os.environ.get(name) for name in ("PMIX_RANK", "PMI_RANK")),
+    ]
+    return hashlib.sha256(os.fsencode(repr([sys.argv, ranks]))).hexdigest()[:16]
+
+
+_steps: weakref.WeakSet[Step] = weakref.WeakSet()
+
+
+def _leave_all_to_parent() -> None:
+    for step in list(_steps):
+        step._leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_leave_all_to_parent)
+
+
+def read_records(
+    folder: Path, on_error: Callable[[JournalError], None] | None = None
+) -> Iterator[TaskRecord]:
+    """Read the records of one folder.
+
+    Args:
+        folder: The folder.
+        on_error: Called with the error of each record that cannot be read; raised if `None`.
+
+    Raises:
+        JournalError: A record could not be read.
+    """
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = _read(path)
+        except JournalError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+        else:
+            if record is not None:
+                yield record
+
+
+def remove_step(folder: Path) -> int:
+    """Remove a step's folder; return how many tasks it had."""
+    tasks = 0
+    for file in sorted(folder.glob("*")) + sorted(folder.glob(".*")):
+        with suppress(OSError):
+            file.unlink()
+            tasks += file.suffix == ".json"
+    with suppress(OSError):
+        folder.rmdir()
+    return tasks
+
+
+@contextmanager
+def raising_journal_errors(path: Path) -> Iterator[None]:
+    """Raise a `JournalError` in place of an `OSError`.
+
+    Args:
+        path: The path to name if the error names none.
+
+    Raises:
+        JournalError: The block raised an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise JournalError(
+            f"cannot use the journal: {error.filename or path}: {error.strerror or error}. Free "
+            "some space, correct its permissions, or have its file system mounted with locks; or "
+            "name another folder in $QPU_STATE."
+        ) from error
+
+
+def _has_crashed(owner: Owner) -> bool:
+    """Return whether a lock's host has crashed without releasing it.
+
+    A file server may keep such a lock for minutes, or forever; the scheduler knows that the job
+    has ended.
+    """
+    if owner.is_on_this_host or owner.job is None:
+        return False
+    if owner.was_requeued(this_job()):
+        return True
+    try:
+        live = this_scheduler().live_jobs(owner.cluster, timeout=_SCHEDULER_SECONDS)
+    except SchedulerError:
+        return False
+    return live is not None and owner.job not in live
+
+
+def _read(path: Path) -> TaskRecord | None:
+    with raising_journal_errors(path):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+    return TaskRecord.from_json(text, str(path))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

@@ -1,0 +1,101 @@
+"""Find a QPU, in the job's environment or in `qrmi_config.json`, and acquire it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from qrmi_workflows.client.failures import is_busy
+from qrmi_workflows.client.resource import QRMIResource
+from qrmi_workflows.config.job import JobQPU, read_job
+from qrmi_workflows.config.qpus import find_config, load_qpus, select_qpu
+from qrmi_workflows.errors import ConfigError, LeaseError, QPUError, UnknownQPUError
+from qrmi_workflows.retry import retry
+
+__all__ = ["ACQUIRE_SECONDS", "acquire", "find_qpu"]
+
+logger = logging.getLogger(__name__)
+
+ACQUIRE_SECONDS = 300.0
+"""How long to retry while the vendor refuses for now (busy, reserved, 429)."""
+
+
+def find_qpu(
+    qpu: str | None,
+    *,
+    config: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> JobQPU:
+    """Find a QPU: in the job's environment, else in `qrmi_config.json`.
+
+    Args:
+        qpu: Its name; may be `None` if there is exactly one.
+        config: The path of `qrmi_config.json`; `find_config` finds it if `None`.
+        environ: The job's environment.
+
+    Raises:
+        UnknownQPUError: Neither has it.
+        ConfigError: There is no usable `qrmi_config.json`.
+    """
+    carried = read_job(environ)
+    if qpu is None and len(carried) == 1:
+        return next(iter(carried.values()))
+    if qpu is not None and qpu in carried:
+        return carried[qpu]
+    try:
+        path = config or find_config(environ)
+        defined = select_qpu(qpu, load_qpus(path), path)
+    except UnknownQPUError:
+        raise
+    except ConfigError as error:
+        if carried and qpu is not None:
+            raise UnknownQPUError(qpu, carried, "in this job", str(error)) from error
+        raise
+    return JobQPU(name=defined.name, type=defined.type, environment=defined.environment, token=None)
+
+
+def acquire(found: JobQPU, resource: QRMIResource, stop: threading.Event) -> str:
+    """Acquire a QPU and return the token; retry, within bounds, while the vendor refuses for now.
+
+    Args:
+        found: The QPU.
+        resource: The handle to it.
+        stop: Set it to give up.
+
+    Raises:
+        ConfigError: The QPU's settings are incomplete.
+        LeaseError: The vendor did not grant it.
+    """
+
+    def request() -> str:
+        if stop.is_set():
+            raise LeaseError(f"acquiring QPU {found.name!r} was interrupted.", found.name)
+        return resource.acquire()
+
+    try:
+        return retry(
+            request,
+            is_busy,
+            stop=stop,
+            seconds=ACQUIRE_SECONDS,
+            pause=1.0,
+            max_pause=30.0,
+            before_pause=_log_waiting,
+        )
+    except (ConfigError, LeaseError):
+        raise
+    except QPUError as error:
+        raise LeaseError(
+            f"QPU {found.name!r} could not be acquired: {error}",
+            found.name,
+            retryable=error.retryable,
+        ) from error
+
+
+def _log_waiting(seconds: float, error: BaseException) -> None:
+    logger.warning(
+        "waiting for the QPU, for %.0f s of at most %.0f s: %s", seconds, ACQUIRE_SECONDS, error
+    )

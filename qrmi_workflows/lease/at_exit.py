@@ -1,0 +1,131 @@
+"""What happens to leases when their process ends: at exit, at SIGTERM, at Ctrl-C."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import TypeVar
+
+__all__ = [
+    "exit_deferred",
+    "exit_on_sigterm",
+    "forget_at_exit",
+    "release_at_exit",
+    "run_uninterrupted",
+]
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+_to_release: dict[int, tuple[int, Callable[[], None]]] = {}
+_deferred: list[int] | None = None
+
+
+def release_at_exit(owned: object, release: Callable[[], None]) -> None:
+    """Call `release` when this process exits, but not when a fork of it does.
+
+    Functions are called in the order in which they were registered.
+    """
+    _to_release[id(owned)] = (os.getpid(), release)
+
+
+def forget_at_exit(owned: object) -> None:
+    """Forget what has been released."""
+    _to_release.pop(id(owned), None)
+
+
+def exit_on_sigterm() -> None:
+    """Make SIGTERM exit the process through `SystemExit`, unless the program handles it."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _exit_on_signal)
+
+
+@contextmanager
+def exit_deferred() -> Iterator[None]:
+    """Defer SIGTERM and Ctrl-C until the block has ended; the block must be bounded in time."""
+    global _deferred  # it belongs to the process, as signal handlers do
+    if threading.current_thread() is not threading.main_thread() or _deferred is not None:
+        yield
+        return
+    arrived: list[int] = []
+    _deferred = arrived
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_default:
+        signal.signal(signal.SIGINT, _exit_on_signal)
+    try:
+        yield
+    finally:
+        if is_default:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        _deferred = None
+    if signal.SIGINT in arrived:
+        raise KeyboardInterrupt
+    if arrived:
+        sys.exit(128 + arrived[0])
+
+
+def run_uninterrupted(
+    work: Callable[[threading.Event], _T], undo: Callable[[_T], None], *, late_seconds: float
+) -> _T:
+    """Do work that a signal must not cut off half done, in a thread, which no signal interrupts.
+
+    Args:
+        work: Does the work. If a signal arrives, its event is set, and nobody waits for it further.
+        undo: Called with the result of work that nobody waits for.
+        late_seconds: How long an interrupted process waits for the work, to undo it before its
+            end.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        return work(stop)
+    done: Future[_T] = Future()
+    arguments = (done, work, stop)
+    threading.Thread(target=_fulfil, args=arguments, name="qpu-open", daemon=True).start()
+    try:
+        return done.result()
+    except BaseException:
+        stop.set()
+        if not done.done() or done.exception() is None:  # interrupted, and likely about to end
+            wait([done], timeout=late_seconds)
+            done.add_done_callback(lambda late: None if late.exception() else undo(late.result()))
+        raise
+
+
+def _fulfil(done: Future[_T], work: Callable[[threading.Event], _T], stop: threading.Event) -> None:
+    try:
+        done.set_result(work(stop))
+    except BaseException as error:  # raised to the waiting thread by the future
+        done.set_exception(error)
+
+
+def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
+    if _deferred is not None:
+        _deferred.append(number)
+    else:
+        sys.exit(128 + number)
+
+
+@atexit.register
+def _release_all() -> None:
+    for pid, release in list(_to_release.values()):
+        if pid == os.getpid():
+            _try_to_release(release)
+
+
+def _try_to_release(release: Callable[[], None]) -> None:
+    """Release one lease; if that fails, the others are released all the same."""
+    try:
+        with suppress(SystemExit, KeyboardInterrupt):  # the process is ending anyway
+            release()
+    except Exception as error:
+        logger.warning("%s", error)

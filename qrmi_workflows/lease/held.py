@@ -1,0 +1,220 @@
+"""The QPU under a lease, from acquire to release. Several `Lease` objects may share it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from qrmi_workflows.client.failures import is_transient
+from qrmi_workflows.client.resource import QRMIResource
+from qrmi_workflows.config.folders import state_folder
+from qrmi_workflows.config.job import JobQPU, describe_job, write_job
+from qrmi_workflows.config.site import load_site_policy
+from qrmi_workflows.config.variables import QPU_LEASE_USAGE, requested_lanes
+from qrmi_workflows.errors import ConfigError, LeaseError, QPUError
+from qrmi_workflows.lease.acquire import acquire
+from qrmi_workflows.lease.at_exit import exit_deferred
+from qrmi_workflows.lease.killwait import current_kill_wait, learn_kill_wait
+from qrmi_workflows.lease.records import OpenLease
+from qrmi_workflows.retry import retry
+from qrmi_workflows.schedulers import this_job, this_scheduler
+from qrmi_workflows.tasks.lanes import LaneSemaphore, lane_semaphore
+
+__all__ = ["HeldQPU", "lease_environment"]
+
+logger = logging.getLogger(__name__)
+
+_RENEWAL_SECONDS = 2.0
+_SHORTEST_CALL = 0.5  # seconds: a call to release needs some time, however late it is made
+
+
+class HeldQPU:
+    """A QPU under a lease; created by `adopt` and `acquire`.
+
+    Attributes:
+        qpu: The QPU, with its acquisition token.
+        resource: The QPU, as QRMI gives it; its tasks run under that token.
+        released: Whether it has been released.
+        queue_wait: How many seconds its job was pending, if known; else the scheduler is asked.
+    """
+
+    def __init__(self, qpu: JobQPU, opened: OpenLease | None) -> None:
+        self.qpu = qpu
+        self.resource = _resource(qpu)
+        self.released = False
+        self.queue_wait: float | None = None
+        self._opened = opened
+        self._pid = os.getpid()
+        self._last_renewal = float("-inf")
+        self._lock = threading.Lock()
+        self._renewing = threading.Lock()
+
+    @classmethod
+    def adopt(cls, carried: JobQPU) -> Self:
+        """Use a QPU that another process has acquired, and will release."""
+        return cls(carried, None)
+
+    @classmethod
+    def acquire(
+        cls, found: JobQPU, *, step: str, config: Path | None, stop: threading.Event
+    ) -> Self:
+        """Acquire a QPU and record the open lease.
+
+        Args:
+            found: The QPU, as `find_qpu` returns it.
+            step: The name of the step that it is held for.
+            config: The `qrmi_config.json` that defines it.
+            stop: Set it to give up.
+
+        Raises:
+            ConfigError: The QPU's settings are incomplete.
+            LeaseError: The vendor did not grant it.
+        """
+        threading.Thread(target=learn_kill_wait, name="kill-wait", daemon=True).start()
+        start = time.monotonic()
+        held = replace(found, token=acquire(found, _resource(found), stop))
+        try:
+            opened = OpenLease.create(
+                qpu=held.name,
+                type=held.type,
+                step=step,
+                acquire=time.monotonic() - start,
+                config=config,
+                token=held.token or "",
+            )
+        except BaseException:  # without a record nothing would ever release it
+            with suppress(QPUError):
+                _resource(held).release(held.token or "")
+            raise
+        return cls(held, opened)
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether another process owns the lease: for a forked child, its parent."""
+        return self._opened is None or self._pid != os.getpid()
+
+    def usage_path(self, environ: Mapping[str, str] = os.environ) -> Path | None:
+        """Return the lease's usage file; `None` if its owner keeps none."""
+        if self._opened is not None:
+            return self._opened.usage_path
+        named = environ.get(QPU_LEASE_USAGE)
+        return Path(named) if named else None
+
+    @functools.cached_property
+    def lanes(self) -> LaneSemaphore:
+        """The QPU's lanes, shared with all processes that use the lease."""
+        folder = _lanes_folder(self.qpu.name, self.usage_path())
+        return lane_semaphore(_count_lanes(self.qpu.name, self.resource), folder)
+
+    def renew(self) -> bool:
+        """Acquire the QPU again after its vendor has closed the session.
+
+        Returns:
+            Whether a session is open now; `False` if another process owns the lease.
+
+        Raises:
+            LeaseError: The vendor did not grant it.
+        """
+        with self._renewing:
+            if self._opened is None or self.is_adopted:
+                return False
+            if time.monotonic() - self._last_renewal < _RENEWAL_SECONDS:
+                return True  # another lane has just renewed it
+            name = self.qpu.name
+            logger.warning("the vendor has closed the session of QPU %r; acquiring it again", name)
+            unheld = replace(self.qpu, token=None)
+            token = acquire(unheld, _resource(unheld), threading.Event())
+            with self._lock:
+                if not self.released:
+                    self.resource.use_token(token)
+                    self.qpu = replace(self.qpu, token=token)
+                    self._opened = self._opened.renewed(token)
+                    self._last_renewal = time.monotonic()
+                    return True
+        with suppress(QPUError):  # released while it was being acquired again
+            self.resource.release(token)
+        return False
+
+    def release(self) -> None:
+        """Release the QPU and write the lease record; leave an adopted one to its owner.
+
+        Raises:
+            LeaseError: The release failed.
+        """
+        with self._lock:
+            self.released = True
+        if self._opened is None or self.is_adopted:
+            return
+        try:
+            with exit_deferred():
+                self._release_in_time()
+                self._opened.close(queue_wait=self._find_queue_wait())
+        except QPUError as error:
+            raise LeaseError(
+                f"the lease of QPU {self.qpu.name!r} could not be released: {error} `qpu reap` "
+                "tries again; at the latest, the vendor ends it when its time to live is over.",
+                self.qpu.name,
+                retryable=True,
+            ) from error
+
+    def _release_in_time(self) -> None:
+        """Release within KillWait's share, also if the vendor fails first and then hangs."""
+        end = time.monotonic() + current_kill_wait().release
+
+        def request() -> None:
+            deadline = max(_SHORTEST_CALL, end - time.monotonic())
+            self.resource.release(self.qpu.token or "", deadline=deadline)
+
+        seconds = max(0.0, end - time.monotonic() - _SHORTEST_CALL)
+        retry(request, is_transient, seconds=seconds, max_pause=1.0)
+
+    def _find_queue_wait(self) -> float | None:
+        job = this_job()
+        if job is None or self.queue_wait is not None:
+            return self.queue_wait
+        return this_scheduler().queue_wait(job.id, timeout=current_kill_wait().record / 2)
+
+
+def lease_environment(held: Iterable[HeldQPU]) -> dict[str, str]:
+    """Return the variables that let a child process adopt these leases; they hold credentials."""
+    all_held = list(held)
+    job = this_job()
+    variables = describe_job(None if job is None else job.id) | write_job(
+        each.qpu for each in all_held
+    )
+    usage = next((path for each in all_held if (path := each.usage_path())), None)
+    return variables | ({QPU_LEASE_USAGE: str(usage)} if usage else {})
+
+
+def _lanes_folder(qpu: str, usage: Path | None) -> Path | None:
+    """Return where the processes of a lease lock its lanes; `None` if no other can share it."""
+    if usage is not None:
+        return OpenLease.lanes_folder(usage) / qpu
+    # A lease that the site acquired is shared by the processes of its job.
+    job = this_job()
+    return state_folder() / "leases" / "adopted" / f"{job.id}.lanes" / qpu if job else None
+
+
+def _count_lanes(qpu: str, resource: QRMIResource) -> int:
+    """Return the number of lanes: as `$QPU_LANES`, the site or the vendor says, else 1."""
+    if (lanes := requested_lanes()) is not None:
+        return lanes
+    with suppress(ConfigError):
+        return load_site_policy().qpu(qpu).lanes
+    with suppress(QPUError):
+        capacity = resource.status().capacity
+        if capacity is not None and capacity.max_slots:
+            return int(capacity.max_slots)
+    return 1
+
+
+def _resource(qpu: JobQPU) -> QRMIResource:
+    return QRMIResource(qpu.name, qpu.type, qpu.environment, token=qpu.token)

@@ -1,0 +1,359 @@
+"""The lease: the right to use a QPU, from acquire to release, held by one process for one stage.
+
+`open_lease` creates it. It runs tasks, and offers the vendors' programming interfaces over them.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import wait
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypedDict, Unpack
+
+from qrmi_workflows.client.protocol import TaskState
+from qrmi_workflows.client.targets import QPUTarget, cached_target, fetch_target
+from qrmi_workflows.errors import LeaseError
+from qrmi_workflows.journal.journal import Journal
+from qrmi_workflows.journal.step import Step
+from qrmi_workflows.lease.at_exit import forget_at_exit
+from qrmi_workflows.lease.held import HeldQPU, lease_environment
+from qrmi_workflows.lease.killwait import KillWait, current_kill_wait
+from qrmi_workflows.payloads import Payload, PayloadLike, to_payload
+from qrmi_workflows.results import QuantumResult
+from qrmi_workflows.tasks.pool import TaskFuture, TaskPool
+from qrmi_workflows.tasks.progress import show_progress
+from qrmi_workflows.tasks.run import OnAmbiguous, OnStop, TaskRun
+from qrmi_workflows.vendors.registry import find_frontend
+
+if TYPE_CHECKING:
+    from pulser import Sequence
+    from pulser.backend import BackendConfig
+    from pulser.backend.remote import RemoteBackend, RemoteConnection
+    from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
+
+__all__ = ["Lease", "TaskOptions", "finish"]
+
+logger = logging.getLogger(__name__)
+
+
+class TaskOptions(TypedDict, total=False):
+    """Options of a task (see `Lease.submit`)."""
+
+    on_state: Callable[[str, TaskState], None] | None
+    on_stop: OnStop
+    on_ambiguous: OnAmbiguous
+
+
+class Lease:
+    """The right to use one QPU; created by `open_lease`, a context manager that releases it.
+
+    Attributes:
+        qpu: The QPU's name.
+        type: QRMI's resource type.
+        adopted: Whether another process owns the lease; then `release` leaves it open.
+        resource: The QPU under this lease, as QRMI gives it.
+        held: The QPU and its acquisition; leases of other steps may share it (see `for_step`).
+    """
+
+    def __init__(self, held: HeldQPU, *, step: str | None = None, shares: bool = False) -> None:
+        self.held = held
+        self.qpu = held.qpu.name
+        self.type = held.qpu.type
+        self.adopted = held.is_adopted
+        self.resource = held.resource
+        self._shares = shares
+        self._step_name = step
+        self._journal = Journal()
+        self._released = False
+        self._pool: TaskPool | None = None
+        # Reentrant, because a signal handler may release the lease in the middle of a submission.
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        how = "released" if self._released else "adopted" if self.adopted else "held"
+        return f"<Lease of {self.qpu!r} ({self.type}), {how}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled; say how another process can adopt the lease."""
+        raise TypeError(
+            f"{self!r} cannot be pickled: it holds credentials and cannot leave its process. From "
+            "an app, return the results instead. A child process adopts the lease with "
+            "`open_lease()` if its environment contains `lease.environment()`."
+        )
+
+    @functools.cached_property
+    def step(self) -> Step:
+        """The step whose tasks run under the lease, as the journal knows it."""
+        name = self._step_name
+        return self._journal.step(name) if name else self._journal.this_step()
+
+    def for_step(self, name: str) -> Lease:
+        """Return this lease for the tasks of another step; releasing that leaves this one open."""
+        return Lease(self.held, step=name, shares=True)
+
+    def run(
+        self, payload: PayloadLike, *, shots: int | None = None, **options: Unpack[TaskOptions]
+    ) -> QuantumResult:
+        """Run one task and return its result (see `submit`).
+
+        If it is interrupted, the task is cancelled, or left for a rerun, as `on_stop` says.
+
+        Raises:
+            PayloadError: The payload is not valid, or cannot run on this QPU (see `check`).
+            TaskError: The task ended without a result.
+            ResourceError: The vendor rejected a request, or failed for too long.
+            JournalError: The journal cannot be used; nothing was submitted.
+        """
+        future = self.submit(payload, shots=shots, **options)
+        try:
+            return future.result()
+        except BaseException:
+            if future.cancel() and not future.cancelled():
+                wait([future], timeout=current_kill_wait().tasks)
+            raise
+
+    def submit(
+        self, payload: PayloadLike, *, shots: int | None = None, **options: Unpack[TaskOptions]
+    ) -> TaskFuture:
+        """Submit one task; it starts as soon as one of the QPU's lanes is free.
+
+        Args:
+            payload: A payload, its content, or the path of its file.
+            shots: A number of shots to use instead of the payload's own.
+            **options: `on_state`: called with the task's id and each of its states. `on_stop`:
+                whether the task is cancelled when the step is stopped (`"cancel"`), or left for a
+                rerun (`"leave"`). `on_ambiguous`: what to do if it is not known whether the vendor
+                accepted the task (`"fail"` or `"resubmit"`).
+
+        Returns:
+            A `concurrent.futures.Future` of the result.
+
+        Raises:
+            PayloadError: The payload is not valid, or cannot run on this QPU (see `check`).
+        """
+        valid = self.check(payload, shots=shots)
+        run = TaskRun(
+            resource=self.resource,
+            resource_type=self.type,
+            payload=valid,
+            step=self.step,
+            usage=self.held.usage_path(),
+            renew=self.held.renew,
+            **options,
+        )
+        with self._lock:  # otherwise `release` might close the pool before the task is in it
+            return self._open_pool().submit(run)
+
+    def map(
+        self,
+        payloads: Iterable[PayloadLike],
+        *,
+        shots: int | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> Iterator[QuantumResult]:
+        """Run many tasks, as many at once as the QPU has lanes; yield results in order.
+
+        All are submitted at once. If one fails, or a payload is not valid, the others are
+        cancelled. Progress is shown as a bar on a terminal, and in log lines elsewhere.
+        """
+        futures: list[TaskFuture] = []
+        try:
+            for payload in payloads:
+                futures.append(self.submit(payload, shots=shots, **options))
+        except BaseException:
+            _cancel_all(futures)
+            raise
+        return self._in_order(futures)
+
+    def _in_order(self, futures: list[TaskFuture]) -> Iterator[QuantumResult]:
+        try:
+            with show_progress(len(futures), self.qpu) as advance:
+                for future in futures:
+                    future.add_done_callback(lambda _: advance())
+                for future in futures:
+                    yield future.result()
+        finally:
+            _cancel_all(futures)
+
+    def lane(self) -> AbstractContextManager[None]:
+        """Hold one of the QPU's lanes, for code that uses the QPU without this lease's tasks.
+
+        The processes that share the lease never hold more lanes than the QPU has. Tasks need no
+        `with lease.lane()`: each takes a lane on its own, or shares the one held here.
+        """
+        return self.held.lanes.hold_for_call()
+
+    def check(self, payload: PayloadLike, *, shots: int | None = None) -> Payload:
+        """Return a payload as `submit` would send it; send nothing.
+
+        It is checked against the QPU's target if that is in the cache (`qpu target`,
+        `Lease.target`) and at most a few hours old.
+
+        Raises:
+            PayloadError: It is not valid, for another vendor, or cannot run on this QPU.
+        """
+        valid = to_payload(payload, shots=shots)
+        valid.require_type(self.qpu, self.type)
+        valid.require_fit(self.qpu, self._target.text if self._target else None)
+        return valid
+
+    def target(self, *, refresh: bool = False) -> str:
+        """Return what the QPU can do, as its vendor's JSON.
+
+        Args:
+            refresh: Ask the vendor even if the cache has a recent target.
+
+        Raises:
+            ResourceError: The vendor rejected the request, or failed.
+        """
+        if refresh or self._target is None:
+            self._target = fetch_target(self.held.qpu, resource=self.resource, refresh=refresh)
+        return self._target.text
+
+    @functools.cached_property
+    def _target(self) -> QPUTarget | None:
+        return cached_target(self.held.qpu)
+
+    def sampler(self, options: Mapping[str, Any] | None = None) -> BaseSamplerV2:
+        """Return Qiskit's sampler (V2) for this QPU; its tasks are journaled like all others.
+
+        Args:
+            options: As QRMI's `SamplerV2` takes them: `default_shots` (1024) and `run_options`.
+
+        Raises:
+            PayloadError: The QPU has no sampler, or no such option.
+            ConfigError: The front end's package is not installed.
+        """
+        sampler: BaseSamplerV2 = self._frontend("sampler")(self, options)
+        return sampler
+
+    def estimator(self, options: Mapping[str, Any] | None = None) -> BaseEstimatorV2:
+        """Return Qiskit's estimator (V2) for this QPU; its tasks are journaled like all others.
+
+        Args:
+            options: As QRMI's `EstimatorV2` takes them: `default_precision` (1/64) and
+                `run_options`.
+
+        Raises:
+            PayloadError: The QPU has no estimator, or no such option.
+            ConfigError: The front end's package is not installed.
+        """
+        estimator: BaseEstimatorV2 = self._frontend("estimator")(self, options)
+        return estimator
+
+    def pulser_connection(self) -> RemoteConnection:
+        """Return Pulser's connection to this QPU, which lists the devices to build sequences for.
+
+        Raises:
+            PayloadError: The QPU runs no sequences.
+            ConfigError: The front end's package is not installed.
+        """
+        connection: RemoteConnection = self._frontend("pulser_connection")(self)
+        return connection
+
+    def pulser_backend(
+        self, sequence: Sequence, *, config: BackendConfig | None = None
+    ) -> RemoteBackend:
+        """Return Pulser's backend for a sequence; its tasks are journaled like all others.
+
+        Args:
+            sequence: For a device that the QPU offers.
+            config: As Pulser's `QPUBackend` takes it.
+
+        Raises:
+            PayloadError: The QPU runs no sequences, or the sequence is for another device.
+            ConfigError: The front end's package is not installed.
+        """
+        backend: RemoteBackend = self._frontend("pulser_backend")(self, sequence, config)
+        return backend
+
+    def _frontend(self, kind: str) -> Callable[..., Any]:
+        return find_frontend(kind, qpu=self.qpu, resource_type=self.type)
+
+    def await_tasks(self) -> None:
+        """Wait until all submitted tasks have ended; leaving a `with` block normally does so."""
+        if (pool := self._own_pool()) is not None:
+            pool.drain()
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that let a child process adopt this lease; they hold credentials."""
+        return lease_environment([self.held])
+
+    def release(self) -> None:
+        """Release the lease, once; leave one that another process owns open.
+
+        Tasks in flight are stopped first; leaving a `with` block normally awaits them instead.
+
+        Raises:
+            LeaseError: The release failed.
+        """
+        with self._lock:
+            if self._released:
+                return
+            self._released = True
+        forget_at_exit(self)
+        pool, budget = self._own_pool(), current_kill_wait()
+        try:
+            if pool is not None:
+                pool.close(budget.tasks)
+        finally:  # also if that is interrupted
+            self._release_qpu(pool, budget)
+
+    def _release_qpu(self, pool: TaskPool | None, budget: KillWait) -> None:
+        try:
+            if not self._shares:
+                self.held.release()
+        finally:  # last, so that a journal whose file system hangs cannot keep the lease open
+            if pool is not None:
+                self._journal.close(self.step, seconds=budget.record / 2)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        finish(self, after_error=kind is not None)
+
+    def _own_pool(self) -> TaskPool | None:
+        return None if self._pool is None or self._pool.is_inherited else self._pool
+
+    def _open_pool(self) -> TaskPool:
+        if self._released or self.held.released:
+            raise LeaseError(
+                f"the lease of QPU {self.qpu!r} has been released. Open another.", self.qpu
+            )
+        self._pool = self._own_pool() or TaskPool(self.held.lanes)
+        return self._pool
+
+
+class _Releasable(Protocol):
+    def await_tasks(self) -> None: ...
+
+    def release(self) -> None: ...
+
+
+def finish(leases: _Releasable, *, after_error: bool) -> None:
+    """End a `with` block: await the tasks, unless the block failed, and release."""
+    if not after_error:
+        try:
+            leases.await_tasks()
+        finally:
+            leases.release()
+        return
+    try:
+        leases.release()
+    except LeaseError as error:  # it must not hide the block's own error
+        logger.warning("%s", error)
+
+
+def _cancel_all(futures: Iterable[TaskFuture]) -> None:
+    for future in futures:
+        future.cancel()

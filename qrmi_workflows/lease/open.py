@@ -1,0 +1,168 @@
+"""Open leases: adopt what this job carries, or acquire.
+
+`open_lease` adopts what the job's environment carries: the site's SPANK plugin, or an outer
+`qpu lease exec`, has acquired it and will release it. Otherwise it acquires a QPU of
+`qrmi_config.json`, and releases it on return, exception, SIGTERM and exit.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self, overload
+
+from qrmi_workflows.config.job import JobQPU
+from qrmi_workflows.config.qpus import find_config
+from qrmi_workflows.config.variables import QPU_STEP
+from qrmi_workflows.errors import ConfigError, RequestError
+from qrmi_workflows.lease.acquire import find_qpu
+from qrmi_workflows.lease.at_exit import (
+    exit_deferred,
+    exit_on_sigterm,
+    release_at_exit,
+    run_uninterrupted,
+)
+from qrmi_workflows.lease.held import HeldQPU, lease_environment
+from qrmi_workflows.lease.killwait import current_kill_wait
+from qrmi_workflows.lease.lease import Lease, finish
+from qrmi_workflows.lease.reap import reap
+
+__all__ = ["LeaseSet", "open_lease"]
+
+logger = logging.getLogger(__name__)
+
+_REAP_SECONDS = 3.0  # how long a silent vendor of an orphaned lease may delay this one
+
+
+class LeaseSet(Mapping[str, Lease]):
+    """The leases of several QPUs in one job, by name; a context manager that releases them all."""
+
+    def __init__(self, leases: Iterable[Lease]) -> None:
+        self._leases = {lease.qpu: lease for lease in leases}
+
+    def __getitem__(self, qpu: str) -> Lease:
+        return self._leases[qpu]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._leases)
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that let a child process adopt these leases."""
+        return lease_environment(lease.held for lease in self.values())
+
+    def await_tasks(self) -> None:
+        """Wait until all submitted tasks have ended; leaving a `with` block normally does so."""
+        for lease in self.values():
+            lease.await_tasks()
+
+    def release(self) -> None:
+        """Release all leases at the same time, so that all share KillWait.
+
+        Raises:
+            LeaseError: A release failed.
+        """
+        with exit_deferred():
+            with ThreadPoolExecutor(max_workers=len(self)) as pool:
+                releases = [pool.submit(lease.release) for lease in self.values()]
+            failed = [error for each in releases if (error := each.exception()) is not None]
+        for error in failed[1:]:
+            logger.warning("%s", error)
+        if failed:
+            raise failed[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        finish(self, after_error=kind is not None)
+
+
+@overload
+def open_lease(
+    qpu: str | None = None, *, config: Path | str | None = None, step: str | None = None
+) -> Lease: ...
+@overload
+def open_lease(
+    qpu: list[str], *, config: Path | str | None = None, step: str | None = None
+) -> LeaseSet: ...
+def open_lease(
+    qpu: str | list[str] | None = None,
+    *,
+    config: Path | str | None = None,
+    step: str | None = None,
+) -> Lease | LeaseSet:
+    """Open the lease of a QPU: adopt the one that this job carries, or acquire it.
+
+    Args:
+        qpu: The QPU's name; may be omitted if the job carries, or the file defines, exactly one.
+            A list of names opens all of them, or none.
+        config: The path of `qrmi_config.json`; `find_config` finds it if `None`.
+        step: The name under which a rerun finds this step's tasks; if `None` it is `$QPU_STEP`,
+            else the scheduler's job. Outside a job every run is then a new step.
+
+    Returns:
+        A lease, or for a list a `LeaseSet`: context managers that release.
+
+    Raises:
+        RequestError: The list is empty, or names a QPU twice.
+        UnknownQPUError: No QPU of that name is defined here.
+        ConfigError: There is no usable `qrmi_config.json`.
+        LeaseError: The vendor did not grant it.
+    """
+    path = None if config is None else Path(config)
+    if not isinstance(qpu, list):
+        return _open(find_qpu(qpu, config=path), step, path or _find_config())
+    _require_distinct(qpu)
+    found = [find_qpu(name, config=path) for name in qpu]
+    path = path or _find_config()
+    with ExitStack() as stack:
+        leases = [stack.enter_context(_open(each, step, path)) for each in found]
+        stack.pop_all()
+        return LeaseSet(leases)
+
+
+def _require_distinct(qpus: list[str]) -> None:
+    twice = next((name for name in qpus if qpus.count(name) > 1), None)
+    if not qpus or twice is not None:
+        what = "no QPU named" if twice is None else f"QPU {twice!r} named twice"
+        raise RequestError(f"{what}: must be one or more QPUs, each once. Correct the list.")
+
+
+def _find_config() -> Path | None:
+    try:
+        return find_config()
+    except ConfigError:  # a job's environment may define its QPUs alone
+        return None
+
+
+def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
+    exit_on_sigterm()
+    if found.token is not None:
+        return Lease(HeldQPU.adopt(found), step=step)
+    reap(patience=_REAP_SECONDS)
+    return run_uninterrupted(
+        lambda stop: _acquire(found, step, config, stop),
+        Lease.release,
+        late_seconds=current_kill_wait().command,
+    )
+
+
+def _acquire(found: JobQPU, step: str | None, config: Path | None, stop: threading.Event) -> Lease:
+    name = step or os.environ.get(QPU_STEP, "")
+    lease = Lease(HeldQPU.acquire(found, step=name, config=config, stop=stop), step=step)
+    release_at_exit(lease, lease.release)
+    return lease

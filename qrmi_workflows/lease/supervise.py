@@ -1,0 +1,220 @@
+"""Run a command under leases: pass signals on, stop it in time, and always release the leases.
+
+Slurm sends SIGTERM, and SIGKILL after KillWait. A supervisor that waited for a command which
+ignores SIGTERM would be killed with its leases open; so the command gets its share of KillWait
+(`killwait`), and the release the rest.
+
+Processes that a command leaves behind end with it: one that outlived the lease would go on using a
+QPU that may be another job's by then.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from qrmi_workflows.lease.killwait import KillWait, current_kill_wait, learn_kill_wait
+from qrmi_workflows.schedulers import this_job, this_scheduler
+
+__all__ = ["ALIVE_SECONDS", "run_supervised"]
+
+logger = logging.getLogger(__name__)
+
+ALIVE_SECONDS = 30.0
+"""Seconds without a touch of its file after which the submitting process counts as dead."""
+
+_PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
+_LOOK_SECONDS = 5.0
+_STOPPING = frozenset({signal.SIGTERM, signal.SIGHUP})
+_PASSED_ON = (*_STOPPING, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def run_supervised(
+    argv: Sequence[str],
+    *,
+    environ: Mapping[str, str],
+    release: Callable[[], None],
+    grace: float | None = None,
+    alive: Path | None = None,
+) -> int:
+    """Run a command to its end, end the processes that it left, and call `release`, on every path.
+
+    Args:
+        argv: The command and its arguments; no shell.
+        environ: Its environment.
+        release: Releases the leases; it may be called from another thread.
+        grace: Seconds between SIGTERM and SIGKILL; the command's share of KillWait if `None`.
+        alive: A file that the submitting process keeps touching. If nobody has touched it for
+            `ALIVE_SECONDS`, the command is stopped as by SIGTERM.
+
+    Returns:
+        The command's exit code; 128 + N if signal N ended it.
+
+    Raises:
+        OSError: The command could not be started; `release` has been called.
+    """
+    # Orphans of the command become children of this process, which can then find them.
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    stopper = _Stopper(release, grace)
+    with _signals_passed_to(stopper):
+        try:
+            # In this process's own group: Slurm may track a job by its process group
+            # (proctrack/pgid), and a terminal sends signals to a group.
+            child = subprocess.Popen(_tied_to_this_process(argv), env=dict(environ))
+            stopper.watch(child)
+            if alive is not None:
+                _stop_if_abandoned(alive)
+            code = child.wait()
+            stopper.end_orphans()
+        finally:
+            release()
+    return code if code >= 0 else 128 - code
+
+
+def _tied_to_this_process(argv: Sequence[str]) -> list[str]:
+    """Have the kernel send a command SIGTERM if its supervisor is killed."""
+    setpriv = shutil.which("setpriv")  # util-linux, which every distribution installs by default
+    return [setpriv, "--pdeathsig", "TERM", *argv] if setpriv else list(argv)
+
+
+class _Stopper:
+    """Passes signals to a command; after the first that asks it to stop, its time is limited."""
+
+    def __init__(self, release: Callable[[], None], grace: float | None) -> None:
+        self._release = release
+        self._given_grace = grace
+        self._child: subprocess.Popen[bytes] | None = None
+        self._early: list[int] = []
+        self._stopped: float | None = None
+
+    @property
+    def _budget(self) -> KillWait:
+        return current_kill_wait()
+
+    @property
+    def _grace(self) -> float:
+        return self._budget.command if self._given_grace is None else self._given_grace
+
+    def watch(self, child: subprocess.Popen[bytes]) -> None:
+        """Take charge of the command, and pass on signals that arrived before it had started."""
+        self._child = child
+        for number in self._early:
+            self(number, None)
+        if this_job() is not None:
+            threading.Thread(target=self._check_job, name="job", daemon=True).start()
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if self._child is None:
+            self._early.append(number)
+            return
+        if number == signal.SIGINT and sys.stdin.isatty():
+            return  # the terminal has sent it to the command too
+        self._child.send_signal(number)
+        if number in _STOPPING and self._stopped is None:
+            self._stopped = time.monotonic()
+            self._after(self._grace, self._kill)
+
+    def end_orphans(self) -> None:
+        """End the processes that the command left, within what remains of its grace."""
+        orphans = psutil.Process().children(recursive=True)
+        for orphan in orphans:
+            with suppress(psutil.Error):
+                orphan.terminate()
+        used = 0.0 if self._stopped is None else time.monotonic() - self._stopped
+        psutil.wait_procs(orphans, timeout=max(0.0, self._grace - used))
+        limit = time.monotonic() + self._budget.kill
+        # Kill those that ignore SIGTERM, and what they have started in the meantime.
+        while orphans and time.monotonic() < limit:
+            orphans = psutil.Process().children(recursive=True)
+            for orphan in orphans:
+                with suppress(psutil.Error):
+                    orphan.kill()
+            psutil.wait_procs(orphans, timeout=max(0.0, limit - time.monotonic()))
+
+    def _check_job(self) -> None:
+        if self._given_grace is None:
+            learn_kill_wait()
+        # Slurm sends a job that is cancelled while it starts no SIGTERM, but SIGKILL after KillWait
+        # (seen with Slurm 22.05). So the job's state is checked once, early enough to release;
+        # most commands have ended by then, and a fan-out of short ones asks nothing.
+        time.sleep(min(self._grace, self._budget.command))
+        job = this_job()
+        running = None if job is None else this_scheduler().running_job(job.id)
+        if running is not None and running.is_ending:
+            logger.warning("the job was cancelled before it had started")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _kill(self) -> None:
+        if self._child is None or self._child.returncode is not None:
+            return
+        for process in _family(self._child.pid):
+            with suppress(psutil.Error):
+                process.kill()
+        self._after(self._budget.kill, self._exit)
+
+    def _exit(self) -> None:
+        if self._child is not None and self._child.returncode is not None:
+            return
+        # The kernel cannot end the command (it hangs on a dead file system, say). Do not let it
+        # keep the lease open.
+        self._release()
+        os._exit(128 + signal.SIGTERM)
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        timer = threading.Timer(seconds, action)
+        timer.daemon = True
+        timer.start()
+
+
+def _stop_if_abandoned(alive: Path) -> None:
+    threading.Thread(target=_watch, args=(alive,), name="alive", daemon=True).start()
+
+
+def _watch(alive: Path) -> None:
+    # Only changes of the modification time count: two hosts' clocks need not agree.
+    last, since = _touched(alive), time.monotonic()
+    while time.monotonic() - since < ALIVE_SECONDS:
+        time.sleep(_LOOK_SECONDS)
+        now = _touched(alive)
+        if now != last:
+            last, since = now, time.monotonic()
+    logger.warning("%s is no longer touched: the submitting process has died", alive)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _touched(file: Path) -> int | None:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        head = psutil.Process(pid)
+        return [head, *head.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+@contextmanager
+def _signals_passed_to(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in _PASSED_ON}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -1,0 +1,78 @@
+"""The one retry loop: how often a request is repeated, and for how long."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+from tenacity.nap import sleep_using_event
+from tenacity.stop import stop_base
+
+from qrmi_workflows.errors import AuthenticationError
+
+__all__ = ["RETRY_SECONDS", "retry"]
+
+RETRY_SECONDS = 120.0
+"""How long a request that is safe to repeat is retried while the vendor fails."""
+
+_CREDENTIAL_ATTEMPTS = 4
+_T = TypeVar("_T")
+
+
+def retry(
+    request: Callable[[], _T],
+    is_retryable: Callable[[BaseException], bool],
+    *,
+    stop: threading.Event | None = None,
+    seconds: float = RETRY_SECONDS,
+    pause: float = 0.2,
+    max_pause: float = 10.0,
+    before_pause: Callable[[float, BaseException], None] | None = None,
+) -> _T:
+    """Make a request until it succeeds or fails for good, with growing random pauses.
+
+    Args:
+        request: Makes the request.
+        is_retryable: Tells whether to retry after an error.
+        stop: When it is set, the request under way is the last.
+        seconds: How long to retry.
+        pause: The scale of the first pause, in seconds; it doubles with each attempt.
+        max_pause: The longest pause, in seconds.
+        before_pause: Called before each pause with the seconds since the start and the error.
+
+    Raises:
+        QPUError: The error of the last attempt.
+    """
+    stop = threading.Event() if stop is None else stop
+
+    def tell(state: RetryCallState) -> None:
+        error = state.outcome and state.outcome.exception()
+        if before_pause is not None and isinstance(error, BaseException):
+            before_pause(state.seconds_since_start or 0.0, error)
+
+    return Retrying(
+        retry=retry_if_exception(is_retryable),
+        wait=wait_random_exponential(multiplier=pause, max=max_pause),
+        stop=_CredentialsWrong() | stop_after_delay(seconds) | stop_when_event_set(stop),
+        sleep=sleep_using_event(stop),
+        before_sleep=tell,
+        reraise=True,
+    )(request)
+
+
+class _CredentialsWrong(stop_base):
+    """Stops once credentials were refused too often to blame an identity service's outage."""
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        error = retry_state.outcome and retry_state.outcome.exception()
+        is_refused = isinstance(error, AuthenticationError)
+        return is_refused and retry_state.attempt_number >= _CREDENTIAL_ATTEMPTS

@@ -1,0 +1,92 @@
+"""The one function that runs schedulers' commands: an argv list, a timeout, never a shell."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from qrmi_workflows.errors import SchedulerError
+
+__all__ = ["BRIEF_TIMEOUT", "COMMAND_TIMEOUT", "Completed", "require_success", "run_command"]
+
+COMMAND_TIMEOUT = 30.0
+"""Seconds: Slurm's clients retry three times, with a message timeout of 10 s (slurm.conf(5))."""
+
+BRIEF_TIMEOUT = 2.0
+"""Seconds for a question whose answer nothing depends on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """A completed command: its exit status and its output."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_command(
+    argv: Sequence[str],
+    *,
+    stdin: str | None = None,
+    timeout: float = COMMAND_TIMEOUT,
+    environ: Mapping[str, str] | None = None,
+) -> Completed:
+    """Run a scheduler's command to its end, without a shell.
+
+    Args:
+        argv: The command and its arguments.
+        stdin: Its standard input; empty if `None`.
+        timeout: Seconds after which it is killed.
+        environ: Its environment; this process's if `None`.
+
+    Raises:
+        SchedulerError: It is not installed, or did not end in time.
+    """
+    command = tuple(argv)
+    try:
+        done = subprocess.run(
+            command,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=environ,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise SchedulerError(
+            f"command {command[0]!r} not found on PATH. Install the scheduler's client, or run "
+            "inside `qpu sandbox shell`.",
+            command,
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise SchedulerError(
+            f"`{command[0]}` did not end within {timeout:g} s. Check the scheduler's state and try "
+            "again.",
+            command,
+            retryable=True,
+        ) from error
+    return Completed(
+        argv=command, returncode=done.returncode, stdout=done.stdout, stderr=done.stderr
+    )
+
+
+def require_success(done: Completed) -> Completed:
+    """Return a completed command; raise if it failed.
+
+    Raises:
+        SchedulerError: Its exit status is not 0; the message has what it printed.
+    """
+    if done.returncode == 0:
+        return done
+    output = done.stderr.strip() or done.stdout.strip() or "no output"
+    raise SchedulerError(
+        f"`{' '.join(done.argv[:2])}` failed with exit status {done.returncode}: {output}",
+        done.argv,
+        done.returncode,
+        done.stderr,
+    )

@@ -1,0 +1,67 @@
+"""Writing files that other processes and hosts read: whole, or a line at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["append_line", "write_atomically"]
+
+
+def write_atomically(
+    path: Path, content: str | bytes, *, mode: int = 0o644, durable: bool = False
+) -> None:
+    """Write a file so that readers see all of it or none of it.
+
+    The content goes to a temporary file in the same folder, which is synced and renamed.
+
+    Args:
+        path: The file; its folder must exist.
+        content: Its new content; text is encoded as UTF-8.
+        mode: Permission bits, before the umask.
+        durable: Also sync the folder, so that the file survives a power failure.
+
+    Raises:
+        OSError: The file could not be written; an older one is left as it was.
+    """
+    temporary = path.with_name(f".{uuid.uuid4().hex}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        if durable:
+            _sync_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a file that other processes append to at the same time.
+
+    Raises:
+        OSError: The file could not be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(line + "\n")
+        file.flush()
+        # Explicitly: a forked child may hold the file open, and with it the lock.
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _sync_folder(folder: Path) -> None:
+    # A rename is durable only once its directory is on disk (fsync(2)).
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

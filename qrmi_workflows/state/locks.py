@@ -1,0 +1,108 @@
+"""Locks between threads, processes and hosts: `flock` on a shared file system.
+
+A lock ends with the process that holds it, however that ends. NFS honours `flock` between hosts
+(nfs(5), since Linux 2.6.12); Lustre does when it is mounted with `-o flock`.
+
+Every lock is released explicitly before its file is closed: a forked child inherits the open file,
+and would otherwise keep the lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+
+__all__ = ["create_locked", "hold_lock", "is_locked", "try_lock"]
+
+_ATTEMPTS = 100
+
+
+@contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Wait for a file's lock and hold it; create the file if it does not exist.
+
+    The holder may delete the file and its folder.
+
+    Raises:
+        OSError: The file could not be created, or its file system has no locks.
+    """
+    for attempt in itertools.count(1):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = FileIO(path, "a")
+        except (FileExistsError, FileNotFoundError):
+            if attempt == _ATTEMPTS:
+                raise
+            continue  # another process has just deleted the folder
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                # The previous holder may have deleted the file while this one waited.
+                if _is_at(path, file):
+                    yield
+                    return
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Hold the lock of an existing file if it is free; yield whether it is held.
+
+    Raises:
+        OSError: The file could not be opened for writing, or its file system has no locks.
+    """
+    try:
+        file = FileIO(path, "r+")
+    except FileNotFoundError:
+        yield False
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield _is_at(path, file)
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def create_locked(path: Path) -> FileIO:
+    """Create a file and lock it until the returned file is closed, also in forked children.
+
+    Raises:
+        OSError: The file exists or could not be created, or its file system has no locks.
+    """
+    file = FileIO(path, "x")
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether another open file holds the lock; `False` if the file does not exist.
+
+    Raises:
+        OSError: The file could not be read, or its file system has no locks.
+    """
+    try:
+        with FileIO(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _is_at(path: Path, file: FileIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,192 @@
+"""A QPU's lanes, shared by all processes that use one lease.
+
+A lane in use is a locked file in the lease's folder: when a process dies, however it dies, its
+lanes are free again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from io import FileIO
+from pathlib import Path
+
+__all__ = ["LaneSemaphore", "lane_semaphore"]
+
+logger = logging.getLogger(__name__)
+
+_FRACTION, _SHORTEST, _LONGEST = 0.02, 0.0005, 0.05  # pauses: of the time waited; seconds
+_STOP_LATENCY = 0.1  # seconds within which a task that waits for a lane notices its stop
+
+
+class LaneSemaphore:
+    """Limits how many tasks and calls use a QPU at once, across processes.
+
+    A *task* holds a lane while its vendor has it. A *call* is code that uses the QPU on its own: it
+    holds a lane throughout, and this process's tasks share that lane instead of taking another.
+    Otherwise a call that submits a task would wait for a lane that only its own end can free.
+
+    Args:
+        count: How many lanes the QPU has.
+        folder: Where the processes that share the lease lock lanes; created if absent. If it is
+            `None` or cannot be used, only this process's tasks are counted.
+    """
+
+    def __init__(self, count: int, folder: Path | None = None) -> None:
+        self.count = count
+        self._folder = folder
+        self._reset()
+        _semaphores.add(self)
+
+    def _reset(self) -> None:
+        """Count from zero, also in a forked child: its parent's tasks do not run there."""
+        self._changed = threading.Condition()
+        self._free = self.count
+        self._shared = 0  # lanes held by calls, not in use by a task at the moment
+        self._calls = 0
+        self._this_thread = threading.local()
+
+    @contextmanager
+    def hold_for_task(self, stop: threading.Event | None = None) -> Iterator[None]:
+        """Hold a lane for one task: one that a call of this process holds, if there is one.
+
+        Args:
+            stop: When it is set, the block is entered without a lane.
+        """
+        is_shared = self._take(stop)
+        if is_shared is None:
+            yield
+            return
+        try:
+            if is_shared:
+                yield
+            else:
+                with self._file_locked(stop):
+                    yield
+        finally:
+            self._put_back(is_shared=is_shared)
+
+    @contextmanager
+    def hold_for_call(self) -> Iterator[None]:
+        """Hold a lane for the whole block; this process's tasks share it meanwhile."""
+        if getattr(self._this_thread, "in_call", False):
+            yield
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: self._free > 0)
+            self._free -= 1
+        try:
+            with self._file_locked(None):
+                self._share(+1)
+                self._this_thread.in_call = True
+                try:
+                    yield
+                finally:
+                    self._this_thread.in_call = False
+                    self._share(-1)
+        finally:
+            self._put_back(is_shared=False)
+
+    def _take(self, stop: threading.Event | None) -> bool | None:
+        """Wait for a lane of this process; return whether a call shares it, `None` if stopped."""
+        with self._changed:
+            while not self._changed.wait_for(self._is_available, timeout=_STOP_LATENCY):
+                if stop is not None and stop.is_set():
+                    return None
+            if self._calls:
+                self._shared -= 1
+                return True
+            self._free -= 1
+            return False
+
+    def _is_available(self) -> bool:
+        return (self._shared if self._calls else self._free) > 0
+
+    def _put_back(self, *, is_shared: bool) -> None:
+        with self._changed:
+            if is_shared:
+                self._shared += 1
+            else:
+                self._free += 1
+            self._changed.notify_all()
+
+    def _share(self, calls: int) -> None:
+        """Add or remove the lane of a call, once no task uses it."""
+        with self._changed:
+            self._calls += calls
+            if calls > 0:
+                self._shared += 1
+            else:
+                self._changed.wait_for(lambda: self._shared > 0)
+                self._shared -= 1
+            self._changed.notify_all()
+
+    @contextmanager
+    def _file_locked(self, stop: threading.Event | None) -> Iterator[None]:
+        """Hold a lane among the processes that share the lease."""
+        with ExitStack() as stack:
+            try:
+                self._lock_file(stop, stack)
+            except OSError as error:
+                logger.warning("lanes are not shared with other processes: %s", error)
+                self._folder = None
+            yield
+
+    def _lock_file(self, stop: threading.Event | None, stack: ExitStack) -> None:
+        """Wait for a free lane; `stack` holds its lock."""
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with ExitStack() as opened:
+            files = [
+                opened.enter_context(FileIO(self._folder / f"lane-{lane}", "a"))
+                for lane in range(self.count)
+            ]
+            start = time.monotonic()
+            # Polled, because flock can wait for one file, and any of these will do.
+            while not (stop is not None and stop.is_set()):
+                for file in files:
+                    if _try_lock(file):
+                        # A lock lasts until every duplicate of its descriptor is closed, so the
+                        # other files can be closed while this one stays locked.
+                        held = stack.enter_context(FileIO(os.dup(file.fileno()), "a"))
+                        # Unlocked explicitly: a forked child has a duplicate too.
+                        stack.callback(fcntl.flock, held, fcntl.LOCK_UN)
+                        return
+                time.sleep(min(max(_FRACTION * (time.monotonic() - start), _SHORTEST), _LONGEST))
+
+
+_semaphores: weakref.WeakSet[LaneSemaphore] = weakref.WeakSet()
+
+
+def _reset_all() -> None:
+    for semaphore in list(_semaphores):
+        semaphore._reset()
+
+
+os.register_at_fork(after_in_child=_reset_all)
+
+
+def lane_semaphore(count: int, folder: Path | None) -> LaneSemaphore:
+    """Return this process's one semaphore for a lease's folder, or a new one without a folder."""
+    return LaneSemaphore(count) if folder is None else _semaphore_of(count, folder)
+
+
+@functools.cache
+def _semaphore_of(count: int, folder: Path) -> LaneSemaphore:
+    return LaneSemaphore(count, folder)
+
+
+def _try_lock(file: FileIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,116 @@
+"""Many tasks at once, as many in flight as the QPU has lanes; each is a future."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from concurrent.futures import Future, wait
+from contextlib import suppress
+
+from qrmi_workflows.results import QuantumResult
+from qrmi_workflows.tasks.lanes import LaneSemaphore
+from qrmi_workflows.tasks.run import TaskRun
+
+__all__ = ["TaskFuture", "TaskPool"]
+
+_SPARE_THREADS = 2
+
+
+class TaskFuture(Future[QuantumResult]):
+    """The future of a task's result. Cancelling it cancels the task at the vendor."""
+
+    def __init__(self, run: TaskRun) -> None:
+        super().__init__()
+        self._run = run
+
+    @property
+    def task_id(self) -> str | None:
+        """The vendor's id, once it is known."""
+        return self._run.task_id
+
+    def cancel(self) -> bool:
+        """Cancel the task; return `False` if it has already ended."""
+        if self.done():
+            return self.cancelled()
+        self._run.stop.set()
+        super().cancel()
+        return True
+
+
+class TaskPool:
+    """Runs tasks on one QPU, as many at once as it has lanes.
+
+    A lane is held from submitting a task until its end. There are more threads than lanes, so that
+    what needs no vendor (the journal, decoding) overlaps with other tasks. Threads are started as
+    needed, and are daemons: a silent vendor must not delay the process's exit. Tasks never run in
+    the main thread, where a signal could interrupt a submission.
+
+    Args:
+        lanes: The QPU's lanes.
+    """
+
+    def __init__(self, lanes: LaneSemaphore) -> None:
+        self._lanes = lanes
+        self._pid = os.getpid()
+        self._inbox: queue.SimpleQueue[TaskFuture | None] = queue.SimpleQueue()
+        self._threads = 0
+        self._unfinished: set[Future[QuantumResult]] = set()
+        # Reentrant, because a signal handler may release the lease in the middle of a submission.
+        self._lock = threading.RLock()
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it belongs to a parent process: a forked child has none of its threads."""
+        return self._pid != os.getpid()
+
+    def submit(self, run: TaskRun) -> TaskFuture:
+        """Accept a task; it starts as soon as a lane is free."""
+        future = TaskFuture(run)
+        with self._lock:
+            self._unfinished.add(future)
+            if self._threads < min(len(self._unfinished), self._lanes.count + _SPARE_THREADS):
+                self._threads += 1
+                threading.Thread(target=self._work, name="qpu-lane", daemon=True).start()
+        future.add_done_callback(self._discard)
+        self._inbox.put(future)
+        return future
+
+    def drain(self) -> None:
+        """Wait until all submitted tasks have ended."""
+        wait(self._pending())
+
+    def close(self, seconds: float) -> None:
+        """Stop the tasks that have not ended, and the threads.
+
+        Args:
+            seconds: How long to wait for the tasks to stop.
+        """
+        pending = self._pending()
+        for future in pending:
+            future.cancel()
+        limit = time.monotonic() + seconds
+        for future in pending:
+            with suppress(Exception):
+                future.exception(timeout=max(0.0, limit - time.monotonic()))
+        for _ in range(self._threads):
+            self._inbox.put(None)
+
+    def _pending(self) -> list[Future[QuantumResult]]:
+        with self._lock:
+            return list(self._unfinished)
+
+    def _discard(self, future: Future[QuantumResult]) -> None:
+        with self._lock:
+            self._unfinished.discard(future)
+
+    def _work(self) -> None:
+        while (future := self._inbox.get()) is not None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    lane = self._lanes.hold_for_task(future._run.stop)
+                    future.set_result(future._run(lane))
+                except BaseException as error:  # raised to the caller by the future
+                    future.set_exception(error)
+            del future  # or this frame would keep the last result alive

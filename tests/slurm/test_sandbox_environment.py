@@ -19,7 +19,7 @@ from qrmi_workflows.config.qpus import load_qpus
 from qrmi_workflows.config.site import load_site_policy
 from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.gres import gres_of_job
-from qrmi_workflows.schedulers.slurm import check_offered, qpu_options
+from qrmi_workflows.schedulers.slurm import Slurm
 
 pytestmark = pytest.mark.slurm
 
@@ -176,11 +176,12 @@ def test_jobs_start_within_a_second(site: Site) -> None:
 @pytest.mark.usefixtures("in_sandbox")
 def test_the_site_policy_matches_what_slurm_offers() -> None:
     """Every QPU in qrmi_config.json is in the policy, and Slurm accepts the options."""
-    policy = load_site_policy()
+    slurm, policy = Slurm(), load_site_policy()
     assert set(policy.qpus) == set(load_qpus()) == {"ibm_fez", "FRESNEL"}
     for name in policy.qpus:
         request = QPURequest(qpu=name)
-        options = qpu_options(request, check_offered(request, policy))
+        slurm.check_offered(request, policy)
+        options = slurm.qpu_options(request, policy)
         assert options == [f"--gres=qpu:{name}:1", f"--licenses=qpu_{name}:1"]
         assert run("srun", *options, "true").returncode == 0
 

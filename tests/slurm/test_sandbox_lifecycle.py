@@ -325,7 +325,7 @@ def test_a_restart_keeps_the_emulators_settings(make_site: MakeSite, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"qpus": ["ibm_fez"]}, "allowed is NAME=TYPE"),
+        ({"qpus": ["ibm_fez"]}, "must be NAME=TYPE"),
         ({"qpus": ["ibm_fez=nonsense"]}, "'nonsense' is unknown; allowed: "),
     ],
 )

@@ -269,7 +269,9 @@ class Sandbox:
 
 def _check_nodes(nodes: int | None) -> None:
     if nodes is not None and not 1 <= nodes <= _MAX_NODES:
-        raise SandboxError(f"nodes={nodes}: must be 1 to {_MAX_NODES}. Ask for fewer or more.")
+        raise SandboxError(
+            f"nodes={nodes}: must be 1 to {_MAX_NODES}. Choose a number in that range."
+        )
 
 
 def _new_state(nodes: int, qpus: Sequence[str]) -> State:

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 CORE = "qrmi_workflows"
 PACKAGES = (CORE, "parsl_ext", "snakemake_ext/snakemake_executor_plugin_slurm_qpu")
-ORDER: tuple[str, ...] = ("errors", "state", "config", "schedulers", "vendors", "payloads")
-ORDER += ("results", "client", "journal", "tasks", "lease", "frontends", "site", "report")
-ORDER += ("emulator", "sandbox", "cli")
+ORDER: tuple[str, ...] = ("errors", "retry", "state", "config", "schedulers", "vendors")
+ORDER += ("payloads", "results", "client", "journal", "tasks", "lease", "frontends")
+ORDER += ("site", "report", "emulator", "sandbox", "cli")
 PLACES = {f"{CORE}.{room}": place for place, room in enumerate(ORDER)}
 OLD_MODULES = {
     "state": "owner locks",

@@ -281,11 +281,8 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
             *self.job_options(tasks_per_node),
         ]
         # These come last, and so stay ours: a block is found by its name.
-        named = [
-            f"--job-name={script.name}",
-            f"--output={script}.stdout",
-            f"--error={script}.stderr",
-        ]
+        stdout, stderr = Path(f"{script}.stdout"), Path(f"{script}.stderr")
+        named = self._scheduler.name_options(script.name, stdout=stdout, stderr=stderr)
         lines = [
             "#!/bin/bash",
             *map(self._scheduler.directive, asked),

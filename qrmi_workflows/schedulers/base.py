@@ -139,6 +139,9 @@ class Scheduler(Protocol):
 
     # Commands, and the parsers of what they print
 
+    def name_options(self, name: str, *, stdout: Path, stderr: Path) -> list[str]:
+        """Render the options that name a job, and the files of its output."""
+
     def directive(self, option: str) -> str:
         """Render an option as a line of a job script (`#SBATCH --gres=…`)."""
 

@@ -118,6 +118,10 @@ class Slurm:
 
     # Commands, and the parsers of what they print
 
+    def name_options(self, name: str, *, stdout: Path, stderr: Path) -> list[str]:
+        """Render `--job-name`, `--output` and `--error`."""
+        return [f"--job-name={name}", f"--output={stdout}", f"--error={stderr}"]
+
     def directive(self, option: str) -> str:
         """Render `#SBATCH --gres=…`; sbatch splits such a line as a shell does."""
         is_plain = not set(option) & set(" \t'\"\\#")

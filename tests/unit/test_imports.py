@@ -1,8 +1,14 @@
-"""The layout's import rules: who may import whom (CONTRIBUTING.md)."""
+"""The layout's import rules: who may import whom (docs/architecture.md).
+
+Imports are counted wherever they stand: at the top, in functions, and for type checkers alone.
+"""
 
 from __future__ import annotations
 
 import ast
+import graphlib
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +17,44 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CORE = "qrmi_workflows"
-ENGINES = ("parsl_ext", "snakemake_executor_plugin_slurm_qpu", "parsl", "snakemake")
+PLUGIN = "snakemake_executor_plugin_slurm_qpu"
+ENGINES = ("parsl_ext", PLUGIN, "parsl", "snakemake")
 SDKS = ("qiskit", "qiskit_aer", "qiskit_ibm_runtime", "qiskit_qasm3_import")
 SDKS += ("pulser", "pulser_simulation", "qutip")
-PROGRAMS = "rules"  # what Snakemake's rules run in jobs: nothing imports it
+PROGRAMS = "rules"  # scripts that Snakemake's rules run in jobs: nothing imports them
+
+ROOMS = (
+    "errors",
+    "retry",
+    "state",
+    "config",
+    "schedulers",
+    "vendors",
+    "payloads",
+    "results",
+    "client",
+    "journal",
+    "tasks",
+    "lease",
+    "frontends",
+    "emulator",
+    "sandbox",
+    "cli",
+)
+"""The core's rooms; each imports only from those before it."""
+
+TOP = ("__init__", "__main__")  # the package's own doors to its rooms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Import:
-    """One import: which module imports what, and whether importing that module suffices."""
+    """One import: which module imports what, and when."""
 
     module: str
     imported: str
     line: int
     at_import: bool
+    for_types: bool
 
     def __str__(self) -> str:
         return f"{self.module}:{self.line} imports {self.imported}"
@@ -37,12 +67,12 @@ def module_name(path: Path, top: Path) -> str:
 
 
 def imports_of(module: str, tree: ast.Module) -> Iterator[Import]:
-    """Find the imports of a module; those for type checkers alone do not count."""
-    waiting: list[tuple[ast.AST, bool]] = [(tree, True)]
+    """Find all imports of a module."""
+    waiting: list[tuple[ast.AST, bool, bool]] = [(tree, True, False)]
     while waiting:
-        node, at_import = waiting.pop()
+        node, at_import, for_types = waiting.pop()
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
+            for_types = True
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             at_import = False
         names = []
@@ -52,61 +82,110 @@ def imports_of(module: str, tree: ast.Module) -> Iterator[Import]:
             assert node.level == 0, f"{module}:{node.lineno}: a relative import"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         for name in names:
-            yield Import(module=module, imported=name, line=node.lineno, at_import=at_import)
-        waiting += [(child, at_import) for child in ast.iter_child_nodes(node)]
+            yield Import(
+                module=module,
+                imported=name,
+                line=node.lineno,
+                at_import=at_import,
+                for_types=for_types,
+            )
+        waiting += [(child, at_import, for_types) for child in ast.iter_child_nodes(node)]
 
 
-def all_imports() -> list[Import]:
-    """Read every module of both distributions."""
-    found: list[Import] = []
-    for top, package in (
-        (ROOT, CORE),
-        (ROOT, "parsl_ext"),
-        (ROOT / "snakemake_ext", "snakemake_executor_plugin_slurm_qpu"),
-    ):
-        for path in sorted((top / package).rglob("*.py")):
-            if path.parent.name == PROGRAMS:
-                continue
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            found += imports_of(module_name(path, top), tree)
-    return found
+def modules() -> dict[str, Path]:
+    """Return the modules of both distributions, by name."""
+    packages = ((ROOT, CORE), (ROOT, "parsl_ext"), (ROOT / "snakemake_ext", PLUGIN))
+    return {
+        module_name(path, top): path
+        for top, package in packages
+        for path in sorted((top / package).rglob("*.py"))
+        if path.parent.name != PROGRAMS
+    }
 
 
-IMPORTS = all_imports()
+MODULES = modules()
+IMPORTS = [
+    each
+    for name, path in MODULES.items()
+    for each in imports_of(name, ast.parse(path.read_text(encoding="utf-8")))
+]
 
 
 def is_in(name: str, *packages: str) -> bool:
-    """Say whether a dotted name is one of these packages or in one."""
+    """Return whether a dotted name is one of these packages, or in one."""
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
 def of(*packages: str) -> list[Import]:
     """Return the imports of these packages' modules."""
-    return [item for item in IMPORTS if is_in(item.module, *packages)]
+    return [each for each in IMPORTS if is_in(each.module, *packages)]
 
 
 def shown(imports: list[Import]) -> list[str]:
-    """Return them as text, for a test's message."""
-    return [str(item) for item in imports]
+    """Render imports for a test's message."""
+    return [str(each) for each in imports]
+
+
+def room_of(name: str) -> str | None:
+    """Return the core's room that a dotted name is in."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == CORE and len(parts) > 1 else None
+
+
+def edges() -> dict[str, set[str]]:
+    """Return which of our modules import which others."""
+    graph: dict[str, set[str]] = defaultdict(set)
+    for each in IMPORTS:
+        target = each.imported
+        while target and target not in MODULES:
+            target = target.rpartition(".")[0]
+        if target and target != each.module:
+            graph[each.module].add(target)
+    return graph
+
+
+def test_every_module_of_the_core_is_in_a_room() -> None:
+    """A new top-level module or package gets a place in the order."""
+    found = {path.stem for path in (ROOT / CORE).iterdir() if path.suffix == ".py"}
+    found |= {path.parent.name for path in (ROOT / CORE).glob("*/__init__.py")}
+    assert found == {*ROOMS, *TOP}
+
+
+def test_no_room_imports_back() -> None:
+    """Each room imports only from those before it in the order."""
+    wrong = []
+    for each in IMPORTS:
+        room, other = room_of(each.module), room_of(each.imported)
+        if room in ROOMS and other in ROOMS and ROOMS.index(other) > ROOMS.index(room):
+            wrong.append(each)
+    assert shown(wrong) == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Also not by way of functions or types."""
+    try:
+        graphlib.TopologicalSorter(edges()).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 def test_the_rules_are_applied_to_something() -> None:
-    """Each package that a rule speaks of is there, and imports."""
+    """Each package that a rule is about exists and has imports."""
     for package in ("schedulers", "vendors", "emulator", "sandbox", "cli"):
         assert of(f"{CORE}.{package}"), package
     assert of("parsl_ext")
-    assert of("snakemake_executor_plugin_slurm_qpu")
+    assert of(PLUGIN)
 
 
 def test_the_core_knows_no_engine() -> None:
-    """Engines import the core, never back."""
-    assert shown([item for item in of(CORE) if is_in(item.imported, *ENGINES)]) == []
+    """Engines import the core, never the other way round."""
+    assert shown([each for each in of(CORE) if is_in(each.imported, *ENGINES)]) == []
 
 
 def test_engines_do_not_know_each_other() -> None:
     """Each may be installed alone."""
-    assert shown([i for i in of("parsl_ext") if is_in(i.imported, ENGINES[1], "snakemake")]) == []
-    assert shown([i for i in of(ENGINES[1]) if is_in(i.imported, "parsl_ext", "parsl")]) == []
+    assert shown([i for i in of("parsl_ext") if is_in(i.imported, PLUGIN, "snakemake")]) == []
+    assert shown([i for i in of(PLUGIN) if is_in(i.imported, "parsl_ext", "parsl")]) == []
 
 
 @pytest.mark.parametrize(
@@ -121,26 +200,76 @@ def test_schedulers_and_vendors_do_not_meet(package: str, forbidden: tuple[str, 
     assert shown([i for i in of(f"{CORE}.{package}") if is_in(i.imported, *forbidden)]) == []
 
 
-def test_only_vendors_and_simulators_import_an_sdk_and_only_when_called() -> None:
-    """Importing this project imports no vendor's SDK."""
-    allowed = (f"{CORE}.vendors", f"{CORE}.emulator.simulators")
-    sdk = [item for item in IMPORTS if is_in(item.imported, *SDKS)]
+def test_an_sdk_is_imported_by_vendors_front_ends_and_simulators_when_called() -> None:
+    """Importing this project imports no vendor's SDK; types may be named anywhere."""
+    allowed = (f"{CORE}.vendors", f"{CORE}.frontends", f"{CORE}.emulator.simulators")
+    sdk = [each for each in IMPORTS if is_in(each.imported, *SDKS) and not each.for_types]
     assert sdk, "the rule is about something"
-    wrong = [item for item in sdk if item.at_import or not is_in(item.module, *allowed)]
+    wrong = [each for each in sdk if each.at_import or not is_in(each.module, *allowed)]
     assert shown(wrong) == []
 
 
-def test_only_the_resource_imports_qrmi() -> None:
-    """One place knows QRMI's client."""
-    users = {item.module for item in IMPORTS if is_in(item.imported, "qrmi")}
-    assert users == {f"{CORE}.resource"}
+def test_only_the_client_imports_qrmi() -> None:
+    """One module knows QRMI's client."""
+    users = {each.module for each in IMPORTS if is_in(each.imported, "qrmi")}
+    assert users == {f"{CORE}.client.resource"}
 
 
 def test_the_emulator_is_for_the_sandbox_and_the_command_line() -> None:
     """What runs on a real site does not depend on it."""
     allowed = (f"{CORE}.emulator", f"{CORE}.sandbox", f"{CORE}.cli")
-    users = [item for item in IMPORTS if is_in(item.imported, f"{CORE}.emulator")]
-    assert shown([item for item in users if not is_in(item.module, *allowed)]) == []
+    users = [each for each in IMPORTS if is_in(each.imported, f"{CORE}.emulator")]
+    assert shown([each for each in users if not is_in(each.module, *allowed)]) == []
+
+
+SCHEDULER_ROOMS = (f"{CORE}.schedulers", f"{CORE}.sandbox")
+LEGACY = {"SLURM_JOB_QPU_RESOURCES", "SLURM_JOB_QPU_TYPES"}  # QRMI's own contract, read anywhere
+A_SCHEDULERS_OWN = re.compile(
+    r"\b(SLURM_[A-Z_]+|squeue|sbatch|scancel|scontrol|sinfo|sacct|srun)\b"
+)
+
+
+def test_the_core_outside_schedulers_knows_no_scheduler() -> None:
+    """It reads no scheduler's variable and runs none of its commands; `sandbox/` is a Slurm."""
+    found = []
+    for name, path in MODULES.items():
+        if not is_in(name, CORE) or is_in(name, *SCHEDULER_ROOMS):
+            continue
+        for line, text in strings_of(path):
+            words = set(A_SCHEDULERS_OWN.findall(text))
+            if words - LEGACY:
+                found.append(f"{name}:{line} {sorted(words - LEGACY)}")
+    assert found == []
+
+
+def strings_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Return the strings of a module that are no docstrings or help texts, with their lines."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    prose = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    prose |= {
+        id(kw.value) for kw in ast.walk(tree) if isinstance(kw, ast.keyword) and kw.arg == "help"
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node.lineno, node.value
+
+
+def test_vendors_are_named_in_their_room_alone() -> None:
+    """The lease, results, tasks and the client look front ends and converters up."""
+    vendor = re.compile(r"\b(ibm|pasqal|iqm|felis)\b", re.IGNORECASE)
+    rooms = tuple(f"{CORE}.{room}" for room in ("client", "journal", "tasks", "lease", "results"))
+    found = [
+        f"{name}:{line} {text!r}"
+        for name, path in MODULES.items()
+        if is_in(name, *rooms)
+        for line, text in strings_of(path)
+        if vendor.search(text)
+    ]
+    assert found == []
 
 
 def test_an_import_is_seen_wherever_it_stands() -> None:
@@ -155,5 +284,14 @@ class K:
     def m(self):
         from g import h
 """
-    found = {(item.imported, item.at_import) for item in imports_of("x", ast.parse(source))}
-    assert found == {("a.b", True), ("c.d", True), ("f", True), ("g.h", False)}
+    found = {
+        (each.imported, each.at_import, each.for_types)
+        for each in imports_of("x", ast.parse(source))
+    }
+    assert found == {
+        ("a.b", True, False),
+        ("c.d", True, False),
+        ("e", True, True),
+        ("f", True, False),
+        ("g.h", False, False),
+    }

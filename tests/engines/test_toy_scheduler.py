@@ -1,0 +1,210 @@
+"""A second scheduler, in one file (tests/plugins/toy_scheduler), works with all of the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from waiting import wait_until
+
+from qrmi_workflows.config.variables import QPU_STATE
+from qrmi_workflows.emulator import Emulator, start_emulator
+
+pytestmark = pytest.mark.engines
+
+PLUGIN = Path(__file__).parents[1] / "plugins" / "toy_scheduler"
+EMULATOR = """
+[qpus.ibm_quick]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 0.05
+lanes = 3
+"""
+SITE = """
+scheduler = "toy"
+[qpus.ibm_quick]
+lanes = 3
+"""
+
+LEASE_IN_A_JOB = """
+from qrmi_workflows import open_lease
+from qrmi_workflows.lease.killwait import current_kill_wait, learn_kill_wait
+with open_lease("ibm_quick") as lease:
+    learn_kill_wait()
+    print(lease.held._opened.owner.job, current_kill_wait().total, lease.step.name)
+"""
+
+PARSL = """
+import sys
+import parsl
+from parsl.config import Config
+from parsl_ext import QPUExecutor, QPUProvider, qpu_app
+from qrmi_workflows.schedulers import load_scheduler
+from qrmi_workflows.schedulers.base import QPURequest
+
+class ToyProvider(QPUProvider):
+    def __init__(self):
+        super().__init__(
+            label="toy-qpu", request=QPURequest(qpu="ibm_quick"),
+            scheduler=load_scheduler("toy"), site=None, nodes_per_block=1, init_blocks=1,
+            min_blocks=0, max_blocks=1, parallelism=1, walltime="00:10:00", cmd_timeout=30,
+            scheduler_options="", worker_init="", launcher=None, status_polling_interval=1)
+
+    def job_options(self, tasks_per_node):
+        return []
+
+@qpu_app
+def sample(payload, *, lease):
+    result = lease.run(payload)
+    return result.task_id, lease.qpu
+
+executor = QPUExecutor(provider=ToyProvider(), address="127.0.0.1")
+assert executor.lanes == 3
+with parsl.load(Config(executors=[executor], run_dir=sys.argv[1])):
+    task_id, qpu = sample(PAYLOAD).result()
+print(qpu)
+"""
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "emulator.toml").write_text(EMULATOR)
+    with start_emulator(folder / "state", config=folder / "emulator.toml") as running:
+        yield running
+
+
+@pytest.fixture
+def site(emulator: Emulator, tmp_path: Path) -> dict[str, str]:
+    """The environment of a user at a site whose scheduler is the toy."""
+    (tmp_path / "site.toml").write_text(SITE)
+    (tmp_path / "jobs").mkdir()
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("QPU_", "SLURM_"))}
+    return kept | {
+        "PYTHONPATH": str(PLUGIN),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "TOY_FOLDER": str(tmp_path / "jobs"),
+        "QPU_CONFIG": str(emulator.config_path),
+        "QPU_SITE": str(tmp_path / "site.toml"),
+        QPU_STATE: str(tmp_path / "state"),
+    }
+
+
+def run_python(program: str, *arguments: str, environ: dict[str, str], seconds: float = 90) -> str:
+    """Run a program as a user, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def submit(script: Path, environ: dict[str, str]) -> str:
+    """Submit a script to the toy, and return its job's id."""
+    argv = [sys.executable, str(PLUGIN / "toy_scheduler.py"), "submit", str(script)]
+    return subprocess.run(
+        argv, env=environ, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_the_site_policy_chooses_the_scheduler(site):
+    program = "from qrmi_workflows.schedulers import this_scheduler; print(this_scheduler().name)"
+
+    assert run_python(program, environ=site) == "toy\n"
+
+
+def test_the_environment_of_a_job_chooses_it_where_the_policy_does_not(site, tmp_path):
+    (tmp_path / "site.toml").write_text(SITE.replace('scheduler = "toy"', ""))
+    program = "from qrmi_workflows.schedulers import this_scheduler; print(this_scheduler().name)"
+
+    assert run_python(program, environ=site) == "slurm\n"
+    assert run_python(program, environ={**site, "TOY_JOB": "toy-1"}) == "toy\n"
+
+
+def test_a_lease_knows_its_job_kill_wait_and_step_and_leaves_a_record(site, tmp_path, emulator):
+    before = emulator.counters()["sessions"]["closed"]
+
+    printed = run_python(LEASE_IN_A_JOB, environ={**site, "TOY_JOB": "toy-7"})
+
+    job, kill_wait, step = printed.split(" ", 2)
+    assert (job, kill_wait) == ("toy-7", "20.0")
+    assert step.startswith("job toy-7 ")
+    assert emulator.counters()["sessions"]["closed"] == before + 1
+    (records,) = (tmp_path / "state" / "leases").glob("*.jsonl")
+    record = json.loads(records.read_text())
+    assert (record["owner"]["job"], record["queue_wait"]) == ("toy-7", 1.5)
+
+
+def test_the_reaper_asks_the_toy_for_the_jobs_of_other_hosts(site, tmp_path, emulator, monkeypatch):
+    """A lease of a live job on another host is left alone; once the job is over it is released."""
+    script = tmp_path / "hold.sh"
+    script.write_text("#!/bin/bash\nexec qpu lease exec --qpu ibm_quick -- sleep 600\n")
+    job = submit(script, site)
+    open_leases = tmp_path / "state" / "leases" / "open"
+    wait_until(lambda: list(open_leases.glob("*.json")), "the open lease's file")
+    opened = next(open_leases.glob("*.json"))
+    move_to_another_host(opened)
+
+    assert reap(site) == []
+
+    kill_job(job, site)
+    wait_until(lambda: "running" not in listed(site), "the job's end")
+    (reaped,) = reap(site)
+    assert (reaped["lease"], reaped["released"]) == (opened.stem, True)
+    assert emulator.counters()["sessions"]["open"] == 0
+
+
+def move_to_another_host(opened: Path) -> None:
+    """Let an open lease's file say that another host's process owns it."""
+    from qrmi_workflows.lease.records import OpenLease
+
+    lease = OpenLease.load(opened)
+    elsewhere = replace(lease, owner=replace(lease.owner, host="n9"))
+    opened.write_text(json.dumps(asdict(elsewhere) | {"path": None}))
+
+
+def reap(environ: dict[str, str]) -> list[dict[str, object]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "qrmi_workflows", "reap", "--json"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def listed(environ: dict[str, str]) -> str:
+    argv = [sys.executable, str(PLUGIN / "toy_scheduler.py"), "list"]
+    return subprocess.run(argv, env=environ, capture_output=True, text=True, check=True).stdout
+
+
+def kill_job(job: str, environ: dict[str, str]) -> None:
+    """Kill all of a job at once, as the end of its node does."""
+    import signal
+
+    pid = int((Path(environ["TOY_FOLDER"]) / job).read_text().split(" ")[1])
+    os.killpg(pid, signal.SIGKILL)
+
+
+def test_a_parsl_provider_runs_blocks_on_the_toy(site, tmp_path, emulator):
+    before = emulator.counters()["tasks"]["completed"]
+    payload = json.loads((Path(__file__).parents[2] / "examples/bell/bell.json").read_text())
+
+    printed = run_python(
+        PARSL.replace("PAYLOAD", repr(payload)), str(tmp_path / "runinfo"), environ=site
+    )
+
+    assert printed.splitlines()[-1] == "ibm_quick"
+    assert emulator.counters()["tasks"]["completed"] == before + 1
+    wait_until(lambda: emulator.counters()["sessions"]["open"] == 0, "the block's lease released")

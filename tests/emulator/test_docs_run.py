@@ -1,7 +1,7 @@
-"""The pages for users keep their word: their commands and snippets run, as they stand.
+"""The commands and snippets of the pages for users run as printed.
 
-What a snippet takes as given (a file, a circuit) is made here. What a page says by the way, between
-backticks, runs too; a new form of it fails until it is told here how to run it.
+The files and circuits that a snippet expects are made here. Commands between backticks in the text
+run too. One that needs an argument of a new kind fails until `runnable` knows its value.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PAGES = ("payloads.md", "leases.md", "result-file.md", "site.md")
 ELSEWHERE = {"parsl.md"}
 KINDS = {"sh", "python", "json", "toml", "conf"}  # the last two: tests/slurm/test_docs_on_slurm.py
 MENTIONS = {"qpu", "qpu run", "qpu run -o"}
-"""Names of commands, without what they need to run."""
+"""Commands that the pages mention without their required arguments."""
 
 CIRCUIT = """OPENQASM 3.0;
 include "stdgates.inc";
@@ -44,23 +44,24 @@ meas[1] = measure $1;
 
 
 def spans(page: str) -> list[str]:
-    """Return the commands that a page has between backticks, in its text."""
+    """Return the commands between backticks in a page's text."""
     text = re.sub(r"^```.*?^```$", "", (DOCS / page).read_text(), flags=re.MULTILINE | re.DOTALL)
     found = (" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text))
     return [span for span in found if re.match(r"(qpu|zcat)\b", span) and ":" not in span]
 
 
 def commands(page: str) -> list[str]:
-    shown = [line for block in blocks(DOCS / page, "sh") for line in block.splitlines()]
-    return shown + [runnable(span) for span in spans(page) if span not in MENTIONS]
+    """Return the commands in a page's blocks and in its text."""
+    in_blocks = [line for block in blocks(DOCS / page, "sh") for line in block.splitlines()]
+    return in_blocks + [runnable(span) for span in spans(page) if span not in MENTIONS]
 
 
 def runnable(span: str) -> str:
-    """Complete a command: capitals stand for what its user names."""
+    """Complete a command: replace its placeholders, which are in capitals."""
     if span.startswith("qpu lease exec") and " -- " not in span:
         span = f"{span} --qpu ibm_fez -- COMMAND"
-    given = {"COMMAND": "true", "TASK": "$TASK", "NAME": "energies", "FILE": "leases.jsonl"}
-    return re.sub(r"\b[A-Z]{4,}\b", lambda word: given[word[0]], span)
+    values = {"COMMAND": "true", "TASK": "$TASK", "NAME": "energies", "FILE": "leases.jsonl"}
+    return re.sub(r"\b[A-Z]{4,}\b", lambda word: values[word[0]], span)
 
 
 def sequence_for(device: pulser.devices.Device) -> pulser.Sequence:
@@ -75,7 +76,7 @@ def sequence_for(device: pulser.devices.Device) -> pulser.Sequence:
 
 @pytest.fixture(scope="module")
 def work(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A user's folder with the files that the pages speak of, on a site with both QPUs."""
+    """Make a folder with the files that the pages mention, for a site with both QPUs."""
     folder = tmp_path_factory.mktemp("work")
     for name in ("bell", "a", "b", "c"):
         shutil.copy(ROOT / "examples" / "bell" / "bell.json", folder / f"{name}.json")
@@ -98,6 +99,7 @@ def work(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_every_page_is_run() -> None:
+    """No page and no kind of block is left out."""
     assert {path.name for path in DOCS.glob("*.md")} - ELSEWHERE == set(PAGES)
     for page in PAGES:
         assert {kind for kind, _ in blocks_with_kinds(DOCS / page)} <= KINDS, page
@@ -105,41 +107,44 @@ def test_every_page_is_run() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_its_commands_run(work: Path, page: str) -> None:
+    """Every command of a page succeeds."""
     (work / "r.json").write_text(blocks(DOCS / "result-file.md", "json")[0])
-    ran = commands(page)
-    assert ran, "a page without a command"
-    script = "\n".join(["set -e -o pipefail", *ran])
+    lines = commands(page)
+    assert lines, "the page has no command"
+    script = "\n".join(["set -e -o pipefail", *lines])
 
     done = subprocess.run(["bash", "-xc", script], capture_output=True, text=True, timeout=100)
 
     assert done.returncode == 0, done.stderr
 
 
-def test_payloads_become_the_results_that_are_named(work: Path) -> None:
-    named = re.findall(r"-o (\S+)", blocks(DOCS / "payloads.md", "sh")[0])
-    assert len(named) == 3
-    if not (work / named[-1]).exists():
+def test_payload_commands_write_their_result_files(work: Path) -> None:
+    """Each `-o` file holds a result of the right program."""
+    outputs = re.findall(r"-o (\S+)", blocks(DOCS / "payloads.md", "sh")[0])
+    assert len(outputs) == 3
+    if not (work / outputs[-1]).exists():
         test_its_commands_run(work, "payloads.md")
 
-    programs = [QuantumResult.load(name).program for name in named]
+    programs = [QuantumResult.load(name).program for name in outputs]
     assert programs == ["sampler", "estimator", "pulser"]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(DOCS / page, "python")])
 def test_its_snippets_run(work: Path, page: str) -> None:
+    """Every Python block of a page runs and computes what the page says."""
     circuit = QuantumCircuit(2)
     circuit.h(0)
     circuit.cx(0, 1)
     circuit.measure_all()
     if page == "result-file.md":
-        test_payloads_become_the_results_that_are_named(work)
+        test_payload_commands_write_their_result_files(work)
     for block in blocks(DOCS / page, "python"):
         names: dict[str, Any] = {
             "circuit": circuit,
             "make_sequence": sequence_for,
             "sequence": (work / "sequence.json").read_text(),
         }
-        exec(compile(block, page, "exec"), names)  # noqa: S102 - that is what is tested
+        exec(compile(block, page, "exec"), names)  # noqa: S102 - the page's own code
         if "counts" in names:
             assert sum(names["counts"].values()) == 1000
             assert set(names["counts"]) == {"00", "11"}
@@ -147,17 +152,18 @@ def test_its_snippets_run(work: Path, page: str) -> None:
             assert np.all(np.asarray(names["errors"]) >= 0)
 
 
-def test_the_results_file_that_is_shown_is_one(work: Path) -> None:
+def test_the_printed_result_file_is_valid(work: Path) -> None:
+    """It follows the schema and loads."""
     (shown,) = blocks(DOCS / "result-file.md", "json")
     (work / "shown.json").write_text(shown)
 
-    whole = json.loads(shown) | {"payload_digest": "9f2c" * 16}  # it is shown cut short
-    jsonschema.validate(whole, result_schema())
+    complete = json.loads(shown) | {"payload_digest": "9f2c" * 16}  # the page shortens it
+    jsonschema.validate(complete, result_schema())
     assert QuantumResult.load("shown.json").counts() == {"00": 507, "11": 493}
 
 
-def test_the_site_that_is_shown_is_listed(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its endpoint is a place-holder, so that the state of its QPU is not known."""
+def test_the_printed_site_is_listed(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state of its QPUs is unknown because their endpoints are placeholders."""
     for kind, variable in (("json", "QPU_CONFIG"), ("toml", "QPU_SITE")):
         (work / f"site.{kind}").write_text(blocks(DOCS / "site.md", kind)[0])
         monkeypatch.setenv(variable, str(work / f"site.{kind}"))

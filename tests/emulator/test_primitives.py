@@ -1,4 +1,4 @@
-"""Samplers and estimators: the numbers are right, for every form of input that clients send."""
+"""Samplers and estimators return the right numbers for every form of input that clients send."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def estimate(resource, *pub: Any, **fields: Any) -> Any:
 
 @pytest.mark.parametrize("width", [20, 127])
 def test_a_ghz_state_has_two_outcomes(qpu, width):
-    """20 qubits as a state vector, 127 by the stabilizer formalism, both on the device's gates."""
+    """Aer uses a state vector for 20 qubits and the stabilizer formalism for 127."""
     resource = qpu("ibm_fez")
     circuit = qasm3.loads(bell(width))
     isa = transpile(circuit, get_backend(resource), optimization_level=1, seed_transpiler=1)
@@ -44,8 +44,8 @@ def test_a_ghz_state_has_two_outcomes(qpu, width):
     assert abs(counts["0" * width] - 500) < 5 * np.sqrt(250)
 
 
-def test_a_wide_circuit_that_is_no_clifford_circuit(qpu):
-    """60 qubits by matrix product states, against what each pair of them must show."""
+def test_a_wide_circuit_of_arbitrary_angles(qpu):
+    """Aer uses matrix product states for 60 qubits; each pair has a known expectation value."""
     circuit = QuantumCircuit(60)
     for qubit in range(0, 60, 2):
         circuit.ry(0.7, qubit)
@@ -56,7 +56,7 @@ def test_a_wide_circuit_that_is_no_clifford_circuit(qpu):
 
 
 def test_parametrised_pubs_broadcast_over_many_values(qpu):
-    """Values in the order of the declared parameters, also beyond the tenth."""
+    """Values follow the order of declaration, even beyond the tenth parameter."""
     theta = ParameterVector("θ", 11)
     circuit = QuantumCircuit(11)
     for rank in range(11):
@@ -72,7 +72,7 @@ def test_parametrised_pubs_broadcast_over_many_values(qpu):
 
 
 def test_one_parameter_with_a_plain_list_of_values(qpu):
-    """A list of numbers is a list of parameter sets where there is one parameter."""
+    """For a circuit with one parameter, a list of numbers is a list of parameter sets."""
     angle = Parameter("a")
     circuit = QuantumCircuit(1)
     circuit.ry(angle, 0)
@@ -81,7 +81,7 @@ def test_one_parameter_with_a_plain_list_of_values(qpu):
 
 
 def test_mid_circuit_measurement_several_registers_and_a_condition(qpu):
-    """What was measured decides what is done, and each register comes back under its name."""
+    """A measured bit controls an operation, and each register is returned under its name."""
     qubits = QuantumRegister(2, "q")
     first, second = ClassicalRegister(1, "first"), ClassicalRegister(2, "second")
     circuit = QuantumCircuit(qubits, first, second)
@@ -98,8 +98,8 @@ def test_mid_circuit_measurement_several_registers_and_a_condition(qpu):
 
 
 @pytest.mark.parametrize("value", [0, 1, 2, 3])
-def test_a_switch_as_qrmis_primitives_write_it(qpu, value):
-    """Two labels for one block, a nested switch on one bit, and a default."""
+def test_a_switch_as_qrmis_primitives_export_it(qpu, value):
+    """The switch has a block with two labels, a nested switch on one bit, and a default."""
     circuit = QuantumCircuit(QuantumRegister(4, "q"), ClassicalRegister(2, "a"))
     circuit.add_register(ClassicalRegister(2, "b"))
     for bit in range(2):
@@ -126,7 +126,7 @@ def test_a_switch_as_qrmis_primitives_write_it(qpu, value):
 
 
 def test_circuits_as_qpy_with_bindings(qpu):
-    """The form that qiskit-ibm-runtime's own client sends."""
+    """qiskit-ibm-runtime's own client sends circuits in this form."""
     angle = Parameter("a")
     circuit = QuantumCircuit(2)
     circuit.rx(angle, 0)
@@ -140,7 +140,7 @@ def test_circuits_as_qpy_with_bindings(qpu):
 
 
 def test_default_shots_and_precision(qpu):
-    """A PUB's own value goes first, then the input's, then the options', then IBM's default."""
+    """The order of precedence is the PUB, the input, the options, and IBM's default."""
     resource = qpu("ibm_fez")
     assert sample(resource, bell(), None, 7, shots=8).meas.num_shots == 7
     assert sample(resource, bell(), shots=8).meas.num_shots == 8
@@ -155,7 +155,7 @@ def test_default_shots_and_precision(qpu):
 
 
 def test_projectors_are_observables_too(qpu):
-    """0, 1, +, - as the schema allows, on qubits in use and on idle ones."""
+    """The schema allows 0, 1, + and -, on qubits in use and on idle ones."""
     circuit = QuantumCircuit(1)
     circuit.ry(np.pi / 3, 0)
     values = estimate(qpu("ibm_fez"), qasm3.dumps(circuit), ["I0", "I1", "0I", "+I", "1Z"], [], 0)
@@ -163,7 +163,7 @@ def test_projectors_are_observables_too(qpu):
 
 
 def test_a_qpu_that_is_exact_ignores_the_precision(qpu):
-    """For chemistry that must be compared to the last digit."""
+    """Chemistry examples compare their energies to the last digit."""
     circuit = QuantumCircuit(1)
     circuit.ry(1.1, 0)
     data = estimate(qpu("ibm_exact"), qasm3.dumps(circuit), "Z", [], 0.1)
@@ -171,7 +171,7 @@ def test_a_qpu_that_is_exact_ignores_the_precision(qpu):
 
 
 def test_identical_requests_give_identical_counts(qpu):
-    """One server seed, one result; another seed in the options, another result."""
+    """The result depends on the server's seed, or on a seed in the options."""
     resource = qpu("ibm_fez")
     first, second = (sample(resource, bell(), None, 1000).meas.get_counts() for _ in range(2))
     assert first == second
@@ -179,8 +179,8 @@ def test_identical_requests_give_identical_counts(qpu):
     assert other.meas.get_counts() != first
 
 
-def test_an_independent_emulator_samples_anew(tmp_path):
-    """Identical requests differ, as they do on a device."""
+def test_an_independent_emulator_samples_each_request_independently(tmp_path):
+    """The results of identical requests differ, as on a real device."""
     config = tmp_path / "emulator.toml"
     config.write_text("independent = true\n[qpus.ibm]\ntype = 'ibm-quantum-compute-service'\n")
     with start_emulator(tmp_path / "state", config=config) as emulator:
@@ -205,7 +205,7 @@ def measured(isa: QuantumCircuit) -> QuantumCircuit:
 
 
 def test_noise_is_the_backends_own(qpu):
-    """Counts agree with those under the whole device's noise model, which takes far longer."""
+    """Counts agree with a simulation of the whole device's noise, which takes far longer."""
     from qiskit_aer.noise import NoiseModel
     from qiskit_aer.primitives import SamplerV2
     from qiskit_ibm_runtime.fake_provider import FakeBrisbane
@@ -224,7 +224,7 @@ def test_noise_is_the_backends_own(qpu):
 
 
 def test_noisy_estimates_are_damped_but_close(qpu):
-    """X, Y and Z terms of a Bell pair, measured through noisy gates and readout."""
+    """The XX, YY and ZZ terms of a Bell pair are measured with noisy gates and readout."""
     resource = qpu("ibm_noisy")
     isa = noisy_bell(resource)
     operators = [SparsePauliOp(label).apply_layout(isa.layout) for label in ("XX", "YY", "ZZ")]
@@ -237,7 +237,7 @@ def test_noisy_estimates_are_damped_but_close(qpu):
 
 @pytest.mark.parametrize("name", ["ibm_noisy", "ibm_strict"])
 def test_noise_and_strictness_need_the_devices_own_instructions(qpu, name):
-    """A circuit that was not transpiled is refused, as the vendor refuses it."""
+    """A circuit that was not transpiled fails, as with the vendor."""
     resource = qpu(name)
     task = resource.task_start(primitive("sampler", [[bell()]]))
     assert wait(resource, task) == TaskStatus.Failed
@@ -256,8 +256,8 @@ def test_noise_and_strictness_need_the_devices_own_instructions(qpu, name):
         ("sampler", ["OPENQASM 3.0; include 'stdgates.inc'; x $156;"], "fez has 156 qubits"),
     ],
 )
-def test_what_cannot_be_simulated_fails_with_a_reason(qpu, emulator, program, pub, reason):
-    """The task is accepted, fails, and its logs say why."""
+def test_unsupported_pubs_fail_with_a_reason(qpu, emulator, program, pub, reason):
+    """The task is accepted and fails, and its logs have the reason."""
     resource = qpu("ibm_fez")
     task = submit_raw(emulator, program, {"pubs": [pub], "version": 2})
     assert wait(resource, task) == TaskStatus.Failed
@@ -265,7 +265,7 @@ def test_what_cannot_be_simulated_fails_with_a_reason(qpu, emulator, program, pu
 
 
 def heavy(width: int) -> str:
-    """A circuit that entangles all its qubits: no method makes it light."""
+    """Return a circuit that entangles all its qubits, which is expensive with every method."""
     circuit = QuantumCircuit(width)
     random = np.random.default_rng(1)
     for _ in range(12):
@@ -279,7 +279,7 @@ def heavy(width: int) -> str:
 
 
 def busiest(emulator) -> psutil.Process:
-    """Return the worker that uses most of the processor, once one is busy."""
+    """Wait until a worker is busy, and return the one with the highest CPU usage."""
     children = psutil.Process(emulator.process.pid).children()
     for child in children:
         child.cpu_percent()
@@ -294,7 +294,7 @@ def busiest(emulator) -> psutil.Process:
 
 
 def test_cancelling_a_running_task_ends_its_simulation(qpu, emulator):
-    """The worker's process is gone, and the next task runs."""
+    """The worker process exits, and the next task runs."""
     resource = qpu("ibm_fez")
     sample(resource, bell(), None, 1)
     task = resource.task_start(primitive("sampler", [[heavy(24), None, 1]]))
@@ -305,8 +305,8 @@ def test_cancelling_a_running_task_ends_its_simulation(qpu, emulator):
     assert set(sample(resource, bell(), None, 100).meas.get_counts()) == {"00", "11"}
 
 
-def test_a_circuit_beyond_the_memory_bound_fails_and_the_next_one_runs(tmp_path):
-    """The bound holds for one worker; the emulator and other tasks do not notice."""
+def test_a_circuit_beyond_the_memory_limit_fails_and_the_next_one_runs(tmp_path):
+    """The limit applies to one worker and affects neither the emulator nor other tasks."""
     config = tmp_path / "emulator.toml"
     config.write_text("worker_memory_gib = 0.2\n[qpus.ibm]\ntype = 'ibm-quantum-compute-service'\n")
     with start_emulator(tmp_path / "state", config=config) as emulator:
@@ -318,7 +318,7 @@ def test_a_circuit_beyond_the_memory_bound_fails_and_the_next_one_runs(tmp_path)
 
 
 def test_exact_values_of_a_random_circuit(qpu):
-    """All Pauli terms of three qubits against the state vector."""
+    """All Pauli terms of three qubits agree with the state vector."""
     circuit = QuantumCircuit(3)
     angles = np.random.default_rng(3).uniform(0, 6, 9)
     for rank, angle in enumerate(angles):

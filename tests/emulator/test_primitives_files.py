@@ -1,4 +1,4 @@
-"""`qpu run` of the files that people have, and `qpu target` from the cache."""
+"""`qpu run` with circuit and sequence files, and `qpu target` with its cache."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from qrmi_workflows.vendors.ibm import transpiler_target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """A command that has ended."""
+class Completed:
+    """The outcome of a command."""
 
     exit_code: int
     stdout: str
     stderr: str
 
 
-Qpu = Callable[..., Done]
+Run = Callable[..., Completed]
 
 
 @pytest.fixture
@@ -51,27 +51,27 @@ def run(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-) -> Qpu:
-    """Run `qpu` in a folder of its own, as a user of the shared emulator."""
+) -> Run:
+    """Return a function that runs `qpu` in its own folder, as a user of the shared emulator."""
     monkeypatch.setenv("QPU_CONFIG", str(emulator.config_path))
     monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
 
-    def command(*arguments: object) -> Done:
+    def command(*arguments: object) -> Completed:
         capfd.readouterr()
         code: object = 0
         try:
             main([str(argument) for argument in arguments])
-        except SystemExit as ended:
-            code = ended.code
-        said = capfd.readouterr()
-        return Done(exit_code=int(code or 0), stdout=said.out, stderr=said.err)
+        except SystemExit as exit_:
+            code = exit_.code
+        output = capfd.readouterr()
+        return Completed(exit_code=int(code or 0), stdout=output.out, stderr=output.err)
 
     return command
 
 
-def transpiled(run: Qpu, circuit: QuantumCircuit) -> QuantumCircuit:
-    """Transpile as a user does away from the QPU: by the file of `qpu target`."""
+def transpiled(run: Run, circuit: QuantumCircuit) -> QuantumCircuit:
+    """Transpile as a user does without access to the QPU, with the file from `qpu target`."""
     assert run("target", "ibm_strict", "-o", "target.json").exit_code == 0
     target = transpiler_target(Path("target.json").read_text())
     return generate_preset_pass_manager(1, target=target, seed_transpiler=1).run(circuit)
@@ -85,8 +85,8 @@ def bell() -> QuantumCircuit:
     return circuit
 
 
-def test_a_circuit_in_openqasm(run):
-    """On a QPU that takes its own gates alone."""
+def test_a_circuit_in_openqasm_is_sampled(run):
+    """It runs on a QPU that accepts only its native gates."""
     Path("circuit.qasm").write_text(qasm3.dumps(transpiled(run, bell())))
 
     done = run("run", "circuit.qasm", "--shots", 1000, "-o", "r.json", "--qpu", "ibm_strict")
@@ -101,8 +101,8 @@ def test_a_circuit_in_openqasm(run):
     assert int(bits[:, 0].sum()) == result.counts()["11"]
 
 
-def test_circuits_in_qpy(run):
-    """Each circuit of the file is a PUB."""
+def test_circuits_in_qpy_are_sampled(run):
+    """Each circuit in the file becomes a PUB."""
     isa, flipped = transpiled(run, bell()), QuantumCircuit(1)
     flipped.x(0)
     flipped.measure_all()
@@ -118,7 +118,7 @@ def test_circuits_in_qpy(run):
 
 
 def test_observables_of_a_circuit_are_estimated(run):
-    """|00> + |11>: ZZ and XX are 1, ZI is 0, and their sum is 2."""
+    """For |00> + |11>, ZZ and XX are 1, ZI is 0, and ZZ + XX is 2."""
     isa = transpiled(run, bell().remove_final_measurements(inplace=False))
     places = isa.layout.final_index_layout()
     Path("circuit.qasm").write_text(qasm3.dumps(isa))
@@ -143,7 +143,8 @@ def test_observables_of_a_circuit_are_estimated(run):
     assert QuantumResult.load("r.json").to_numpy()["evs"].tolist() == values
 
 
-def test_a_sequence_in_pulsers_abstract_representation(run):
+def test_a_sequence_in_pulsers_abstract_representation_is_sampled(run):
+    """Two atoms within the blockade radius share one excitation."""
     with open_lease("FRESNEL") as lease:
         device = lease.pulser_connection().fetch_available_devices()["FRESNEL"]
     Path("sequence.json").write_text(blockade(device))
@@ -156,19 +157,20 @@ def test_a_sequence_in_pulsers_abstract_representation(run):
     assert counts.get("00", 0) + counts.get("11", 0) < 8
 
 
-def refused(emulator: Emulator, run: Qpu, arguments: list[Any], *said: str) -> None:
+def assert_refused(emulator: Emulator, run: Run, arguments: list[Any], *fragments: str) -> None:
+    """Check that `qpu run` fails with a message before it opens a session or submits a task."""
     before = emulator.counters()
     done = run("run", *arguments, "-o", "r.json")
     assert done.exit_code == 2, done.stderr
-    for text in said:
+    for text in fragments:
         assert text in done.stderr
     after = emulator.counters()
     assert (after["tasks"], after["sessions"]) == (before["tasks"], before["sessions"])
     assert not Path("r.json").exists()
 
 
-def test_what_cannot_run_is_refused_before_a_lease(run, emulator):
-    """With what is allowed; the vendor is asked for its target at most."""
+def test_bad_files_are_refused_before_a_lease(run, emulator):
+    """The message says what is allowed. The vendor receives no request except for the target."""
     Path("h.qasm").write_text(qasm3.dumps(bell()))
     free = QuantumCircuit(1)
     free.rz(Parameter("a"), 0)
@@ -183,22 +185,30 @@ def test_what_cannot_run_is_refused_before_a_lease(run, emulator):
     with Path("large.json").open("wb") as file:
         file.truncate(100_000_000)
     ibm, pasqal = ["--qpu", "ibm_fez"], ["--qpu", "FRESNEL"]
-    refused(emulator, run, ["h.qasm", *ibm], "not ISA for QPU 'ibm_fez'", "no gate 'h'", "rz, sx")
-    refused(emulator, run, ["free.qasm", *ibm], "unbound parameters: a")
-    refused(emulator, run, ["old.qasm", *ibm], "OpenQASM 2; allowed is OpenQASM 3")
-    refused(emulator, run, ["half.qpy", *ibm], "not a whole QPY file")
-    refused(emulator, run, ["noise.bin", *ibm], "not JSON: it begins", "OpenQASM 3 (.qasm)")
-    refused(emulator, run, ["large.json", *ibm], "100.0 MB; allowed are 50 MB")
-    refused(emulator, run, ["h.qasm", "--shots", 0, *ibm], "shots = 0: allowed is a whole number")
-    refused(emulator, run, ["h.qasm", "--shots", -1, *ibm], "shots = -1")
-    refused(emulator, run, ["other.json", *pasqal], "Give a number of shots")
-    refused(emulator, run, ["other.json", "--shots", 5, *pasqal], "'AnalogDevice'; allowed on QPU")
-    refused(emulator, run, ["h.qasm", "--observables", "none.json", *ibm], "no observables")
+    assert_refused(
+        emulator, run, ["h.qasm", *ibm], "not ISA for QPU 'ibm_fez'", "no gate 'h'", "rz, sx"
+    )
+    assert_refused(emulator, run, ["free.qasm", *ibm], "unbound parameters: a")
+    assert_refused(emulator, run, ["old.qasm", *ibm], "OpenQASM 2; allowed is OpenQASM 3")
+    assert_refused(emulator, run, ["half.qpy", *ibm], "not a whole QPY file")
+    assert_refused(
+        emulator, run, ["noise.bin", *ibm], "not JSON, and not a program", "OpenQASM 3 (.qasm)"
+    )
+    assert_refused(emulator, run, ["large.json", *ibm], "100.0 MB; allowed are 50 MB")
+    assert_refused(
+        emulator, run, ["h.qasm", "--shots", 0, *ibm], "shots = 0: allowed is a whole number"
+    )
+    assert_refused(emulator, run, ["h.qasm", "--shots", -1, *ibm], "shots = -1")
+    assert_refused(emulator, run, ["other.json", *pasqal], "Give a number of shots")
+    assert_refused(
+        emulator, run, ["other.json", "--shots", 5, *pasqal], "'AnalogDevice'; allowed on QPU"
+    )
+    assert_refused(emulator, run, ["h.qasm", "--observables", "none.json", *ibm], "not observables")
 
 
 @contextmanager
 def failing(emulator: Emulator) -> Iterator[None]:
-    """A vendor that refuses everything."""
+    """Make the vendor reject every request."""
     emulator.control.ask("POST", "/faults", {"kind": "status", "status": 403})
     try:
         yield
@@ -206,15 +216,15 @@ def failing(emulator: Emulator) -> Iterator[None]:
         emulator.control.ask("DELETE", "/faults")
 
 
-def test_a_target_is_fetched_once_and_says_when_it_was_calibrated(run, emulator, cache):
-    """Without a lease; the second time not even the vendor is asked."""
+def test_a_target_is_fetched_once_and_shows_its_calibration_date(run, emulator, cache):
+    """No lease is needed, and the second request does not even reach the vendor."""
     first = run("target", "ibm_fez")
-    (kept,) = (cache / "qrmi-workflows" / "targets").iterdir()
+    (cached,) = (cache / "qrmi-workflows" / "targets").iterdir()
     with failing(emulator):
         again = run("target", "ibm_fez")
         transpiler_target(again.stdout)
         assert run("target", "ibm_fez", "--refresh").exit_code == 1
-        os.utime(kept, (time.time() - 7 * 3600,) * 2)
+        os.utime(cached, (time.time() - 7 * 3600,) * 2)
         assert run("target", "ibm_fez").exit_code == 1
         assert run("target", "ibm_fez", "--max-age", 8).exit_code == 0
 
@@ -222,36 +232,37 @@ def test_a_target_is_fetched_once_and_says_when_it_was_calibrated(run, emulator,
     assert first.stdout == again.stdout
     assert "calibrated 2025-02-26T15:16:25-05:00, fetched 20" in again.stderr
     assert run("target", "ibm_fez").exit_code == 0
-    assert time.time() - kept.stat().st_mtime < 60
+    assert time.time() - cached.stat().st_mtime < 60
 
 
-def test_a_cache_that_cannot_be_written_or_read_costs_nothing_else(run, cache):
-    """A file in the folder's place; then a foreign file in the target's place."""
+def test_an_unusable_cache_is_ignored(run, cache):
+    """The cache's folder is a file, then the cached target is not a valid one."""
     cache.write_text("in the way")
     assert run("target", "ibm_fez").exit_code == 0
     cache.unlink()
     assert run("target", "ibm_fez").exit_code == 0
-    (kept,) = (cache / "qrmi-workflows" / "targets").iterdir()
-    kept.write_text('{"configuration": null}')
+    (cached,) = (cache / "qrmi-workflows" / "targets").iterdir()
+    cached.write_text('{"configuration": null}')
 
     done = run("target", "ibm_fez")
 
     assert json.loads(done.stdout)["configuration"]["backend_name"] == "ibm_fez"
-    assert json.loads(kept.read_text())["configuration"]
+    assert json.loads(cached.read_text())["configuration"]
 
 
-def test_a_target_is_kept_for_each_site(run, emulator, cache):
-    """A QPU of the same name at another endpoint is another; renewed credentials are the same."""
+def test_targets_are_cached_per_endpoint(run, emulator, cache):
+    """The cache distinguishes endpoints, ignores credentials, expires, and holds no secrets."""
     found = find_qpu("ibm_fez", config=emulator.config_path)
     text = fetch_target(found).text
     settings = dict(found.environment)
 
-    known = cached_target(replace(found, environment={**settings, "QRMI_IBM_QCS_IAM_APIKEY": "x"}))
-    other = {**settings, "QRMI_IBM_QCS_ENDPOINT": "http://127.0.0.1:1"}
+    renewed = {**settings, "QRMI_IBM_QCS_IAM_APIKEY": "x"}
+    elsewhere = {**settings, "QRMI_IBM_QCS_ENDPOINT": "http://127.0.0.1:1"}
 
-    assert known
-    assert known.text == text
-    assert cached_target(replace(found, environment=other)) is None
+    cached = cached_target(replace(found, environment=renewed))
+    assert cached
+    assert cached.text == text
+    assert cached_target(replace(found, environment=elsewhere)) is None
     assert cached_target(found, max_age_hours=0) is None
     old = next((cache / "qrmi-workflows" / "targets").iterdir()).with_name("old-0.json")
     old.write_text("{}")
@@ -259,5 +270,5 @@ def test_a_target_is_kept_for_each_site(run, emulator, cache):
     fetch_target(found, refresh=True)
     assert not old.exists()
     for file in cache.rglob("*.json"):
-        kept = file.name + file.read_text()
-        assert not [value for key, value in settings.items() if "KEY" in key and value in kept]
+        content = file.name + file.read_text()
+        assert not [value for key, value in settings.items() if "KEY" in key and value in content]

@@ -1,4 +1,4 @@
-"""Qiskit's primitives and Pulser's backend under a lease: right numbers, journaled, in lanes."""
+"""Front ends of a lease: Qiskit's primitives and Pulser's backend, their results and journal."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ _steps = itertools.count()
 def lease(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Callable[..., Lease]]:
-    """Open a lease of one of the shared emulator's QPUs, in a step of its own."""
+    """Return a function that opens a lease on one of the shared emulator's QPUs, in a new step."""
     monkeypatch.setenv("QPU_CONFIG", str(emulator.config_path))
     monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
     opened: list[Lease] = []
 
-    def open_one(name: str, step: str | None = None) -> Lease:
+    def open_and_track(name: str, step: str | None = None) -> Lease:
         opened.append(open_lease(name, step=step or f"test {next(_steps)}"))
         return opened[-1]
 
-    yield open_one
-    for one in opened:
-        one.release()
+    yield open_and_track
+    for item in opened:
+        item.release()
 
 
 def transpiled(circuit: QuantumCircuit, lease: Lease) -> QuantumCircuit:
@@ -69,7 +69,7 @@ def bell() -> QuantumCircuit:
 
 @pytest.mark.parametrize("name", ["ibm_fez", "ibm_strict", "ibm_system"])
 def test_a_bell_pair_through_the_leases_sampler(lease, name):
-    """On both of IBM's APIs, and on a QPU that takes nothing but its own gates."""
+    """It runs on both of IBM's APIs, and on a QPU that accepts only its native gates."""
     held = lease(name)
     sampler = held.sampler(options={"default_shots": 700})
     assert isinstance(sampler, BaseSamplerV2)
@@ -88,7 +88,7 @@ def test_a_bell_pair_through_the_leases_sampler(lease, name):
 
 
 def test_sampler_pubs_with_their_own_shots_and_broadcast_values(lease):
-    """Shots of the PUB go before those of the run; values come back in their shape."""
+    """A PUB's shots override those of the run, and results have the shape of the values."""
     held = lease("ibm_strict")
     angle = Parameter("a")
     circuit = QuantumCircuit(1)
@@ -105,7 +105,7 @@ def test_sampler_pubs_with_their_own_shots_and_broadcast_values(lease):
 
 
 def test_exact_expectation_values_through_the_leases_estimator(lease):
-    """Every Pauli term of two qubits, at three angles, against the state vector."""
+    """Every Pauli term of two qubits agrees with the state vector, at three angles."""
     held = lease("ibm_exact")
     angle = Parameter("a")
     circuit = QuantumCircuit(2)
@@ -126,7 +126,8 @@ def test_exact_expectation_values_through_the_leases_estimator(lease):
     assert data.evs == pytest.approx(np.array(exact), abs=1e-9)
 
 
-def test_the_precision_of_an_estimator_is_kept(lease):
+def test_an_estimator_reaches_its_precision(lease):
+    """A precision given to `run` overrides the default in the options."""
     held = lease("ibm_fez")
     circuit = QuantumCircuit(1)
     circuit.h(0)
@@ -140,8 +141,8 @@ def test_the_precision_of_an_estimator_is_kept(lease):
     assert finer[0].data.stds == pytest.approx(0.02, rel=0.1)
 
 
-def test_what_an_earlier_run_sampled_is_not_paid_for_again(lease, emulator):
-    """The primitive's tasks are in the journal: a rerun of the step fetches what is done."""
+def test_a_rerun_does_not_pay_for_completed_tasks_again(lease, emulator):
+    """The primitive's tasks are journaled, so a rerun of the step fetches their results."""
     first, again = lease("ibm_fez", step="once"), lease("ibm_fez", step="once")
     isa = transpiled(bell(), first)
     before = first.sampler().run([isa]).result()
@@ -155,8 +156,8 @@ def test_what_an_earlier_run_sampled_is_not_paid_for_again(lease, emulator):
     assert [record.state for record in Journal().records()] == ["completed"]
 
 
-def test_jobs_are_handles_that_do_not_block(lease):
-    """States as they pass; a cancelled job is cancelled at the vendor and raises."""
+def test_primitive_jobs_do_not_block(lease):
+    """Their states are visible, and a cancelled job raises and is cancelled at the vendor."""
     held = lease("ibm_slow")
     sampler = held.sampler()
     jobs = [sampler.run([transpiled(bell(), held)], shots=shots) for shots in (1, 2)]
@@ -180,7 +181,8 @@ def test_jobs_are_handles_that_do_not_block(lease):
     assert TaskState.of(held.resource.task_status(jobs[0].task_id)) is TaskState.CANCELLED
 
 
-def test_a_task_that_fails_says_why(lease):
+def test_a_failed_task_raises_its_reason(lease):
+    """The exception has the vendor's reason."""
     held = lease("ibm_fez")
     content = {
         "program_id": "sampler",
@@ -191,23 +193,23 @@ def test_a_task_that_fails_says_why(lease):
         held.run(content)
 
 
-def refused(held: Lease, submit: Callable[[], Any], said: str, emulator: Emulator) -> None:
-    """Show that something is refused by us, before the vendor hears of it."""
+def assert_refused(submit: Callable[[], Any], message: str, emulator: Emulator) -> None:
+    """Check that a submission is refused before it reaches the vendor."""
     before = emulator.counters()["tasks"]
-    with pytest.raises(PayloadError, match=said):
+    with pytest.raises(PayloadError, match=message):
         submit()
     assert emulator.counters()["tasks"] == before
 
 
 def test_bad_pubs_are_refused_before_submission(lease, emulator):
-    """Each with what is allowed; nothing reaches the vendor."""
+    """Each message says what is allowed, and no task reaches the vendor."""
     held = lease("ibm_fez")
     sampler, estimator = held.sampler(), held.estimator()
     isa = transpiled(bell(), held)
     free = QuantumCircuit(1)
     free.rx(Parameter("a"), 0)
     free.measure_all()
-    for run, said in (
+    for run, message in (
         (lambda: sampler.run([]), "empty list of PUBs"),
         (lambda: sampler.run([isa], shots=0), "positive number of shots"),
         (lambda: sampler.run([(isa, None, -5)]), "positive number of shots"),
@@ -216,27 +218,27 @@ def test_bad_pubs_are_refused_before_submission(lease, emulator):
         (lambda: sampler.run([bell()]), "not ISA for QPU 'ibm_fez': it has no gate 'h'"),
         (lambda: estimator.run([(isa, "ZZ")], precision=-1), "precision"),
         (lambda: held.sampler(options={"shots": 3}), "allowed: default_shots, run_options"),
-        (lambda: held.pulser_backend(None), "allowed: sampler, estimator"),
+        (lambda: held.pulser_backend(None), "it has sampler, estimator"),
     ):
-        refused(held, run, said, emulator)
+        assert_refused(run, message, emulator)
 
 
 def test_a_circuit_for_another_layout_is_refused(lease, emulator):
-    """The gate is there, but not between these qubits, or not so many qubits."""
+    """The QPU has the gate, but not between these qubits, or it has too few qubits."""
     held = lease("ibm_fez")
     held.target()
     far = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; cz $0, $7; c[0] = measure $0;'
     wide = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $156; c[0] = measure $156;'
-    for text, said in (
+    for text, message in (
         (far, r"no 'cz' on qubits \(0, 7\); allowed from 0 on: \(0, 1\)"),
         (wide, "uses qubit 156; QPU 'ibm_fez' has 156, allowed are 0 to 155"),
     ):
         content = {"program_id": "sampler", "parameters": {"pubs": [[text]]}}
-        refused(held, lambda content=content: held.submit(content), said, emulator)
+        assert_refused(lambda content=content: held.submit(content), message, emulator)
 
 
-def test_upstreams_own_primitives_take_the_leases_resource(lease):
-    """`qrmi.primitives.ibm` works with the handle that a lease holds."""
+def test_upstreams_own_primitives_accept_the_leases_resource(lease):
+    """`qrmi.primitives.ibm` works with a lease's handle."""
     resource = lease("ibm_fez").resource
     isa = generate_preset_pass_manager(backend=get_backend(resource), seed_transpiler=1).run(bell())
 
@@ -250,7 +252,7 @@ def test_upstreams_own_primitives_take_the_leases_resource(lease):
 
 
 def test_two_atoms_in_blockade_through_the_leases_pulser_backend(lease):
-    """They share one excitation: 01 and 10 alike, never 11."""
+    """They share one excitation: 01 and 10 are equally likely, and 11 is suppressed."""
     held = lease("FRESNEL")
     device = held.pulser_connection().fetch_available_devices()["FRESNEL"]
     sequence = pulser.Sequence.from_abstract_repr(blockade(device))
@@ -268,8 +270,8 @@ def test_two_atoms_in_blockade_through_the_leases_pulser_backend(lease):
     assert results[0].atom_order == ("q0", "q1")
 
 
-def test_variables_and_default_shots_as_pulsers_users_write_them(lease):
-    """No pulse and a pi pulse, built for each job; the measurement is added; values are needed."""
+def test_a_parametrised_sequence_runs_with_default_shots(lease):
+    """Each job has its own variables; without values for these, the sequence is refused."""
     held = lease("FRESNEL")
     device = held.pulser_connection().fetch_available_devices()["FRESNEL"]
     register = pulser.Register.from_coordinates([(0, 0)], prefix="q")
@@ -314,7 +316,7 @@ def test_results_of_a_batch_that_is_on_its_way(lease, emulator):
 
 
 def test_a_virtual_device_runs_through_pulsers_remote_backend(lease):
-    """Pasqal's emulators offer devices that are no machine's."""
+    """Pasqal's emulators offer devices that do not exist as machines."""
     held = lease("EMU_FREE")
     devices = held.pulser_connection().fetch_available_devices()
     sequence = pulser.Sequence.from_abstract_repr(blockade(devices["EMU_FREE"]))
@@ -326,23 +328,23 @@ def test_a_virtual_device_runs_through_pulsers_remote_backend(lease):
 
 
 def test_a_sequence_for_another_device_is_refused(lease, emulator):
-    """By the backend, and as a payload; too many runs too."""
+    """The backend and `submit` both refuse it, and also a payload with too many runs."""
     held = lease("FRESNEL")
     held.target()
     other = pulser.Sequence.from_abstract_repr(blockade(pulser.AnalogDevice))
     content = {"sequence": json.loads(blockade(pulser.AnalogDevice)), "job_runs": 10}
-    said = "for the device 'AnalogDevice'; allowed on QPU 'FRESNEL': FRESNEL"
-    refused(held, lambda: held.pulser_backend(other), said, emulator)
-    refused(held, lambda: held.submit(content), said, emulator)
+    message = "for the device 'AnalogDevice'; allowed on QPU 'FRESNEL': FRESNEL"
+    assert_refused(lambda: held.pulser_backend(other), message, emulator)
+    assert_refused(lambda: held.submit(content), message, emulator)
     device = held.pulser_connection().fetch_available_devices()["FRESNEL"]
     long = {"sequence": json.loads(blockade(device)), "job_runs": 2001}
-    refused(
-        held, lambda: held.submit(long), "2001 runs; QPU 'FRESNEL' allows at most 2000", emulator
+    assert_refused(
+        lambda: held.submit(long), "2001 runs; QPU 'FRESNEL' allows at most 2000", emulator
     )
 
 
-def test_a_result_of_the_vendor_becomes_pulsers(lease, tmp_path):
-    """From the file too, with the sequence as it was sent."""
+def test_a_result_converts_to_pulsers_results(lease):
+    """It needs only the sequence that was sent."""
     held = lease("FRESNEL")
     device = held.pulser_connection().fetch_available_devices()["FRESNEL"]
     content = {"sequence": json.loads(blockade(device)), "job_runs": 60}
@@ -357,8 +359,8 @@ def test_a_result_of_the_vendor_becomes_pulsers(lease, tmp_path):
     assert ["".join(map(str, row)) for row in bits.tolist()].count("01") == result.counts()["01"]
 
 
-def test_upstreams_own_connection_takes_the_leases_resource(lease):
-    """`qrmi.pulser` works with the handle that a lease holds."""
+def test_upstreams_own_connection_accepts_the_leases_resource(lease):
+    """`qrmi.pulser` works with a lease's handle."""
     connection = PulserQRMIConnection(lease("FRESNEL").resource)
     device = connection.fetch_available_devices()["FRESNEL"]
     sequence = pulser.Sequence.from_abstract_repr(blockade(device))

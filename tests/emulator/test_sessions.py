@@ -48,7 +48,7 @@ def test_an_active_batch_sessions_tasks_go_first(qpu):
 
 
 def test_release_cancels_the_sessions_queued_tasks(qpu, emulator):
-    """QRMI closes the session immediately, and its running task ends normally."""
+    """QRMI closes the session immediately, but its running task continues."""
     holder = qpu("ibm_slow")
     token = holder.acquire()
     running = holder.task_start(primitive("sampler", [[bell()]]))

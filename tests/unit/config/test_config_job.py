@@ -1,9 +1,13 @@
-"""The environment contract, against upstream's own reader."""
+"""The job's environment contract, compared with upstream's reader of it."""
+
+from __future__ import annotations
+
+import os
 
 import pytest
 import qrmi
 
-from qrmi_workflows.config.job import JobQPU, read_job, without_leases, write_job
+from qrmi_workflows.config.job import JobQPU, describe_job, read_job, without_leases, write_job
 from qrmi_workflows.config.variables import QPU_LEASE_USAGE, QPU_STEP
 from qrmi_workflows.errors import ConfigError
 
@@ -17,13 +21,13 @@ FRESNEL = JobQPU(name="FRESNEL", type="pasqal-cloud", environment={}, token="t2"
 CAN1 = JobQPU(name="FRESNEL_CAN1", type="pasqal-cloud", environment={"QRMI_X": "1"}, token="t3")
 
 
-def test_what_is_written_is_read_back():
+def test_written_variables_read_back_as_the_same_qpus():
     written = write_job([FEZ, FRESNEL, CAN1])
 
     assert read_job(written) == {"ibm_fez": FEZ, "FRESNEL": FRESNEL, "FRESNEL_CAN1": CAN1}
 
 
-def test_upstreams_own_reader_understands_what_is_written(monkeypatch):
+def test_upstreams_reader_understands_written_variables(monkeypatch):
     for name, value in write_job([FEZ, FRESNEL]).items():
         monkeypatch.setenv(name, value)
 
@@ -44,7 +48,7 @@ def test_the_variables_are_those_of_upstreams_contract():
     }
 
 
-def test_the_legacy_names_are_read_too():
+def test_legacy_names_are_read_too():
     legacy = {
         "SLURM_JOB_QPU_RESOURCES": "a;b",
         "SLURM_JOB_QPU_TYPES": "pasqal-cloud;pasqal-cloud",
@@ -55,21 +59,35 @@ def test_the_legacy_names_are_read_too():
     assert [(qpu.name, qpu.token) for qpu in read_job(legacy).values()] == [("a", None), ("b", "t")]
 
 
-def test_outside_a_job_there_is_none():
+def test_an_environment_outside_a_job_has_no_qpus():
     assert read_job({}) == {}
 
 
-def test_lists_of_different_length_are_refused():
+def test_an_empty_delimiter_is_the_comma():
+    written = write_job([FEZ, FRESNEL]) | {"QRMI_LIST_DELIMITER": ""}
+
+    assert set(read_job(written)) == {"ibm_fez", "FRESNEL"}
+
+
+def test_lists_of_different_lengths_are_refused():
     with pytest.raises(ConfigError, match="names 2 QPUs"):
         read_job({"QRMI_JOB_QPU_RESOURCES": "a,b", "QRMI_JOB_QPU_TYPES": "pasqal-cloud"})
 
 
-def test_credentials_and_tokens_stay_out_of_repr():
+def test_credentials_and_tokens_stay_out_of_the_repr():
     assert "127.0.0.1" not in repr(FEZ)
     assert "session-1" not in repr(FEZ)
 
 
-def test_another_job_gets_no_lease_of_this_one():
+def test_a_job_is_described_by_its_id_and_its_user():
+    uid = str(os.getuid())
+
+    assert describe_job("17", {}) == {"QRMI_JOB_ID": "17", "QRMI_JOB_UID": uid}
+    assert describe_job("17", {"QRMI_JOB_ID": "9"})["QRMI_JOB_ID"] == "9", "the site's own"
+    assert describe_job(None, {}) == {"QRMI_JOB_UID": uid}
+
+
+def test_another_job_inherits_no_lease_of_this_one():
     unheld = JobQPU(name="felis", type="alice-bob-felis", environment={"QRMI_Y": "2"}, token=None)
     job = {"QRMI_JOB_ID": "7", "QRMI_JOB_UID": "1000"}
     stage = {QPU_STEP: "mine", QPU_LEASE_USAGE: "/home/me/usage"}
@@ -80,10 +98,4 @@ def test_another_job_gets_no_lease_of_this_one():
         "HOME": "/home/me",
         **write_job([unheld]),
     }
-    assert without_leases(here) == {"HOME": "/home/me", **stage}, "the user's own"
-
-
-def test_an_empty_separator_is_the_comma():
-    written = write_job([FEZ, FRESNEL]) | {"QRMI_LIST_DELIMITER": ""}
-
-    assert set(read_job(written)) == {"ibm_fez", "FRESNEL"}
+    assert without_leases(here) == {"HOME": "/home/me", **stage}, "set by the user"

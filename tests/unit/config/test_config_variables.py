@@ -1,0 +1,59 @@
+"""The `QPU_*` variables: how those with a value are read."""
+
+from __future__ import annotations
+
+import pytest
+
+from qrmi_workflows.config import variables
+from qrmi_workflows.config.variables import journal_days, kill_wait_seconds, requested_lanes
+from qrmi_workflows.errors import ConfigError
+
+NUMBERS = [("journal_days", "QPU_JOURNAL_DAYS"), ("kill_wait_seconds", "QPU_KILL_WAIT")]
+
+
+def test_lanes_are_not_requested_by_default():
+    assert requested_lanes({}) is None
+    assert requested_lanes({"QPU_LANES": ""}) is None
+    assert requested_lanes({"QPU_LANES": "3"}) == 3
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "two", " 3", "3 "])
+def test_lanes_must_be_a_positive_integer(value):
+    with pytest.raises(ConfigError) as caught:
+        requested_lanes({"QPU_LANES": value})
+
+    assert str(caught.value) == (
+        f"$QPU_LANES={value!r}: must be a positive integer. Correct or unset it."
+    )
+
+
+def test_the_journal_keeps_inactive_steps_for_90_days_by_default():
+    assert journal_days({}) == 90
+    assert journal_days({"QPU_JOURNAL_DAYS": ""}) == 90
+    assert journal_days({"QPU_JOURNAL_DAYS": "7.5"}) == 7.5
+    assert journal_days({"QPU_JOURNAL_DAYS": "0"}) == 0
+
+
+def test_kill_wait_is_unknown_by_default():
+    assert kill_wait_seconds({}) is None
+    assert kill_wait_seconds({"QPU_KILL_WAIT": ""}) is None
+    assert kill_wait_seconds({"QPU_KILL_WAIT": "60"}) == 60
+
+
+@pytest.mark.parametrize(("reader", "name"), NUMBERS)
+@pytest.mark.parametrize("value", ["soon", "-1", "nan"])
+def test_a_duration_must_be_a_number_and_not_negative(reader, name, value):
+    with pytest.raises(ConfigError) as caught:
+        getattr(variables, reader)({name: value})
+
+    assert str(caught.value) == (
+        f"${name}={value!r}: must be a number, 0 or greater. Correct or unset it."
+    )
+
+
+def test_every_variable_is_documented_once_as_the_users_or_as_internal():
+    names = {name for name in variables.__all__ if name.startswith("QPU_")}
+
+    assert {getattr(variables, name) for name in names} == names
+    assert names == {*variables.USER_VARIABLES, *variables.INTERNAL_VARIABLES}
+    assert not set(variables.USER_VARIABLES) & set(variables.INTERNAL_VARIABLES)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 from qrmi_workflows.errors import SandboxError
 from qrmi_workflows.sandbox.layout import Layout
 from qrmi_workflows.sandbox.processes import ProcessRecord
+from qrmi_workflows.state.files import write_atomically
+from qrmi_workflows.state.locks import hold_lock
 
 __all__ = [
     "State",
@@ -88,9 +89,7 @@ def read_state(layout: Layout) -> State | None:
 def write_state(layout: Layout, state: State) -> None:
     """Write the state atomically."""
     text = json.dumps(asdict(state), indent=2, default=str) + "\n"
-    temporary = layout.state_file.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(layout.state_file)
+    write_atomically(layout.state_file, text)
 
 
 @contextmanager
@@ -102,12 +101,11 @@ def lock_sandbox(layout: Layout) -> Iterator[None]:
     Raises:
         SandboxError: The lock file cannot be written.
     """
-    try:
-        handle = layout.lock_file.open("w")
-    except OSError as error:
-        raise _access_error(layout.lock_file, error) from error
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold_lock(layout.lock_file))
+        except OSError as error:
+            raise _access_error(layout.lock_file, error) from error
         yield
 
 

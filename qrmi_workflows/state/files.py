@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import uuid
 from contextlib import suppress
 from pathlib import Path
+
+from qrmi_workflows.state.locks import hold_lock
 
 __all__ = ["append_line", "write_atomically"]
 
@@ -49,13 +50,8 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         OSError: The file could not be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with hold_lock(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
-        file.flush()
-        # Explicitly: a forked child may hold the file open, and with it the lock.
-        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _sync_folder(folder: Path) -> None:

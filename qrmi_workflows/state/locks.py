@@ -12,14 +12,16 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
 
-__all__ = ["create_locked", "hold_lock", "is_locked", "try_lock"]
+__all__ = ["create_locked", "hold_any_lock", "hold_lock", "is_locked", "lock_file", "try_lock"]
 
 _ATTEMPTS = 100
+_FRACTION, _SHORTEST, _LONGEST = 0.02, 0.0005, 0.05  # pauses: of the time waited; seconds
 
 
 @contextmanager
@@ -63,15 +65,64 @@ def try_lock(path: Path) -> Iterator[bool]:
         yield False
         return
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _try_flock(file):
             yield False
             return
         try:
             yield _is_at(path, file)
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextmanager
+def hold_any_lock(paths: Sequence[Path], is_stopped: Callable[[], bool]) -> Iterator[bool]:
+    """Wait for the lock of any of these files and hold it; create the files if need be.
+
+    Args:
+        paths: The files, in one folder or several that exist.
+        is_stopped: Tells whether to stop waiting.
+
+    Yields:
+        Whether a lock is held; `False` if the wait was stopped.
+
+    Raises:
+        OSError: A file could not be created, or its file system has no locks.
+    """
+    with ExitStack() as stack:
+        yield _lock_any(paths, is_stopped, stack)
+
+
+def _lock_any(paths: Sequence[Path], is_stopped: Callable[[], bool], stack: ExitStack) -> bool:
+    with ExitStack() as opened:
+        files = [opened.enter_context(FileIO(path, "a")) for path in paths]
+        start = time.monotonic()
+        # Polled, because flock waits for one file, and any of these will do.
+        while not is_stopped():
+            for file in files:
+                if _try_flock(file):
+                    # A lock lasts until every duplicate of its descriptor is closed, so the other
+                    # files can be closed while this one stays locked.
+                    held = stack.enter_context(FileIO(os.dup(file.fileno()), "a"))
+                    stack.callback(fcntl.flock, held, fcntl.LOCK_UN)
+                    return True
+            time.sleep(min(max(_FRACTION * (time.monotonic() - start), _SHORTEST), _LONGEST))
+    return False
+
+
+def lock_file(path: Path) -> FileIO:
+    """Lock a file until the returned file is closed; create it, readable by its owner, if absent.
+
+    Raises:
+        BlockingIOError: Another process holds the lock.
+        OSError: The file could not be created, or its file system has no locks.
+    """
+    file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def create_locked(path: Path) -> FileIO:
@@ -99,6 +150,14 @@ def is_locked(path: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def _try_flock(file: FileIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_at(path: Path, file: FileIO) -> bool:

@@ -6,23 +6,21 @@ lanes are free again.
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import logging
 import os
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from io import FileIO
 from pathlib import Path
+
+from qrmi_workflows.state.locks import hold_any_lock
 
 __all__ = ["LaneSemaphore", "lane_semaphore"]
 
 logger = logging.getLogger(__name__)
 
-_FRACTION, _SHORTEST, _LONGEST = 0.02, 0.0005, 0.05  # pauses: of the time waited; seconds
 _STOP_LATENCY = 0.1  # seconds within which a task that waits for a lane notices its stop
 
 
@@ -133,34 +131,15 @@ class LaneSemaphore:
         """Hold a lane among the processes that share the lease."""
         with ExitStack() as stack:
             try:
-                self._lock_file(stop, stack)
+                if self._folder is not None:
+                    self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    lanes = [self._folder / f"lane-{lane}" for lane in range(self.count)]
+                    is_stopped = stop.is_set if stop is not None else lambda: False
+                    stack.enter_context(hold_any_lock(lanes, is_stopped))
             except OSError as error:
                 logger.warning("lanes are not shared with other processes: %s", error)
                 self._folder = None
             yield
-
-    def _lock_file(self, stop: threading.Event | None, stack: ExitStack) -> None:
-        """Wait for a free lane; `stack` holds its lock."""
-        if self._folder is None:
-            return
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with ExitStack() as opened:
-            files = [
-                opened.enter_context(FileIO(self._folder / f"lane-{lane}", "a"))
-                for lane in range(self.count)
-            ]
-            start = time.monotonic()
-            # Polled, because flock can wait for one file, and any of these will do.
-            while not (stop is not None and stop.is_set()):
-                for file in files:
-                    if _try_lock(file):
-                        # A lock lasts until every duplicate of its descriptor is closed, so the
-                        # other files can be closed while this one stays locked.
-                        held = stack.enter_context(FileIO(os.dup(file.fileno()), "a"))
-                        # Unlocked explicitly: a forked child has a duplicate too.
-                        stack.callback(fcntl.flock, held, fcntl.LOCK_UN)
-                        return
-                time.sleep(min(max(_FRACTION * (time.monotonic() - start), _SHORTEST), _LONGEST))
 
 
 _semaphores: weakref.WeakSet[LaneSemaphore] = weakref.WeakSet()
@@ -182,11 +161,3 @@ def lane_semaphore(count: int, folder: Path | None) -> LaneSemaphore:
 @functools.cache
 def _semaphore_of(count: int, folder: Path) -> LaneSemaphore:
     return LaneSemaphore(count, folder)
-
-
-def _try_lock(file: FileIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -100,7 +100,10 @@ class Device:
         self.fill_lanes()
 
     def set_availability(self, availability: str) -> None:
-        """Set one of `AVAILABILITIES`. Unless it is `online`, no task starts; running ones end."""
+        """Set the availability, one of `AVAILABILITIES`.
+
+        Tasks start only while it is `online`; those already running continue in any case.
+        """
         self.availability = availability
         self._store.set_value(f"availability:{self.name}", availability)
         self.fill_lanes()

@@ -20,7 +20,7 @@ LIFETIME_SECONDS = 3600
 
 
 class TokenIssuer:
-    """Issues and checks tokens.
+    """Issue and check tokens.
 
     Args:
         key: The signing key.

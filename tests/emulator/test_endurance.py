@@ -1,4 +1,4 @@
-"""Accepted tasks survive the emulator's death, and many of them do not use more memory."""
+"""Accepted tasks survive the emulator's death, and memory use does not grow with their number."""
 
 from __future__ import annotations
 

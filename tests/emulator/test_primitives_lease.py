@@ -289,8 +289,8 @@ def test_a_parametrised_sequence_runs_with_default_shots(lease):
         backend.run([{"runs": 5}])
 
 
-def test_results_of_a_batch_that_is_on_its_way(lease, emulator):
-    """Asked for too early they are not there; then each job's state and result is."""
+def test_a_batchs_results_are_available_once_its_jobs_have_ended(lease, emulator):
+    """Until then, Pulser raises; afterwards it has each job's state and result."""
     held = lease("FRESNEL")
     connection = held.pulser_connection()
     device = connection.fetch_available_devices()["FRESNEL"]

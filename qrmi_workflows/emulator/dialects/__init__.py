@@ -26,7 +26,8 @@ def load_dialect(resource_type: str) -> Dialect:
     """Import and return the dialect of a resource type.
 
     Raises:
-        EmulatorError: No installed package has a dialect of that type, or it cannot be imported.
+        EmulatorError: No installed package adds a dialect of that type, it cannot be imported, or
+            its own type differs.
     """
     try:
         entry_point = _entry_points()[resource_type]
@@ -52,5 +53,5 @@ def load_dialect(resource_type: str) -> Dialect:
 
 @cache
 def _entry_points() -> dict[str, EntryPoint]:
-    # Only listed here: importing every dialect would import what only one of them needs.
+    # Entry points are not loaded here, so that only the dialects in use are imported.
     return {entry_point.name: entry_point for entry_point in entry_points(group=GROUP)}

@@ -218,7 +218,7 @@ async def read_json_object(request: Request) -> dict[str, Any]:
 
 
 def required_field(document: Mapping[str, Any], key: str, type_: type) -> Any:
-    """Return a field that must exist and have the given type.
+    """Return a required field of the given type.
 
     Raises:
         RefusalError: The field is missing or has another type (400).

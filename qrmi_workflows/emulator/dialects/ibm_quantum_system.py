@@ -163,7 +163,7 @@ class QuantumSystem(IBMDialect):
         return Response(status_code=204)
 
     def _is_known(self, task: Task, storage: str) -> bool:
-        """Return whether this very job exists; refuse another job with its id."""
+        """Return whether the same job already exists; refuse a different job with its id."""
         if self.fleet.task(task.id) is None:
             return False
         if self.fleet.store.request(task.id) != storage:

@@ -1,7 +1,7 @@
-"""The numerical engines behind the emulated QPUs.
+"""The simulators, the numerical engines behind the emulated QPUs.
 
-Each offers `warm`, which imports what the first simulation needs, and `run`. Engines run only in
-worker processes, because they import Qiskit or Pulser.
+Each has a function `warm`, which imports what the first simulation needs, and a function `run`.
+They are imported only in worker processes, because Qiskit and Pulser take seconds to import.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SimulationError(Exception):
 
     Args:
         reason: The problem and, where possible, what is allowed.
-        logs: The logs until then.
+        logs: The logs up to that point.
     """
 
     def __init__(self, reason: str, logs: str = "") -> None:

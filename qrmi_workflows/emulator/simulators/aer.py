@@ -21,7 +21,7 @@ from qrmi_workflows.emulator.simulators.observables import Plan, estimate, load_
 __all__ = ["run", "warm"]
 
 _WARM_UP_SETTINGS = {"model": "fez", "noise": False, "exact": False, "strict": False}
-# IBM's defaults: 4096 shots, and the precision that as many shots give.
+# IBM's defaults; the precision is that of 4096 shots.
 DEFAULT_SHOTS = 4096
 DEFAULT_PRECISION = 0.015625
 

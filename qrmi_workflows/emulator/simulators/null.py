@@ -28,7 +28,7 @@ def null_outcome(program: str, request: str) -> Outcome:
     """Return a fixed result of the program's kind.
 
     A sampler returns the two outcomes of a Bell pair, an estimator 0, a sequence all atoms in the
-    ground state.
+    ground state, a QIR program one bit 0, and IQM's circuits no measurements.
     """
     if program == "circuits":
         return Outcome(result=json.dumps({"measurements": [], "measurement_counts": []}))

@@ -1,38 +1,104 @@
-"""Slurm's argv builders and parsers, on recorded output."""
+"""Slurm: argv builders and parsers on recorded output, and questions to fake commands."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
 
-from qrmi_workflows.config.site import QPUPolicy
+from qrmi_workflows.config.site import QPUPolicy, SitePolicy
 from qrmi_workflows.errors import RequestError, SchedulerError, UnknownQPUError
-from qrmi_workflows.schedulers.base import JobState, QPURequest, RunningJob
-from qrmi_workflows.schedulers.command import require_success, run_command
-from qrmi_workflows.schedulers.gres import gres_of_job, offered_gres, require_count, require_gres
+from qrmi_workflows.schedulers.base import JobState, JobStatus, QPURequest, RunningJob
 from qrmi_workflows.schedulers.slurm import (
     Slurm,
+    cluster_of,
     has_accounting,
     kill_wait_of,
     parse_running_job,
     qpu_options,
     refuse_options,
 )
+from qrmi_workflows.state.process import JobIdentity
 
 FEZ = QPUPolicy(name="ibm_fez", gres="qpu:ibm_fez", licence="qpu_ibm_fez")
+SITE = SitePolicy(path=Path("site.toml"), qpus={"ibm_fez": FEZ})
+CONFIG = """
+AccountingStorageTRES   = cpu
+AccountingStorageType   = accounting_storage/slurmdbd
+ClusterName             = alpha
+KillOnBadExit           = 0
+KillWait                = 30 sec
+LaunchParameters        =
+"""
+
+# The process's own job
 
 
-def test_a_request_becomes_gres_and_licence():
-    assert qpu_options(QPURequest(qpu="ibm_fez"), FEZ) == [
+def test_the_job_of_a_process_is_read_from_its_environment():
+    environ = {
+        "SLURM_JOB_ID": "17",
+        "SLURM_CLUSTER_NAME": "alpha",
+        "SLURM_RESTART_COUNT": "2",
+        "SLURM_STEP_ID": "0",
+        "SLURM_PROCID": "3",
+    }
+
+    assert Slurm().this_job(environ) == JobIdentity(
+        id="17", cluster="alpha", restart=2, job_step="0", rank="3"
+    )
+    assert Slurm().this_job({"SLURM_JOB_ID": "17"}) == JobIdentity(id="17")
+    assert Slurm().this_job({"SLURM_CLUSTER_NAME": "alpha"}) is None
+
+
+def test_an_invalid_restart_count_counts_as_none():
+    job = Slurm().this_job({"SLURM_JOB_ID": "1", "SLURM_RESTART_COUNT": "x"})
+
+    assert job is not None
+    assert job.restart == 0
+
+
+# Requests for a QPU
+
+
+def test_a_request_becomes_a_gres_and_a_licence():
+    assert Slurm().qpu_options(QPURequest(qpu="ibm_fez"), SITE) == [
         "--gres=qpu:ibm_fez:1",
         "--licenses=qpu_ibm_fez:1",
     ]
 
 
-def test_a_request_becomes_whatever_the_site_has():
+def test_a_request_becomes_the_options_that_the_site_uses():
     policy = QPUPolicy(name="a", qpu_option=True, partition="quantum")
 
     assert qpu_options(QPURequest(qpu="a"), policy) == ["--partition=quantum", "--qpu=a"]
     assert qpu_options(QPURequest(qpu="ibm_fez", count=2), FEZ)[0] == "--gres=qpu:ibm_fez:2"
+
+
+@pytest.mark.parametrize("options", ["--gres=gpu:1", "#SBATCH --gres gpu:1", "-x --licenses=a"])
+def test_an_option_that_would_override_the_request_is_refused(options):
+    with pytest.raises(RequestError, match="would override"):
+        refuse_options(options, ["gres", "licenses"], where="scheduler_options")
+
+
+def test_other_options_are_accepted():
+    refuse_options("--gres-flags=enforce-binding -n1", ["gres"], where="scheduler_options")
+
+
+def test_a_request_is_compared_with_what_the_nodes_offer(commands):
+    commands.write("sinfo", "echo qpu:ibm_fez:2,gpu:4")
+    Slurm().check_offered(QPURequest(qpu="ibm_fez", count=2), SITE)
+
+    with pytest.raises(RequestError, match="no node of this Slurm has more than 2"):
+        Slurm().check_offered(QPURequest(qpu="ibm_fez", count=3), SITE)
+    commands.write("sinfo", "echo gpu:4")
+    with pytest.raises(UnknownQPUError, match="no node has GRES"):
+        Slurm().check_offered(QPURequest(qpu="ibm_fez"), SITE)
+    commands.write("sinfo", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(SchedulerError, match="Unable to contact slurm controller"):
+        Slurm().check_offered(QPURequest(qpu="ibm_fez"), SITE)
+
+
+# Commands, and the parsers of what they print
 
 
 @pytest.mark.parametrize(
@@ -47,80 +113,6 @@ def test_a_directive_is_quoted_where_sbatch_would_split_it(option, line):
     assert Slurm().directive(option) == line
 
 
-@pytest.mark.parametrize("count", [0, -1, True, 1.5, "1"])
-def test_a_count_that_nothing_could_grant_is_refused(count):
-    with pytest.raises(RequestError, match="whole number from 1 on"):
-        QPURequest(qpu="a", count=count)
-
-
-@pytest.mark.parametrize("options", ["--gres=gpu:1", "#SBATCH --gres gpu:1", "-x --licenses=a"])
-def test_an_option_that_would_override_the_request_is_refused(options):
-    with pytest.raises(RequestError, match="would override"):
-        refuse_options(options, ["gres", "licenses"], where="scheduler_options")
-
-
-def test_other_options_pass():
-    refuse_options("--gres-flags=enforce-binding -n1", ["gres"], where="scheduler_options")
-
-
-def test_the_gres_of_all_nodes_are_read():
-    output = "qpu:ibm_fez:1(S:0),qpu:FRESNEL:1\ngpu:2,qpu:ibm_fez:5,tape\n(null)\n"
-
-    assert offered_gres(output) == {"qpu:ibm_fez": 5, "qpu:FRESNEL": 1, "gpu": 2, "tape": 1}
-
-
-def test_a_qpu_whose_gres_no_node_has_is_refused_with_those_there_are():
-    require_gres(FEZ, {"qpu:IBM_FEZ"})  # Slurm does not mind the case
-    with pytest.raises(UnknownQPUError, match=r"no node has GRES 'qpu:ibm_fez'; allowed: a, b"):
-        require_gres(FEZ, {"qpu:a", "qpu:b", "gpu"})
-
-
-def test_more_of_a_qpu_than_any_node_has_is_refused():
-    require_count(QPURequest(qpu="ibm_fez", count=5), FEZ, {"qpu:ibm_fez": 5})
-    with pytest.raises(RequestError, match=r"no node of this Slurm has more than 5 .* fewer"):
-        require_count(QPURequest(qpu="ibm_fez", count=6), FEZ, {"qpu:IBM_fez": 5})
-
-
-def test_a_qpu_that_no_gres_counts_has_no_limit_here():
-    require_count(QPURequest(qpu="a", count=6), QPUPolicy(name="a", qpu_option=True), {"gpu": 1})
-
-
-@pytest.mark.parametrize("recorded", ["accounting_storage/none", "(null)"])
-def test_accounting_that_is_off_is_seen(recorded):
-    assert not has_accounting(f"AccountingStorageTRES = cpu\nAccountingStorageType = {recorded}\n")
-    assert has_accounting("AccountingStorageType   = accounting_storage/slurmdbd\n")
-
-
-@pytest.mark.parametrize("written", ["gres:qpu:ibm_fez:1", "gres/qpu:ibm_fez:1"])
-def test_the_gres_of_a_job_is_read_from_both_forms(written):
-    shown = f"JobId=3 JobName=x\n   JobState=RUNNING Reason=None\n   TresPerNode={written}\n"
-
-    assert gres_of_job(shown + "   Licenses=qpu_ibm_fez:1 Network=(null)") == {
-        "state": "RUNNING",
-        "gres": "qpu:ibm_fez:1",
-        "licences": "qpu_ibm_fez:1",
-    }
-
-
-@pytest.mark.parametrize(
-    ("output", "job"),
-    [("17\n", "17"), ("17;alpha\n", "17"), ("quota: fine\n17\n", "17"), ("", None), ("no", None)],
-)
-def test_the_id_of_a_submission_is_read(output, job):
-    assert Slurm().parse_job_id(output) == job
-
-
-def test_states_are_read_and_an_unknown_one_is_unknown():
-    output = "1|RUNNING|a\n2_3|COMPLETING|b\n4|CANCELLED by 0|c\n5|NEWLY_INVENTED|d|e\nnoise\n"
-
-    assert Slurm().parse_status(output) == {
-        "1": (JobState.RUNNING, "a"),
-        "2_3": (JobState.RUNNING, "b"),
-        "4": (JobState.CANCELLED, "c"),
-        "5": (JobState.UNKNOWN, "d|e"),
-    }
-
-
 def test_commands_are_argv_lists_for_the_right_cluster():
     slurm = Slurm(clusters="alpha")
 
@@ -128,39 +120,143 @@ def test_commands_are_argv_lists_for_the_right_cluster():
         "sbatch", "--parsable", "--clusters=alpha", "a b.sh",
     ]  # fmt: skip
     assert slurm.cancel_argv(["1", "2"]) == ["scancel", "--clusters=alpha", "1", "2"]
-
-
-def test_a_command_that_is_absent_silent_or_failing_is_an_error_with_its_words():
-    with pytest.raises(SchedulerError, match="not on PATH"):
-        run_command(["no-such-scheduler"])
-    with pytest.raises(SchedulerError, match=r"did not end within 0\.05 s") as silent:
-        run_command(["sleep", "5"], timeout=0.05)
-    with pytest.raises(SchedulerError, match="exit status 3: denied"):
-        require_success(run_command(["sh", "-c", "echo denied >&2; exit 3"]))
-
-    assert silent.value.retryable
-    assert silent.value.argv == ("sleep", "5")
-
-
-def test_killwait_is_read_from_the_configuration():
-    shown = "KillOnBadExit           = 0\nKillWait                = 30 sec\nLaunchParameters = \n"
-
-    assert kill_wait_of(shown) == 30.0
-    assert kill_wait_of("") is None
+    assert {"--me", "--states=all", "--name=x", "--clusters=alpha"} < set(
+        slurm.status_argv(name="x")
+    )
+    assert {"--clusters=alpha", "--jobs=1,2"} < set(slurm.history_argv(["1", "2"]))
 
 
 @pytest.mark.parametrize(
-    ("row", "now"),
+    ("output", "job"),
+    [("17\n", "17"), ("17;alpha\n", "17"), ("quota: fine\n17\n", "17"), ("", None), ("no", None)],
+)
+def test_the_id_of_a_submitted_job_is_read(output, job):
+    assert Slurm().parse_job_id(output) == job
+
+
+def test_the_jobs_that_squeue_lists_are_read():
+    output = (
+        "1|1|RUNNING|0|None|(null)|a|\n"
+        "2_3|4|COMPLETING|768|NonZeroExitCode|the comment|b|\n"
+        "5|5|PENDING|0|Resources|(null)|c|d|\n"
+        "6|6|NEWLY_INVENTED|9|None||e|\n"
+        "noise\n"
+    )
+
+    assert Slurm().parse_status(output) == {
+        "1": JobStatus(state=JobState.RUNNING, job_id="1", name="a", exit_code=0),
+        "2_3": JobStatus(
+            state=JobState.RUNNING,
+            job_id="4",
+            name="b",
+            comment="the comment",
+            exit_code=3,
+            reason="NonZeroExitCode",
+            is_completing=True,
+        ),
+        "5": JobStatus(
+            state=JobState.PENDING, job_id="5", name="c|d", exit_code=0, reason="Resources"
+        ),
+        "6": JobStatus(state=JobState.UNKNOWN, job_id="6", name="e", exit_code=137),
+    }
+
+
+def test_the_jobs_that_sacct_lists_are_read():
+    output = "4|4|CANCELLED by 0|0:15|None||x|\n5|5|OUT_OF_MEMORY|0:9|||y|\n6|6|FAILED|3:0|||z|\n"
+
+    listed = Slurm().parse_status(output)
+
+    assert [(job.state, job.exit_code) for job in listed.values()] == [
+        (JobState.CANCELLED, 143),
+        (JobState.FAILED, 137),
+        (JobState.FAILED, 3),
+    ]
+
+
+@pytest.mark.parametrize("value", ["accounting_storage/none", "(null)"])
+def test_a_site_without_accounting_is_recognised(value):
+    assert not has_accounting(f"AccountingStorageTRES = cpu\nAccountingStorageType = {value}\n")
+    assert has_accounting(CONFIG)
+
+
+def test_kill_wait_and_the_cluster_are_read_from_the_configuration():
+    assert kill_wait_of(CONFIG) == 30.0
+    assert cluster_of(CONFIG) == "alpha"
+    assert kill_wait_of("") is None
+    assert cluster_of("") is None
+
+
+@pytest.mark.parametrize(
+    ("row", "job"),
     [
-        ("7|RUNNING|0:05|9:55", RunningJob(ending=False, used=5, left=595)),
-        ("7|RUNNING|1-02:03:04|UNLIMITED", RunningJob(ending=False, used=93784, left=None)),
-        ("7|COMPLETING|1:00:00|NOT_SET", RunningJob(ending=True, used=3600, left=None)),
-        ("7|CANCELLED|0:00|INVALID", RunningJob(ending=True, used=0, left=None)),
+        ("7|RUNNING|0:05|9:55", RunningJob(is_ending=False, used=5, left=595)),
+        ("7|RUNNING|1-02:03:04|UNLIMITED", RunningJob(is_ending=False, used=93784, left=None)),
+        ("7|COMPLETING|1:00:00|NOT_SET", RunningJob(is_ending=True, used=3600, left=None)),
+        ("7|CANCELLED|0:00|INVALID", RunningJob(is_ending=True, used=0, left=None)),
         ("8|RUNNING|0:05|9:55", None),
         ("", None),
     ],
 )
-def test_a_job_that_has_started_is_read(row, now):
+def test_a_started_job_is_read(row, job):
     sibling = "6|RUNNING|0:09|0:51\n"
 
-    assert parse_running_job(sibling + row, "7") == now
+    assert parse_running_job(sibling + row, "7") == job
+
+
+# Questions
+
+
+def test_the_live_jobs_are_those_that_may_have_processes(commands):
+    rows = "1|1|RUNNING|0||||\\n2|2|PENDING|0||||\\n3|3|COMPLETED|0||||\\n4_1|5|SUSPENDED|0||||"
+    commands.write("squeue", f"printf '{rows}\\n'")
+
+    assert Slurm().live_jobs() == {"1", "5"}
+
+
+def test_another_cluster_is_asked_by_its_name(commands, monkeypatch):
+    monkeypatch.delenv("SLURM_CLUSTER_NAME", raising=False)
+    commands.write("squeue", ":")
+    commands.write("scontrol", f"cat <<'END'{CONFIG}END")
+
+    Slurm().live_jobs("alpha")
+    Slurm().live_jobs("beta")
+
+    own, other = commands.calls("squeue")
+    assert "--clusters" not in own
+    assert "--clusters=beta" in other
+
+
+def test_where_slurm_is_not_installed_the_live_jobs_are_not_known(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert Slurm().live_jobs() is None
+
+
+def test_questions_are_answered_by_slurms_commands(commands):
+    commands.write(
+        "squeue",
+        """
+case "$*" in
+*%A*) echo '7|RUNNING|0:05|9:55' ;;
+*%V*) echo '2026-01-01T00:00:00|2026-01-01T00:01:30' ;;
+*%r*) echo Priority ;;
+esac""",
+    )
+    commands.write("scontrol", "echo 'KillWait = 60 sec'")
+
+    assert Slurm().running_job("7") == RunningJob(is_ending=False, used=5, left=595)
+    assert Slurm().queue_wait("7") == 90
+    assert Slurm().pending_reason("7") == "Priority"
+    assert Slurm().kill_wait() == 60
+
+
+def test_questions_that_slurm_does_not_answer_have_no_answer(commands):
+    for name in ("squeue", "scontrol"):
+        commands.write(name, "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+
+    assert Slurm().running_job("7") is None
+    assert Slurm().queue_wait("7") is None
+    assert Slurm().pending_reason("7") is None
+    assert Slurm().kill_wait() is None
+    with pytest.raises(SchedulerError, match="Invalid job id"):
+        Slurm().live_jobs()

@@ -17,11 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from qrmi_workflows.config.variables import QPU_SANDBOX
 from qrmi_workflows.errors import SandboxError
 
 __all__ = [
     "CLIENTS",
-    "DIRECTORY_VARIABLE",
     "WRAPPERS_MARKER",
     "Layout",
     "Programs",
@@ -31,7 +31,6 @@ __all__ = [
     "make_runtime_directory",
 ]
 
-DIRECTORY_VARIABLE = "QPU_SANDBOX"
 WRAPPERS_MARKER = ".qpu-sandbox"  # an empty file that tells a sandbox's bin from a real one
 CLIENTS = (
     "sacct",
@@ -195,7 +194,7 @@ class Programs:
 
 def default_directory(environ: Mapping[str, str] = os.environ) -> Path:
     """Return `$QPU_SANDBOX`, or a directory under `$XDG_STATE_HOME` (`~/.local/state`)."""
-    if directory := environ.get(DIRECTORY_VARIABLE):
+    if directory := environ.get(QPU_SANDBOX):
         return Path(directory)
     home = environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(home) / "qrmi-workflows" / "sandbox"

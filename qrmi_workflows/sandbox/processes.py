@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from qrmi_workflows.config.variables import QPU_SANDBOX_DAEMON
 from qrmi_workflows.errors import SandboxError
 from qrmi_workflows.sandbox import reaper
 from qrmi_workflows.sandbox.layout import Layout
@@ -35,7 +36,6 @@ __all__ = [
     "without_slurmstepd",
 ]
 
-_MARKER_VARIABLE = "QPU_SANDBOX_DAEMON"
 _DROPPED_PREFIXES = (
     "SLURM",
     "SBATCH_",
@@ -80,7 +80,7 @@ def daemon_environment(layout: Layout, environ: Mapping[str, str] = os.environ) 
     kept = {
         name: value for name, value in environ.items() if not name.startswith(_DROPPED_PREFIXES)
     }
-    return kept | {"SLURM_CONF": str(layout.slurm_conf), _MARKER_VARIABLE: str(layout.directory)}
+    return kept | {"SLURM_CONF": str(layout.slurm_conf), QPU_SANDBOX_DAEMON: str(layout.directory)}
 
 
 def start_daemon(
@@ -201,7 +201,7 @@ def _is_member(process: psutil.Process, layout: Layout) -> bool:
         environ = process.environ()
     except (psutil.Error, OSError):
         return False
-    if environ.get(_MARKER_VARIABLE) == str(layout.directory):
+    if environ.get(QPU_SANDBOX_DAEMON) == str(layout.directory):
         return True
     # Only slurmd's children have SLURMD_NODENAME. The user's own shell under salloc does not.
     return "SLURMD_NODENAME" in environ and environ.get("SLURM_CONF") == str(layout.slurm_conf)

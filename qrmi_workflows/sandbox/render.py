@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from qrmi_workflows.config.variables import QPU_CONFIG, QPU_SITE, QPU_STATE
-from qrmi_workflows.sandbox.layout import DIRECTORY_VARIABLE, Layout
+from qrmi_workflows.config.variables import QPU_CONFIG, QPU_SANDBOX, QPU_SITE, QPU_STATE
+from qrmi_workflows.sandbox.layout import Layout
 
 __all__ = [
     "Cluster",
@@ -173,7 +173,7 @@ def render_task_prolog(layout: Layout) -> str:
     Slurm runs the script in the environment of each of a job's tasks, and sets the variables that
     it prints as `export NAME=value`. QPU_CONFIG, QPU_SITE and QPU_STATE keep the user's values.
     """
-    forced = {"SLURM_CONF": layout.slurm_conf, DIRECTORY_VARIABLE: layout.directory}
+    forced = {"SLURM_CONF": layout.slurm_conf, QPU_SANDBOX: layout.directory}
     lines = [
         "#!/bin/sh",
         'emit() { printf \'export %s=%s\\n\' "$1" "$2"; }',
@@ -207,7 +207,7 @@ def environment(layout: Layout, environ: Mapping[str, str]) -> dict[str, str]:
     variables = {
         "PATH": os.pathsep.join([wrappers, *others]),
         "SLURM_CONF": str(layout.slurm_conf),
-        DIRECTORY_VARIABLE: str(layout.directory),
+        QPU_SANDBOX: str(layout.directory),
         **{name: str(path) for name, path in _default_paths(layout).items()},
     }
     if user_state := _user_state(environ):
@@ -228,5 +228,5 @@ def _default_paths(layout: Layout) -> dict[str, Path]:
 
 def _user_state(environ: Mapping[str, str]) -> str | None:
     """Return the QPU_STATE that the user set, ignoring one set by another sandbox's shell."""
-    state, other = environ.get(QPU_STATE), environ.get(DIRECTORY_VARIABLE)
+    state, other = environ.get(QPU_STATE), environ.get(QPU_SANDBOX)
     return None if other and state == f"{other}/state" else state

@@ -1,4 +1,4 @@
-"""Handles in threads of their own: used again, replaced, and let go."""
+"""Handles in threads of their own: reused, replaced, and dismissed."""
 
 from __future__ import annotations
 
@@ -8,65 +8,65 @@ import threading
 from qrmi_workflows.client.handles import HandlePool
 
 
-class Counted:
-    """A handle that tells the thread which made it."""
+class Recorder:
+    """A handle that knows which thread created it."""
 
     def __init__(self) -> None:
-        self.made_in = threading.current_thread()
+        self.creator = threading.current_thread()
 
     def threads(self) -> tuple[threading.Thread, threading.Thread]:
-        """Return where it was made, and where it is called."""
-        return self.made_in, threading.current_thread()
+        """Return the thread that created it and the one that calls it."""
+        return self.creator, threading.current_thread()
 
 
 def call(handles: HandlePool) -> threading.Thread:
-    """Call an idle handle and put it back; return its thread."""
+    """Call a handle and put it back; return its thread."""
     handle = handles.take()
-    made, called = handle.call("threads", ()).result(timeout=10)
+    creator, caller = handle.call("threads", ()).result(timeout=60)
     handles.put_back(handle)
-    assert made is called
-    return called
+    assert creator is caller
+    return caller
 
 
-def test_an_idle_handle_is_used_again_in_the_thread_that_made_it() -> None:
-    """Calls that do not overlap need one handle, and calls that do need two."""
-    handles = HandlePool(Counted, "test")
+def test_an_idle_handle_is_reused_in_the_thread_that_created_it() -> None:
+    """Calls that do not overlap need one handle; calls that do need two."""
+    handles = HandlePool(Recorder, "test")
     assert call(handles) is call(handles)
     busy = handles.take()
-    assert call(handles) is not busy.call("threads", ()).result(timeout=10)[1]
+    assert call(handles) is not busy.call("threads", ()).result(timeout=60)[1]
     busy.dismiss()
 
 
 def test_after_a_replacement_no_old_handle_is_called() -> None:
-    """Neither an idle one nor one that was in use meanwhile."""
-    handles = HandlePool(Counted, "test")
+    """Neither one that was idle nor one that was in use."""
+    handles = HandlePool(Recorder, "test")
     idle = call(handles)
     busy = handles.take()
     handles.replace()
     handles.put_back(busy)
     assert call(handles) is not idle
-    idle.join(timeout=10)
+    idle.join(timeout=60)
     assert not idle.is_alive()
 
 
-def test_who_forgets_its_handles_leaves_no_thread() -> None:
+def test_a_pool_that_is_garbage_collected_leaves_no_thread() -> None:
     """The thread, and with it the connection, ends with the last reference."""
-    handles = HandlePool(Counted, "test")
+    handles = HandlePool(Recorder, "test")
     thread = call(handles)
     del handles
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     assert not thread.is_alive()
 
 
-def test_a_forked_child_calls_a_handle_of_its_own() -> None:
+def test_a_forked_child_creates_its_own_handle() -> None:
     """The parent's idle handle has no thread in the child."""
-    handles = HandlePool(Counted, "test")
+    handles = HandlePool(Recorder, "test")
     call(handles)
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            handles.take().call("threads", ()).result(timeout=10)
+            handles.take().call("threads", ()).result(timeout=60)
             code = 0
         finally:
             os._exit(code)

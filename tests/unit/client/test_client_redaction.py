@@ -1,4 +1,6 @@
-"""What of a vendor's words is a credential."""
+"""Redaction of credentials in vendors' messages."""
+
+from __future__ import annotations
 
 from qrmi_workflows.client.redaction import redact, secrets_of
 
@@ -13,23 +15,27 @@ ENVIRONMENT = {
 }
 
 
-def test_addresses_and_limits_are_no_secrets():
+def test_addresses_and_limits_are_not_secrets():
     assert secrets_of(ENVIRONMENT) == {"key/with+signs", "access-key", "session-7"}
 
 
-def test_known_credentials_are_blotted_out_also_in_urls():
-    said = "403 for key/with+signs at https://ibm.example/v1?key=key%2Fwith%2Bsigns"
+def test_known_credentials_are_redacted_also_in_urls():
+    message = "403 for key/with+signs at https://ibm.example/v1?key=key%2Fwith%2Bsigns"
 
-    assert redact(said, secrets_of(ENVIRONMENT)) == "403 for … at https://ibm.example/v1?key=…"
+    assert redact(message, secrets_of(ENVIRONMENT)) == "403 for … at https://ibm.example/v1?key=…"
 
 
-def test_credentials_that_only_the_client_knows_are_blotted_out_by_their_form():
-    said = (
+def test_a_credential_that_contains_another_is_redacted_whole():
+    assert redact("denied: abcdef-123", {"abcdef", "abcdef-123"}) == "denied: …"
+
+
+def test_credentials_that_only_the_client_knows_are_recognised_by_their_form():
+    message = (
         'Authorization: Bearer abc.def "token": "eyJhbGciOi.eyJhdWQi.c2ln" '
         "GET /o.json?X-Amz-Credential=AK%2F2026&X-Amz-Date=2026&X-Amz-Signature=0a1b"
     )
 
-    assert redact(said) == (
+    assert redact(message) == (
         'Authorization: Bearer … "token": "…" '
         "GET /o.json?X-Amz-Credential=…&X-Amz-Date=2026&X-Amz-Signature=…"
     )

@@ -1,0 +1,147 @@
+"""Which error an exception of QRMI's client becomes, and what may be done about it."""
+
+from __future__ import annotations
+
+import pytest
+import qrmi
+
+from qrmi_workflows.client.failures import classify, is_busy, is_transient, may_submit_again
+from qrmi_workflows.errors import (
+    AuthenticationError,
+    ConfigError,
+    DeadlineError,
+    PayloadError,
+    QPUError,
+    ResourceError,
+    SessionEndedError,
+    TaskUnknownError,
+)
+
+
+def failed(
+    text: str, method: str = "task_start", kind: type[Exception] = qrmi.QrmiError
+) -> QPUError:
+    """Classify a failure of QRMI's client."""
+    return classify(kind(text), "ibm_fez", method, ("task-1",))
+
+
+@pytest.mark.parametrize("status", [408, 423, 425, 429, 500, 502, 503, 504])
+def test_a_passing_failure_is_retryable_and_says_what_to_do(status):
+    error = failed(f"HTTP status {status}", "task_status")
+
+    assert type(error) is ResourceError
+    assert (error.status_code, error.retryable) == (status, True)
+    assert str(error) == (
+        f"QPU 'ibm_fez': task_status failed: HTTP status {status}. Check its state with "
+        "`qpu list` and try again later."
+    )
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 409, 422, 501])
+def test_a_lasting_failure_is_not_retryable(status):
+    error = failed(f"status code: {status}")
+
+    assert (error.status_code, error.retryable) == (status, False)
+
+
+@pytest.mark.parametrize(
+    ("status", "had_no_effect"),
+    [(400, True), (408, False), (429, True), (500, False), (503, False)],
+)
+def test_a_request_that_was_rejected_had_no_effect_and_one_that_failed_may_have(
+    status, had_no_effect
+):
+    """A gateway may answer 5xx for a server that has acted on the request."""
+    assert failed(f"status {status}").had_no_effect is had_no_effect
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["error sending request for url", "error decoding response body", "EOF while parsing a value"],
+)
+def test_an_answer_that_was_cut_off_is_retryable_and_may_have_had_an_effect(text):
+    error = failed(text)
+
+    assert error.retryable
+    assert not error.had_no_effect
+    assert error.status_code is None
+
+
+def test_a_failure_without_a_status_is_not_retryable():
+    assert not failed("something else").retryable
+
+
+def test_a_number_that_is_not_a_status_is_not_read_as_one():
+    assert failed("the answer had 404 bytes").status_code is None
+
+
+def test_rejected_credentials_had_no_effect():
+    for error in (failed("status 401"), failed("denied", kind=qrmi.AuthenticationFailedError)):
+        assert type(error) is AuthenticationError
+        assert error.had_no_effect
+        assert "Renew the QPU's credentials" in str(error)
+
+
+@pytest.mark.parametrize("method", ["task_status", "task_result", "task_stop", "task_logs"])
+def test_a_task_that_is_not_found_is_unknown(method):
+    for error in (failed("status 404", method), failed("gone", method, qrmi.TaskNotFoundError)):
+        assert type(error) is TaskUnknownError
+        assert error.task_id == "task-1"
+
+
+def test_a_target_that_is_not_found_is_no_task():
+    assert type(failed("status 404", "target")) is ResourceError
+
+
+@pytest.mark.parametrize(
+    "text", ["status 400: session s-1 is closed", "status 404: Session expired"]
+)
+def test_a_closed_session_is_recognised(text):
+    error = failed(text)
+
+    assert type(error) is SessionEndedError
+    assert error.had_no_effect
+    assert type(failed(text, "acquire")) is ResourceError, "only a submission needs a session"
+
+
+def test_incomplete_settings_are_an_error_of_the_configuration():
+    error = failed("QRMI_X is not set", "acquire", qrmi.EnvVarNotSetError)
+
+    assert type(error) is ConfigError
+    assert "Correct its `environment` in qrmi_config.json" in str(error)
+
+
+def test_what_the_client_itself_rejects_had_no_effect():
+    error = failed("cannot send this", kind=qrmi.UnsupportedPayloadError)
+
+    assert error.had_no_effect
+    assert not error.retryable
+
+
+BUSY = ResourceError("busy", retryable=True, had_no_effect=True)
+REJECTED = ResourceError("rejected", had_no_effect=True)
+CUT_OFF = ResourceError("cut off", retryable=True)
+UNAUTHENTICATED = AuthenticationError("denied", had_no_effect=True)
+SILENT = DeadlineError("silent", retryable=True)
+SESSION_ENDED = SessionEndedError("closed", retryable=True, had_no_effect=True)
+OTHERS = [PayloadError("no"), ConfigError("no"), ValueError("no")]
+
+
+@pytest.mark.parametrize(
+    ("error", "transient", "busy", "again"),
+    [
+        (BUSY, True, True, True),
+        (REJECTED, False, False, False),
+        (CUT_OFF, True, False, False),
+        (UNAUTHENTICATED, True, False, True),
+        (SILENT, True, False, False),
+        (SESSION_ENDED, True, True, False),
+        *((error, False, False, False) for error in OTHERS),
+    ],
+    ids=lambda value: str(value) if isinstance(value, Exception) else None,
+)
+def test_what_may_be_repeated(error, transient, busy, again):
+    """A submission is repeated only if certainly nobody has paid for it."""
+    assert is_transient(error) is transient
+    assert is_busy(error) is busy
+    assert may_submit_again(error) is again

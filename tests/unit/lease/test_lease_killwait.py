@@ -1,0 +1,128 @@
+"""KillWait: every process that holds a lease ends in time, however short KillWait is."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from qrmi_workflows.errors import ConfigError
+from qrmi_workflows.lease import killwait
+from qrmi_workflows.lease.killwait import (
+    DEFAULT_SECONDS,
+    KillWait,
+    current_kill_wait,
+    learn_kill_wait,
+)
+from qrmi_workflows.state.process import JobIdentity
+
+JOB = JobIdentity(id="17")
+SECONDS = [1, 5, 10, 30, 60, 600]
+SHARES = [field.name for field in fields(KillWait) if field.name != "total"]
+
+
+class Cluster:
+    """A scheduler that counts how often it is asked for KillWait."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self.requests = 0
+
+    def kill_wait(self) -> float | None:
+        self.requests += 1
+        return self.seconds
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Run as a job of a scheduler with this KillWait; nothing has been asked yet."""
+
+    def enter(seconds: float | None, job: JobIdentity | None = JOB) -> Cluster:
+        scheduler = Cluster(seconds)
+        monkeypatch.setattr(killwait, "this_scheduler", lambda: scheduler)
+        monkeypatch.setattr(killwait, "this_job", lambda: job)
+        return scheduler
+
+    monkeypatch.delenv("QPU_KILL_WAIT", raising=False)
+    monkeypatch.setattr(killwait, "_has_asked", False)
+    monkeypatch.setattr(killwait, "_learned", None)
+    return enter
+
+
+@pytest.mark.parametrize("seconds", SECONDS)
+def test_a_program_and_a_supervisor_end_before_sigkill(seconds):
+    budget = KillWait.divide(seconds)
+
+    assert budget.total == seconds
+    assert 0 < budget.program_needs <= seconds
+    assert 0 < budget.supervisor_needs <= seconds
+
+
+@pytest.mark.parametrize("seconds", SECONDS)
+def test_the_needs_add_up_every_wait_on_their_path(seconds):
+    budget = KillWait.divide(seconds)
+
+    assert budget.program_needs == 2 * budget.tasks + budget.release + budget.record
+    assert budget.supervisor_needs == (
+        budget.command + budget.kill + budget.release + budget.record
+    )
+
+
+@pytest.mark.parametrize("seconds", SECONDS)
+@pytest.mark.parametrize("share", SHARES)
+def test_no_share_grows_beyond_that_of_the_default(share, seconds):
+    at_default = getattr(KillWait.divide(DEFAULT_SECONDS), share)
+
+    assert 0 < getattr(KillWait.divide(seconds), share) <= at_default
+    if seconds >= DEFAULT_SECONDS:
+        assert getattr(KillWait.divide(seconds), share) == at_default
+
+
+def test_a_shorter_kill_wait_is_divided_in_the_same_proportions():
+    whole, third = KillWait.divide(30), KillWait.divide(10)
+
+    for share in SHARES:
+        assert getattr(third, share) == pytest.approx(getattr(whole, share) / 3)
+
+
+def test_the_variable_takes_precedence(cluster, monkeypatch):
+    scheduler = cluster(60)
+    monkeypatch.setenv("QPU_KILL_WAIT", "12")
+
+    learn_kill_wait()
+
+    assert current_kill_wait() == KillWait.divide(12)
+    assert scheduler.requests == 0
+
+
+def test_an_invalid_variable_is_refused(monkeypatch):
+    monkeypatch.setenv("QPU_KILL_WAIT", "soon")
+
+    with pytest.raises(ConfigError, match="QPU_KILL_WAIT='soon'"):
+        current_kill_wait()
+
+
+def test_the_default_is_assumed_until_the_scheduler_has_been_asked(cluster):
+    cluster(60)
+
+    assert current_kill_wait() == KillWait.divide(DEFAULT_SECONDS)
+    learn_kill_wait()
+    assert current_kill_wait() == KillWait.divide(60)
+
+
+def test_the_scheduler_is_asked_once(cluster):
+    scheduler = cluster(None)
+
+    for _ in range(3):
+        learn_kill_wait()
+
+    assert scheduler.requests == 1
+    assert current_kill_wait() == KillWait.divide(DEFAULT_SECONDS), "it did not say"
+
+
+def test_outside_of_jobs_nothing_is_asked(cluster):
+    scheduler = cluster(60, job=None)
+
+    learn_kill_wait()
+
+    assert scheduler.requests == 0

@@ -20,7 +20,6 @@ from qrmi_workflows.emulator.dialects.base import Dialect
 from qrmi_workflows.emulator.reservations import Reservations
 from qrmi_workflows.emulator.settings import EmulatorSettings, QPUSettings
 from qrmi_workflows.emulator.simulators import Outcome, SimulationError
-from qrmi_workflows.emulator.simulators.null import null_outcome
 from qrmi_workflows.emulator.store import Session, Store, Task
 from qrmi_workflows.emulator.workers import WorkerPool
 
@@ -214,7 +213,7 @@ class Device:
     async def _simulate(self, task: Task) -> Outcome:
         request = await self._dialect.read_request(task, self._store.request(task.id))
         if self.settings.simulator == "null":
-            return null_outcome(task.program, request)
+            return self._dialect.null_outcome(task, request)
         return await self._pool.run(
             self.settings.simulator,
             {

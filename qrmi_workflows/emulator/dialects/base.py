@@ -12,6 +12,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from qrmi_workflows.emulator.simulators import Outcome
+from qrmi_workflows.emulator.simulators.null import null_outcome
+
 if TYPE_CHECKING:
     from qrmi_workflows.emulator.device import Device
     from qrmi_workflows.emulator.fleet import Fleet
@@ -67,7 +70,8 @@ class Dialect(ABC):
 
     Attributes:
         type: QRMI's resource type, which is also the name of the dialect's entry point.
-        simulators: The simulators its QPUs can use; the first is the default.
+        simulators: The simulators its QPUs can use, as `load_simulator` takes them, or `null`; the
+            first is the default.
         default_model: The machine that its QPUs imitate by default.
         names: The names its QPUs may have, if the vendor fixes them; empty: any name.
         fleet: The devices, store, tokens and clock behind the API; set before any request.
@@ -134,6 +138,15 @@ class Dialect(ABC):
         """
         del task
         return request
+
+    def null_outcome(self, task: Task, request: str) -> Outcome:
+        """Return a valid result without a simulation, for the simulator `null`.
+
+        Args:
+            task: The task.
+            request: The simulator's input, as `read_request` returns it.
+        """
+        return null_outcome(task.program, request)
 
     async def write_outcome(self, task: Task, result: str | None, logs: str) -> None:
         """Deliver a task's outcome before its final state becomes visible.

@@ -54,8 +54,13 @@ class SimulationError(Exception):
 
 
 def load_simulator(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Import and warm up a simulator, which takes seconds, and return its `run`."""
-    module, _, attribute = SIMULATORS[name].partition(":")
+    """Import and warm up a simulator, which takes seconds, and return its `run`.
+
+    Args:
+        name: One of `SIMULATORS`, or a reference to another package's simulator: `module`, or
+            `module:object`.
+    """
+    module, _, attribute = SIMULATORS.get(name, name).partition(":")
     simulator = importlib.import_module(module)
     if attribute:
         simulator = getattr(simulator, attribute)

@@ -1,0 +1,74 @@
+"""A task's record and its file: read back as it was written, and refused when it is not whole."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from journal_steps import claim, complete
+
+from qrmi_workflows.errors import JournalError
+from qrmi_workflows.journal.record import RecordState
+
+
+@pytest.fixture
+def path(journal):
+    """The file of a completed task in step `s`."""
+    step = journal.step("s")
+    complete(step)
+    journal.close(step)
+    (file,) = step.folder.glob("*.json")
+    return file
+
+
+def test_a_record_reads_back_as_it_was_written(journal, path):
+    (record,) = journal.step("s").records()
+
+    assert record.state is RecordState.COMPLETED
+    assert record.owner.pid == os.getpid()
+    assert record.result.vendor_result == "{}"
+
+
+def test_only_the_user_can_read_a_record(path):
+    assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: record | {"version": 2}, "a journal of version 2; this release reads"),
+        (lambda record: record | {"format": "other"}, "not a task record: `format` is not"),
+        (lambda record: [record], "not a task record: `format` is not"),
+        (lambda record: record | {"state": "dreaming"}, "incomplete task record: 'dreaming'"),
+        (lambda record: record | {"owner": {"host": "n1"}}, "incomplete task record"),
+        (lambda record: {**record, "colour": "red"}, "incomplete task record"),
+        (lambda record: record | {"result": None}, "completed without a result"),
+        (lambda record: record | {"result": {}}, "completed without a result"),
+        (lambda record: record | {"task_id": None}, "completed without a task_id"),
+    ],
+)
+def test_a_foreign_record_is_refused_and_left_unchanged(journal, path, change, message):
+    """Submitting its task again would pay for it twice."""
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    text = path.read_text()
+
+    with pytest.raises(JournalError, match=message):
+        claim(journal.step("s"))
+    assert path.read_text() == text
+
+
+def test_the_message_about_a_record_says_what_to_do(journal, path):
+    path.write_text("{}")
+
+    with pytest.raises(JournalError, match="Remove the file to have its task submitted again"):
+        claim(journal.step("s"))
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, '{"format": "qrmi-workflows-task", "ver'])
+def test_a_truncated_record_is_refused_and_left_unchanged(journal, path, text):
+    path.write_text(text)
+
+    with pytest.raises(JournalError, match="not a task record"):
+        claim(journal.step("s"))
+    assert path.read_text() == text

@@ -1,4 +1,6 @@
-"""How far many tasks have come, as it is shown."""
+"""The progress of many tasks."""
+
+from __future__ import annotations
 
 import logging
 import os
@@ -24,7 +26,7 @@ def test_without_a_terminal_the_end_is_a_log_line(caplog):
     assert [record.message for record in caplog.records] == ["ibm_fez: 3 of 3 tasks"]
 
 
-def test_on_a_terminal_it_is_a_bar_on_standard_error():
+def test_on_a_terminal_progress_is_a_bar_on_standard_error():
     master, terminal = pty.openpty()
     environ = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
     with os.fdopen(terminal, "wb") as stderr:

@@ -127,7 +127,7 @@ class QuantumResult:
             ResultError: It is no primitive's.
             ConfigError: The extra is not installed.
         """
-        result: PrimitiveResult[Any] = self._convert("to_primitive_result")
+        result: PrimitiveResult[Any] = self.convert("to_primitive_result")
         return result
 
     def to_pulser_results(self, sequence: Sequence | str | Mapping[str, Any]) -> Results:
@@ -140,8 +140,27 @@ class QuantumResult:
             ResultError: It is no sequence's, or not this one's.
             ConfigError: The extra is not installed.
         """
-        results: Results = self._convert("to_pulser_results", sequence)
+        results: Results = self.convert("to_pulser_results", sequence)
         return results
+
+    def convert(self, name: str, *args: Any) -> Any:
+        """Convert the result to an object of the vendor's SDK, by the conversion's name.
+
+        The methods above are the conversions of the vendors that this project knows; a vendor of
+        another package may offer others.
+
+        Args:
+            name: The conversion's name (`to_primitive_result`).
+            *args: Its own arguments.
+
+        Raises:
+            ResultError: The vendor does not offer this conversion for the program.
+            ConfigError: The conversion's package is not installed.
+        """
+        function = find_converter(
+            name, resource_type=self.type, program=self.program, task_id=self.task_id
+        )
+        return function(self.vendor_result, *args)
 
     def save(self, path: Path | str) -> None:
         """Write the result's file: whole, or not at all; compressed from `COMPRESS_FROM` on.
@@ -192,12 +211,6 @@ class QuantumResult:
         values = {key: value for key, value in document.items() if key not in ("format", "version")}
         _require_whole(values, path)
         return cls(**values)
-
-    def _convert(self, method: str, *args: Any) -> Any:
-        convert = find_converter(
-            method, resource_type=self.type, program=self.program, task_id=self.task_id
-        )
-        return convert(self.vendor_result, *args)
 
     def _pub(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self.data):

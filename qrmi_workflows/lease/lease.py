@@ -228,7 +228,7 @@ class Lease:
             PayloadError: The QPU has no sampler, or no such option.
             ConfigError: The front end's package is not installed.
         """
-        sampler: BaseSamplerV2 = self._frontend("sampler")(self, options)
+        sampler: BaseSamplerV2 = self.frontend("sampler", options)
         return sampler
 
     def estimator(self, options: Mapping[str, Any] | None = None) -> BaseEstimatorV2:
@@ -242,7 +242,7 @@ class Lease:
             PayloadError: The QPU has no estimator, or no such option.
             ConfigError: The front end's package is not installed.
         """
-        estimator: BaseEstimatorV2 = self._frontend("estimator")(self, options)
+        estimator: BaseEstimatorV2 = self.frontend("estimator", options)
         return estimator
 
     def pulser_connection(self) -> RemoteConnection:
@@ -252,7 +252,7 @@ class Lease:
             PayloadError: The QPU runs no sequences.
             ConfigError: The front end's package is not installed.
         """
-        connection: RemoteConnection = self._frontend("pulser_connection")(self)
+        connection: RemoteConnection = self.frontend("pulser_connection")
         return connection
 
     def pulser_backend(
@@ -268,11 +268,26 @@ class Lease:
             PayloadError: The QPU runs no sequences, or the sequence is for another device.
             ConfigError: The front end's package is not installed.
         """
-        backend: RemoteBackend = self._frontend("pulser_backend")(self, sequence, config)
+        backend: RemoteBackend = self.frontend("pulser_backend", sequence, config)
         return backend
 
-    def _frontend(self, kind: str) -> Callable[..., Any]:
-        return find_frontend(kind, qpu=self.qpu, resource_type=self.type)
+    def frontend(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Return one of the front ends that the QPU's vendor offers, by its name.
+
+        The methods above are those of the vendors that this project knows; a vendor of another
+        package may offer others.
+
+        Args:
+            name: The front end's name (`sampler`).
+            *args: The front end's own arguments.
+            **kwargs: The front end's own arguments.
+
+        Raises:
+            PayloadError: The QPU has no such front end.
+            ConfigError: The front end's package is not installed.
+        """
+        make = find_frontend(name, qpu=self.qpu, resource_type=self.type)
+        return make(self, *args, **kwargs)
 
     def await_tasks(self) -> None:
         """Wait until all submitted tasks have ended; leaving a `with` block normally does so."""

@@ -1,4 +1,4 @@
-"""The public names: every module's `__all__` is there and sorted, every package's complete."""
+"""The public names: every module's `__all__` exists and is sorted, every package's is complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = (
     (ROOT, "parsl_ext"),
     (ROOT / "snakemake_ext", "snakemake_executor_plugin_slurm_qpu"),
 )
-NO_API = {"__main__", "rules"}  # what Snakemake's rules run is a program, as __main__ is
+PROGRAMS = {"__main__", "rules"}  # run, never imported
 
 
 def modules() -> dict[str, Path]:
@@ -23,7 +23,7 @@ def modules() -> dict[str, Path]:
     for top, package in PACKAGES:
         for path in sorted((top / package).rglob("*.py")):
             parts = path.relative_to(top).with_suffix("").parts
-            if NO_API.isdisjoint(parts):
+            if PROGRAMS.isdisjoint(parts):
                 found[".".join(part for part in parts if part != "__init__")] = path
     return found
 
@@ -32,13 +32,18 @@ MODULES = modules()
 PACKAGE_NAMES = [name for name, path in MODULES.items() if path.name == "__init__.py"]
 
 
+def tree_of(name: str) -> ast.Module:
+    """Parse a module."""
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
+
+
 def order(name: str) -> tuple[int, str]:
-    """Sort as ruff does: constants, then classes, then functions."""
+    """Return a sort key as ruff has it: constants, then classes, then functions."""
     return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
 
 
 def exported(tree: ast.Module) -> list[str] | None:
-    """Return what `__all__` lists, where there is one."""
+    """Return what `__all__` lists; `None` if the module has no `__all__`."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return list(ast.literal_eval(node.value))
@@ -46,7 +51,7 @@ def exported(tree: ast.Module) -> list[str] | None:
 
 
 def defined(tree: ast.Module) -> set[str]:
-    """Return the public functions and classes that a module defines, and no click commands."""
+    """Return the public functions and classes that a module defines, except click commands."""
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     return {
         node.name
@@ -57,10 +62,30 @@ def defined(tree: ast.Module) -> set[str]:
     }
 
 
+def imported_from_within(name: str, tree: ast.Module) -> set[str]:
+    """Return the public names that a package imports from its own modules."""
+    return {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{name}.")
+        for alias in node.names
+        if not (alias.asname or alias.name).startswith("_")
+    }
+
+
+def used(tree: ast.Module) -> set[str]:
+    """Return the names that a module's own code reads, annotations included."""
+    return {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_all_is_sorted(name: str) -> None:
-    """Each name once; a module without the list has nothing for others."""
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    """Each name is listed once; a module without the list defines nothing for others."""
+    tree = tree_of(name)
     names = exported(tree)
     if names is None:
         assert defined(tree) == set(), f"{name} defines public names and has no __all__"
@@ -70,14 +95,14 @@ def test_all_is_sorted(name: str) -> None:
 
 @pytest.mark.parametrize("name", PACKAGE_NAMES)
 def test_all_of_a_package_is_complete(name: str) -> None:
-    """What a package defines is listed."""
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    """Every public name that a package defines is listed."""
+    tree = tree_of(name)
     assert defined(tree) <= set(exported(tree) or ())
 
 
 @pytest.mark.parametrize("name", PACKAGE_NAMES)
 def test_all_of_a_package_can_be_imported(name: str) -> None:
-    """Every name that it lists is there."""
+    """Every listed name exists."""
     module = importlib.import_module(name)
     for item in getattr(module, "__all__", ()):
         assert hasattr(module, item), f"{name}.{item}"
@@ -85,12 +110,6 @@ def test_all_of_a_package_can_be_imported(name: str) -> None:
 
 @pytest.mark.parametrize("name", PACKAGE_NAMES)
 def test_what_a_package_imports_for_others_is_listed(name: str) -> None:
-    """A name imported from a module of its own is public: that is why it is imported there."""
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
-    own = {
-        alias.asname or alias.name
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{name}.")
-        for alias in node.names
-    }
-    assert {item for item in own if not item.startswith("_")} <= set(exported(tree) or ())
+    """A package imports from its own modules what its own code uses, or what it re-exports."""
+    tree = tree_of(name)
+    assert imported_from_within(name, tree) - used(tree) <= set(exported(tree) or ())

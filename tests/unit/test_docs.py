@@ -1,29 +1,40 @@
-"""The pages for users and administrators: their examples are what the code takes."""
+"""The pages: their examples are valid, and the names and links in them exist."""
+
+from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import click
 import pytest
 from pages import blocks
 
 from qrmi_workflows.cli import qpu
 from qrmi_workflows.config.qpus import load_qpus
 from qrmi_workflows.config.site import load_site_policy
+from qrmi_workflows.config.variables import INTERNAL_VARIABLES, USER_VARIABLES
+from qrmi_workflows.lease.records import LeaseRecord
 from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.slurm import qpu_options
 
-DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
-def test_the_configuration_that_is_shown_is_read(tmp_path):
+def name_of(page: Path) -> str:
+    """Return a page's file name, as the test's id."""
+    return page.name
+
+
+def test_the_configuration_of_the_administrators_page_is_valid(tmp_path):
     path = tmp_path / "qrmi_config.json"
     path.write_text(blocks(DOCS / "site.md", "json")[0])
 
     assert load_qpus(path)["ibm_fez"].type == "ibm-quantum-compute-service"
 
 
-def test_the_policy_that_is_shown_means_what_is_said(tmp_path):
+def test_the_policy_of_the_administrators_page_has_the_effect_that_the_page_describes(tmp_path):
     path = tmp_path / "site.toml"
     path.write_text(blocks(DOCS / "site.md", "toml")[0])
     site = load_site_policy(path)
@@ -35,10 +46,8 @@ def test_the_policy_that_is_shown_means_what_is_said(tmp_path):
     assert site.qpu("ibm_fez").lanes == 5
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_and_option_that_is_named_exists(page):
-    import click
-
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_command_and_option_exists(page):
     text = page.read_text(encoding="utf-8")
     for words in re.findall(r"`qpu ([a-z][a-z -]*)", text):
         context, command = click.Context(qpu), qpu
@@ -52,13 +61,18 @@ def test_every_command_and_option_that_is_named_exists(page):
                 assert word in known, f"{page.name}: qpu {words}"
 
 
-def test_the_links_lead_somewhere():
-    for page in PAGES:
-        for link in re.findall(r"\]\((?!https://)([^)#]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_leads_to_a_file(page):
+    for link in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
-def test_the_record_that_is_described_has_no_other_fields():
-    from qrmi_workflows.lease.records import LeaseRecord
+def test_the_page_of_variables_lists_each_of_them_once():
+    text = (DOCS / "environment.md").read_text(encoding="utf-8")
 
+    rows = re.findall(r"^\| `(QPU_\w+)` ", text, re.MULTILINE)
+    assert sorted(rows) == sorted([*USER_VARIABLES, *INTERNAL_VARIABLES])
+
+
+def test_a_lease_record_has_no_field_for_secrets():
     assert not {"token", "environment"} & set(LeaseRecord.__dataclass_fields__)

@@ -112,7 +112,7 @@ def test_a_forked_child_does_not_keep_the_lock_of_an_append(tmp_path, monkeypatc
                 os._exit(0)
             children.append(child)
 
-    monkeypatch.setattr("qrmi_workflows.state.files.fcntl.flock", fork_while_locked)
+    monkeypatch.setattr("qrmi_workflows.state.locks.fcntl.flock", fork_while_locked)
     append_line(path, "first")
     append_line(path, "second")
     os.close(write)

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 from waiting import wait_until
 
-from qrmi_workflows.state.locks import create_locked, hold_lock, is_locked, try_lock
+from qrmi_workflows.state.locks import (
+    create_locked,
+    hold_any_lock,
+    hold_lock,
+    is_locked,
+    lock_file,
+    try_lock,
+)
 
 HOLD = """
 import sys
@@ -66,6 +73,40 @@ def test_a_lock_can_be_tried_without_waiting(tmp_path):
             assert not is_held_twice
     with try_lock(path) as is_held:
         assert is_held
+
+
+def test_any_free_lock_of_several_is_taken(tmp_path):
+    lanes = [tmp_path / f"lane-{number}" for number in range(3)]
+
+    with (
+        hold_any_lock(lanes, lambda: False) as first,
+        hold_any_lock(lanes, lambda: False) as second,
+    ):
+        assert first
+        assert second
+        assert sum(is_locked(lane) for lane in lanes) == 2
+    assert not any(is_locked(lane) for lane in lanes)
+
+
+def test_the_wait_for_any_lock_can_be_stopped(tmp_path):
+    lanes, answers = [tmp_path / "lane-0"], iter([False, False, True])
+
+    with (
+        hold_any_lock(lanes, lambda: False),
+        hold_any_lock(lanes, lambda: next(answers)) as is_held,
+    ):
+        assert not is_held
+    assert not is_locked(lanes[0])
+
+
+def test_a_locked_file_refuses_a_second_lock(tmp_path):
+    path = tmp_path / "lock"
+
+    with lock_file(path):
+        assert path.stat().st_mode & 0o077 == 0, "for its owner alone"
+        with pytest.raises(BlockingIOError):
+            lock_file(path)
+    lock_file(path).close()
 
 
 def test_a_file_deleted_while_its_lock_was_awaited_is_created_again(tmp_path):

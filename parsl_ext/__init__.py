@@ -1,13 +1,13 @@
-"""Parsl apps that hold a QPU: a Slurm provider, a lease launcher, an executor and `qpu_app`."""
+"""Parsl apps on QPUs: a Slurm provider, a lease launcher, an executor and `qpu_app`."""
 
 from parsl_ext.apps import block_lease, qpu_app
 from parsl_ext.configs import qpu_config
 from parsl_ext.executor import QPUExecutor
 from parsl_ext.launcher import LeaseLauncher
 from parsl_ext.memo import register_memo_types
+from parsl_ext.payload_app import run_payload
 from parsl_ext.providers.base import QPUProvider
 from parsl_ext.providers.slurm import QPUSlurmProvider
-from parsl_ext.quantum_only import run_payload
 from parsl_ext.retries import qpu_retry_handler
 
 __all__ = [

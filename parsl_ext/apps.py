@@ -1,4 +1,4 @@
-"""Parsl apps on a QPU: the function asks for the block's lease by a parameter."""
+"""Parsl apps that use a QPU: a parameter named `lease` receives the block's lease."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.lease.lease import Lease
 from qrmi_workflows.lease.open import open_lease
 
-__all__ = ["archive_step", "block_lease", "execute_in_lane", "qpu_app", "takes_lanes"]
+__all__ = ["archive_step", "block_lease", "execute_in_lane", "is_lease_app", "qpu_app"]
 
 logger = logging.getLogger(__name__)
 
 _LEASE = "lease"
 _STEP = "qpu_step"
 _SPECIFICATION = "parsl_resource_specification"
-_TAKES_LANES = "takes_qpu_lanes"
+_IS_LEASE_APP = "is_qpu_lease_app"
 
 
 def qpu_app(
@@ -37,39 +37,41 @@ def qpu_app(
     ignore_for_cache: list[str] | None = None,
     data_flow_kernel: Any = None,
 ) -> Callable[..., Any]:
-    """Make a function a Parsl app that runs in a block which holds a QPU.
+    """Turn a function into a Parsl app that runs in a block holding a QPU.
 
-    A parameter named `lease` receives the block's lease; callers do not pass it. Return data that
-    pickles::
+    A parameter named `lease` receives the block's lease; callers leave it out. The function must
+    return data that can be pickled::
 
         @qpu_app
         def sample(payload, *, lease):
             return lease.run(payload).counts()
 
-    A call's tasks are journaled: Parsl's retries find them. With `qpu_step="NAME"`, which is not
-    passed on, another run of the program finds them too.
+    The tasks of a call are journaled, so that Parsl's retries of the call find them. If the caller
+    adds `qpu_step="NAME"`, which the function does not receive, other runs of the program find
+    them too.
 
     Parameters
     ----------
     function : callable
-        Do not pass it by name; it lets `@qpu_app` be written without parentheses.
+        The function, if the decorator is used without parentheses. Do not pass it by name.
     qpu : str | None
-        Which of the block's QPUs, where it holds several.
+        The QPU to use, if the block holds several.
     executors : list of str, or str
-        Labels of the executors that it may run on. Default is "qpu", `QPUExecutor`'s.
+        Labels of the executors that the app may run on. Default is "qpu", the default label of
+        `QPUExecutor`.
     cache, ignore_for_cache, data_flow_kernel
-        As in Parsl's `python_app`; see `register_memo_types`.
+        As in Parsl's `python_app`; see also `register_memo_types`.
 
     Returns
     -------
     callable
-        The app: a call returns an `AppFuture`.
+        The app. Calling it returns an `AppFuture`.
     """
 
     def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
         labels = [executors] if isinstance(executors, str) and executors != "all" else executors
         app = python_app(
-            _with_lease(body, qpu),
+            _lend_block_lease(body, qpu),
             data_flow_kernel=data_flow_kernel,
             executors=labels,
             cache=cache,
@@ -78,89 +80,126 @@ def qpu_app(
 
         @functools.wraps(body)
         def call(*args: Any, **kwargs: Any) -> Any:
-            if _wants_lease(body):
-                _refuse_lease(body, args, kwargs)
-            # Parsl's retries call with the same arguments, so they find the same step's tasks.
-            named = kwargs.pop(_STEP, None)
-            step = named or f"app {body.__name__} {uuid.uuid4()}"
-            future = app(*args, **{_STEP: step}, **kwargs)
-            if _wants_lease(body) and named is None:
-                future.add_done_callback(lambda _: archive_step(step))
-            return future
+            return _call_as_step(app, body, args, kwargs)
 
         return call
 
     return decorate if function is None else decorate(function)
 
 
+def _call_as_step(
+    app: Callable[..., Any],
+    body: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Call an app under a step name, which Parsl passes again whenever it retries the call."""
+    has_lease = _has_parameter(body, _LEASE)
+    if has_lease:
+        _refuse_lease_argument(body, args, kwargs)
+    name = kwargs.pop(_STEP, None)
+    step = name or f"app {body.__name__} {uuid.uuid4()}"
+    future = app(*args, **{_STEP: step}, **kwargs)
+    if has_lease and name is None:  # no other run of the program can know the step's name
+        future.add_done_callback(lambda _: archive_step(step))
+    return future
+
+
 @functools.cache
 def block_lease(qpu: str | None = None) -> Lease:
-    """Return this worker's hold on its block's lease: adopted, opened once for a process.
+    """Return the lease of this worker's block; adopted once for each worker process.
 
-    Raises:
-        ConfigError: The worker runs in no block that holds a QPU, or several and none is named.
-        UnknownQPUError: The block does not hold this one.
+    Parameters
+    ----------
+    qpu : str | None
+        The QPU's name, if the block holds several.
+
+    Raises
+    ------
+    ConfigError
+        The block holds no QPU, or it holds several and none is named.
+    UnknownQPUError
+        The block does not hold this QPU.
     """
     held = [name for name, carried in read_job().items() if carried.token is not None]
-    if not held:  # a worker acquires none: the scheduler has granted it none, and it may be killed
+    # A worker must not acquire a lease itself: the scheduler has not granted it the QPU, and a
+    # worker may be killed, so nobody would release the lease.
+    if not held:
         raise ConfigError(
-            "this app needs a QPU, and its block holds none. Use a `QPUSlurmProvider`, or give the "
+            "this app needs a QPU, but its block holds none. Use a `QPUSlurmProvider`, or give the "
             "provider `launcher=LeaseLauncher(qpu=…)`."
         )
     if qpu is not None and qpu not in held:
         raise UnknownQPUError(qpu, held, "in this block", "Name one that its provider asks for.")
     if qpu is None and len(held) > 1:
-        raise ConfigError(f"this block holds {', '.join(held)}. Name one: `@qpu_app(qpu=…)`.")
+        raise ConfigError(
+            f"no QPU named, and this block holds {len(held)}: {', '.join(held)}. Name one: "
+            "`@qpu_app(qpu=…)`."
+        )
     return open_lease(qpu)
 
 
-def takes_lanes(function: Callable[..., Any]) -> bool:
-    """Whether a function takes a lane for each of its tasks, and so needs none for its call."""
-    return bool(getattr(function, _TAKES_LANES, False))
+def is_lease_app(function: Callable[..., Any]) -> bool:
+    """Return whether this is the body of a `qpu_app` that receives the lease.
+
+    Each of its tasks takes a lane, so its call must not hold one as well.
+    """
+    return bool(getattr(function, _IS_LEASE_APP, False))
 
 
 def execute_in_lane(buffer: bytes, qpu: str | None = None) -> Any:
-    """Run a call in a worker, in one of the QPU's lanes (see `submit_payload` of Parsl's HTEX)."""
+    """Run a call in a worker while holding one of the QPU's lanes.
+
+    Parsl's workers import this function by its name and call it instead of Parsl's own
+    `execute_task` (see `QPUExecutor.submit`).
+    """
     with block_lease(qpu).lane():
         return execute_task(buffer)
 
 
 def archive_step(step: str) -> None:
-    """Archive the records of an ended call, which no other call will look for."""
+    """Archive the journal records of a finished call, once no other call can look for them."""
     try:
         Journal().archive(step)
-    except QPUError as error:  # costs only some space
-        logger.warning("the records of step %r stay open: %s", step, error)
+    except QPUError as error:  # this only costs some disk space
+        logger.warning("could not archive the journal records of step %r: %s", step, error)
 
 
-def _wants_lease(body: Callable[..., Any]) -> bool:
-    return _LEASE in inspect.signature(body).parameters
+def _has_parameter(body: Callable[..., Any], name: str) -> bool:
+    return name in inspect.signature(body).parameters
 
 
-def _refuse_lease(body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuse a caller's `lease` before a block is asked for."""
+def _refuse_lease_argument(
+    body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Refuse a `lease` from the caller now, before Parsl asks for a block."""
     parameters = inspect.signature(body).parameters.values()
-    by_place = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
-    if _LEASE in kwargs or _LEASE in by_place[: len(args)]:
+    positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    if _LEASE in kwargs or _LEASE in positional[: len(args)]:
         raise RequestError(
-            f"{body.__name__}() was given `lease`, which its block gives. Leave it out, and let "
-            "it be the last parameter."
+            f"{body.__name__}() was called with a `lease`: the app gets it from its block. Leave "
+            "it out of the call, and make `lease` the function's last parameter."
         )
 
 
-def _with_lease(body: Callable[..., Any], qpu: str | None) -> Callable[..., Any]:
-    wanted, specified = _wants_lease(body), _SPECIFICATION in inspect.signature(body).parameters
+def _lend_block_lease(body: Callable[..., Any], qpu: str | None) -> Callable[..., Any]:
+    """Wrap a function so that, in a worker, it is called with the block's lease if it wants it."""
+    has_lease = _has_parameter(body, _LEASE)
+    has_specification = _has_parameter(body, _SPECIFICATION)
 
     @functools.wraps(body)
     def run(*args: Any, qpu_step: str, **kwargs: Any) -> Any:
-        from parsl_ext.apps import block_lease  # in the worker, where this is pickled by value
+        # dill (read in 0.4.1) pickles this wrapper by value, with copies of this module's globals.
+        # Import `block_lease` instead, so that all calls in a worker share its cache.
+        from parsl_ext.apps import block_lease
 
-        if not specified:
+        # Parsl passes the specification on to the function, whether it has the parameter or not.
+        if not has_specification:
             kwargs.pop("parsl_resource_specification", None)
-        if not wanted:
+        if not has_lease:
             return body(*args, **kwargs)
         with block_lease(qpu).for_step(qpu_step) as lease:
             return body(*args, lease=lease, **kwargs)
 
-    setattr(run, _TAKES_LANES, wanted)
+    setattr(run, _IS_LEASE_APP, has_lease)
     return run

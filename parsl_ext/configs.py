@@ -1,4 +1,4 @@
-"""Ready configurations of Parsl."""
+"""Ready-made Parsl configurations."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from parsl.config import Config
 from parsl.dataflow.memoization import BasicMemoizer
 from parsl.executors.base import ParslExecutor
 from parsl.providers import LocalProvider
+from parsl.providers.base import ExecutionProvider
 
 from parsl_ext.executor import QPUExecutor
 from parsl_ext.launcher import LeaseLauncher
@@ -19,7 +20,7 @@ from qrmi_workflows.config.qpus import find_config, load_qpus, select_qpu
 
 __all__ = ["qpu_config"]
 
-_IDLE_SECONDS = 30.0  # a QPU that nobody uses belongs to others; Parsl's default is two minutes
+_IDLE_SECONDS = 30.0  # Parsl's default of two minutes is long for a QPU that others wait for
 
 
 def qpu_config(
@@ -37,8 +38,8 @@ def qpu_config(
 ) -> Config:
     """Build a configuration whose executor "qpu" runs apps in blocks that hold a QPU.
 
-    Blocks that are idle for half a minute give the QPU back. What a repetition may mend is retried
-    (see `qpu_retry_handler`)::
+    Blocks that are idle for half a minute release the QPU. A failed call is retried if another
+    attempt may succeed (see `qpu_retry_handler`)::
 
         with parsl.load(qpu_config("ibm_fez", walltime="00:30:00")):
             ...
@@ -48,25 +49,25 @@ def qpu_config(
     qpu : str
         The QPU's name.
     local : bool
-        Without a scheduler: a block is a process here, and `$QPU_CONFIG` says which QPUs there are,
-        such as those of `qpu emulator serve`.
+        Whether to run without a scheduler. A block is then a process on this machine, and
+        `$QPU_CONFIG` defines the QPUs, for example those of `qpu emulator serve`.
     lanes, max_workers_per_node, address
         As in `QPUExecutor`.
     executors : iterable of ParslExecutor
-        Others, for classical apps. Apps then say which they run on (`executors=["…"]`).
+        More executors, for classical apps. Each app then names its executors (`executors=["…"]`).
     checkpoint : bool
-        Whether results of `cache=True` apps are kept in `run_dir`, and those of earlier runs used.
+        Whether to keep the results of `cache=True` apps in `run_dir` and use those of earlier runs.
     retries : int
-        How often a call is repeated.
+        How many times a failed call is retried.
     run_dir : str
-        Where Parsl writes its logs, scripts and checkpoints.
+        The folder for Parsl's logs, scripts and checkpoints.
     **provider
-        Arguments of `QPUSlurmProvider`, or of Parsl's `LocalProvider` with `local`.
+        Arguments of `QPUSlurmProvider`, or of Parsl's `LocalProvider` if `local` is true.
 
     Returns
     -------
     Config
-        For `parsl.load`.
+        The configuration, for `parsl.load`.
 
     Raises
     ------
@@ -75,12 +76,7 @@ def qpu_config(
     ConfigError
         There is no usable site policy, or no `qrmi_config.json`.
     """
-    if local:
-        path = find_config()
-        select_qpu(qpu, load_qpus(path), path)
-        blocks = LocalProvider(launcher=LeaseLauncher(qpu=qpu), **provider)
-    else:
-        blocks = QPUSlurmProvider(qpu=qpu, **provider)
+    blocks = _local_provider(qpu, provider) if local else QPUSlurmProvider(qpu=qpu, **provider)
     if checkpoint:
         register_memo_types()
     executor = QPUExecutor(
@@ -94,3 +90,9 @@ def qpu_config(
         run_dir=run_dir,
         max_idletime=_IDLE_SECONDS,
     )
+
+
+def _local_provider(qpu: str, arguments: dict[str, Any]) -> ExecutionProvider:
+    path = find_config()
+    select_qpu(qpu, load_qpus(path), path)  # refuses a QPU that the file does not define
+    return LocalProvider(launcher=LeaseLauncher(qpu=qpu), **arguments)

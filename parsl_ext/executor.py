@@ -1,8 +1,12 @@
-"""A Parsl executor whose workers share a QPU's lanes."""
+"""A Parsl executor whose workers share a QPU's lanes.
+
+It extends `HighThroughputExecutor` (HTEX), partly in private methods. Comments say why, and in
+which version of Parsl the overridden code was read. `tests/unit/test_parsl_signatures.py` fails
+when a signature changes.
+"""
 
 from __future__ import annotations
 
-import logging
 import shlex
 import signal
 import threading
@@ -14,7 +18,6 @@ from typing import Any
 import typeguard
 from parsl.data_provider.staging import Staging
 from parsl.executors import HighThroughputExecutor
-from parsl.executors.errors import InvalidResourceSpecification
 from parsl.executors.status_handling import BlockProviderExecutor
 from parsl.jobs.states import JobState, JobStatus
 from parsl.providers import LocalProvider
@@ -22,35 +25,34 @@ from parsl.providers.base import ExecutionProvider
 from parsl.serialize import pack_apply_message
 from parsl.serialize.errors import SerializationError
 
-from parsl_ext.answers import Outstanding, read_answers
-from parsl_ext.apps import takes_lanes
-from parsl_ext.launcher import ALIVE_FILE
+from parsl_ext.alive_file import AliveFile
+from parsl_ext.apps import is_lease_app
+from parsl_ext.call_limiter import CallLimiter
 from parsl_ext.providers.base import QPUProvider
+from parsl_ext.resource_spec import require_valid_spec
+from parsl_ext.result_queue import PendingCalls, read_results
 from parsl_ext.retries import replace_lost_blocks
-from parsl_ext.window import Window
 from qrmi_workflows.config.variables import QPU_LANES
 
 __all__ = ["QPUExecutor"]
 
-logger = logging.getLogger(__name__)
-
-_TOUCH_SECONDS = 5.0
-_NO_SHARE_OF_A_CORE = 1e-9  # a worker that waits for a QPU needs no core of its own
-_OVERLAP = 1  # workers that prepare or finish a call while others have the lanes
+_CORES_PER_WORKER = 1e-9  # workers that wait for a QPU can share a core
+_SPARE_WORKERS = 1  # prepare or finish calls while other workers hold the lanes
 
 
 class QPUExecutor(HighThroughputExecutor):
-    """Runs apps in blocks that hold a QPU, as many of them on it at once as it has lanes.
+    """Runs apps in blocks that hold a QPU, as many at once on the QPU as it has lanes.
 
-    A `qpu_app` takes a lane for each of its tasks, for as long as the vendor has the task. Another
-    app that uses the QPU holds a lane for its whole call. By default all apps of this executor use
-    the QPU. With `max_workers_per_node` classical ones run in its blocks too: then those use the
-    QPU that are a `qpu_app`, or are called with `parsl_resource_specification={"qpu": 1}`, and
-    what waits for a lane leaves workers to the others.
+    A `qpu_app` takes a lane for each of its tasks, from submission to result. Any other app that
+    uses the QPU holds a lane for the whole call. By default, all apps of this executor use the QPU.
+    With `max_workers_per_node`, its blocks run classical apps as well. Then only a `qpu_app`, or a
+    call with `parsl_resource_specification={"qpu": 1}`, uses the QPU, and calls that wait for a
+    lane leave workers to the other apps.
 
-    Otherwise it is a `HighThroughputExecutor` with other defaults: workers whatever the block's
-    cores, no prefetching, and losses noticed within 30 s. When it starts it asks the scheduler
-    whether the QPU is offered, so that `parsl.load` raises, and not each task.
+    In all else this is a `HighThroughputExecutor` with other defaults: the number of workers does
+    not depend on the block's cores, calls are not prefetched, and a lost worker pool is noticed
+    within 30 s. `start` asks the scheduler whether it offers the QPU, so that `parsl.load` fails if
+    it does not.
 
     Parameters
     ----------
@@ -59,19 +61,20 @@ class QPUExecutor(HighThroughputExecutor):
     provider : ExecutionProvider
         A `QPUSlurmProvider`, or another provider whose launcher is a `LeaseLauncher`.
     lanes : int | None
-        How many lanes the QPU has; as the site policy says when it is None.
+        The QPU's number of lanes. If None, it is taken from the site policy.
     max_workers_per_node : int | None
-        Workers in a block where classical apps run too, best some more than there are lanes.
+        Number of workers, in blocks that also run classical apps; should exceed the number of
+        lanes. If None, all apps use the QPU.
     address : str | None
-        The submit side's address as the workers reach it, to listen on. When it is None: loopback
-        for a `LocalProvider`, and all of its addresses, encrypted, for others.
+        The address to listen on, at which the workers can reach this machine. If None, the loopback
+        address for a `LocalProvider`; otherwise all addresses, with encryption.
     launch_cmd, worker_port, worker_port_range, interchange_port_range, storage_access, working_dir
         As in Parsl's `HighThroughputExecutor`.
     worker_debug, poll_period, address_probe_timeout, worker_logdir_root
         As in Parsl's `HighThroughputExecutor`.
     block_error_handler : bool or callable
-        As in Parsl's `HighThroughputExecutor`. By default a block that is lost after it has worked
-        is replaced, and its calls are repeated as `Config`'s `retries` says.
+        As in Parsl's `HighThroughputExecutor`. By default, a lost block is replaced, and its calls
+        are retried as `retries` in `Config` allows.
     drain_period, encrypted
         As in Parsl's `HighThroughputExecutor`.
     heartbeat_period, heartbeat_threshold : int
@@ -119,8 +122,8 @@ class QPUExecutor(HighThroughputExecutor):
             storage_access=storage_access,
             working_dir=working_dir,
             worker_debug=worker_debug,
-            cores_per_worker=_NO_SHARE_OF_A_CORE,
-            max_workers_per_node=max_workers_per_node or lanes + _OVERLAP,
+            cores_per_worker=_CORES_PER_WORKER,
+            max_workers_per_node=max_workers_per_node or lanes + _SPARE_WORKERS,
             prefetch_capacity=0,
             heartbeat_threshold=heartbeat_threshold,
             heartbeat_period=heartbeat_period,
@@ -133,15 +136,16 @@ class QPUExecutor(HighThroughputExecutor):
             ),
             encrypted=encrypted,
         )
-        self._tasks = Outstanding()
+        # `BlockProviderExecutor._tasks` is a dict (Parsl 2026.10.26); see `PendingCalls`.
+        self._tasks = PendingCalls()
         self.lanes = lanes
-        self._mixed = max_workers_per_node is not None
-        self._window = Window(self._count_starts)
-        self._sending = threading.Lock()
-        self._ended = threading.Event()
+        self._runs_classical_apps = max_workers_per_node is not None
+        self._qpu_calls = CallLimiter(self._qpu_call_limit)
+        self._send_lock = threading.Lock()
+        self._alive_file: AliveFile | None = None
 
     def start(self) -> None:
-        """Start; refuse a QPU that the scheduler does not offer.
+        """Start the executor.
 
         Raises
         ------
@@ -152,36 +156,27 @@ class QPUExecutor(HighThroughputExecutor):
         """
         if isinstance(self.provider, QPUProvider):
             self.provider.check()
-        self._say_alive()
+        # The file must exist before HTEX submits the first block: the launcher looks for it.
+        if (folder := getattr(self.provider, "script_dir", None)) is not None:
+            self._alive_file = AliveFile(Path(folder), thread_name=f"{self.label}-alive")
+            self._alive_file.start()
         super().start()
 
+    def shutdown(self, timeout: float = 10.0) -> None:
+        """Shut down; blocks that are left release their leases within half a minute."""
+        if self._alive_file is not None:
+            self._alive_file.stop()
+        super().shutdown(timeout)
+
     def validate_resource_spec(self, resource_specification: Mapping[str, Any]) -> None:
-        """Refuse a specification with other keys than `qpu` (0 or 1) and `priority`.
+        """Refuse a specification with keys other than `qpu` (0 or 1) and `priority` (a number).
 
         Raises
         ------
         InvalidResourceSpecification
-            It has another key, another number of QPUs, or a priority that is no number.
+            It has another key, or a value that is not allowed.
         """
-        if not isinstance(resource_specification or {}, Mapping):
-            raise InvalidResourceSpecification(
-                set(), f"{resource_specification!r}; allowed is a dict of priority, qpu."
-            )
-        specification = dict(resource_specification or {})
-        qpu = specification.pop("qpu", 1)
-        if type(qpu) is not int or qpu not in (0, 1):
-            raise InvalidResourceSpecification(
-                {"qpu"}, f"qpu = {qpu!r}; allowed is 1, for a call that uses the QPU, or 0."
-            )
-        if unknown := sorted(set(specification) - {"priority"}):
-            raise InvalidResourceSpecification(
-                set(unknown), f"Unknown key {unknown[0]!r}; allowed: priority, qpu."
-            )
-        priority = specification.get("priority", 0)
-        if not isinstance(priority, int | float):  # it would end Parsl's interchange
-            raise InvalidResourceSpecification(
-                {"priority"}, f"priority = {priority!r}; allowed is a number."
-            )
+        require_valid_spec(resource_specification)
 
     def submit(
         self,
@@ -190,44 +185,54 @@ class QPUExecutor(HighThroughputExecutor):
         *args: Any,
         **kwargs: Any,
     ) -> Future[Any]:
-        """Run a function in a block; within a lane if it uses the QPU and takes none itself.
+        """Run a function in a block, in a lane if it uses the QPU and is not a lease app.
 
         Raises
         ------
         InvalidResourceSpecification
             See `validate_resource_spec`.
         SerializationError
-            The function cannot be sent to a worker.
+            The function or its arguments cannot be sent to a worker.
         """
         self.validate_resource_spec(resource_specification)
         specification = dict(resource_specification or {})
-        uses_qpu = specification.pop("qpu", int(takes_lanes(func) or not self._mixed))
+        is_lease_call = is_lease_app(func)
+        default = is_lease_call or not self._runs_classical_apps
+        uses_qpu = specification.pop("qpu", int(default))
+        # From here on as in HTEX.submit (read in Parsl 2026.10.26), which cannot add to the
+        # context. The worker calls `task_executor` instead of its own `execute_task`.
         try:
             buffer = pack_apply_message(func, args, kwargs, buffer_threshold=1 << 20)
         except TypeError as error:
             raise SerializationError(func.__name__) from error
         context: dict[str, Any] = {"resource_spec": specification} if specification else {}
-        if uses_qpu and not takes_lanes(func):
+        if uses_qpu and not is_lease_call:
             context["task_executor"] = {
                 "f": "parsl_ext.apps.execute_in_lane",
                 "k": {"qpu": getattr(self.provider, "qpu", None)},
             }
-        if uses_qpu and self._mixed:
-            return self._window.submit(lambda: self.submit_payload(context, buffer))
+        if uses_qpu and self._runs_classical_apps:
+            return self._qpu_calls.submit(lambda: self.submit_payload(context, buffer))
         return self.submit_payload(context, buffer)
 
     def submit_payload(self, context: dict[str, Any], buffer: bytes) -> Future[Any]:
         """Send a call to the workers, as `HighThroughputExecutor` does, from any thread."""
-        with self._sending:
+        # HTEX counts calls and writes to a ZeroMQ socket without a lock (read in Parsl 2026.10.26).
+        # Here the thread that reads results submits too: it starts the calls of `CallLimiter`.
+        with self._send_lock:
             future: Future[Any] = super().submit_payload(context, buffer)
             return future
 
     def outstanding(self) -> int:
-        """Return how many calls have not ended, those that wait for a lane included."""
-        return int(super().outstanding()) + self._window.waiting
+        """Return how many calls have not finished, including those that wait for a lane."""
+        return int(super().outstanding()) + self._qpu_calls.queued
 
     def monitor_resources(self) -> bool:
-        """Return that Parsl's monitoring of processes is off: it would fork beside QRMI's threads.
+        """Return False: apps are not monitored.
+
+        Parsl would monitor an app from a process that it forks in the worker
+        (`parsl/monitoring/remote.py`, read in 2026.10.26). A fork is not safe in a worker, where
+        QRMI's threads are running.
 
         Returns
         -------
@@ -237,49 +242,30 @@ class QPUExecutor(HighThroughputExecutor):
         return False
 
     def _get_launch_command(self, block_id: str) -> str:
-        # Parsl formats it once more, and quotes no path.
+        # HTEX (read in Parsl 2026.10.26) formats the command a second time here, after it inserted
+        # paths, and quotes none of them: a run folder with braces or spaces would not work.
         command = str(self.launch_cmd).replace("{block_id}", block_id)
         for option, path in (("--cert_dir ", self.cert_dir), ("--logdir=", self.worker_logdir)):
             command = command.replace(f"{option}{path} ", f"{option}{shlex.quote(str(path))} ")
         return f"env {QPU_LANES}={self.lanes} {command}"
 
     def _start_local_interchange_process(self) -> None:
-        # A terminal sends Ctrl-C to it too: when it ends by that, Parsl waits for its answer for
-        # ever. What is blocked here is inherited; Parsl ends it by SIGTERM.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # A terminal sends Ctrl-C to the interchange as well. If that ends it, HTEX waits forever
+        # for the answer to its next command (read in Parsl 2026.10.26). A child process inherits
+        # the signal mask, so the interchange ignores SIGINT; HTEX ends it with SIGTERM.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             super()._start_local_interchange_process()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _result_queue_worker(self) -> None:
-        read_answers(super()._result_queue_worker, self._tasks)
+        # Runs in the one thread that reads results (Parsl 2026.10.26); see `read_results`.
+        read_results(super()._result_queue_worker, self._tasks)
 
-    def _count_starts(self) -> int:
-        """Count the calls for the QPU that may be with the workers: one of these stays free."""
+    def _qpu_call_limit(self) -> int:
+        """Return how many QPU calls may be with the workers; a worker per block is kept free."""
+        # Parsl's poller thread replaces and changes `_status` (read in Parsl 2026.10.26): copy it.
         blocks = sum(status.state is JobState.RUNNING for status in list(self._status.values()))
         workers = int(self.max_workers_per_node)
-        return max(1, blocks) * max(1, min(self.lanes + _OVERLAP, workers - 1))
-
-    def shutdown(self, timeout: float = 10.0) -> None:
-        """Shut down; blocks that are left give their leases back within half a minute."""
-        self._ended.set()
-        super().shutdown(timeout)
-
-    def _say_alive(self) -> None:
-        folder = getattr(self.provider, "script_dir", None)
-        if folder is None:
-            return
-        file = Path(folder, ALIVE_FILE)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-        name = f"{self.label}-alive"
-        threading.Thread(target=_touch, args=(file, self._ended), name=name, daemon=True).start()
-
-
-def _touch(file: Path, ended: threading.Event) -> None:
-    while not ended.wait(_TOUCH_SECONDS):
-        try:
-            file.touch()
-        except OSError as error:  # a full or absent file system: the blocks will notice it too
-            logger.warning("%s could not be touched: %s", file, error)
+        return max(1, blocks) * max(1, min(self.lanes + _SPARE_WORKERS, workers - 1))

@@ -11,38 +11,41 @@ import typeguard
 from parsl.launchers import SingleNodeLauncher
 from parsl.launchers.base import Launcher
 
-__all__ = ["ALIVE_FILE", "LeaseLauncher"]
+from parsl_ext.alive_file import ALIVE_FILE
 
-ALIVE_FILE = "submit-side.alive"
-"""In a run's script folder; `QPUExecutor` touches it for as long as the submit side lives."""
+__all__ = ["LeaseLauncher"]
 
+# The option of Parsl's process_worker_pool.py, as HTEX renders it (Parsl 2026.10.26).
 _DRAIN_PERIOD = re.compile(r"(?<=--drain_period=)(\d+|None)\b")
-_FROM_THE_START = "QPU_DRAIN=$(({asked} - QPU_JOB_USED))"
-_BEFORE_THE_END = """QPU_DRAIN=None
+_DRAIN_AS_REQUESTED = "QPU_DRAIN=$(({requested} - QPU_JOB_USED))"
+_DRAIN_BEFORE_TIME_LIMIT = """QPU_DRAIN=None
 if [ -n "$QPU_JOB_LEFT" ]; then
     QPU_LAST=$(((QPU_JOB_USED + QPU_JOB_LEFT) / 10))
     QPU_DRAIN=$((QPU_JOB_LEFT - (QPU_LAST < 60 ? QPU_LAST : 60)))
 fi"""
-_AT_ONCE_IF_LATE = '[ "$QPU_DRAIN" = None ] || [ "$QPU_DRAIN" -gt 0 ] || QPU_DRAIN=1'
+# Parsl takes 0 for "never drain", so a time in the past becomes one second.
+_DRAIN_NOW_IF_LATE = '[ "$QPU_DRAIN" = None ] || [ "$QPU_DRAIN" -gt 0 ] || QPU_DRAIN=1'
 
 
 class LeaseLauncher(Launcher):
-    """Holds one lease for a whole block, outside srun, and gives it back whatever the workers do.
+    """Runs a block's workers under one lease, and always releases it.
 
-    The block's own job becomes the supervisor (`qpu lease exec`): it adopts the lease that the
-    site acquired for the job, or acquires one; runs the inner launcher's command under it; and
-    releases it when that ends, at SIGTERM, or when the submit side is dead.
+    The block's own job becomes the supervisor, `qpu lease exec`, outside of srun. It adopts the
+    lease that the site acquired for the job, or acquires one, and runs the inner launcher's command
+    under it. It releases the lease when that command ends, at SIGTERM, or when the submitting
+    process has died.
 
-    A pool's `drain_period` counts from the start of the block's job here, however long the lease
-    took to acquire. Without one, the pool takes no more calls in the last minute of the job's time
-    limit, or the last tenth of a short one: they would be killed with the job.
+    `drain_period` counts from the start of the block's job, not from the start of the worker pool:
+    acquiring the lease may take a while. Without a `drain_period`, the pool takes no new calls in
+    the last minute before the job's time limit, or in the last tenth of a shorter job, because
+    they would be killed with the job.
 
     Parameters
     ----------
     qpu : str | None
-        The QPU's name. A `QPUProvider` fills it in when it is None.
+        The QPU's name. If None, a `QPUProvider` sets it.
     inner : Launcher | None
-        Starts the workers, under the lease. Parsl's `SingleNodeLauncher` when it is None.
+        The launcher that starts the workers. If None, Parsl's `SingleNodeLauncher`.
     """
 
     @typeguard.typechecked
@@ -59,28 +62,32 @@ class LeaseLauncher(Launcher):
         Returns
         -------
         str
-            Lines of a job script; the last replaces the shell by the supervisor.
+            Lines of a job script. The last one replaces the shell with the supervisor.
         """
-        drained, drain = _drain_in_time(command)
-        inner = self.inner(drained, tasks_per_node, nodes_per_block, script_dir)
-        end = f"BLOCK_{uuid.uuid4().hex}"
+        command, drain = _count_drain_from_job_start(command)
+        inner = self.inner(command, tasks_per_node, nodes_per_block, script_dir)
         options = ["--job-time"] if drain else []
         if self.qpu is not None:
             options.append(f"--qpu={self.qpu}")
         alive = Path(script_dir, ALIVE_FILE).absolute()
         if alive.exists():
             options.append(f"--alive={alive}")
+        # The quotes keep the shell from expanding the inner command, and no line equals the end.
+        end = f"BLOCK_{uuid.uuid4().hex}"
         return (
             f"QPU_BLOCK=$(cat <<'{end}'\n{drain}{inner}\n{end}\n)\n"
             f'exec qpu lease exec {shlex.join(options)} -- bash -c "$QPU_BLOCK"\n'
         )
 
 
-def _drain_in_time(command: str) -> tuple[str, str]:
-    """Let a pool drain at a time of its job, not of its own: the lines that say when come first."""
-    asked = _DRAIN_PERIOD.search(command)
-    if asked is None:
+def _count_drain_from_job_start(command: str) -> tuple[str, str]:
+    """Replace `--drain_period` in a pool's command; return it and the lines to run before it."""
+    period = _DRAIN_PERIOD.search(command)
+    if period is None:
         return command, ""
-    when = _BEFORE_THE_END if asked[1] == "None" else _FROM_THE_START.format(asked=asked[1])
-    lines = f"{when}\n{_AT_ONCE_IF_LATE}\nexport QPU_DRAIN\n"
+    if period[1] == "None":
+        compute = _DRAIN_BEFORE_TIME_LIMIT
+    else:
+        compute = _DRAIN_AS_REQUESTED.format(requested=period[1])
+    lines = f"{compute}\n{_DRAIN_NOW_IF_LATE}\nexport QPU_DRAIN\n"
     return _DRAIN_PERIOD.sub("$QPU_DRAIN", command), lines

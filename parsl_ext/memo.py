@@ -1,4 +1,4 @@
-"""Memoisation of what quantum apps take and return."""
+"""Memoisation of the values that quantum apps take and return."""
 
 from __future__ import annotations
 
@@ -19,50 +19,55 @@ __all__ = ["register_memo_types"]
 
 
 def register_memo_types() -> None:
-    """Let Parsl recognise circuits, sequences, payloads, results, arrays, bytes and files.
+    """Make Parsl recognise circuits, sequences, payloads, results, arrays, bytes and files.
 
-    Parsl memoises calls of `cache=True` apps whose arguments it can identify; without this it
-    refuses those that have such arguments. It holds for the whole process, so it is called by the
-    program, once, before its first app. With a checkpoint, a rerun calls no QPU for what is known::
+    Parsl memoises a call of a `cache=True` app only if it can identify all arguments; without this
+    function it refuses the types above. Call it once in a program, before the first app: it holds
+    for the whole process. With a checkpoint, a rerun then takes known results from the checkpoint
+    instead of the QPU::
 
         register_memo_types()
         Config(..., memoizer=BasicMemoizer(checkpoint_mode="task_exit"))
 
-    Equal values are recognised in whichever process they were made. An input file is known by its
-    content, an output file by its path.
+    Equal values are recognised even if they were made in different processes. An input file is
+    identified by its content, an output file by its path.
     """
-    for kind, identify in (identities() | _OWN).items():
-        id_for_memo.register(kind)(_tagged(kind, identify))
-    id_for_memo.register(File)(_file)
+    # `id_for_memo` is a `functools.singledispatch` function, and calls each implementation with
+    # `output_ref` as a keyword (Parsl 2026.10.26).
+    for kind, identify in (identities() | _IDENTIFIERS).items():
+        id_for_memo.register(kind)(_with_type_name(kind, identify))
+    id_for_memo.register(File)(_identify_file)
 
 
-def _tagged(kind: type, identify: Callable[[Any], bytes]) -> Callable[..., bytes]:
-    def identified(value: Any, output_ref: bool = False) -> bytes:  # noqa: ARG001 - Parsl's
+def _with_type_name(kind: type, identify: Callable[[Any], bytes]) -> Callable[..., bytes]:
+    """Prefix an identity with its type, so that values of two types never share one."""
+
+    def identify_with_type(value: Any, output_ref: bool = False) -> bytes:  # noqa: ARG001 - Parsl's
         return f"{kind.__module__}.{kind.__qualname__}:".encode() + identify(value)
 
-    return identified
+    return identify_with_type
 
 
-def _array(array: np.ndarray[Any, Any]) -> bytes:
+def _identify_array(array: np.ndarray[Any, Any]) -> bytes:
     if array.dtype.hasobject:
         raise ValueError(
-            f"an array of {array.dtype} cannot be memoised; allowed are numbers and strings. "
-            "Convert it, or name its parameter in `ignore_for_cache`."
+            f"cannot memoise an array of dtype {array.dtype}: its elements must be numbers or "
+            "strings. Convert it, or name its parameter in `ignore_for_cache`."
         )
     return f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes()
 
 
-def _file(file: File, output_ref: bool = False) -> bytes:
+def _identify_file(file: File, output_ref: bool = False) -> bytes:
     if output_ref or file.scheme != "file" or not Path(file.filepath).is_file():
         return f"File:{file.url}".encode()
     with Path(file.filepath).open("rb") as content:
         return b"File:" + hashlib.file_digest(content, "sha256").digest()
 
 
-_OWN: dict[type, Callable[[Any], bytes]] = {
+_IDENTIFIERS: dict[type, Callable[[Any], bytes]] = {
     Payload: lambda payload: f"{payload.vendor} {payload.digest}".encode(),
     QuantumResult: lambda result: repr(result).encode() + result.vendor_result.encode(),
-    np.ndarray: _array,
-    np.generic: lambda value: _array(np.asarray(value)),
+    np.ndarray: _identify_array,
+    np.generic: lambda value: _identify_array(np.asarray(value)),
     bytes: bytes,
 }

@@ -1,4 +1,4 @@
-"""What Parsl is to do about an app, or a block, that failed."""
+"""How Parsl handles apps and blocks that fail."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ __all__ = ["qpu_retry_handler", "replace_lost_blocks"]
 
 
 def qpu_retry_handler(exception: Exception, task_record: Any) -> float:  # noqa: ARG001 - Parsl's
-    """Return what a failure costs of an app's retries, for `Config(retry_handler=…)`.
+    """Return the retry cost of a failed call, for `Config(retry_handler=…)`.
 
-    What no repetition mends costs all of them: a wrong request or payload, a task that failed at
-    the vendor, one of which nobody knows whether it was accepted, data that cannot be unpickled.
-    Everything else costs one, a lost worker or block among it: the retry finds the task that the
-    lost one had submitted.
+    An error that would only occur again costs all retries: a wrong request or payload, a task that
+    failed at the vendor, a task that the vendor may or may not have accepted, data that cannot be
+    unpickled. Any other error costs one retry, including the loss of a worker or a block: the next
+    attempt finds the task that the lost one submitted.
 
     Parameters
     ----------
     exception : Exception
-        What the app, or Parsl, raised.
+        The exception that the app, or Parsl, raised.
     task_record : TaskRecord
         Parsl's record of the call.
 
     Returns
     -------
     float
-        Parsl retries while the sum of the costs is at most `Config`'s `retries`.
+        The cost. Parsl retries a call while its costs add up to no more than `retries` in `Config`.
     """
     if isinstance(exception, QPUError):
         return 1.0 if exception.retryable else math.inf
@@ -44,12 +44,13 @@ def qpu_retry_handler(exception: Exception, task_record: Any) -> float:  # noqa:
 
 
 def replace_lost_blocks(executor: BlockProviderExecutor, status: dict[str, JobStatus]) -> None:
-    """Fail all calls when no block has ever had workers, or the last three have failed.
+    """Fail all calls if no block has ever had workers, or if the last three blocks have failed.
 
-    For `block_error_handler`. Parsl's own fails them when the first block is lost that had worked,
-    and so repeats nothing.
+    This is the default `block_error_handler` of `QPUExecutor`. Parsl's own default,
+    `simple_error_handler` (read in 2026.10.26), gives up as soon as all blocks so far have failed,
+    which with `init_blocks=1` is the first lost block: its calls would never be retried in another.
     """
-    # Parsl calls the blocks so that have ended without workers, however they did.
-    hopeless = all(block.state is JobState.MISSING for block in status.values())
-    handle = simple_error_handler if hopeless else windowed_error_handler
+    # HTEX rewrites the state of a block that ended without ever having connected to MISSING.
+    never_worked = all(block.state is JobState.MISSING for block in status.values())
+    handle = simple_error_handler if never_worked else windowed_error_handler
     handle(executor, status)

@@ -1,1 +1,1 @@
-"""Parsl providers whose blocks hold a QPU: one file for each scheduler."""
+"""Parsl providers whose blocks hold a QPU, one file per scheduler."""

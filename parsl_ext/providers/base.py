@@ -1,4 +1,4 @@
-"""What all providers share whose blocks hold a QPU, whatever the scheduler."""
+"""What all providers share whose blocks hold a QPU, under any scheduler."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from parsl.jobs.states import JobState as BlockState
-from parsl.jobs.states import JobStatus
+from parsl.jobs.states import JobStatus as BlockStatus
 from parsl.launchers.base import Launcher
 from parsl.providers.cluster_provider import ClusterProvider
 from parsl.providers.errors import SubmitException
 from parsl.utils import RepresentationMixin
 
 from parsl_ext.launcher import LeaseLauncher
-from parsl_ext.providers.queue import Queue
+from parsl_ext.providers.job_queue import JobQueue
+from parsl_ext.providers.job_script import render_job_script
+from parsl_ext.providers.stray_jobs import StrayJobs
 from qrmi_workflows.config.site import QPUPolicy, load_site_policy
 from qrmi_workflows.errors import SchedulerError
-from qrmi_workflows.schedulers.base import JobState, QPURequest, Scheduler
-from qrmi_workflows.schedulers.base import JobStatus as ListedJob
+from qrmi_workflows.schedulers.base import JobState, JobStatus, QPURequest, Scheduler
 
 __all__ = ["QPUProvider"]
 
@@ -36,21 +37,19 @@ _BLOCK_STATES = {
     JobState.TIMEOUT: BlockState.TIMEOUT,
     JobState.HELD: BlockState.HELD,
 }
-_PATIENCE_SECONDS = 2.0
-"""Parsl has one thread that asks after, adds and removes the blocks of all executors."""
+_CANCEL_SECONDS = 2.0
+"""How long `cancel` blocks: one thread of Parsl's polls and scales the blocks of all executors."""
 
-_FORGOTTEN_SECONDS = 60.0
-"""After which a job that a scheduler does not list has ended, and a cancelled one should have."""
-
-_LATE_SECONDS = 600.0
-"""In which a job may appear whose submission was not answered."""
+_UNLISTED_SECONDS = 60.0
+"""How long a job may be missing from the scheduler's lists before it counts as ended."""
 
 
 class QPUProvider(ClusterProvider, RepresentationMixin):
     """Blocks that hold a QPU, on any scheduler that `qrmi_workflows.schedulers` knows.
 
-    Not used itself: `QPUSlurmProvider` is the one for Slurm. Another scheduler's adds its hooks
-    (`qrmi_workflows.schedulers`), its own arguments and `job_options`.
+    This is a base class; `QPUSlurmProvider` is the provider for Slurm. A provider for another
+    scheduler adds that scheduler's hooks (`qrmi_workflows.schedulers`), its own arguments, and
+    `job_options`.
 
     Parameters
     ----------
@@ -61,17 +60,17 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
     scheduler : Scheduler
         The scheduler's hooks.
     site : str | None
-        Path of the site policy; found as `qpu` finds it when it is None.
+        Path of the site policy. If None, it is found as the `qpu` command finds it.
     nodes_per_block, init_blocks, min_blocks, max_blocks, parallelism, walltime, cmd_timeout
         As in Parsl's own providers.
     scheduler_options : str
-        Lines of further directives of the scheduler.
+        Lines with further directives for the scheduler.
     worker_init : str
         Commands to run before the workers start.
     launcher : Launcher | None
-        A `LeaseLauncher` when it is None.
+        The launcher. If None, a `LeaseLauncher`.
     status_polling_interval : int
-        Seconds between two looks at the scheduler's queue.
+        Seconds between two queries of the scheduler's queue.
     """
 
     def __init__(
@@ -117,16 +116,15 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         self._request = request
         self._scheduler = scheduler
         self._policy = load_site_policy(None if site is None else Path(site))
-        self._policy.qpu(request.qpu)
-        self._queue = Queue(scheduler, cmd_timeout)
-        self._seen: dict[str, float] = {}
-        self._cancelled: dict[str, float] = {}
-        self._unanswered: dict[str, float] = {}
+        self._policy.qpu(request.qpu)  # refuses a QPU that the site does not offer
+        self._queue = JobQueue(scheduler, cmd_timeout)
+        self._last_listed: dict[str, float] = {}
+        self._strays = StrayJobs()
         self._status_polling_interval = status_polling_interval
 
     @property
     def status_polling_interval(self) -> int:
-        """Seconds between two looks at the scheduler's queue."""
+        """Seconds between two queries of the scheduler's queue."""
         return self._status_polling_interval
 
     @property
@@ -135,16 +133,21 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         return self._policy.qpu(self.qpu)
 
     def check(self) -> None:
-        """Ask the scheduler whether it offers the QPU; `QPUExecutor` does so when it starts.
+        """Ask the scheduler whether it offers the QPU; called when a `QPUExecutor` starts.
 
-        Raises:
-            UnknownQPUError: It does not.
-            SchedulerError: It does not answer.
+        Raises
+        ------
+        UnknownQPUError
+            The scheduler does not offer the QPU.
+        RequestError
+            The scheduler offers fewer units of it.
+        SchedulerError
+            The scheduler does not answer.
         """
         self._scheduler.check_offered(self._request, self._policy)
 
     def job_options(self, tasks_per_node: int) -> list[str]:
-        """Return the scheduler's options for a block, besides those for the QPU."""
+        """Return the scheduler's options for a block, without those that ask for the QPU."""
         raise NotImplementedError
 
     def submit(self, command: str, tasks_per_node: int, job_name: str = "parsl.qpu") -> str:
@@ -153,153 +156,137 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         Raises
         ------
         SubmitException
-            The scheduler refused the job, or did not answer in time.
+            The scheduler rejected the job, or did not answer in time.
         """
         if self.script_dir is None:
-            raise SubmitException(job_name, "Parsl has given no script_dir; start it first.")
-        # A unique name, by which a job is found whose submission was not answered.
+            raise SubmitException(job_name, "no script_dir, which `parsl.load` sets. Load Parsl.")
+        # The name is unique, so that the job is found even if sbatch did not answer.
         name = f"{job_name}.{uuid.uuid4().hex[:12]}"
         script = Path(self.script_dir, name).absolute()
-        script.write_text(self._script(script, command, tasks_per_node), encoding="utf-8")
-        job_id = self._submit(script)
-        self._seen[job_id] = time.monotonic()
+        script.write_text(self._render_script(script, command, tasks_per_node), encoding="utf-8")
+        job_id = self._submit_script(script)
+        self._last_listed[job_id] = time.monotonic()
         self.resources[job_id] = {
             "job_id": job_id,
             "job_stdout_path": f"{script}.stdout",
             "job_stderr_path": f"{script}.stderr",
         }
-        self._set(job_id, BlockState.PENDING)
+        self._set_status(job_id, BlockState.PENDING)
         return job_id
 
     def cancel(self, job_ids: Sequence[str]) -> list[bool]:
-        """Cancel blocks, pending or running: each gives its lease back at the first SIGTERM.
+        """Cancel pending or running blocks; each releases its lease at the first SIGTERM.
 
-        Does not wait for that, nor for a scheduler that is slow to answer. What ignores SIGTERM is
-        killed by the block's supervisor, and at last by the scheduler.
+        This method waits neither for the release nor for a slow scheduler. Processes that ignore
+        SIGTERM are killed by the block's supervisor, and finally by the scheduler.
 
         Returns
         -------
         list of bool
-            False for blocks whose cancelling the scheduler refused.
+            False for blocks that the scheduler refused to cancel.
         """
         if not job_ids:
             return []
-        refused: list[SchedulerError] = []
-        self._cancel(job_ids, refused).join(_PATIENCE_SECONDS)
+        errors: list[SchedulerError] = []
+        self._start_cancelling(job_ids, errors).join(_CANCEL_SECONDS)
+        if errors:
+            self._strays.remove_cancelled(job_ids)
+            return [False] * len(job_ids)
         for job_id in job_ids:
-            if refused:
-                del self._cancelled[job_id]
-            elif not self.resources[job_id]["status"].terminal:
-                self._set(job_id, BlockState.CANCELLED)
-        return [not refused] * len(job_ids)
+            if not self.resources[job_id]["status"].terminal:
+                self._set_status(job_id, BlockState.CANCELLED)
+        return [True] * len(job_ids)
 
-    def status(self, job_ids: Sequence[str]) -> list[JobStatus]:
-        """Return the states of blocks, and end jobs that should not be there any more."""
+    def status(self, job_ids: Sequence[str]) -> list[BlockStatus]:
+        """Return the states of blocks, and cancel stray jobs."""
+        # ClusterProvider.status (read in Parsl 2026.10.26) does not call `_status` without ids; but
+        # stray jobs exist without any block.
         self._status()
         return [self.resources[job_id]["status"] for job_id in job_ids]
 
     def _status(self) -> None:
         open_jobs = [id_ for id_, job in self.resources.items() if not job["status"].terminal]
-        if not (open_jobs or self._cancelled or self._unanswered):
+        if not (open_jobs or self._strays):
             return
         try:
-            listed = self._queue.look(open_jobs)
+            listed = self._queue.list_jobs(open_jobs)
         except SchedulerError as error:
-            logger.warning("the scheduler was not asked for blocks: %s", error)
+            logger.warning("could not ask the scheduler for the states of blocks: %s", error)
             return
         for job_id in open_jobs:
-            self._update(job_id, listed.get(job_id))
-        self._cancel_strays(listed)
+            self._update_status(job_id, listed.get(job_id))
+        if strays := self._strays.find(listed):
+            logger.warning("cancelling jobs that should not exist: %s", ", ".join(strays))
+            self._start_cancelling(strays, [])
 
-    def _update(self, job_id: str, listed: ListedJob | None) -> None:
+    def _update_status(self, job_id: str, listed: JobStatus | None) -> None:
         now = time.monotonic()
         if listed is not None:
-            self._seen[job_id] = now
+            self._last_listed[job_id] = now
             state = _BLOCK_STATES.get(listed.state)
             if state is None:
                 logger.warning("job %s: unknown state; keeping the last one", job_id)
             else:
-                self._set(job_id, state, listed.reason or None)
-        elif now - self._seen[job_id] > _FORGOTTEN_SECONDS:
-            # Neither the queue nor the accounting knows it any more, so it has ended somehow.
-            self._set(job_id, BlockState.COMPLETED, "the scheduler no longer lists it")
+                exit_code = listed.exit_code if listed.state.is_final else None
+                self._set_status(job_id, state, listed.reason or None, exit_code)
+        elif now - self._last_listed[job_id] > _UNLISTED_SECONDS:
+            # Neither the queue nor the accounting knows the job any more, so it must have ended.
+            self._set_status(job_id, BlockState.COMPLETED, "the scheduler no longer lists the job")
 
-    def _cancel_strays(self, listed: dict[str, ListedJob]) -> None:
-        """Cancel what was accepted although nobody was told, and again what was not cancelled."""
-        now = time.monotonic()
-        alive = {id_: job.name for id_, job in listed.items() if not job.state.is_final}
-        self._cancelled = {id_: since for id_, since in self._cancelled.items() if id_ in alive}
-        self._unanswered = {
-            name: since for name, since in self._unanswered.items() if now - since < _LATE_SECONDS
-        }
-        strays = [id_ for id_, since in self._cancelled.items() if now - since > _FORGOTTEN_SECONDS]
-        strays += [
-            id_
-            for id_, name in alive.items()
-            if name in self._unanswered and id_ not in self._cancelled
-        ]
-        if strays:
-            logger.warning("jobs that should not be there are cancelled: %s", ", ".join(strays))
-            self._cancel(strays, [])
-
-    def _cancel(self, job_ids: Sequence[str], refused: list[SchedulerError]) -> threading.Thread:
-        """Cancel jobs in a thread, which the end of the program waits for."""
+    def _start_cancelling(
+        self, job_ids: Sequence[str], errors: list[SchedulerError]
+    ) -> threading.Thread:
+        """Cancel jobs in a thread; Python waits for that thread before it exits."""
 
         def cancel() -> None:
             try:
                 self._queue.cancel(job_ids)
             except SchedulerError as error:
-                logger.warning("cancel of %s: %s", ", ".join(job_ids), error)
-                refused.append(error)
+                logger.warning("could not cancel %s: %s", ", ".join(job_ids), error)
+                errors.append(error)
 
-        self._cancelled |= dict.fromkeys(job_ids, time.monotonic())
+        self._strays.add_cancelled(job_ids)
         thread = threading.Thread(target=cancel, name=f"{self.label}-cancel")
         thread.start()
         return thread
 
-    def _set(self, job_id: str, state: BlockState, message: str | None = None) -> None:
+    def _set_status(
+        self,
+        job_id: str,
+        state: BlockState,
+        message: str | None = None,
+        exit_code: int | None = None,
+    ) -> None:
         job = self.resources[job_id]
-        job["status"] = JobStatus(
+        job["status"] = BlockStatus(
             state,
             message,
+            exit_code,
             stdout_path=job["job_stdout_path"],
             stderr_path=job["job_stderr_path"],
         )
 
-    def _submit(self, script: Path) -> str:
+    def _submit_script(self, script: Path) -> str:
         try:
             return self._queue.submit(script)
         except SchedulerError as error:
-            self._unanswered[script.name] = time.monotonic()
+            self._strays.add_unanswered(script.name)
             raise SubmitException(
                 script.name, str(error), stderr=error.stderr, retcode=error.returncode
             ) from error
 
-    def _script(self, script: Path, command: str, tasks_per_node: int) -> str:
-        asked = [
-            *self._scheduler.qpu_options(self._request, self._policy),
-            *self.job_options(tasks_per_node),
-        ]
-        # These come last, and so stay ours: a block is found by its name.
-        stdout, stderr = Path(f"{script}.stdout"), Path(f"{script}.stderr")
-        named = self._scheduler.name_options(script.name, stdout=stdout, stderr=stderr)
-        lines = [
-            "#!/bin/bash",
-            *map(self._scheduler.directive, asked),
-            self.scheduler_options,
-            *map(self._scheduler.directive, named),
-            *self._exports(tasks_per_node),
-            f'export JOBNAME="{script.name}"',
-            self.worker_init,
+    def _render_script(self, path: Path, command: str, tasks_per_node: int) -> str:
+        cores = self.cores_per_node
+        return render_job_script(
+            path,
             self.launcher(command, tasks_per_node, self.nodes_per_block, self.script_dir),
-        ]
-        return "\n".join(lines) + "\n"
-
-    def _exports(self, tasks_per_node: int) -> list[str]:
-        """Return how Parsl's pools learn what they may use of a node."""
-        lines = []
-        if self.cores_per_node is not None:
-            lines.append(f"export PARSL_CORES={max(1, self.cores_per_node // tasks_per_node)}")
-        if self.mem_per_node is not None:
-            lines.append(f"export PARSL_MEMORY_GB={self.mem_per_node}")
-        return lines
+            directive=self._scheduler.directive,
+            options=[
+                *self._scheduler.qpu_options(self._request, self._policy),
+                *self.job_options(tasks_per_node),
+            ],
+            scheduler_options=self.scheduler_options,
+            worker_init=self.worker_init,
+            cores=None if cores is None else max(1, cores // tasks_per_node),
+            memory_gb=self.mem_per_node,
+        )

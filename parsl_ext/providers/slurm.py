@@ -13,44 +13,46 @@ __all__ = ["QPUSlurmProvider"]
 
 
 class QPUSlurmProvider(QPUProvider):
-    """Blocks that are Slurm jobs holding a QPU: its GRES, licence or `--qpu`, as the site grants.
+    """Blocks that are Slurm jobs and hold a QPU, as the site grants it: GRES, licence or `--qpu`.
 
-    Small by default: one node, one core, not exclusive, never requeued, for a QPU's block spends
-    its time waiting for the QPU.
+    A block spends most of its time waiting for the QPU, so its job is small by default: one node,
+    one core, not exclusive. It is never requeued by default.
 
     Parameters
     ----------
     qpu : str
         The QPU's name.
     count : int
-        How many of Slurm's units of it. Default is 1.
+        How many of Slurm's units of the QPU. Default is 1.
     site : str | None
-        Path of the site policy; found as `qpu` finds it when it is None.
+        Path of the site policy. If None, it is found as the `qpu` command finds it.
     partition, account, qos, constraint, clusters : str | None
         As in Parsl's `SlurmProvider`.
     nodes_per_block, init_blocks, min_blocks, max_blocks, parallelism, walltime, cmd_timeout
         As in Parsl's `SlurmProvider`.
     cores_per_node, mem_per_node : int | None
-        Cores, and memory in GB, of the block's node.
+        Cores, and memory in GB, of the block on each node.
     exclusive : bool
-        Whether the block takes its node for itself. Default is False.
+        Whether the block has its nodes to itself. Default is False.
     requeue : bool
-        Whether Slurm may run the block's job again, which spends the QPU's time again.
+        Whether Slurm may requeue the block's job, for example after a node failure. Default is
+        False, because the job would use the QPU again.
     scheduler_options : str
-        Lines of further `#SBATCH` directives.
+        Lines with further `#SBATCH` directives.
     worker_init : str
         Commands to run before the workers start.
     launcher : Launcher | None
-        A `LeaseLauncher` when it is None.
+        The launcher. If None, a `LeaseLauncher`.
     status_polling_interval : int
-        Seconds between two looks at the queue. Default is 10.
+        Seconds between two queries of the queue. Default is 10.
 
     Raises
     ------
     UnknownQPUError
         The site policy does not offer the QPU.
     RequestError
-        `count` or `scheduler_options` contradict the request.
+        `count` is not a positive integer, or `scheduler_options` would override the request for
+        the QPU.
     ConfigError
         There is no usable site policy.
     """
@@ -111,9 +113,9 @@ class QPUSlurmProvider(QPUProvider):
         self.requeue = requeue
 
     def job_options(self, tasks_per_node: int) -> list[str]:
-        """Return sbatch's options for a block, besides those for the QPU."""
+        """Return sbatch's options for a block, without those that ask for the QPU."""
         cores = None if self.cores_per_node is None else max(1, self.cores_per_node)
-        named = {
+        values = {
             "nodes": self.nodes_per_block,
             "ntasks-per-node": tasks_per_node,
             "time": self.walltime,
@@ -124,7 +126,7 @@ class QPUSlurmProvider(QPUProvider):
             "qos": self.qos,
             "constraint": self.constraint,
         }
-        options = [f"--{key}={value}" for key, value in named.items() if value]
+        options = [f"--{key}={value}" for key, value in values.items() if value]
         options += ["--exclusive"] if self.exclusive else []
         options += [] if self.requeue else ["--no-requeue"]
         return options

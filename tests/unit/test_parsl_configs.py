@@ -1,4 +1,4 @@
-"""`qpu_config`: the ready configuration is the one that its page spells out."""
+"""`qpu_config`, and the page that shows the same configuration in parts."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("local", [False, True])
-def test_what_is_said_of_the_executor_reaches_it(local: bool) -> None:
-    """The address, too, where blocks do not reach this machine by the one that Parsl finds."""
+def test_arguments_are_passed_on_to_the_executor(local: bool) -> None:
     options = {"lanes": 3, "max_workers_per_node": 7, "address": "127.0.0.2"}
     (executor,) = qpu_config("ibm_fez", local=local, **options).executors
     assert {name: getattr(executor, name) for name in options} == options
 
 
-def test_the_page_puts_together_what_qpu_config_does() -> None:
+def test_the_page_builds_the_same_configuration_from_parts() -> None:
     snippets = blocks(PAGE, "python")
     names: dict[str, Any] = {}
-    exec(snippets[0], names)  # noqa: S102 - the page's own first and last snippet
+    exec(snippets[0], names)  # noqa: S102 - the first and the last snippet of the page
     exec(snippets[-1], names)  # noqa: S102
     ready, in_parts = names["config"], names["in_parts"]
     assert repr(in_parts.executors) == repr(ready.executors)

@@ -1,4 +1,4 @@
-"""What a block's supervisor is told to run; a real shell runs it."""
+"""The command that `LeaseLauncher` gives a block's supervisor, run by a real shell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from parsl.launchers import SimpleLauncher, SingleNodeLauncher, SrunLauncher
 
 from parsl_ext import LeaseLauncher
-from parsl_ext.launcher import ALIVE_FILE
+from parsl_ext.alive_file import ALIVE_FILE
 
 COMMANDS = {
     "qpu": """#!/bin/sh
@@ -27,7 +27,7 @@ exec "$@"
 
 
 def run(folder: Path, block: str, **environ: str) -> str:
-    """Run a block's lines with a supervisor that holds nothing; return what the pool prints."""
+    """Run a block's lines with a stand-in for `qpu`; return what the worker pool prints."""
     for name, script in COMMANDS.items():
         (folder / name).write_text(script)
         (folder / name).chmod(0o755)
@@ -39,7 +39,7 @@ def run(folder: Path, block: str, **environ: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("asked", "used", "left", "drains"),
+    ("requested", "used", "left", "expected"),
     [
         ("500", "200", "400", "300"),
         ("500", "20", "", "480"),
@@ -53,18 +53,20 @@ def run(folder: Path, block: str, **environ: str) -> str:
         ("None", "", "", "None"),
     ],
 )
-def test_a_pool_drains_at_a_time_of_its_job(tmp_path, asked, used, left, drains):
+def test_the_drain_period_counts_from_the_start_of_the_job(
+    tmp_path, requested, used, left, expected
+):
     launcher = LeaseLauncher(qpu="a", inner=SimpleLauncher())
-    block = launcher(f"echo --drain_period={asked} --cpu-affinity none", 1, 1, str(tmp_path))
+    block = launcher(f"echo --drain_period={requested} --cpu-affinity none", 1, 1, str(tmp_path))
 
     out = run(tmp_path, block, QPU_JOB_USED=used, QPU_JOB_LEFT=left)
 
-    assert out == f"--drain_period={drains} --cpu-affinity none\n"
+    assert out == f"--drain_period={expected} --cpu-affinity none\n"
     assert (tmp_path / "argv-qpu").read_text() == "lease exec --job-time --qpu=a\n"
 
 
 @pytest.mark.parametrize("inner", [SingleNodeLauncher(debug=False), SimpleLauncher(), None])
-def test_a_command_reaches_the_workers_as_it_is(tmp_path, inner):
+def test_the_command_reaches_the_workers_unchanged(tmp_path, inner):
     launcher = LeaseLauncher(qpu="a", inner=inner)
 
     out = run(tmp_path, launcher("echo '$HOME {x}' \"`echo y`\"", 1, 1, str(tmp_path)))
@@ -74,7 +76,7 @@ def test_a_command_reaches_the_workers_as_it_is(tmp_path, inner):
     assert (tmp_path / "argv-qpu").read_text() == "lease exec --qpu=a\n"
 
 
-def test_one_lease_is_held_for_all_nodes_of_a_block(tmp_path):
+def test_all_nodes_of_a_block_share_one_lease(tmp_path):
     launcher = LeaseLauncher(qpu="a", inner=SrunLauncher())
     block = launcher("echo --drain_period=90", 1, 2, str(tmp_path))
 
@@ -84,7 +86,7 @@ def test_one_lease_is_held_for_all_nodes_of_a_block(tmp_path):
     assert (tmp_path / "argv-qpu").read_text() == "lease exec --job-time --qpu=a\n"
 
 
-def test_the_submit_sides_sign_of_life_is_watched_where_there_is_one(tmp_path):
+def test_the_supervisor_watches_the_alive_file_if_it_exists(tmp_path):
     folder = tmp_path / "a user's run"
     folder.mkdir()
     (folder / ALIVE_FILE).touch()

@@ -1,4 +1,4 @@
-"""Memoisation: equal values are recognised in any process, unequal ones never."""
+"""Memoisation: equal values are recognised in any process, and different ones are told apart."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def parametrised(name: str, factor: float = 2.0) -> QuantumCircuit:
 
 
 def evolved(label: str) -> QuantumCircuit:
-    """The gate's parameters do not tell its operator."""
+    """Return a circuit whose gate has an operator that its parameters do not show."""
     made = QuantumCircuit(2)
     made.append(PauliEvolutionGate(SparsePauliOp(label), 0.3), [0, 1])
     return made
 
 
-def of_own_gate(angle: float) -> QuantumCircuit:
-    """Qiskit gives the gate another name each time."""
+def with_custom_gate(angle: float) -> QuantumCircuit:
+    """Return a circuit with a gate that Qiskit names differently each time."""
     inner = QuantumCircuit(2)
     inner.rx(angle, 0)
     made = QuantumCircuit(2)
@@ -93,7 +93,7 @@ def result(task: str) -> QuantumResult:
 
 
 def values() -> list[Any]:
-    """Values that all differ; made anew each time."""
+    """Return new values, each different from all others."""
     return [
         circuit(),
         circuit(phase=0.5),
@@ -104,8 +104,8 @@ def values() -> list[Any]:
         parametrised("a", 3.0),
         evolved("XX"),
         evolved("ZZ"),
-        of_own_gate(0.1),
-        of_own_gate(0.2),
+        with_custom_gate(0.1),
+        with_custom_gate(0.2),
         dynamic(0),
         dynamic(1),
         delayed("ns"),
@@ -128,15 +128,15 @@ def values() -> list[Any]:
     ]
 
 
-def test_no_two_different_values_are_taken_for_one() -> None:
+def test_different_values_have_different_identities() -> None:
     assert len({id_for_memo(value) for value in values()}) == len(values())
 
 
-def test_equal_values_are_recognised() -> None:
+def test_equal_values_have_equal_identities() -> None:
     assert [id_for_memo(value) for value in values()] == [id_for_memo(value) for value in values()]
 
 
-def test_equal_values_are_recognised_in_another_process() -> None:
+def test_equal_values_have_equal_identities_in_other_processes() -> None:
     code = (
         "import sys, hashlib, test_parsl_memo as t\n"
         "t.register_memo_types()\n"
@@ -159,7 +159,7 @@ def test_an_array_of_objects_is_refused() -> None:
         id_for_memo(np.array([object()]))
 
 
-def test_an_input_file_is_known_by_its_content_and_an_output_by_its_path(tmp_path) -> None:
+def test_input_files_are_identified_by_content_and_output_files_by_path(tmp_path) -> None:
     (tmp_path / "a").write_text("one")
     (tmp_path / "b").write_text("one")
     first, second = File(tmp_path / "a"), File(tmp_path / "b")

@@ -1,4 +1,4 @@
-"""What failures cost of an app's retries, and of an executor's blocks."""
+"""The retry cost of failed calls, and when an executor gives up on its blocks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qrmi_workflows import errors
 
 
 @pytest.mark.parametrize(
-    "mended",
+    "error",
     [
         errors.LeaseError("another holds it", "q", retryable=True),
         errors.DeadlineError("no answer", "q", "task_status", None, True),
@@ -25,12 +25,12 @@ from qrmi_workflows import errors
         ZeroDivisionError(),
     ],
 )
-def test_what_a_repetition_may_mend_costs_one_retry(mended: Exception) -> None:
-    assert qpu_retry_handler(mended, {}) == 1
+def test_an_error_that_a_retry_may_cure_costs_one_retry(error: Exception) -> None:
+    assert qpu_retry_handler(error, {}) == 1
 
 
 @pytest.mark.parametrize(
-    "lasting",
+    "error",
     [
         errors.PayloadError("no shots"),
         errors.UnknownQPUError("a", ["b"], "here"),
@@ -40,12 +40,12 @@ def test_what_a_repetition_may_mend_costs_one_retry(mended: Exception) -> None:
         DeserializationError("no such module"),
     ],
 )
-def test_what_no_repetition_mends_costs_all_retries(lasting: Exception) -> None:
-    assert qpu_retry_handler(lasting, {}) == math.inf
+def test_an_error_that_would_occur_again_costs_all_retries(error: Exception) -> None:
+    assert qpu_retry_handler(error, {}) == math.inf
 
 
 @pytest.mark.parametrize(
-    ("blocks", "hopeless"),
+    ("blocks", "gives_up"),
     [
         ("PENDING", False),
         ("MISSING", True),
@@ -56,12 +56,12 @@ def test_what_no_repetition_mends_costs_all_retries(lasting: Exception) -> None:
         ("FAILED FAILED COMPLETED", False),
     ],
 )
-def test_an_executor_gives_up_when_no_block_has_worked_or_three_in_a_row_have_failed(
-    blocks: str, hopeless: bool
+def test_an_executor_gives_up_if_no_block_has_worked_or_three_in_a_row_have_failed(
+    blocks: str, gives_up: bool
 ) -> None:
     executor = QPUExecutor(provider=LocalProvider())
     states = {str(n): JobStatus(JobState[name]) for n, name in enumerate(blocks.split())}
 
     executor.handle_errors(states)
 
-    assert executor.bad_state_is_set is hopeless
+    assert executor.bad_state_is_set is gives_up

@@ -1,4 +1,4 @@
-"""A scheduler's queue as a provider uses it: each of its commands has a time-out."""
+"""A scheduler's job queue, as a provider uses it; each command has a timeout."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from qrmi_workflows.schedulers.base import JobStatus, Scheduler
 from qrmi_workflows.schedulers.command import require_success, run_command
 from qrmi_workflows.schedulers.submission import JobMark, list_jobs, submit_job
 
-__all__ = ["Queue"]
+__all__ = ["JobQueue"]
 
 
-class Queue:
+class JobQueue:
     """Runs a scheduler's commands.
 
     Args:
@@ -27,28 +27,30 @@ class Queue:
         self._scheduler = scheduler
         self._timeout = timeout
 
-    def look(self, job_ids: Iterable[str] = ()) -> dict[str, JobStatus]:
-        """Return this user's jobs that are queued or have just ended, and the ones asked for.
+    def list_jobs(self, job_ids: Iterable[str] = ()) -> dict[str, JobStatus]:
+        """Return this user's queued, running and recently ended jobs, by id.
 
-        A job that is neither in the queue nor in the accounting is absent: it may be too new for
-        both, or too old.
+        Args:
+            job_ids: Jobs to look up in the accounting if the queue no longer lists them. One that
+                is too new or too old for both is not returned.
 
         Raises:
             SchedulerError: The scheduler did not answer.
         """
         listed = list_jobs(self._scheduler, self._scheduler.status_argv(), timeout=self._timeout)
-        absent = [job_id for job_id in job_ids if job_id not in listed]
-        argv = self._scheduler.history_argv(absent) if absent else None
+        unlisted = [job_id for job_id in job_ids if job_id not in listed]
+        argv = self._scheduler.history_argv(unlisted) if unlisted else None
         if argv is not None:
             with suppress(SchedulerError):  # the site may have no accounting
                 listed |= list_jobs(self._scheduler, argv, timeout=self._timeout)
         return listed
 
     def submit(self, script: Path) -> str:
-        """Submit a script, whose name is its job's name, and return the job's id.
+        """Submit a script whose name is also its job's name; return the job's id.
 
         Raises:
-            SchedulerError: The scheduler rejected it, or did not answer; then the job may exist.
+            SchedulerError: The scheduler rejected the job, or did not answer. In the latter case
+                the job may still appear.
         """
         return submit_job(
             self._scheduler,
@@ -62,7 +64,7 @@ class Queue:
         """Cancel jobs.
 
         Raises:
-            SchedulerError: The scheduler refused, or did not answer.
+            SchedulerError: The scheduler rejected the request, or did not answer.
         """
         argv = self._scheduler.cancel_argv(job_ids)
         require_success(run_command(argv, timeout=self._timeout))

@@ -1,4 +1,4 @@
-"""Steps that are a payload and nothing else: no app to write."""
+"""Run a payload without writing an app."""
 
 from __future__ import annotations
 
@@ -28,50 +28,53 @@ def run_payload(
     executors: list[str] | str = "qpu",
     cache: bool = False,
 ) -> AppFuture:
-    """Run one task in a block that holds a QPU; a quantum-only step.
+    """Run one task in a block that holds a QPU.
 
-    A payload that is here already is read and checked now. A future, of another app's result or of
-    its output file, is waited for::
+    A payload that exists already is read and checked at once. A future of another app's result, or
+    of its output file, is awaited first::
 
         bell = run_payload("bell.json", outputs=[File("bell.result.json")])
         plot(bell.outputs[0])
 
-    With an output file the step is the one of `qpu run PAYLOAD -o FILE`: until it has ended well
-    another run of the program finds its task, and pays for no second one.
+    With an output file, the step has the same name as that of `qpu run PAYLOAD -o FILE`. Until it
+    has succeeded, other runs of the program find its task and do not submit a second one.
 
     Parameters
     ----------
     payload : Payload, mapping, path, File, or a future of one
-        What to run.
+        The payload.
     shots : int | None
-        Another number of shots than the payload's own.
+        A number of shots to use instead of the payload's own.
     outputs : sequence of File or path
-        Where to write the result: at most one file, on the file system that blocks share.
+        The file to write the result to, on a file system that the blocks share; at most one.
     qpu : str | None
-        Which of the block's QPUs, where it holds several.
+        The QPU to use, if the block holds several.
     executors : list of str, or str
-        Labels of the executors that it may run on. Default is "qpu", `QPUExecutor`'s.
+        Labels of the executors that it may run on. Default is "qpu", the default label of
+        `QPUExecutor`.
     cache : bool
-        Whether Parsl memoises it; see `register_memo_types`.
+        Whether Parsl memoises the call; see `register_memo_types`.
 
     Returns
     -------
     AppFuture
-        Of the `QuantumResult`. The files that were written are its `outputs`.
+        A future of the `QuantumResult`, whose `outputs` has a future of the output file.
 
     Raises
     ------
     PayloadError
-        The payload cannot be read, or is of no vendor's schema.
+        The payload cannot be read, or does not match any vendor's schema.
     RequestError
-        More than one output file is asked for.
+        There is more than one output file.
     """
     files = [each if isinstance(each, File) else File(each) for each in outputs]
     if len(files) > 1:
-        raise RequestError(f"{len(files)} output files; allowed is one, for the result. Name one.")
-    app = _app(qpu, executors if isinstance(executors, str) else tuple(executors), cache)
+        raise RequestError(
+            f"{len(files)} output files: must be at most one, for the result. Name only one."
+        )
+    app = _payload_app(qpu, executors if isinstance(executors, str) else tuple(executors), cache)
     step = f"qpu run -o {Path(files[0].filepath).absolute()}" if files else None
-    future = app(_ready(payload), shots=shots, outputs=files, qpu_step=step)
+    future = app(_read_early(payload), shots=shots, outputs=files, qpu_step=step)
     if step is not None:
         future.add_done_callback(
             lambda done: archive_step(step) if done.exception() is None else None
@@ -80,9 +83,10 @@ def run_payload(
 
 
 @functools.cache
-def _app(
+def _payload_app(
     qpu: str | None, executors: str | tuple[str, ...], cache: bool
 ) -> Callable[..., AppFuture]:
+    """Return the app for these arguments; one app each, as a user's decorator would make."""
     labels = executors if isinstance(executors, str) else list(executors)
     return qpu_app(_run, qpu=qpu, executors=labels, cache=cache)
 
@@ -96,8 +100,8 @@ def _run(payload: Any, *, shots: int | None, outputs: list[File], lease: Any) ->
     return result
 
 
-def _ready(payload: Any) -> Any:
-    """Read what can be read now, so that what is wrong with it is said to the caller."""
+def _read_early(payload: Any) -> Any:
+    """Read a payload that exists already, so that the caller learns now what is wrong with it."""
     if isinstance(payload, Path | str) or (isinstance(payload, File) and payload.scheme == "file"):
         return Payload.from_file(Path(payload))
     if isinstance(payload, Mapping):

@@ -1,0 +1,83 @@
+"""A block's job script, and the jobs that a provider cancels although they are no blocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from parsl_ext.providers import stray_jobs
+from parsl_ext.providers.job_script import render_job_script
+from parsl_ext.providers.stray_jobs import StrayJobs
+from qrmi_workflows.schedulers.base import JobState, JobStatus
+
+SCRIPT = """#!/bin/bash
+#SBATCH --gres=qpu:ibm_fez:1
+#SBATCH --no-requeue
+#SBATCH --mail-type=END
+#SBATCH --job-name=parsl.qpu.1
+#SBATCH --output=/runs/parsl.qpu.1.stdout
+#SBATCH --error=/runs/parsl.qpu.1.stderr
+export PARSL_CORES=2
+export PARSL_MEMORY_GB=4
+export JOBNAME="parsl.qpu.1"
+module load python
+exec workers
+"""
+
+
+def listed(**names: str) -> dict[str, JobStatus]:
+    """Return running jobs with these ids (after a letter) and names."""
+    return {
+        job[1:]: JobStatus(state=JobState.RUNNING, job_id=job[1:], name=name)
+        for job, name in names.items()
+    }
+
+
+def test_a_job_script_is_rendered_line_by_line() -> None:
+    script = render_job_script(
+        Path("/runs/parsl.qpu.1"),
+        "exec workers",
+        directive=lambda option: f"#SBATCH {option}",
+        options=["--gres=qpu:ibm_fez:1", "--no-requeue"],
+        scheduler_options="#SBATCH --mail-type=END",
+        worker_init="module load python",
+        cores=2,
+        memory_gb=4,
+    )
+
+    assert script.splitlines() == SCRIPT.splitlines()
+
+
+def test_a_pool_may_use_the_whole_node_unless_told_otherwise() -> None:
+    script = render_job_script(Path("/runs/a"), "exec workers", directive=str, options=[])
+
+    assert "PARSL_" not in script
+
+
+def test_the_job_of_an_unanswered_submission_is_cancelled_once_it_is_listed() -> None:
+    strays = StrayJobs()
+    assert not strays
+    strays.add_unanswered("late")
+    assert strays
+
+    assert strays.find(listed(j1="block")) == []
+    assert strays.find(listed(j1="block", j2="late")) == ["2"]
+
+    strays.add_cancelled(["2"])
+    assert strays.find(listed(j1="block", j2="late")) == []
+
+
+def test_a_job_that_outlives_its_cancellation_is_cancelled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    strays = StrayJobs()
+    strays.add_cancelled(["1", "2", "3"])
+    strays.remove_cancelled(["3"])
+    assert strays.find(listed(j1="a", j2="b", j3="c")) == []
+
+    monkeypatch.setattr(stray_jobs, "_CANCEL_AGAIN_SECONDS", 0.0)
+
+    assert strays.find(listed(j1="a", j3="c")) == ["1"]
+    assert strays.find({}) == []
+    assert not strays

@@ -1,8 +1,8 @@
-"""Payloads: what a task is made of, read from files and checked before anything is acquired.
+"""Payloads: the inputs of tasks, read from files and checked before a QPU is acquired.
 
-A payload file is one JSON object of upstream's `task_runner` schema. Its keys tell the vendor:
-`program_id` and `parameters` are IBM's primitives, `sequence` and `job_runs` Pasqal's. A file that
-has nothing but a program (OpenQASM 3, QPY, Pulser's abstract representation) is made into one.
+A payload file is one JSON object in the schema of QRMI's `task_runner`. Its keys identify the
+vendor: `program_id` and `parameters` for IBM, `sequence` and `job_runs` for Pasqal. A file that
+holds only a program (OpenQASM 3, QPY, Pulser's abstract representation) is converted to a payload.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from qrmi_workflows.vendors.registry import load_vendor, read_program, vendor_of
 __all__ = ["MAX_BYTES", "Payload", "PayloadLike", "to_payload"]
 
 MAX_BYTES = 50_000_000
-"""The largest payload that is sent: what is larger is more likely a mistake than an experiment."""
+"""The maximum size of a payload; a larger one is more likely a mistake than an experiment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payload:
-    """One task's input, valid for its vendor.
+    """The input of one task, valid for its vendor.
 
     Attributes:
         vendor: The vendor's name (`ibm`).
-        content: The object as the file has it.
-        digest: The SHA-256 of the content, equal for equal payloads whatever their key order.
+        content: The JSON object of the payload file.
+        digest: The SHA-256 of the content, which does not depend on the order of keys.
 
     Raises:
-        PayloadError: The content is not JSON, or larger than `MAX_BYTES`.
+        PayloadError: The content is not valid JSON, or larger than `MAX_BYTES`.
     """
 
     vendor: str
@@ -50,8 +50,8 @@ class Payload:
             ).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise PayloadError(
-                f"the payload is not JSON: {error}. Allowed are objects, lists, strings and finite "
-                "numbers; make arrays lists (`.tolist()`)."
+                f"the payload is not valid JSON: {error}. Must consist of objects, lists, strings "
+                "and finite numbers. Convert arrays to lists with `.tolist()`."
             ) from error
         _check_size("the payload", len(text))
         object.__setattr__(self, "digest", hashlib.sha256(text).hexdigest())
@@ -67,93 +67,95 @@ class Payload:
         parameter_values: Any = None,
         precision: float | None = None,
     ) -> Self:
-        """Read a payload file, or one that has nothing but a program.
+        """Read a payload file, or a file that holds only a program.
 
         Args:
-            path: JSON of upstream's schema, OpenQASM 3, QPY, or Pulser's abstract representation.
-            program: `sampler` or `estimator`; for circuits, and by default as `observables` tell.
-            shots: How often to sample, instead of what the file says.
-            observables: What to estimate, on the circuit's own qubits: a Pauli label (`"ZZ"`), a
-                map of labels to coefficients, or lists of those; for circuits alone.
-            parameter_values: Values of the circuit's parameters; the last axis runs over them.
-            precision: The standard error that the estimates reach; for circuits alone.
+            path: A file in JSON of `task_runner`'s schema, OpenQASM 3, QPY, or Pulser's abstract
+                representation.
+            program: `sampler` or `estimator`, for circuits. The default is `estimator` if there are
+                observables, otherwise `sampler`.
+            shots: The number of shots; overrides the file's own.
+            observables: For circuits: the observables to estimate, on the circuit's own qubits. A
+                Pauli label (`"ZZ"`), a mapping from labels to coefficients, or a list of these.
+            parameter_values: For circuits: values of the parameters, which the last axis runs over.
+            precision: For circuits: the standard error that the estimates must reach.
 
         Raises:
-            PayloadError: The file is missing, too large, malformed, or of no vendor's form; or it
-                already says what is given here.
-            ConfigError: Reading it needs a package that is not installed.
+            PayloadError: The file is missing, too large, malformed or in an unknown format, or an
+                argument does not apply to it.
+            ConfigError: A package that is needed to read the file is not installed.
         """
         path = Path(path)
         settings = ProgramSettings(
             program=program,
-            shots=None if shots is None else _positive(shots),
+            shots=None if shots is None else _require_positive(shots),
             observables=observables,
             parameter_values=parameter_values,
-            precision=None if precision is None else _finite(precision),
+            precision=None if precision is None else _require_non_negative(precision),
         )
         source = _read(path)
         if isinstance(source, bytes | Mapping):
             content = read_program(source, settings, where=str(path))
             if content is not None:
                 return cls.from_content(content, where=str(path))
-        settings.require_only("shots", where=str(path), reason="the file is a whole payload")
+        settings.require_only("shots", where=str(path), subject="a complete payload")
         payload = cls.from_content(source, where=str(path))
         return payload if shots is None else payload.with_shots(shots)
 
     @classmethod
     def from_content(cls, content: object, *, where: str = "payload") -> Self:
-        """Take a payload that is already in memory.
+        """Create a payload from an object in memory.
 
         Args:
-            content: An object of upstream's schema.
-            where: What to call it in messages.
+            content: An object in `task_runner`'s schema.
+            where: The payload's name, for messages.
 
         Raises:
-            PayloadError: It is of no vendor's schema.
+            PayloadError: The object does not match any vendor's schema.
         """
         vendor = vendor_of_payload(content, where=where)
-        if not isinstance(content, Mapping):  # vendor_of_payload has refused it already
+        if not isinstance(content, Mapping):  # unreachable: vendor_of_payload refuses it; for mypy
             raise TypeError(content)
         return cls(vendor=vendor.name, content=content)
 
     @property
     def program(self) -> str:
-        """What kind of program it is: `sampler`, `estimator`, `pulser`."""
+        """The program that the payload runs: `sampler`, `estimator` or `pulser`."""
         return load_vendor(self.vendor).program(self.content)
 
     def with_shots(self, shots: int) -> Self:
-        """Return the same payload with another number of shots.
+        """Return a copy of the payload with another number of shots.
 
         Raises:
-            PayloadError: The number is not positive, or the program has no shots.
+            PayloadError: The number is not a positive integer, or the program takes no shots.
         """
-        content = load_vendor(self.vendor).with_shots(self.content, _positive(shots))
+        content = load_vendor(self.vendor).with_shots(self.content, _require_positive(shots))
         return type(self)(vendor=self.vendor, content=content)
 
     def require_type(self, qpu: str, resource_type: str) -> None:
-        """Refuse a QPU that another vendor makes.
+        """Refuse a QPU of another vendor.
 
         Raises:
-            PayloadError: The payload is for another vendor than the QPU's.
+            PayloadError: The resource type is not one of the payload's vendor.
         """
         vendor = load_vendor(self.vendor)
         if resource_type not in vendor.types:
             raise PayloadError(
-                f"this {vendor.name} payload ({self.program}) cannot run on QPU {qpu!r} of type "
-                f"{resource_type!r}; allowed: QPUs of type {', '.join(vendor.types)}. "
-                "Name such a QPU; `qpu list` shows their types."
+                f"a {self.program} payload for {vendor.name} cannot run on QPU {qpu!r} of type "
+                f"{resource_type!r}; the type must be one of: {', '.join(vendor.types)}. Name "
+                "another QPU; `qpu list` shows the types."
             )
 
     def require_fit(self, qpu: str, target: str | None) -> None:
-        """Refuse what the QPU would refuse: unbound parameters, a circuit that is not ISA, ….
+        """Refuse what the QPU would reject: unbound parameters, or circuits that are not ISA.
 
         Args:
             qpu: The QPU's name.
-            target: What the QPU can do, as `Lease.target` gives it; when it is `None` only what
-                no QPU takes is refused.
+            target: The QPU's target, as `Lease.target` returns it. If it is `None`, only what every
+                QPU would reject is refused.
 
         Raises:
-            PayloadError: The payload cannot run there.
+            PayloadError: The payload cannot run on the QPU.
         """
         load_vendor(self.vendor).check(self.content, qpu=qpu, target=target)
 
@@ -163,14 +165,14 @@ PayloadLike = Payload | Mapping[str, Any] | Path | str
 
 
 def to_payload(payload: PayloadLike, *, shots: int | None = None) -> Payload:
-    """Return a payload given in any of its forms.
+    """Convert a payload's content, or the path of its file, to a `Payload`.
 
     Args:
         payload: The payload, its content, or the path of its file.
-        shots: A number of shots to use instead of its own.
+        shots: The number of shots; overrides the payload's own.
 
     Raises:
-        PayloadError: It cannot be read, or fits no vendor's schema.
+        PayloadError: The payload cannot be read, or does not match any vendor's schema.
     """
     if isinstance(payload, Path | str):
         return Payload.from_file(payload, shots=shots)
@@ -179,63 +181,65 @@ def to_payload(payload: PayloadLike, *, shots: int | None = None) -> Payload:
 
 
 def _read(path: Path) -> Any:
-    """Return a file's JSON value, or its bytes where it is no JSON by its first character."""
+    """Return a file's JSON value, or its bytes if its first character is not JSON's."""
     try:
         _check_size(str(path), path.stat().st_size)
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)  # a device or a pipe does not say its size
+            data = file.read(MAX_BYTES + 1)  # the size of a device or a pipe is unknown
         _check_size(str(path), len(data))
         if data.lstrip()[:1] not in (b"{", b"["):
             return data
         return json.loads(
-            data.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_no_number
+            data.decode("utf-8"),
+            object_pairs_hook=_without_duplicates,
+            parse_constant=_refuse_constant,
         )
     except (ValueError, RecursionError) as error:
         raise PayloadError(
-            f"{path}: not JSON: {error}. A payload is one JSON object; correct that place."
+            f"{path}: not valid JSON: {error}. A payload must be one JSON object. Correct the file."
         ) from error
     except OSError as error:
         raise PayloadError(
-            f"{path}: {error.strerror}. Name a payload file that you can read."
+            f"{path}: cannot read the payload: {error.strerror}. Name a file that you can read."
         ) from error
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is there twice")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"duplicate key {duplicate!r}")
     return document
 
 
-def _no_number(constant: str) -> float:
-    raise ValueError(f"{constant} is no number of JSON's")
+def _refuse_constant(constant: str) -> float:
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _check_size(what: str, size: int) -> None:
     if size > MAX_BYTES:
         raise PayloadError(
-            f"{what} is of {size / 1e6:.1f} MB; allowed are {MAX_BYTES / 1e6:.0f} MB. Split it "
-            "into tasks, or send parameter values instead of circuits that have them bound."
+            f"{what}: size {size / 1e6:.1f} MB; must be at most {MAX_BYTES / 1e6:.0f} MB. Split it "
+            "into several tasks, or send parameter values instead of circuits with bound "
+            "parameters."
         )
 
 
-def _finite(precision: float) -> float:
+def _require_non_negative(precision: float) -> float:
     if not 0 <= precision < math.inf:
         raise PayloadError(
-            f"precision = {precision!r}: allowed is a number from 0 on. Give the standard error "
-            "that the estimates are to reach."
+            f"precision={precision!r}: must be a non-negative, finite number. Give the standard "
+            "error that the estimates must reach."
         )
     return precision
 
 
-def _positive(shots: int) -> int:
+def _require_positive(shots: int) -> int:
     try:
         number = operator.index(shots)
     except TypeError:
         number = 0
     if number < 1 or isinstance(shots, bool):
-        raise PayloadError(
-            f"shots = {shots!r}: allowed is a whole number from 1 on. Ask for as many as you need."
-        )
+        raise PayloadError(f"shots={shots!r}: must be a positive integer. Ask for at least 1.")
     return number

@@ -1,8 +1,8 @@
-"""Results: a task's decoded output with its provenance, and the file that carries it on.
+"""Results: the decoded outputs of tasks with their provenance, and their files.
 
-The file is JSON of a fixed version, compressed with gzip when it is large; `result.schema.json`
-beside this module is its schema. `data` is plain (counts, expectation values), so that a later step
-reads it with nothing but a JSON parser; `vendor_result` is what the vendor sent, verbatim.
+The file is versioned JSON in the schema `result.schema.json`, which is in the same folder as this
+module. Large files are compressed with gzip. `data` has plain counts or expectation values, so a
+later step needs only a JSON parser to read them. `vendor_result` is the vendor's text, unchanged.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ __all__ = ["COMPRESS_FROM", "FORMAT", "VERSION", "QuantumResult", "result_schema
 FORMAT = "qrmi-workflows-result"
 VERSION = 1
 COMPRESS_FROM = 1_000_000
-"""From how many bytes on a result's file is compressed."""
+"""The size in bytes from which a result file is compressed."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantumResult:
-    """One task's result.
+    """The result of one task.
 
     Attributes:
-        qpu: The QPU that ran it.
-        type: QRMI's resource type.
+        qpu: The QPU that ran the task.
+        type: QRMI's resource type of the QPU.
         program: `sampler`, `estimator` or `pulser`.
         task_id: The vendor's id of the task.
-        payload_digest: SHA-256 of the payload, as `Payload.digest`.
-        submitted: When it was submitted, ISO 8601 in UTC.
-        completed: When its completion was seen, ISO 8601 in UTC.
-        data: One object for each PUB or sequence, plain data as `Vendor.decode` gives it.
-        vendor_result: What the vendor sent, verbatim.
+        payload_digest: The SHA-256 of the payload (`Payload.digest`).
+        submitted: When the task was submitted, in ISO 8601, UTC.
+        completed: When the task was found to be completed, in ISO 8601, UTC.
+        data: Plain data, one object for each PUB or sequence, as described in `Vendor.decode`.
+        vendor_result: The vendor's text, unchanged.
     """
 
     qpu: str
@@ -66,92 +66,99 @@ class QuantumResult:
         """Return the counts of one register of one PUB.
 
         Args:
-            register: The register's name; needed when the PUB has several.
+            register: The register's name; required if the PUB has several registers.
             pub: The PUB's index.
 
         Returns:
-            Bit strings to numbers; nested lists of those where parameters were broadcast.
+            A mapping from bit strings to numbers, or nested lists of mappings if parameters were
+            broadcast.
 
         Raises:
-            ResultError: There is no such PUB or register, or the result was not sampled.
+            ResultError: The result has no such PUB or register, or has no counts.
         """
         registers = self._pub(pub).get("registers")
         if not registers or not isinstance(registers, Mapping):
-            raise ResultError(f"task {self.task_id} is of {self.program!r}: it has no counts.")
+            raise ResultError(
+                f"the result of task {self.task_id}, which ran the program {self.program!r}, has "
+                "no counts. Use `expectation_values()`."
+            )
         if register is None and len(registers) == 1:
             register = next(iter(registers))
         if register not in registers:
             raise ResultError(
-                f"register {register!r} of PUB {pub}: allowed are {', '.join(registers)}."
+                f"register={register!r}: must be one of: {', '.join(registers)} (PUB {pub}). Name "
+                "one of these."
             )
         try:
             return registers[register]["counts"]
         except (KeyError, TypeError) as error:
             raise ResultError(
-                f"register {register!r} of PUB {pub}: it has no counts. The file of task "
-                f"{self.task_id} was changed; fetch the result again."
+                f"register {register!r} of PUB {pub} has no counts: the result of task "
+                f"{self.task_id} was modified. Rerun the step that writes it."
             ) from error
 
     def expectation_values(self, *, pub: int = 0) -> tuple[Any, Any]:
-        """Return one PUB's expectation values and their standard errors, in its shape.
+        """Return the expectation values of one PUB and their standard errors, in the PUB's shape.
 
         Raises:
-            ResultError: There is no such PUB, or the result was not estimated.
+            ResultError: The result has no such PUB, or has no expectation values.
         """
         data = self._pub(pub)
         if "evs" not in data:
             raise ResultError(
-                f"task {self.task_id} is of {self.program!r}: it has no expectation values."
+                f"the result of task {self.task_id}, which ran the program {self.program!r}, has "
+                "no expectation values. Use `counts()`."
             )
         return data["evs"], data.get("stds")
 
     def to_numpy(self, *, pub: int = 0) -> dict[str, np.ndarray[Any, Any]]:
-        """Return one PUB's data as arrays, by name.
+        """Return the data of one PUB as arrays, by name.
 
         Returns:
-            Sampled: for each register the bits, 0 or 1, of shape (…, shots, bits); the columns are
-            in the order of the bit string's characters, and the rows of a PUB's registers belong
-            together, shot by shot, where the vendor keeps shots apart (IBM; Pasqal's are sorted).
-            Estimated: `evs` and `stds` in the PUB's shape, in the observables' unit.
+            If the PUB was sampled, an array of the bits (0 or 1) of each register, with the shape
+            (…, shots, bits). Its columns have the order of the bit string's characters. IBM returns
+            individual shots, so row n of every register is from shot n; Pasqal returns only counts,
+            so the rows are sorted. If the PUB was estimated, `evs` and `stds` in the PUB's shape
+            and the unit of the observables.
 
         Raises:
-            ResultError: There is no such PUB, or `vendor_result` is not of the vendor's form.
+            ResultError: The result has no such PUB, or `vendor_result` cannot be decoded.
         """
         self._pub(pub)
         return vendor_of_type(self.type).arrays(self.program, self.vendor_result)[pub]
 
     def to_primitive_result(self) -> PrimitiveResult[Any]:
-        """Return Qiskit's own result; needs the extra `ibm`.
+        """Convert the result to Qiskit's `PrimitiveResult`. Needs the extra `ibm`.
 
         Raises:
-            ResultError: It is no primitive's.
+            ResultError: The task did not run a primitive.
             ConfigError: The extra is not installed.
         """
         result: PrimitiveResult[Any] = self.convert("to_primitive_result")
         return result
 
     def to_pulser_results(self, sequence: Sequence | str | Mapping[str, Any]) -> Results:
-        """Return Pulser's own results; needs the extra `pasqal`.
+        """Convert the result to Pulser's `Results`. Needs the extra `pasqal`.
 
         Args:
             sequence: The sequence that was run, or its abstract representation.
 
         Raises:
-            ResultError: It is no sequence's, or not this one's.
+            ResultError: The task did not run a sequence, or ran another one.
             ConfigError: The extra is not installed.
         """
         results: Results = self.convert("to_pulser_results", sequence)
         return results
 
     def convert(self, name: str, *args: Any) -> Any:
-        """Convert the result to an object of the vendor's SDK, by the conversion's name.
+        """Convert the result to an object of the vendor's SDK.
 
-        The methods above are the conversions of the vendors that this project knows; a vendor of
-        another package may offer others.
+        `to_primitive_result` and `to_pulser_results` are shortcuts for the conversions of this
+        package's vendors. Vendors of other packages may offer others.
 
         Args:
             name: The conversion's name (`to_primitive_result`).
-            *args: Its own arguments.
+            *args: The conversion's own arguments.
 
         Raises:
             ResultError: The vendor does not offer this conversion for the program.
@@ -163,26 +170,27 @@ class QuantumResult:
         return function(self.vendor_result, *args)
 
     def save(self, path: Path | str) -> None:
-        """Write the result's file: whole, or not at all; compressed from `COMPRESS_FROM` on.
+        """Write the result file atomically; compress it from `COMPRESS_FROM` bytes.
 
         Raises:
-            OSError: It cannot be written, or a folder, device or FIFO is there.
+            OSError: The file cannot be written, or the path is a folder, device or FIFO.
         """
         document = {"format": FORMAT, "version": VERSION, **asdict(self)}
         data = (json.dumps(document, indent=1) + "\n").encode()
         if len(data) >= COMPRESS_FROM:
             data = gzip.compress(data, compresslevel=6, mtime=0)
-        if (path := Path(path)).exists() and not path.is_file():  # a rename would replace it
-            raise FileExistsError(errno.EEXIST, "a folder, device or FIFO is there", str(path))
+        # The rename of an atomic write would replace a device or FIFO such as /dev/null.
+        if (path := Path(path)).exists() and not path.is_file():
+            raise FileExistsError(errno.EEXIST, "the path is a folder, device or FIFO", str(path))
         write_atomically(path, data)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read a result's file, compressed or not.
+        """Read a result file, compressed or not.
 
         Raises:
-            ResultError: It is missing, cut off, not a result, or of a version that this release
-                cannot read.
+            ResultError: The file is missing, truncated, not a result, or of a version that this
+                release cannot read.
         """
         try:
             data = Path(path).read_bytes()
@@ -191,8 +199,8 @@ class QuantumResult:
         except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise ResultError(
-                f"{path}: no result file: {reason}. A result is one JSON object, whole; run the "
-                "step that writes it again."
+                f"{path}: cannot read the result file: {reason}. Must be one complete JSON object. "
+                "Rerun the step that writes it."
             ) from error
         return cls._from_document(document, str(path))
 
@@ -200,48 +208,54 @@ class QuantumResult:
     def _from_document(cls, document: Any, path: str) -> Self:
         if not isinstance(document, Mapping) or document.get("format") != FORMAT:
             raise ResultError(
-                f"{path}: not a result file: it has no `format` {FORMAT!r}. Name a file that "
-                "`qpu run -o` or `QuantumResult.save` wrote."
+                f"{path}: not a result file: `format` must be {FORMAT!r}. Name a file that `qpu "
+                "run -o` or `QuantumResult.save` wrote."
             )
         if document.get("version") != VERSION:
             raise ResultError(
-                f"{path}: a result file of version {document.get('version')!r}; this release reads "
-                f"version {VERSION}. Install a newer qrmi-workflows."
+                f"{path}: the result file has version {document.get('version')!r}; must be "
+                f"{VERSION} for this release. Install a newer qrmi-workflows."
             )
         values = {key: value for key, value in document.items() if key not in ("format", "version")}
-        _require_whole(values, path)
+        _require_complete(values, path)
         return cls(**values)
 
     def _pub(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self.data):
             raise ResultError(
-                f"PUB {index}: task {self.task_id} has {len(self.data)}; the first is 0."
+                f"pub={index}: must be at least 0 and less than {len(self.data)}, the number of "
+                f"PUBs of task {self.task_id}. Correct the index."
             )
         return self.data[index]
 
 
 def result_schema() -> dict[str, Any]:
-    """Return the JSON schema of a result's file (once it is decompressed)."""
+    """Return the JSON schema of a result file, after decompression."""
     path = Path(__file__).with_name("result.schema.json")
     schema: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return schema
 
 
-def _require_whole(values: Mapping[str, Any], path: str) -> None:
-    """Refuse a result's file that lacks a part, or has one that is not of its type."""
+def _require_complete(values: Mapping[str, Any], path: str) -> None:
+    """Refuse a result file with a missing key, an unknown key, or a value of the wrong type."""
     expected = {item.name: list if item.name == "data" else str for item in fields(QuantumResult)}
     if missing := sorted(set(expected) - set(values)):
-        raise ResultError(f"{path}: not a whole result: it has no `{missing[0]}`. Write it again.")
-    if foreign := sorted(set(values) - set(expected)):
         raise ResultError(
-            f"{path}: not a result of version {VERSION}: it has a `{foreign[0]}`. Leave it as it "
-            "was written; keep notes in a file beside it."
+            f"{path}: the result is incomplete: `{missing[0]}` is missing. Rerun the step that "
+            "writes it."
         )
-    for name, kind in expected.items():
-        if not isinstance(values[name], kind):
+    if unknown := sorted(set(values) - set(expected)):
+        raise ResultError(
+            f"{path}: unknown key `{unknown[0]}`; must be one of: {', '.join(expected)}. Do not "
+            "edit result files; keep notes in another file."
+        )
+    for name, type_ in expected.items():
+        if not isinstance(values[name], type_):
             raise ResultError(
-                f"{path}: `{name}` is {values[name]!r:.40}; allowed is a "
-                f"{'list' if kind is list else 'string'}. Write it again."
+                f"{path}: `{name}` is {values[name]!r:.40}; must be a "
+                f"{'list' if type_ is list else 'string'}. Rerun the step that writes it."
             )
     if not all(isinstance(part, dict) for part in values["data"]):
-        raise ResultError(f"{path}: `data` has parts that are no objects. Write it again.")
+        raise ResultError(
+            f"{path}: `data` must be a list of objects. Rerun the step that writes it."
+        )

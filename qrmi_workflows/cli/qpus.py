@@ -1,4 +1,4 @@
-"""`qpu list` and `qpu target`: what this site offers."""
+"""`qpu list` and `qpu target`: show the QPUs of this site."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STATUS_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
-    """One QPU of the table."""
+    """A row of the table."""
 
     name: str
     type: str
@@ -35,17 +35,18 @@ class _Row:
 @CONFIG_OPTION
 @JSON_OPTION
 def list_qpus(config: Path | None, as_json: bool) -> None:
-    """List the QPUs of this site, and their state.
+    """List the QPUs of this site and their states.
 
-    STATE is what the vendor says (online, paused, offline), or why it is unknown. GRES and LICENCE
-    are what a job requests from Slurm; a QPU without them is not offered through Slurm.
+    STATE is the vendor's answer (online, paused, offline), or the reason why it is unknown. GRES
+    and LICENCE are what a job requests from Slurm; a QPU without them is not available through
+    Slurm.
     """
     with ThreadPoolExecutor(max_workers=16) as pool:
-        rows = list(pool.map(_describe, _pairs(config).items()))
+        rows = list(pool.map(_describe, _find_qpus(config).items()))
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=1))
     else:
-        _print(rows)
+        _print_table(rows)
 
 
 @click.command()
@@ -58,7 +59,9 @@ def list_qpus(config: Path | None, as_json: bool) -> None:
     help="Write to FILE instead of stdout.",
 )
 @CONFIG_OPTION
-@click.option("--refresh", is_flag=True, help="Ask the vendor even if the cache has it.")
+@click.option(
+    "--refresh", is_flag=True, help="Fetch the target from the vendor even if it is cached."
+)
 @click.option(
     "--max-age",
     type=Duration(876000.0),
@@ -70,10 +73,11 @@ def list_qpus(config: Path | None, as_json: bool) -> None:
 def target(
     qpu: str | None, output: Path | None, config: Path | None, refresh: bool, max_age: float
 ) -> None:
-    """Print what the QPU NAME can do, as its vendor's JSON. Needs no lease.
+    """Print the target of the QPU NAME: its capabilities, as the vendor's JSON.
 
-    For IBM this is the backend's configuration and properties, which you can transpile for on any
-    machine. Targets are cached (in $XDG_CACHE_HOME), so most calls ask no vendor.
+    The target of an IBM QPU has the backend's configuration and properties, so you can transpile on
+    any machine. No lease is needed. Targets are cached in $XDG_CACHE_HOME, so most calls send no
+    request to the vendor.
     """
     from qrmi_workflows.cli.outputs import require_writable
     from qrmi_workflows.client.targets import fetch_target
@@ -91,11 +95,11 @@ def target(
         write_atomically(output, found.text + "\n")
 
 
-_Pair = tuple[QPUDefinition | None, QPUPolicy | None]
+_Entry = tuple[QPUDefinition | None, QPUPolicy | None]
 
 
-def _pairs(config: Path | None) -> dict[str, _Pair]:
-    """Return the definition and the policy of each QPU, by name."""
+def _find_qpus(config: Path | None) -> dict[str, _Entry]:
+    """Return the definition and the site's policy of each QPU, by name."""
     try:
         offered = dict(load_site_policy().qpus)
     except ConfigError:
@@ -105,16 +109,16 @@ def _pairs(config: Path | None) -> dict[str, _Pair]:
     except ConfigError:
         if config is not None or not offered:
             raise
-        defined = {}  # at some sites only the SPANK plugin can read the definitions
+        defined = {}  # at some sites, only the SPANK plugin may read qrmi_config.json
     names = sorted({*defined, *offered})
     return {name: (defined.get(name), offered.get(name)) for name in names}
 
 
-def _describe(item: tuple[str, _Pair]) -> _Row:
+def _describe(item: tuple[str, _Entry]) -> _Row:
     name, (definition, policy) = item
-    state, pending = ("unknown: only the scheduler knows it", None)
+    state, pending = ("unknown: no definition of the QPU can be read", None)
     if definition is not None:
-        state, pending = _ask(definition)
+        state, pending = _fetch_status(definition)
     return _Row(
         name=name,
         type=definition.type if definition else "",
@@ -125,7 +129,8 @@ def _describe(item: tuple[str, _Pair]) -> _Row:
     )
 
 
-def _ask(definition: QPUDefinition) -> tuple[str, int | None]:
+def _fetch_status(definition: QPUDefinition) -> tuple[str, int | None]:
+    """Return the QPU's state and its number of pending tasks."""
     from qrmi_workflows.client.resource import QRMIResource
 
     try:
@@ -141,7 +146,7 @@ def _ask(definition: QPUDefinition) -> tuple[str, int | None]:
     return str(status.status).rpartition(".")[2].lower(), status.pending_job_count
 
 
-def _print(rows: list[_Row]) -> None:
+def _print_table(rows: list[_Row]) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""`qpu run`: one quantum-only step."""
+"""`qpu run`: run a quantum-only step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-_TARGET_SECONDS = 5.0  # for fetching a target before the QPU is acquired
+_TARGET_SECONDS = 5.0  # deadline for fetching the target, before the QPU is acquired
 
 
 @click.command()
@@ -34,19 +34,21 @@ _TARGET_SECONDS = 5.0  # for fetching a target before the QPU is acquired
     metavar="FILE",
     help="The result file.",
 )
-@click.option("--qpu", metavar="NAME", help="The QPU; may be omitted if there is only one.")
-@click.option("--shots", type=int, metavar="N", help="Use N shots instead of the payload's number.")
+@click.option("--qpu", metavar="NAME", help="The QPU. May be omitted if there is only one.")
+@click.option(
+    "--shots", type=int, metavar="N", help="The number of shots; overrides the payload's own."
+)
 @click.option(
     "--observables",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="For a circuit: a JSON file of Pauli labels to estimate.",
+    help="For a circuit: a JSON file with the observables to estimate.",
 )
 @click.option(
     "--precision",
     type=float,
     metavar="X",
-    help="For a circuit: the standard error of the estimates.",
+    help="For a circuit: the standard error that the estimates must reach.",
 )
 @CONFIG_OPTION
 @click.option(
@@ -54,14 +56,14 @@ _TARGET_SECONDS = 5.0  # for fetching a target before the QPU is acquired
     type=click.Choice(["cancel", "leave"]),
     default="cancel",
     show_default=True,
-    help="If stopped: cancel the task, or leave it for a rerun.",
+    help="What to do with the task if the command is stopped: cancel it, or leave it for a rerun.",
 )
 @click.option(
     "--on-ambiguous",
     type=click.Choice(["fail", "resubmit"]),
     default="fail",
     show_default=True,
-    help="If it is not known whether the vendor accepted the task.",
+    help="What to do if it is not known whether the vendor accepted the task.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Do not print the task's progress.")
 def run(
@@ -78,20 +80,21 @@ def run(
 ) -> None:
     """Run the task in the file PAYLOAD and write its result.
 
-    PAYLOAD is a JSON object in the schema of QRMI's task_runner: `program_id` and `parameters` for
-    IBM's primitives, `sequence` and `job_runs` for Pulser; or a bare program: OpenQASM 3, QPY, or
-    Pulser's abstract representation. An invalid payload is refused before a QPU is acquired, with
-    exit code 2; if the task fails the exit code is 1. If the job carries no lease, one is opened
-    for the task.
+    PAYLOAD is a JSON object in the schema of QRMI's task_runner (`program_id` and `parameters` for
+    IBM's primitives, `sequence` and `job_runs` for Pulser), or a program in OpenQASM 3, QPY or
+    Pulser's abstract representation. If the job has no lease, the command opens one for the task.
 
-    If a run was interrupted, run the same command again: it waits for the task that was submitted,
-    or fetches its result. Nothing is paid for twice.
+    An invalid payload is refused before a QPU is acquired; the exit code is then 2. If the task
+    fails, the exit code is 1.
+
+    If the command is interrupted, run it again: it waits for the task that was submitted, or
+    fetches its result. You do not pay for the task twice.
 
     \b
     Examples:
       qpu run bell.json -o bell.result.json --qpu ibm_fez
       qpu run circuit.qasm --shots 1000 -o circuit.result.json
-    """  # noqa: D301 - \b tells click not to rewrap a paragraph
+    """  # noqa: D301 - with \b, click does not rewrap a paragraph
     from qrmi_workflows import open_lease
     from qrmi_workflows.config.variables import QPU_ATTEMPT, QPU_STEP
     from qrmi_workflows.journal.journal import Journal
@@ -110,7 +113,7 @@ def run(
     task.require_fit(found.name, None)
     task.require_fit(found.name, _find_target(found))
     is_within_step = QPU_STEP in os.environ and QPU_ATTEMPT in os.environ
-    # Within a step, its records belong to that step, and are archived by what runs it.
+    # In a step of a workflow, the task is journaled under that step, and the engine archives it.
     step = None if is_within_step else f"qpu run -o {output.absolute()}"
     with open_lease(found.name, config=config, step=step) as lease:
         result = lease.run(
@@ -119,7 +122,7 @@ def run(
             on_stop=on_stop,
             on_ambiguous=on_ambiguous,
         )
-        _save(result, output)  # before the release, which may take a while
+        _save(result, output)  # before the release, which may fail or take a while
     if step is not None:
         Journal().archive(step)
 
@@ -130,8 +133,8 @@ def _save(result: QuantumResult, output: Path) -> None:
     except OSError as error:
         raise ResultError(
             f"{output}: the result could not be written: {error.strerror or error}. Free some "
-            "space and run the same command again: the journal has the task, so nothing is paid "
-            "for twice."
+            "space and run the same command again. The result is in the journal, so the task does "
+            "not run again."
         ) from error
 
 
@@ -144,13 +147,13 @@ def _read_observables(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise PayloadError(
-            f"{path}: not observables: {error}. Name a JSON file with a Pauli label, an object of "
-            "labels and coefficients, or a list of those."
+            f"{path}: cannot read the observables: {error}. Must be a JSON file with a Pauli "
+            "label, an object from labels to coefficients, or a list of these. Correct the file."
         ) from error
 
 
 def _find_target(qpu: JobQPU) -> str | None:
-    """Return the QPU's target if it is cached or quickly fetched; else the vendor checks."""
+    """Return the target if it is cached or can be fetched quickly; otherwise `None`."""
     from qrmi_workflows.client.resource import QRMIResource
     from qrmi_workflows.client.targets import fetch_target
 

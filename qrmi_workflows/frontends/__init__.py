@@ -1,1 +1,1 @@
-"""Vendors' programming interfaces over a lease; each is registered by its vendor."""
+"""Front ends: vendors' programming interfaces over a lease, each registered by its vendor."""

@@ -1,6 +1,6 @@
-"""Pulser's remote backend under a lease: every task journaled, as many at once as there are lanes.
+"""Pulser's remote backend over a lease: tasks are journaled, and run in the QPU's lanes.
 
-What Pulser calls a batch is one submission here, and each of its jobs one task.
+A Pulser batch is one call of `submit`, and each of its jobs is one task.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["make_backend", "make_connection"]
 
 
 def make_connection(lease: Lease) -> RemoteConnection:
-    """Return Pulser's connection to a lease's QPU.
+    """Return a Pulser connection to a lease's QPU.
 
     Raises:
         ConfigError: Pulser is not installed.
@@ -50,15 +50,16 @@ def make_connection(lease: Lease) -> RemoteConnection:
 def make_backend(
     lease: Lease, sequence: pulser.Sequence, config: BackendConfig | None = None
 ) -> RemoteBackend:
-    """Return Pulser's backend that runs a sequence on a lease's QPU.
+    """Return a Pulser backend that runs a sequence on a lease's QPU.
 
     Args:
-        lease: Where the tasks run.
-        sequence: For a device that the QPU offers (`pulser_connection().fetch_available_devices()`)
-        config: As Pulser's `QPUBackend` takes it (`default_num_shots`).
+        lease: The lease under which the tasks run.
+        sequence: A sequence for one of the QPU's devices
+            (`lease.pulser_connection().fetch_available_devices()`).
+        config: Pulser's configuration, for example `default_num_shots`.
 
     Returns:
-        A `QPUBackend`; for a device that is virtual a `RemoteBackend`.
+        A `QPUBackend`, or a `RemoteBackend` if the sequence's device is virtual.
 
     Raises:
         PayloadError: The sequence is for another device.
@@ -72,31 +73,32 @@ def make_backend(
     names = [device.name for device in connection.fetch_available_devices().values()]
     if names and sequence.device.name not in names:
         raise PayloadError(
-            f"the sequence is for the device {sequence.device.name!r}; allowed on QPU "
-            f"{lease.qpu!r}: {', '.join(names)}. Build it for one of those: "
+            f"the sequence is for device {sequence.device.name!r}; on QPU {lease.qpu!r}, must be "
+            f"one of: {', '.join(names)}. Build it for one of these: "
             "`lease.pulser_connection().fetch_available_devices()`."
         )
-    kind = QPUBackend if isinstance(sequence.device, Device) else RemoteBackend
-    backend: RemoteBackend = kind(sequence, connection, config=config)
+    # Pulser's `QPUBackend` refuses virtual devices, which Pasqal's cloud emulators offer.
+    backend_class = QPUBackend if isinstance(sequence.device, Device) else RemoteBackend
+    backend: RemoteBackend = backend_class(sequence, connection, config=config)
     return backend
 
 
 @dataclass(slots=True, kw_only=True)
 class _Job:
-    """One of a batch's jobs: the task's result to come, and what was run."""
+    """A job of a batch: the sequence that runs, and the future of its result."""
 
     sequence: pulser.Sequence
     future: Future[QuantumResult]
-    state: str = ""
+    last_state: str = ""
 
-    def see(self, _task_id: str, state: object) -> None:
-        self.state = str(state)
+    def record_state(self, _task_id: str, state: object) -> None:
+        self.last_state = str(state)
 
     def status(self) -> JobStatus:
         from pulser.backend.remote import JobStatus
 
         if not self.future.done():
-            return JobStatus.RUNNING if self.state == "Running" else JobStatus.PENDING
+            return JobStatus.RUNNING if self.last_state == "Running" else JobStatus.PENDING
         error = None if self.future.cancelled() else self.future.exception()
         if self.future.cancelled() or isinstance(error, TaskCancelledError):
             return JobStatus.CANCELED
@@ -107,18 +109,22 @@ class _Job:
 
 
 class _Connection:
-    """Pulser's connection over `Lease.submit`."""
+    """A Pulser connection that submits its jobs with `Lease.submit`.
+
+    The methods with an underscore implement those of Pulser's `RemoteConnection`, which are
+    internal to Pulser; read in pulser-core 1.9.1 (pulser/backend/remote.py).
+    """
 
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
         self._batches: dict[str, dict[str, _Job]] = {}
 
     def supports_open_batch(self) -> bool:
-        """Return that jobs cannot be added to a batch."""
+        """Return `False`: jobs cannot be added to a submitted batch."""
         return False
 
     def fetch_available_devices(self) -> dict[str, pulser.devices.Device]:
-        """Return the devices that the QPU offers, by their names at the vendor."""
+        """Return the QPU's devices, by the vendor's names."""
         from pulser.abstract_repr import deserialize_device
 
         specs = device_specs(self._lease.target())
@@ -128,48 +134,58 @@ class _Connection:
         self,
         sequence: pulser.Sequence,
         wait: bool = False,
-        open: bool = False,  # noqa: A002 - Pulser's own word
+        open: bool = False,  # noqa: A002 - the name in Pulser's signature
         batch_id: str | None = None,
         **kwargs: Any,
     ) -> RemoteResults:
-        """Submit one task for each of `job_params`.
+        """Submit one task for each item of `job_params`.
 
         Raises:
-            PayloadError: A job is malformed, or cannot run on the QPU; then none is submitted.
+            PayloadError: A job is malformed, or cannot run on the QPU. No job is submitted.
         """
         from pulser.backend.remote import RemoteResults
 
         if open or batch_id:
-            raise NotImplementedError("QRMI has no open batches. Submit all jobs at once.")
+            raise NotImplementedError(
+                "open batches are not supported. Submit all jobs in one call of `run`."
+            )
         measured = self._add_measurement_to_sequence(sequence)  # type: ignore[attr-defined]
-        with suppress(QPUError):  # without it the vendor alone says what it refuses
+        # `check` compares sequences with the target if the lease has it. Without a target, only the
+        # vendor checks them.
+        with suppress(QPUError):
             self._lease.target()
-        built = [_build(measured, params) for params in _job_params(kwargs.get("job_params"))]
-        checked = [(one, self._lease.check(content)) for one, content in built]
-        batch = str(uuid.uuid4())
-        self._batches[batch] = {
-            f"{batch}/{index}": self._start(one, payload)
-            for index, (one, payload) in enumerate(checked)
+        job_params = _require_job_params(kwargs.get("job_params"))
+        sequences = [_build_sequence(measured, params) for params in job_params]
+        payloads = [
+            self._lease.check(_to_content(built, params["runs"]))
+            for built, params in zip(sequences, job_params, strict=True)
+        ]
+        new_batch_id = str(uuid.uuid4())
+        jobs = [self._start(*job) for job in zip(sequences, payloads, strict=True)]
+        self._batches[new_batch_id] = {
+            f"{new_batch_id}/{index}": job for index, job in enumerate(jobs)
         }
         if wait:
-            _await(self._batches[batch].values())
-        return RemoteResults(batch, self)
+            _wait_or_cancel(jobs)
+        return RemoteResults(new_batch_id, self)
 
     def cancel(self, batch_id: str) -> None:
-        """Cancel a batch's jobs, at the vendor too."""
+        """Cancel the jobs of a batch, also at the vendor."""
         for job in self._jobs(batch_id).values():
             job.future.cancel()
 
     def _start(self, sequence: pulser.Sequence, payload: Payload) -> _Job:
+        # States may be reported before `submit` returns, so the job exists before its future.
         job = _Job(sequence=sequence, future=Future())
-        job.future = self._lease.submit(payload, on_state=job.see)
+        job.future = self._lease.submit(payload, on_state=job.record_state)
         return job
 
     def _jobs(self, batch_id: str) -> dict[str, _Job]:
         if batch_id not in self._batches:
             raise PayloadError(
-                f"no batch {batch_id!r} in this process; allowed: "
-                f"{', '.join(self._batches) or 'none yet'}. Run the step again to find its tasks."
+                f"batch {batch_id!r} was not submitted by this process; must be one of: "
+                f"{', '.join(self._batches) or 'none yet'}. Rerun the step: its completed tasks "
+                "are not submitted again."
             )
         return self._batches[batch_id]
 
@@ -180,11 +196,14 @@ class _Connection:
         from pulser.backend.remote import RemoteResultsError
 
         jobs = self._jobs(batch_id)
-        wanted = list(jobs) if job_ids is None else job_ids
-        if waiting := [job_id for job_id in wanted if not jobs[job_id].future.done()]:
-            raise RemoteResultsError(f"no results of jobs {', '.join(waiting)} yet. Wait for them.")
+        selected = list(jobs) if job_ids is None else job_ids
+        if pending := [job_id for job_id in selected if not jobs[job_id].future.done()]:
+            raise RemoteResultsError(
+                f"jobs {', '.join(pending)} have no results yet. Wait for them with "
+                "`run(…, wait=True)`."
+            )
         try:
-            return tuple(jobs[job_id].results() for job_id in wanted)
+            return tuple(jobs[job_id].results() for job_id in selected)
         except (QPUError, CancelledError) as error:
             raise RemoteResultsError(str(error) or "a job was cancelled") from error
 
@@ -207,7 +226,7 @@ class _Connection:
         return BatchStatus.DONE if statuses <= final else BatchStatus.RUNNING
 
 
-# Pulser is imported when a connection is first asked for, so its base joins the class here.
+# Importing this module must not import Pulser, so its base class is added on first use.
 @cache
 def _connection_class() -> Any:
     from pulser.backend.remote import RemoteConnection
@@ -217,36 +236,38 @@ def _connection_class() -> Any:
     )
 
 
-def _job_params(params: Any) -> list[Mapping[str, Any]]:
-    if not params or not all(isinstance(one, Mapping) and "runs" in one for one in params):
+def _require_job_params(params: Any) -> list[Mapping[str, Any]]:
+    if not params or not all(isinstance(item, Mapping) and "runs" in item for item in params):
         raise PayloadError(
-            f"job_params = {params!r:.80}; allowed is a list of one or more objects with `runs`. "
-            "Write `run([{'runs': 100}])`."
+            f"job_params={params!r:.80}: must be a list of one or more objects with `runs`. Write "
+            "`run([{'runs': 100}])`."
         )
     return list(params)
 
 
-def _build(
-    sequence: pulser.Sequence, params: Mapping[str, Any]
-) -> tuple[pulser.Sequence, dict[str, Any]]:
-    if sequence.is_parametrized() or sequence.is_register_mappable():
-        try:
-            sequence = sequence.build(**params.get("variables", {}))
-        except (TypeError, ValueError) as error:
-            raise PayloadError(
-                f"the sequence has unbound parameters: {error} Give their values in the job's "
-                "`variables`."
-            ) from error
-    representation = json.loads(sequence.to_abstract_repr())
-    return sequence, {"sequence": representation, "job_runs": params["runs"]}
+def _build_sequence(sequence: pulser.Sequence, params: Mapping[str, Any]) -> pulser.Sequence:
+    if not (sequence.is_parametrized() or sequence.is_register_mappable()):
+        return sequence
+    try:
+        return sequence.build(**params.get("variables", {}))
+    except (TypeError, ValueError) as error:
+        raise PayloadError(
+            f"the sequence has unbound parameters: {str(error).rstrip('.')}. Give their values in "
+            "the `variables` of each job."
+        ) from error
 
 
-def _await(jobs: Any) -> None:
+def _to_content(sequence: pulser.Sequence, runs: int) -> dict[str, Any]:
+    return {"sequence": json.loads(sequence.to_abstract_repr()), "job_runs": runs}
+
+
+def _wait_or_cancel(jobs: list[_Job]) -> None:
+    """Wait until all jobs have ended. If that is interrupted, cancel them, as `Lease.run` does."""
     futures = [job.future for job in jobs]
     try:
         wait(futures)
-    except BaseException:  # interrupted: what is in flight is cancelled, as `Lease.run` does
+    except BaseException:
         for future in futures:
-            with suppress(Exception):
+            with suppress(Exception):  # the interruption is what must reach the caller
                 future.cancel()
         raise

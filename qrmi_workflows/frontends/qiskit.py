@@ -1,7 +1,7 @@
-"""Qiskit's V2 primitives under a lease: every task journaled, as many at once as there are lanes.
+"""Qiskit's V2 primitives over a lease: tasks are journaled, and run in the QPU's lanes.
 
 The options are those of QRMI's own primitives (`default_shots`, `default_precision`,
-`run_options`), so that a program changes from those to these by one line.
+`run_options`), so a program needs to change only one line to use these instead.
 """
 
 from __future__ import annotations
@@ -26,43 +26,45 @@ if TYPE_CHECKING:
 
 __all__ = ["make_estimator", "make_sampler"]
 
+# The defaults of QRMI's own primitives (qrmi 0.26.4).
 _DEFAULT_SHOTS = 1024
 _DEFAULT_PRECISION = 0.015625  # 1 / sqrt(4096)
 
 
 def make_sampler(lease: Lease, options: Mapping[str, Any] | None = None) -> BaseSamplerV2:
-    """Return Qiskit's sampler (V2) of a lease's QPU.
+    """Return a Qiskit sampler (V2) for a lease's QPU.
 
     Args:
-        lease: Where the tasks run.
-        options: `default_shots`, and `run_options`: IBM's options of the sampler.
+        lease: The lease under which the tasks run.
+        options: `default_shots`, and `run_options` for IBM's own sampler options.
 
     Raises:
-        PayloadError: There is no such option.
+        PayloadError: An option is unknown.
         ConfigError: Qiskit is not installed.
     """
     with needs_extra("ibm"):
-        return _sampler_class()(lease, _merged({"default_shots": _DEFAULT_SHOTS}, options))
+        defaults = {"default_shots": _DEFAULT_SHOTS}
+        return _sampler_class()(lease, _with_defaults(options, defaults))
 
 
 def make_estimator(lease: Lease, options: Mapping[str, Any] | None = None) -> BaseEstimatorV2:
-    """Return Qiskit's estimator (V2) of a lease's QPU.
+    """Return a Qiskit estimator (V2) for a lease's QPU.
 
     Args:
-        lease: Where the tasks run.
-        options: `default_precision`, and `run_options`: IBM's options of the estimator.
+        lease: The lease under which the tasks run.
+        options: `default_precision`, and `run_options` for IBM's own estimator options.
 
     Raises:
-        PayloadError: There is no such option.
+        PayloadError: An option is unknown.
         ConfigError: Qiskit is not installed.
     """
     with needs_extra("ibm"):
         defaults = {"default_precision": _DEFAULT_PRECISION}
-        return _estimator_class()(lease, _merged(defaults, options))
+        return _estimator_class()(lease, _with_defaults(options, defaults))
 
 
 class _Primitive:
-    """What the two have in common. Circuits are checked against the QPU's target."""
+    """The common part of both primitives."""
 
     def __init__(self, lease: Lease, options: Mapping[str, Any]) -> None:
         self._lease = lease
@@ -71,10 +73,12 @@ class _Primitive:
     def _submit(self, program: str, pubs: list[list[Any]]) -> BasePrimitiveJob[Any, Any]:
         if not pubs:
             raise PayloadError(
-                f"the {program} was given an empty list of PUBs. Give one circuit or more."
+                f"pubs=[]: the {program} needs at least one PUB. Write `run([circuit])`."
             )
         content = primitive_content(program, pubs, self.options["run_options"])
-        with suppress(QPUError):  # without it the vendor alone says what it refuses
+        # `submit` checks circuits against the target if the lease has it. Without a target, only
+        # the vendor checks them.
+        with suppress(QPUError):
             self._lease.target()
         return _job_class()(self._lease, content)
 
@@ -87,13 +91,14 @@ class _Sampler(_Primitive):
 
         Args:
             pubs: Circuits, or tuples of a circuit, parameter values and shots.
-            shots: For the PUBs that do not say it; else `options["default_shots"]`.
+            shots: The number of shots for PUBs without their own. The default is
+                `options["default_shots"]`.
 
         Raises:
             PayloadError: A PUB is malformed, or cannot run on the QPU.
         """
         default = self.options["default_shots"] if shots is None else shots
-        return self._submit("sampler", [_sampler_pub(pub, default) for pub in _listed(pubs)])
+        return self._submit("sampler", [_sampler_pub(pub, default) for pub in _as_list(pubs)])
 
 
 class _Estimator(_Primitive):
@@ -104,47 +109,51 @@ class _Estimator(_Primitive):
 
         Args:
             pubs: Tuples of a circuit, observables, parameter values and a precision.
-            precision: For the PUBs that do not say it; else `options["default_precision"]`.
+            precision: The precision for PUBs without their own. The default is
+                `options["default_precision"]`.
 
         Raises:
             PayloadError: A PUB is malformed, or cannot run on the QPU.
         """
         default = self.options["default_precision"] if precision is None else precision
-        return self._submit("estimator", [_estimator_pub(pub, default) for pub in _listed(pubs)])
+        return self._submit("estimator", [_estimator_pub(pub, default) for pub in _as_list(pubs)])
 
 
 class _Job:
-    """A task under a lease, as Qiskit's jobs are asked.
+    """A task under a lease, with the interface of Qiskit's jobs.
 
-    Its `job_id` names it within this process; `task_id` is the vendor's, once it is known.
+    `job_id` is valid in this process only; `task_id` is the vendor's id, once known.
     """
 
     def __init__(self, lease: Lease, content: Mapping[str, Any]) -> None:
-        super().__init__(str(uuid.uuid4()))  # type: ignore[call-arg]  # Qiskit's base, mixed in
-        self._seen = ""
-        self._future = lease.submit(content, on_state=self._see)
+        super().__init__(str(uuid.uuid4()))  # type: ignore[call-arg]  # BasePrimitiveJob
+        self._last_state = ""
+        self._future = lease.submit(content, on_state=self._record_state)
 
     @property
     def task_id(self) -> str | None:
-        """The vendor's id, once it is known."""
+        """The vendor's id of the task, once known."""
         return self._future.task_id
 
     @property
     def future(self) -> Future[QuantumResult]:
-        """The task's result to come, with its provenance."""
+        """The future of the task's `QuantumResult`, which has its provenance."""
         return self._future
 
     def result(self, timeout: float | None = None) -> PrimitiveResult[Any]:
         """Wait for the result, and return it.
 
+        Args:
+            timeout: The maximum time to wait, in seconds.
+
         Raises:
             TaskError: The task ended without a result.
-            TimeoutError: It was not there in so many seconds.
+            TimeoutError: The result was not available in time.
         """
         return self._future.result(timeout).to_primitive_result()
 
     def status(self) -> JobStatus:
-        """Return how far it has come, as the vendor last said."""
+        """Return the status that the vendor last reported."""
         from qiskit.providers import JobStatus
 
         if self.cancelled():
@@ -152,35 +161,35 @@ class _Job:
         if self._future.done():
             return JobStatus.ERROR if self._future.exception() else JobStatus.DONE
         states = {"Queued": JobStatus.QUEUED, "Running": JobStatus.RUNNING}
-        return states.get(self._seen, JobStatus.INITIALIZING)
+        return states.get(self._last_state, JobStatus.INITIALIZING)
 
     def done(self) -> bool:
-        """Return whether there is a result."""
+        """Return whether the task has completed with a result."""
         return self.in_final_state() and not self.cancelled() and not self._future.exception()
 
     def running(self) -> bool:
-        """Return whether it is on the QPU."""
-        return not self._future.done() and self._seen == "Running"
+        """Return whether the task is running on the QPU."""
+        return not self._future.done() and self._last_state == "Running"
 
     def cancelled(self) -> bool:
-        """Return whether it was cancelled, here or at the vendor."""
+        """Return whether the task was cancelled, here or at the vendor."""
         if not self._future.done() or self._future.cancelled():
             return self._future.cancelled()
         return isinstance(self._future.exception(), TaskCancelledError)
 
     def in_final_state(self) -> bool:
-        """Return whether it has ended."""
+        """Return whether the task has completed, failed or been cancelled."""
         return self._future.done()
 
     def cancel(self) -> None:
-        """Cancel it at the vendor too."""
+        """Cancel the task, also at the vendor."""
         self._future.cancel()
 
-    def _see(self, _task_id: str, state: object) -> None:
-        self._seen = str(state)
+    def _record_state(self, _task_id: str, state: object) -> None:
+        self._last_state = str(state)
 
 
-# Qiskit is imported when a primitive is first asked for, so its bases join the classes here.
+# Importing this module must not import Qiskit, so its base classes are added on first use.
 @cache
 def _sampler_class() -> Any:
     from qiskit.primitives import BaseSamplerV2
@@ -202,51 +211,60 @@ def _job_class() -> Any:
     return type("LeaseJob", (_Job, BasePrimitiveJob), {"__doc__": _Job.__doc__})
 
 
-def _merged(defaults: Mapping[str, Any], options: Mapping[str, Any] | None) -> dict[str, Any]:
+def _with_defaults(
+    options: Mapping[str, Any] | None, defaults: Mapping[str, Any]
+) -> dict[str, Any]:
     allowed = {**defaults, "run_options": {}}
     if unknown := sorted(set(options or {}) - set(allowed)):
         raise PayloadError(
-            f"unknown option {unknown[0]!r}; allowed: {', '.join(allowed)}. Put IBM's own options "
-            "into `run_options`."
+            f"unknown option {unknown[0]!r}; must be one of: {', '.join(allowed)}. Put IBM's own "
+            "options into `run_options`."
         )
     return allowed | dict(options or {})
 
 
-def _listed(pubs: Iterable[Any]) -> list[Any]:
+def _as_list(pubs: Iterable[Any]) -> list[Any]:
     try:
         return list(pubs)
     except TypeError as error:
         raise PayloadError(
-            f"PUBs come in a list, not as {type(pubs).__name__}. Write `run([circuit])`."
+            f"pubs is of type {type(pubs).__name__}; must be a list of PUBs. Write "
+            "`run([circuit])`."
         ) from error
 
 
-def _sampler_pub(pub: Any, shots: int) -> list[Any]:
+def _sampler_pub(pub: Any, default_shots: int) -> list[Any]:
     from qiskit.primitives.containers.sampler_pub import SamplerPub
 
-    coerced = _coerced(SamplerPub, pub, shots)
-    return [to_openqasm(coerced.circuit), _values(coerced), coerced.shots]
+    coerced = _coerce_pub(SamplerPub, pub, default_shots)
+    return [to_openqasm(coerced.circuit), _parameter_values(coerced), coerced.shots]
 
 
-def _estimator_pub(pub: Any, precision: float) -> list[Any]:
+def _estimator_pub(pub: Any, default_precision: float) -> list[Any]:
     from qiskit.primitives.containers.estimator_pub import EstimatorPub
 
-    coerced = _coerced(EstimatorPub, pub, precision)
+    coerced = _coerce_pub(EstimatorPub, pub, default_precision)
     observables = coerced.observables.tolist()
-    return [to_openqasm(coerced.circuit), observables, _values(coerced), coerced.precision]
+    return [
+        to_openqasm(coerced.circuit),
+        observables,
+        _parameter_values(coerced),
+        coerced.precision,
+    ]
 
 
-def _coerced(kind: Any, pub: Any, default: float) -> Any:
+def _coerce_pub(pub_class: Any, pub: Any, default: float) -> Any:
+    """Let Qiskit validate a PUB, and fill in the default shots or precision."""
     try:
-        return kind.coerce(pub, default)
-    except Exception as error:  # Qiskit's own types of errors differ from check to check
+        return pub_class.coerce(pub, default)
+    except Exception as error:  # the type depends on the mistake, and is not documented
         text = getattr(error, "message", None) or str(error)
         raise PayloadError(
-            f"no valid {kind.__name__}: {text} Give a circuit with values for all its parameters, "
-            "and a positive number of shots or a precision that is not negative."
+            f"invalid {pub_class.__name__}: {text.rstrip('.')}. Give a circuit with values for all "
+            "its parameters, and a positive number of shots or a non-negative precision."
         ) from error
 
 
-def _values(pub: Any) -> list[Any]:
+def _parameter_values(pub: Any) -> list[Any]:
     values: list[Any] = pub.parameter_values.as_array(pub.circuit.parameters).tolist()
     return values if pub.circuit.parameters else []

@@ -1,5 +1,5 @@
-"""Vendors: how each reads, checks and encodes payloads, and decodes results.
+"""Vendors: how each one reads, checks and encodes payloads, and decodes results.
 
-A vendor is one file (or folder) with a `Vendor`, and one entry point in the group
-`qrmi_workflows.vendors` for each of its resource types.
+A vendor is one file or folder with an object that implements `Vendor`. It registers each of its
+resource types by an entry point in the group `qrmi_workflows.vendors`.
 """

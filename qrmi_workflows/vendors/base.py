@@ -1,4 +1,4 @@
-"""What every vendor implements (`Vendor`), and the data that its methods exchange."""
+"""The interface that every vendor implements (`Vendor`), and the data it exchanges."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ResourceType:
 
     Attributes:
         qrmi: The member of `qrmi.ResourceType` (`PasqalCloud`).
-        settings: Defaults of QRMI's settings, keys without the `NAME_` prefix.
+        settings: Default values of QRMI's settings; the keys omit the `NAME_` prefix.
     """
 
     qrmi: str
@@ -37,11 +37,11 @@ class ResourceType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VendorPayload:
-    """A payload as QRMI's client takes it.
+    """A payload in the form that QRMI's client accepts.
 
     Attributes:
         kind: The constructor in `qrmi.Payload` (`QiskitPrimitive`).
-        fields: Its arguments.
+        fields: The constructor's keyword arguments.
     """
 
     kind: str
@@ -50,12 +50,12 @@ class VendorPayload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converter:
-    """How a result becomes an object of the users' own library.
+    """A conversion of results to objects of the vendor's SDK.
 
     Attributes:
-        programs: The programs (`sampler`) whose results can be converted.
-        function: `module:name` of a function, loaded when it is first needed. It takes the
-            vendor's text and the arguments of `QuantumResult`'s method.
+        programs: The programs (`sampler`) whose results it converts.
+        function: The function as `module:name`, imported on first use. It takes the vendor's text
+            and the arguments of `QuantumResult.convert`.
     """
 
     programs: tuple[str, ...]
@@ -64,15 +64,15 @@ class Converter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramSettings:
-    """What a file that holds only a circuit or a sequence does not say.
+    """What a task needs beyond its circuit or sequence.
 
     Attributes:
-        program: `sampler` or `estimator`, where both are possible.
-        shots: How often to sample.
-        observables: What to estimate: Pauli labels, maps of labels to coefficients, or nested
-            lists of those.
-        parameter_values: Values of the circuit's parameters; the last axis runs over them.
-        precision: The standard error to reach.
+        program: `sampler` or `estimator`, for circuits.
+        shots: The number of shots.
+        observables: The observables to estimate: Pauli labels, mappings from label to coefficient,
+            or nested lists of these.
+        parameter_values: Values for the circuit's parameters, which the last axis runs over.
+        precision: The standard error that the estimates must reach.
     """
 
     program: str | None = None
@@ -86,27 +86,27 @@ class ProgramSettings:
         names = ("program", "shots", "observables", "parameter_values", "precision")
         return [name for name in names if getattr(self, name) is not None]
 
-    def require_only(self, *allowed: str, where: str, reason: str) -> None:
-        """Refuse settings other than the allowed ones.
+    def require_only(self, *allowed: str, where: str, subject: str) -> None:
+        """Refuse settings that do not apply.
 
         Args:
-            *allowed: Names of settings.
-            where: What the settings are for, for the message.
-            reason: Why no others apply, a clause.
+            *allowed: The names of the settings that apply.
+            where: The file's name, for the message.
+            subject: What the settings are for, for the message (`a sampler`).
 
         Raises:
-            PayloadError: Another one is set.
+            PayloadError: Another setting is given.
         """
         if extra := [name for name in self.names_set() if name not in allowed]:
-            accepted = ", ".join(allowed) or "no setting"
+            name, value = extra[0], getattr(self, extra[0])
             raise PayloadError(
-                f"{where}: {extra[0]} does not apply: {reason}, so it takes {accepted}. "
-                f"Leave out {extra[0]}."
+                f"{where}: {name}={value!r:.40} does not apply to {subject}, which accepts only: "
+                f"{', '.join(allowed) or 'no settings'}. Leave out {name}."
             )
 
 
 class Vendor(Protocol):
-    """One vendor's programs and results.
+    """A vendor's payloads and results.
 
     A payload's *content* is a JSON object in the schema of QRMI's `task_runner`.
     """
@@ -117,93 +117,99 @@ class Vendor(Protocol):
 
     @property
     def types(self) -> Mapping[str, ResourceType]:
-        """The vendor's resource types, by the names that `qrmi_config.json` has for them."""
+        """The vendor's resource types, by their names in `qrmi_config.json`."""
 
     @property
     def schema(self) -> Mapping[str, Any]:
-        """The JSON schema of a payload's content; its `required` keys tell vendors apart."""
+        """The JSON schema of a payload's content; its `required` keys identify the vendor."""
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The kinds of program files that `read` takes, for messages (`OpenQASM 3`)."""
+        """The file formats that `read` accepts, for messages (`OpenQASM 3`)."""
 
     @property
     def frontends(self) -> Mapping[str, str]:
-        """The vendor's programming interfaces over a lease, by the name of `Lease`'s method.
+        """The vendor's front ends, by name (`sampler`).
 
-        Each is `module:name` of a function, loaded when it is first needed, that takes the lease
-        and that method's arguments.
+        Each value is a function as `module:name`, imported on first use. It takes the lease and the
+        arguments of `Lease.frontend`.
         """
 
     @property
     def converters(self) -> Mapping[str, Converter]:
-        """What results can be converted to, by the name of `QuantumResult`'s method."""
+        """The conversions of the vendor's results, by name (`to_primitive_result`)."""
 
     def identities(self) -> Mapping[type, Callable[[Any], bytes]]:
-        """Return functions that map equal values to equal bytes in any process, by type.
+        """Return functions that identify the objects of the vendor's SDK, by type.
 
-        The types are those of the users' own libraries (circuits, sequences); none where these
-        are not installed.
+        A function maps equal circuits or sequences to equal bytes in any process. The mapping is
+        empty if the SDK is not installed.
         """
 
     def read(
         self, source: bytes | Mapping[str, Any], settings: ProgramSettings, *, where: str
     ) -> Mapping[str, Any] | None:
-        """Make a payload's content of a program in one of the vendor's own forms.
+        """Convert a program in one of the vendor's file formats to a payload's content.
 
         Args:
-            source: The file: an object if it is JSON, else its bytes.
-            settings: What the program does not say itself.
-            where: What to call the file in messages.
+            source: The file's content: a mapping if it is JSON, otherwise bytes.
+            settings: What the program itself does not specify.
+            where: The file's name, for messages.
 
         Returns:
-            The content; `None` if this is not a program of this vendor.
+            The content, or `None` if this is not a program of this vendor.
 
         Raises:
-            PayloadError: The program is malformed, or the settings do not fit it.
+            PayloadError: The program is malformed, or a setting does not apply to it.
         """
 
     def program(self, content: Mapping[str, Any]) -> str:
-        """Return the kind of program (`sampler`)."""
+        """Return the program that a payload runs (`sampler`)."""
 
     def check(self, content: Mapping[str, Any], *, qpu: str, target: str | None) -> None:
-        """Refuse what a QPU would reject.
+        """Refuse a payload that the QPU would reject.
 
         Args:
-            content: Of the vendor's schema.
+            content: The payload's content, which follows the vendor's schema.
             qpu: The QPU's name, for messages.
-            target: What the QPU can do, as the vendor's JSON; `None` if not known.
+            target: The QPU's capabilities as the vendor's JSON; `None` if unknown.
 
         Raises:
-            PayloadError: It cannot run there.
+            PayloadError: The payload cannot run on the QPU.
         """
 
     def encode(self, content: Mapping[str, Any]) -> VendorPayload:
         """Encode a payload for QRMI's client."""
 
     def with_shots(self, content: Mapping[str, Any], shots: int) -> Mapping[str, Any]:
-        """Return the content with another number of shots."""
-
-    def decode(self, program: str, text: str) -> list[dict[str, Any]]:
-        """Decode a result into plain data, one object for each PUB or sequence.
-
-        A sampled one is `{"registers": {NAME: {"num_bits": n, "counts": …}}}`, where counts map
-        bit strings to numbers (nested lists of such maps where parameters were broadcast); an
-        estimated one is `{"evs": …, "stds": …}`.
+        """Return a copy of a payload's content with another number of shots.
 
         Raises:
-            ResultError: The text is not in the vendor's form.
+            PayloadError: The program takes no number of shots.
+        """
+
+    def decode(self, program: str, text: str) -> list[dict[str, Any]]:
+        """Decode a result into plain data: one object for each PUB or sequence.
+
+        The object of a sampled PUB is `{"registers": {NAME: {"num_bits": n, "counts": …}}}`.
+        `counts` maps bit strings to numbers; if parameters were broadcast, it is a nested list of
+        such mappings. The object of an estimated PUB is `{"evs": …, "stds": …}`.
+
+        Raises:
+            ResultError: The text is not in the vendor's format.
         """
 
     def arrays(self, program: str, text: str) -> list[dict[str, np.ndarray[Any, Any]]]:
-        """Decode a result into arrays, one object for each PUB or sequence (see `to_numpy`).
+        """Decode a result into arrays, by name, for each PUB or sequence.
+
+        `QuantumResult.to_numpy` describes their shapes.
 
         Raises:
-            ResultError: The text is not in the vendor's form.
+            ResultError: The text is not in the vendor's format.
         """
 
     def calibrated(self, target: str) -> str | None:
-        """Return when the QPU of a target was calibrated, ISO 8601; `None` if it does not say.
+        """Return when the QPU was last calibrated, in ISO 8601; `None` if the target lacks it.
 
         Raises:
             ResultError: The text is not a target of this vendor.
@@ -212,7 +218,7 @@ class Vendor(Protocol):
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Turn a failed import into an error that names the extra to install.
+    """Convert a failed import to an error that names the extra to install.
 
     Raises:
         ConfigError: A package is not installed.

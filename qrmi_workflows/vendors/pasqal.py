@@ -1,4 +1,4 @@
-"""Pasqal: Pulser sequences, through Pasqal Cloud and Pasqal Local."""
+"""Pasqal: Pulser sequences on Pasqal Cloud and Pasqal Local."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ _CONVERTERS = {
         programs=("pulser",), function="qrmi_workflows.vendors.pasqal:to_pulser_results"
     )
 }
-_REPRESENTATION = frozenset({"register", "version", "channels", "operations"})
+# Keys of Pulser's abstract representation (pulser-core 1.9.1,
+# pulser/json/abstract_repr/schemas/sequence-schema.json).
+_ABSTRACT_REPR_KEYS = frozenset({"register", "version", "channels", "operations"})
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["sequence", "job_runs"],
@@ -80,28 +82,27 @@ class _Pasqal:
     def read(
         self, source: bytes | Mapping[str, Any], settings: ProgramSettings, *, where: str
     ) -> Mapping[str, Any] | None:
-        if isinstance(source, bytes) or not set(source) >= _REPRESENTATION:
+        if isinstance(source, bytes) or not set(source) >= _ABSTRACT_REPR_KEYS:
             return None
-        settings.require_only("shots", where=where, reason="a sequence is sampled")
+        settings.require_only("shots", where=where, subject="a sequence")
         if settings.shots is None:
             raise PayloadError(
-                f"{where}: a sequence does not say how often to run it. Give a number of shots "
-                "(`--shots 100`)."
+                f"{where}: a sequence needs a number of shots. Give one, for example `--shots 100`."
             )
         return {"sequence": source, "job_runs": settings.shots}
 
-    def program(self, content: Mapping[str, Any]) -> str:  # noqa: ARG002 - the protocol's
+    def program(self, content: Mapping[str, Any]) -> str:  # noqa: ARG002 - part of the protocol
         return "pulser"
 
     def check(self, content: Mapping[str, Any], *, qpu: str, target: str | None) -> None:
         sequence = content["sequence"]
-        _check_built(sequence)
+        _check_is_built(sequence)
         if target is not None:
-            _check_device(sequence, content["job_runs"], _devices(target), qpu)
+            _check_device(sequence, content["job_runs"], _read_devices(target), qpu)
 
     def encode(self, content: Mapping[str, Any]) -> VendorPayload:
         return VendorPayload(
-            kind="PasqalCloud",
+            kind="PasqalCloud",  # QRMI 0.26.4 accepts it for Pasqal Local too
             fields={"sequence": json.dumps(content["sequence"]), "job_runs": content["job_runs"]},
         )
 
@@ -109,52 +110,56 @@ class _Pasqal:
         return {**content, "job_runs": shots}
 
     def decode(self, program: str, text: str) -> list[dict[str, Any]]:
-        counts = _counter(program, text)
+        counts = _read_counts(text, program)
         num_bits = len(next(iter(counts), ""))
         return [{"registers": {"atoms": {"num_bits": num_bits, "counts": counts}}}]
 
     def arrays(self, program: str, text: str) -> list[dict[str, np.ndarray[Any, Any]]]:
         import numpy as np
 
-        counts = _counter(program, text)
+        counts = _read_counts(text, program)
         rows = np.array([[int(bit) for bit in bits] for bits in counts], dtype=np.uint8)
         return [{"atoms": np.repeat(rows, list(counts.values()), axis=0)}]
 
     def calibrated(self, target: str) -> str | None:
-        if not _devices(target):
-            raise ResultError(f"not a target of Pasqal's: {target!r:.60}. Fetch it again.")
-        return None  # Pulser's devices do not say it
+        if not _read_devices(target):
+            raise ResultError(
+                f"not a valid target of a Pasqal QPU: {target!r:.60}. Fetch it again: `qpu target "
+                "NAME` and `lease.target()` return it as text."
+            )
+        return None  # a Pulser device (pulser-core 1.9) has no date
 
 
 PASQAL = _Pasqal()
 
 
 def device_specs(target: str) -> dict[str, str]:
-    """Return the devices of a target, by their names at the vendor, as Pulser serialises them.
+    """Return the specifications of a target's devices in Pulser's JSON, by the vendor's names.
 
     Args:
-        target: Pasqal Cloud's list of devices, or the one device of Pasqal Local.
+        target: The answer of Pasqal Cloud (a list of devices), of Pasqal Local (an object with the
+            key `specs`), or the specification of a single device.
 
     Raises:
-        ValueError, TypeError, KeyError: It is of another form.
+        ValueError, TypeError, KeyError: The target has another format.
     """
-    listed = json.loads(target)
-    if isinstance(listed, list):
-        return {device["device_type"]: device["specs"] for device in listed}
-    specs = listed.get("specs", target)
+    document = json.loads(target)
+    if isinstance(document, list):
+        return {device["device_type"]: device["specs"] for device in document}
+    specs = document.get("specs", target)
     return {json.loads(specs)["name"]: specs}
 
 
 def to_pulser_results(text: str, sequence: Sequence | str | Mapping[str, Any]) -> Results:
-    """Give a result to Pulser; needs the extra `pasqal`.
+    """Convert a result to Pulser's `Results`. Needs the extra `pasqal`.
 
     Args:
-        text: What the vendor sent.
+        text: The result as the vendor sent it.
         sequence: The sequence that was run, or its abstract representation.
 
     Raises:
-        ResultError: The result is not of the vendor's form, or not of this sequence.
-        ConfigError: Pulser is not installed.
+        ResultError: The text is not in the vendor's format, or the result is of another sequence.
+        ConfigError: The extra is not installed.
     """
     with needs_extra("pasqal"):
         import pulser
@@ -165,11 +170,11 @@ def to_pulser_results(text: str, sequence: Sequence | str | Mapping[str, Any]) -
     if isinstance(sequence, str):
         sequence = pulser.Sequence.from_abstract_repr(sequence)
     atoms = sequence.get_register(include_mappable=True).qubit_ids
-    counts = _counter("pulser", text)
+    counts = _read_counts(text, "pulser")
     if any(len(bits) != len(atoms) for bits in counts):
         raise ResultError(
-            f"bit strings of {len(next(iter(counts)))} atoms, and a sequence of {len(atoms)}. "
-            "Give the sequence that was run."
+            f"the result has {len(next(iter(counts)))} atoms, but the sequence has {len(atoms)}; "
+            "they must be equal. Give the sequence that was run."
         )
     results: Results = Results.from_final_bitstrings(
         atom_order=atoms, total_duration=sequence.get_duration(), final_bitstrings=counts
@@ -177,58 +182,66 @@ def to_pulser_results(text: str, sequence: Sequence | str | Mapping[str, Any]) -
     return results
 
 
-def _counter(program: str, text: str) -> dict[str, int]:
+def _read_counts(text: str, program: str) -> dict[str, int]:
     try:
         return {str(bits): int(n) for bits, n in sorted(json.loads(text)["counter"].items())}
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ResultError(
-            f"Pasqal's result of this {program} sequence has no counter of bit strings "
-            f"({error!r}). Its text is kept in `vendor_result`."
+            f"Pasqal's {program} result cannot be decoded ({error!r}); must have a `counter` of "
+            "bit strings. A newer release of qrmi-workflows may decode it; the task need not run "
+            "again."
         ) from error
 
 
 @lru_cache(maxsize=8)
-def _devices(target: str) -> dict[str, dict[str, Any]]:
-    """Read the devices of a target, by the name that sequences have them under."""
+def _read_devices(target: str) -> dict[str, dict[str, Any]]:
+    """Return a target's devices by the name that sequences use; empty if its format is unknown.
+
+    An unknown format is not an error, because the vendor checks the sequence as well.
+    """
     try:
-        listed = [json.loads(specs) for specs in device_specs(target).values()]
-        return {specs["name"]: specs for specs in listed}
+        devices = [json.loads(specs) for specs in device_specs(target).values()]
+        return {device["name"]: device for device in devices}
     except (AttributeError, KeyError, TypeError, ValueError):
-        return {}  # of a form that is not known: the vendor has the last word
+        return {}
 
 
-def _check_built(sequence: Mapping[str, Any]) -> None:
+def _check_is_built(sequence: Mapping[str, Any]) -> None:
     if variables := sequence.get("variables"):
         raise PayloadError(
-            f"the sequence has unbound parameters: {', '.join(variables)}. Give values for them: "
-            "`sequence.build(NAME=…)`, and write that."
+            f"the sequence has unbound parameters: {', '.join(variables)}; must be built. Give "
+            "their values with `sequence.build(NAME=…)`, and use the sequence that it returns."
         )
     register = sequence["register"]
-    if isinstance(register, list) and any(isinstance(a, dict) and "x" not in a for a in register):
+    # The atoms of a mappable register have no coordinates yet.
+    if isinstance(register, list) and any(
+        isinstance(atom, dict) and "x" not in atom for atom in register
+    ):
         raise PayloadError(
-            "the sequence's register is mappable: its atoms have no places yet. Place them: "
-            "`sequence.build(qubits={…})`, and write that."
+            "the sequence's register is mappable; must be built. Map the qubits with "
+            "`sequence.build(qubits={…})`, and use the sequence that it returns."
         )
 
 
 def _check_device(
     sequence: Mapping[str, Any], runs: int, devices: Mapping[str, Mapping[str, Any]], qpu: str
 ) -> None:
-    asked = sequence.get("device")
-    if not devices or not isinstance(asked, Mapping):
+    requested = sequence.get("device")
+    if not devices or not isinstance(requested, Mapping):
         return
-    if asked.get("name") not in devices:
+    name = requested.get("name")
+    device = devices.get(str(name))
+    if device is None:
         raise PayloadError(
-            f"the sequence is for the device {asked.get('name')!r}; allowed on QPU {qpu!r}: "
-            f"{', '.join(devices)}. Build it for one of those (`sequence.switch_device`); "
-            f"`qpu target {qpu}` gives them, with --refresh anew."
+            f"the sequence is for device {name!r}; on QPU {qpu!r}, must be one of: "
+            f"{', '.join(devices)}. Build it for one of these (`sequence.switch_device`); `qpu "
+            f"target {qpu} --refresh` prints their specifications."
         )
-    device, atoms = devices[asked["name"]], len(sequence["register"])
-    for what, number, most in (
+    for what, number, limit in (
         ("runs", runs, device.get("max_runs")),
-        ("atoms", atoms, device.get("max_atom_num")),
+        ("atoms", len(sequence["register"]), device.get("max_atom_num")),
     ):
-        if most is not None and number > most:
+        if limit is not None and number > limit:
             raise PayloadError(
-                f"{number} {what}; QPU {qpu!r} allows at most {most}. Ask for fewer."
+                f"{number} {what}: must be at most {limit} on QPU {qpu!r}. Use fewer {what}."
             )

@@ -1,4 +1,4 @@
-"""The installed vendors, found by entry point, and what they offer."""
+"""Find the installed vendors, which register themselves by entry point."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def _vendors() -> dict[str, Vendor]:
 
 
 def registered_types() -> list[str]:
-    """Return the resource types that the installed vendors have registered."""
+    """Return the resource types of the installed vendors."""
     return sorted(_entry_points().names)
 
 
 def registered_type(resource_type: str) -> ResourceType | None:
-    """Return how QRMI reaches a resource type; `None` if no vendor has registered it."""
+    """Return how QRMI reaches a resource type; `None` if no installed vendor has the type."""
     if resource_type not in _entry_points().names:
         return None
-    return _load(resource_type).types[resource_type]  # loads this vendor alone
+    return _load(resource_type).types[resource_type]  # imports only this vendor
 
 
 def load_vendor(name: str) -> Vendor:
-    """Return the vendor of that short name."""
+    """Return a vendor by its short name."""
     return _vendors()[name]
 
 
@@ -63,11 +63,11 @@ def vendor_of_type(resource_type: str) -> Vendor:
     """Return the vendor of a resource type.
 
     Raises:
-        ConfigError: No installed vendor has registered the type.
+        ConfigError: No installed vendor has the type.
     """
     if resource_type not in _entry_points().names:
         raise ConfigError(
-            f"unknown resource type {resource_type!r}; must be one of "
+            f"unknown resource type {resource_type!r}; must be one of: "
             f"{', '.join(registered_types())}. Correct `type` in qrmi_config.json, or install the "
             "vendor's package."
         )
@@ -75,42 +75,46 @@ def vendor_of_type(resource_type: str) -> Vendor:
 
 
 def vendor_of_payload(content: object, *, where: str) -> Vendor:
-    """Find the vendor whose keys a payload has, and check the payload against its schema.
+    """Find a payload's vendor by its keys, and validate the payload against the vendor's schema.
 
     Args:
         content: The payload's content.
-        where: What to call the payload in messages.
+        where: The payload's name, for messages.
 
     Raises:
-        PayloadError: It fits no vendor's schema.
+        PayloadError: The payload does not match any vendor's schema.
     """
     if not isinstance(content, Mapping):
         raise PayloadError(
-            f"{where}: a payload must be a JSON object, not {type(content).__name__}. {_choices()}"
+            f"{where}: a payload must be a JSON object, not {type(content).__name__}. "
+            f"{_describe_formats()}"
         )
     for vendor in _vendors().values():
         if set(vendor.schema["required"]) & set(content):
             _check_schema(content, vendor, where)
             return vendor
     keys = ", ".join(repr(key) for key in content) or "none"
-    raise PayloadError(f"{where}: no vendor's payload has these keys: {keys}. {_choices()}")
+    raise PayloadError(
+        f"{where}: the keys ({keys}) do not match any vendor's payload. {_describe_formats()}"
+    )
 
 
 def read_program(
     source: bytes | Mapping[str, Any], settings: ProgramSettings, *, where: str
 ) -> Mapping[str, Any] | None:
-    """Make a payload's content of a program in some vendor's own form.
+    """Convert a program in a vendor's own file format to a payload's content.
 
     Args:
-        source: The file: an object if it is JSON, else its bytes.
-        settings: What the program does not say itself.
-        where: What to call the file in messages.
+        source: The file's content: a mapping if it is JSON, otherwise bytes.
+        settings: What the program itself does not specify.
+        where: The file's name, for messages.
 
     Returns:
-        The content; `None` if the source is JSON and no vendor's program.
+        The content, or `None` if the source is JSON but not a program.
 
     Raises:
-        PayloadError: The program is malformed, or the settings do not fit it.
+        PayloadError: The format is unknown, the program is malformed, or a setting does not apply
+            to it.
     """
     for vendor in _vendors().values():
         content = vendor.read(source, settings, where=where)
@@ -118,31 +122,31 @@ def read_program(
             return content
     if isinstance(source, bytes):
         raise PayloadError(
-            f"{where}: not JSON, and not a program in another form: it begins with "
-            f"{bytes(source[:20])!r}. {_choices()}"
+            f"{where}: unknown file format; the file begins with {bytes(source[:20])!r}. "
+            f"{_describe_formats()}"
         )
     return None
 
 
 def find_frontend(kind: str, *, qpu: str, resource_type: str) -> Callable[..., Any]:
-    """Return the function that makes a QPU's `sampler`, `estimator`, `pulser_backend`, ….
+    """Return the function that creates a QPU's front end (`sampler`, `pulser_backend`).
 
     Raises:
-        PayloadError: The QPU's vendor has no such front end.
-        ConfigError: No installed vendor has registered the type.
+        PayloadError: The QPU's vendor does not offer the front end.
+        ConfigError: No installed vendor has the type.
     """
     offered = vendor_of_type(resource_type).frontends
     if kind not in offered:
-        types = [
+        types = sorted(
             name
             for vendor in _vendors().values()
             if kind in vendor.frontends
             for name in vendor.types
-        ]
+        )
+        alternative = f", or a QPU of another type: {', '.join(types)}" if types else ""
         raise PayloadError(
-            f"QPU {qpu!r} of type {resource_type!r} has no {kind}; it has "
-            f"{', '.join(offered) or 'no front end'}. Use one of those, or a QPU of type "
-            f"{', '.join(sorted(types))}."
+            f"QPU {qpu!r} of type {resource_type!r} has no {kind}; must be one of: "
+            f"{', '.join(offered) or 'none'}. Use one of these{alternative}."
         )
     return _resolve(offered[kind])
 
@@ -150,28 +154,29 @@ def find_frontend(kind: str, *, qpu: str, resource_type: str) -> Callable[..., A
 def find_converter(
     kind: str, *, resource_type: str, program: str, task_id: str
 ) -> Callable[..., Any]:
-    """Return the function that converts a result to another library's object.
+    """Return the function that converts a result to an object of the vendor's SDK.
 
     Raises:
-        ResultError: The result cannot be converted to that.
-        ConfigError: No installed vendor has registered the type.
+        ResultError: The vendor does not offer this conversion for the program.
+        ConfigError: No installed vendor has the type.
     """
     offered = vendor_of_type(resource_type).converters
-    fitting = {name: each for name, each in offered.items() if program in each.programs}
-    if kind not in fitting:
-        methods = " and ".join(f"{name}()" for name in ("counts", *fitting))
+    matching = {name: each for name, each in offered.items() if program in each.programs}
+    if kind not in matching:
+        alternatives = [*(f"{name}()" for name in matching), "the attribute `data`"]
         raise ResultError(
-            f"task {task_id} ran a {program!r} program: its result has no {kind}(). Use {methods}."
+            f"the result of task {task_id}, which ran the program {program!r}, does not support "
+            f"{kind}(). Use {' or '.join(alternatives)}."
         )
-    return _resolve(fitting[kind].function)
+    return _resolve(matching[kind].function)
 
 
 def identities() -> dict[type, Callable[[Any], bytes]]:
-    """Return how the installed libraries' values are identified, by their types."""
+    """Return the functions that identify objects of the installed SDKs, by type."""
     return {
-        kind: identify
+        type_: identify
         for vendor in _vendors().values()
-        for kind, identify in vendor.identities().items()
+        for type_, identify in vendor.identities().items()
     }
 
 
@@ -180,16 +185,17 @@ def _resolve(reference: str) -> Callable[..., Any]:
     return function
 
 
-def _choices() -> str:
-    forms = (
-        f"{name}: {' + '.join(vendor.schema['required'])} or {', '.join(vendor.reads)}"
+def _describe_formats() -> str:
+    formats = (
+        f"for {name}, a JSON object with the keys {' and '.join(vendor.schema['required'])}, or "
+        f"a program in {' or '.join(vendor.reads)}"
         for name, vendor in sorted(_vendors().items())
     )
-    return f"Must be one of: {'; '.join(forms)}."
+    return f"Must be one of: {'; '.join(formats)}."
 
 
 def _check_schema(content: Mapping[str, Any], vendor: Vendor, where: str) -> None:
-    import jsonschema  # takes 60 ms, which a lease without payloads need not pay
+    import jsonschema  # takes 60 ms, which processes that only hold a lease do not need
 
     validator = jsonschema.Draft202012Validator(vendor.schema)
     error = jsonschema.exceptions.best_match(validator.iter_errors(content))
@@ -197,7 +203,8 @@ def _check_schema(content: Mapping[str, Any], vendor: Vendor, where: str) -> Non
         return
     place = "".join(f"[{part!r}]" for part in error.absolute_path)
     message = error.message if len(error.message) < 300 else f"{error.message[:300]}…"
-    required = ", ".join(vendor.schema["required"])
+    required = " and ".join(vendor.schema["required"])
     raise PayloadError(
-        f"{where}{place}: {message}. A payload for {vendor.name} needs {required}; correct it."
+        f"{where}{place}: {message}. A payload for {vendor.name} must have the keys {required}. "
+        "Correct the payload."
     )

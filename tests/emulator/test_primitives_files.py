@@ -189,21 +189,21 @@ def test_bad_files_are_refused_before_a_lease(run, emulator):
         emulator, run, ["h.qasm", *ibm], "not ISA for QPU 'ibm_fez'", "no gate 'h'", "rz, sx"
     )
     assert_refused(emulator, run, ["free.qasm", *ibm], "unbound parameters: a")
-    assert_refused(emulator, run, ["old.qasm", *ibm], "OpenQASM 2; allowed is OpenQASM 3")
-    assert_refused(emulator, run, ["half.qpy", *ibm], "not a whole QPY file")
+    assert_refused(emulator, run, ["old.qasm", *ibm], "OpenQASM 2; must be OpenQASM 3")
+    assert_refused(emulator, run, ["half.qpy", *ibm], "not a complete QPY file")
     assert_refused(
-        emulator, run, ["noise.bin", *ibm], "not JSON, and not a program", "OpenQASM 3 (.qasm)"
+        emulator, run, ["noise.bin", *ibm], "unknown file format", "OpenQASM 3 (.qasm)"
     )
-    assert_refused(emulator, run, ["large.json", *ibm], "100.0 MB; allowed are 50 MB")
+    assert_refused(emulator, run, ["large.json", *ibm], "100.0 MB; must be at most 50 MB")
     assert_refused(
-        emulator, run, ["h.qasm", "--shots", 0, *ibm], "shots = 0: allowed is a whole number"
+        emulator, run, ["h.qasm", "--shots", 0, *ibm], "shots=0: must be a positive integer"
     )
-    assert_refused(emulator, run, ["h.qasm", "--shots", -1, *ibm], "shots = -1")
-    assert_refused(emulator, run, ["other.json", *pasqal], "Give a number of shots")
+    assert_refused(emulator, run, ["h.qasm", "--shots", -1, *ibm], "shots=-1")
+    assert_refused(emulator, run, ["other.json", *pasqal], "needs a number of shots")
     assert_refused(
-        emulator, run, ["other.json", "--shots", 5, *pasqal], "'AnalogDevice'; allowed on QPU"
+        emulator, run, ["other.json", "--shots", 5, *pasqal], "'AnalogDevice'; on QPU 'FRESNEL', must be one of"
     )
-    assert_refused(emulator, run, ["h.qasm", "--observables", "none.json", *ibm], "not observables")
+    assert_refused(emulator, run, ["h.qasm", "--observables", "none.json", *ibm], "cannot read the observables")
 
 
 @contextmanager

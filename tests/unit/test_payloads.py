@@ -29,12 +29,18 @@ def test_the_keys_tell_the_vendor():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "not JSON"),
-        ("[1]", "one JSON object, not list"),
-        ('{"sequence": {"a": 1, "a": 2}}', "not JSON: the key 'a' is there twice. .* correct that"),
-        ('{"sequence": {"a": -Infinity}}', "not JSON: -Infinity is no number of JSON's"),
-        ("{}", r"its keys \(none\) are of no vendor's payload. Allowed: ibm: program_id"),
-        ('{"circuit": 1}', r"its keys \('circuit'\)"),
+        ("{", "not valid JSON"),
+        ("[1]", "must be a JSON object, not list"),
+        (
+            '{"sequence": {"a": 1, "a": 2}}',
+            "not valid JSON: duplicate key 'a'. .* Correct the file",
+        ),
+        ('{"sequence": {"a": -Infinity}}', "not valid JSON: -Infinity is not a JSON number"),
+        (
+            "{}",
+            r"keys \(none\) do not match any vendor's payload. Must be one of: for ibm, ",
+        ),
+        ('{"circuit": 1}', r"the keys \('circuit'\)"),
         ('{"program_id": "sampler"}', "'parameters' is a required property"),
         (
             '{"program_id": "executor", "parameters": {"pubs": []}}',
@@ -57,12 +63,12 @@ def test_a_malformed_file_is_refused_with_its_place(tmp_path, text, said):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(PayloadError, match=r"absent\.json: No such file"):
+    with pytest.raises(PayloadError, match=r"absent\.json: cannot read the payload: No such file"):
         Payload.from_file(tmp_path / "absent.json")
 
 
 def test_a_payload_for_another_vendor_is_refused_with_the_types_it_fits():
-    with pytest.raises(PayloadError, match="allowed: QPUs of type pasqal-cloud, pasqal-local"):
+    with pytest.raises(PayloadError, match="type must be one of: pasqal-cloud, pasqal-local"):
         Payload.from_content(SEQUENCE).require_type("ibm_fez", "ibm-quantum-compute-service")
 
 
@@ -89,7 +95,7 @@ def test_an_estimator_has_no_shots():
 
     with pytest.raises(PayloadError, match="precision, not shots"):
         Payload.from_content(estimator).with_shots(7)
-    with pytest.raises(PayloadError, match="from 1 on"):
+    with pytest.raises(PayloadError, match="must be a positive integer"):
         Payload.from_content(SAMPLER).with_shots(0)
 
 
@@ -118,7 +124,9 @@ def test_observables_that_are_none_are_refused_before_a_vendor_sees_them(observa
         pubs = [["OPENQASM 3.0; x $0;", observables]]
         return Payload.from_content({"program_id": "estimator", "parameters": {"pubs": pubs}})
 
-    with pytest.raises(PayloadError, match=r"observables of PUB 0: .* is none; allowed are Pauli"):
+    with pytest.raises(
+        PayloadError, match=r"observables of PUB 0: .* is not an observable; must be"
+    ):
         estimated(observables).require_fit("ibm_fez", None)
     for good in ("Z0", {"ZZ": 1, "X+": -0.5}, [["Z"], [{"X": 1.0}]], {"__type__": "ndarray"}):
         estimated(good).require_fit("ibm_fez", None)
@@ -127,7 +135,7 @@ def test_observables_that_are_none_are_refused_before_a_vendor_sees_them(observa
 @pytest.mark.parametrize("shots", [0, -3, 1.5, True, "7"])
 def test_shots_are_positive_whole_numbers(shots, tmp_path):
     (tmp_path / "c.qasm").write_text("OPENQASM 3.0;")
-    said = rf"shots = {shots!r}: allowed is a whole number from 1 on"
+    said = rf"shots={shots!r}: must be a positive integer"
     with pytest.raises(PayloadError, match=said):
         Payload.from_content(SAMPLER).with_shots(shots)
     with pytest.raises(PayloadError, match=said):
@@ -142,7 +150,7 @@ def test_shots_may_be_numpys():
 def test_what_json_cannot_carry_is_refused():
     for value in (float("nan"), float("inf"), np.zeros(3)):
         content = {"program_id": "sampler", "parameters": {"pubs": [["q", [value]]]}}
-        with pytest.raises(PayloadError, match="not JSON"):
+        with pytest.raises(PayloadError, match="not valid JSON"):
             Payload.from_content(content)
 
 
@@ -150,10 +158,12 @@ def test_a_payload_of_100_mb_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "large.json"
     with path.open("wb") as file:
         file.truncate(100_000_000)
-    with pytest.raises(PayloadError, match=r"large.json is of 100.0 MB; allowed are 50 MB. Split"):
+    with pytest.raises(
+        PayloadError, match=r"large.json: size 100.0 MB; must be at most 50 MB. Split"
+    ):
         Payload.from_file(path)
     content = {"program_id": "sampler", "parameters": {"pubs": ["x" * MAX_BYTES]}}
-    with pytest.raises(PayloadError, match=r"the payload is of 50\.0 MB"):
+    with pytest.raises(PayloadError, match=r"the payload: size 50\.0 MB"):
         Payload.from_content(content)
 
 
@@ -185,12 +195,28 @@ def test_what_does_not_fit_a_file_is_refused(tmp_path):
     (tmp_path / "p.json").write_text(json.dumps(SAMPLER))
     (tmp_path / "x.txt").write_text("no program")
     for name, settings, said in (
-        ("c.qasm", {"precision": 0.1}, "a sampler samples; allowed: program, shots"),
-        ("c.qasm", {"observables": "Z", "shots": 3}, "to a precision; .* Leave out shots"),
+        (
+            "c.qasm",
+            {"precision": 0.1},
+            "precision=0.1 does not apply to a sampler, .* only: program, shots",
+        ),
+        (
+            "c.qasm",
+            {"observables": "Z", "shots": 3},
+            "shots=3 does not apply to an estimator, .* Leave out shots",
+        ),
         ("c.qasm", {"program": "estimator"}, "needs observables"),
-        ("c.qasm", {"program": "noise"}, "allowed: sampler, estimator"),
-        ("p.json", {"observables": "Z"}, "whole payload; allowed: shots"),
-        ("x.txt", {}, "not JSON: it begins with b'no program', and .* Allowed: ibm: program_id"),
+        ("c.qasm", {"program": "noise"}, "must be one of: sampler, estimator"),
+        (
+            "p.json",
+            {"observables": "Z"},
+            "does not apply to a complete payload, which accepts only: shots",
+        ),
+        (
+            "x.txt",
+            {},
+            "unknown file format; the file begins with b'no program'. .* for ibm, .* program_id",
+        ),
     ):
         with pytest.raises(PayloadError, match=said):
             Payload.from_file(tmp_path / name, **settings)
@@ -215,7 +241,7 @@ def test_circuits_in_qpy_become_pubs_that_qiskit_reads_back(tmp_path):
     assert qasm3.loads(bound).parameters == set()
     data = (tmp_path / "c.qpy").read_bytes()
     (tmp_path / "half.qpy").write_bytes(data[: len(data) // 2])
-    with pytest.raises(PayloadError, match="not a whole QPY file"):
+    with pytest.raises(PayloadError, match="not a complete QPY file"):
         Payload.from_file(tmp_path / "half.qpy")
 
 
@@ -231,9 +257,11 @@ def test_a_sequence_of_pulser_needs_a_number_of_shots_and_values(tmp_path):
 
     assert payload.content == {"sequence": json.loads(path.read_text()), "job_runs": 30}
     payload.require_fit("EMU_FREE", None)
-    with pytest.raises(PayloadError, match="Give a number of shots"):
+    with pytest.raises(PayloadError, match="needs a number of shots"):
         Payload.from_file(path)
-    with pytest.raises(PayloadError, match="a sequence is sampled; allowed: shots"):
+    with pytest.raises(
+        PayloadError, match="does not apply to a sequence, which accepts only: shots"
+    ):
         Payload.from_file(path, shots=3, precision=0.1)
     amplitude = sequence.declare_variable("amplitude")
     sequence.add(pulser.Pulse.ConstantPulse(500, amplitude, 0, 0), "global")
@@ -243,12 +271,12 @@ def test_a_sequence_of_pulser_needs_a_number_of_shots_and_values(tmp_path):
 
 
 def test_a_device_without_an_end_is_refused_as_too_large():
-    with pytest.raises(PayloadError, match=r"/dev/zero is of 50\.0 MB; allowed are 50 MB"):
+    with pytest.raises(PayloadError, match=r"/dev/zero: size 50\.0 MB; must be at most 50 MB"):
         Payload.from_file("/dev/zero")
 
 
 @pytest.mark.parametrize("precision", [float("nan"), float("inf"), -0.5])
 def test_a_precision_is_a_number_from_0_on(precision, tmp_path):
     (tmp_path / "c.qasm").write_text("OPENQASM 3.0;")
-    with pytest.raises(PayloadError, match=rf"precision = {precision!r}: allowed is a number from"):
+    with pytest.raises(PayloadError, match=rf"precision={precision!r}: must be a non-negative"):
         Payload.from_file(tmp_path / "c.qasm", observables="Z", precision=precision)

@@ -28,7 +28,7 @@ def encode(*pubs: PubResult) -> str:
 def result_of(program: str, text: str, vendor: str = "ibm") -> QuantumResult:
     return QuantumResult(
         qpu="ibm_fez",
-        type=load_vendor(vendor).types[0],
+        type=next(iter(load_vendor(vendor).types)),
         program=program,
         task_id="t1",
         payload_digest="0" * 64,
@@ -74,16 +74,16 @@ TEXTS = ["", "{}", "[]", '{"counter": 1}', '{"__value__": {}}', "[" * 100_000]
 @pytest.mark.parametrize("vendor", ["ibm", "pasqal"])
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_text_that_is_no_result_is_an_error_of_ours(vendor, text):
-    with pytest.raises(ResultError, match="vendor_result"):
+    with pytest.raises(ResultError, match="cannot be decoded"):
         load_vendor(vendor).decode("sampler", text)
 
 
 @pytest.mark.parametrize("text", [*TEXTS, '{"__type__": "ndarray", "__value__": "AAAA"}'])
 def test_a_text_that_is_no_primitives_result_does_not_become_qiskits(text):
-    with pytest.raises(ResultError, match="vendor_result"):
-        replace(
-            result_of("pulser", '{"counter": {}}', "pasqal"), program="sampler", vendor_result=text
-        ).to_primitive_result()
+    pub = PubResult(DataBin(shape=(), evs=np.array(0.5), stds=np.array(0.1)))
+    result = replace(result_of("estimator", encode(pub)), vendor_result=text)
+    with pytest.raises(ResultError, match="cannot be decoded"):
+        result.to_primitive_result()
 
 
 @pytest.mark.parametrize("registers", [5, {"atoms": 5}, {"atoms": {"num_bits": 2}}])
@@ -99,7 +99,7 @@ def test_no_result_takes_the_place_of_a_device(tmp_path):
     result = result_of("pulser", '{"counter": {"01": 3}}', "pasqal")
 
     for name in ("null", "fifo", "."):
-        with pytest.raises(FileExistsError, match="a folder, device or FIFO is there"):
+        with pytest.raises(FileExistsError, match="the path is a folder, device or FIFO"):
             result.save(tmp_path / name)
     assert (tmp_path / "null").is_symlink()
 
@@ -119,9 +119,9 @@ def test_the_file_gives_back_the_same_result_and_needs_no_quantum_package(tmp_pa
 def test_what_is_asked_of_a_result_that_lacks_it_is_told_what_there_is():
     result = result_of("pulser", '{"counter": {"01": 3}}', "pasqal")
 
-    with pytest.raises(ResultError, match="allowed are atoms"):
+    with pytest.raises(ResultError, match="register='meas': must be one of: atoms"):
         result.counts("meas")
-    with pytest.raises(ResultError, match="has 1; the first is 0"):
+    with pytest.raises(ResultError, match="pub=1: must be at least 0 and less than 1"):
         result.counts(pub=1)
     with pytest.raises(ResultError, match="no expectation values"):
         result.expectation_values()
@@ -130,10 +130,13 @@ def test_what_is_asked_of_a_result_that_lacks_it_is_told_what_there_is():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "no result file"),
+        ("", "cannot read the result file"),
         ("[]", "not a result file"),
-        ('{"format": "qrmi-workflows-result", "version": 99}', "version 99"),
-        ('{"format": "qrmi-workflows-result", "version": 1, "qpu": "a"}', "not a whole result"),
+        ('{"format": "qrmi-workflows-result", "version": 99}', "has version 99"),
+        (
+            '{"format": "qrmi-workflows-result", "version": 1, "qpu": "a"}',
+            "the result is incomplete: `completed` is missing",
+        ),
     ],
 )
 def test_a_file_that_is_no_result_is_refused(tmp_path, text, said):
@@ -203,7 +206,7 @@ def test_a_file_that_was_cut_off_is_refused_wherever_the_cut_is(tmp_path, large)
 
     for end in [0, 1, 2, 10, len(whole) // 2, len(whole) - 5]:
         path.write_bytes(whole[:end])
-        with pytest.raises(ResultError, match="no result file"):
+        with pytest.raises(ResultError, match="cannot read the result file"):
             QuantumResult.load(path)
     path.write_bytes(whole[:200] + bytes([whole[200] ^ 255]) + whole[201:])
     with pytest.raises(ResultError):
@@ -216,17 +219,17 @@ def test_a_file_that_was_tampered_with_is_refused_with_the_place(tmp_path):
     document = json.loads(path.read_text())
     for change, said in (
         ({"data": {}}, "`data` is"),
-        ({"data": [1]}, "parts that are no objects"),
-        ({"qpu": 7}, "`qpu` is 7; allowed is a string"),
-        ({"note": "mine"}, "it has a `note`"),
-        ({"version": 2}, "version 2; this release reads version 1. Install a newer"),
-        ({"format": "other"}, "no `format`"),
+        ({"data": [1]}, "`data` must be a list of objects"),
+        ({"qpu": 7}, "`qpu` is 7; must be a string"),
+        ({"note": "mine"}, "unknown key `note`"),
+        ({"version": 2}, "has version 2; must be 1 for this release. Install a newer"),
+        ({"format": "other"}, "`format` must be"),
     ):
         path.write_text(json.dumps(document | change))
         with pytest.raises(ResultError, match=said):
             QuantumResult.load(path)
     path.write_text("[" * 100_000)
-    with pytest.raises(ResultError, match="no result file"):
+    with pytest.raises(ResultError, match="cannot read the result file"):
         QuantumResult.load(path)
     with pytest.raises(ResultError, match="No such file"):
         QuantumResult.load(tmp_path / "absent.json")
@@ -254,7 +257,7 @@ def test_arrays_of_estimates_and_of_atoms():
     assert arrays["stds"].tolist() == [0.1, 0.0]
     atoms = result_of("pulser", '{"counter": {"01": 2, "10": 1}}', "pasqal").to_numpy()["atoms"]
     assert atoms.tolist() == [[0, 1], [0, 1], [1, 0]]
-    with pytest.raises(ResultError, match="has 1; the first is 0"):
+    with pytest.raises(ResultError, match="pub=1: must be at least 0 and less than 1"):
         result_of("estimator", encode(pub)).to_numpy(pub=1)
 
 
@@ -272,16 +275,16 @@ def test_a_result_becomes_pulsers_by_its_sequence():
         assert results.total_duration == 500
 
     other = replace(result, vendor_result='{"counter": {"011": 2}}')
-    with pytest.raises(ResultError, match="bit strings of 3 atoms, and a sequence of 2"):
+    with pytest.raises(ResultError, match="result has 3 atoms, but the sequence has 2"):
         other.to_pulser_results(sequence)
 
 
 def test_a_result_is_not_what_it_is_not():
     atoms = result_of("pulser", '{"counter": {"01": 2}}', "pasqal")
     pub = PubResult(DataBin(shape=(), evs=np.array(0.5), stds=np.array(0.1)))
-    with pytest.raises(ResultError, match="Use counts"):
+    with pytest.raises(ResultError, match=r"Use to_pulser_results\(\) or"):
         atoms.to_primitive_result()
-    with pytest.raises(ResultError, match="Use to_primitive_result"):
+    with pytest.raises(ResultError, match=r"Use to_primitive_result\(\) or"):
         result_of("estimator", encode(pub)).to_pulser_results("{}")
 
 

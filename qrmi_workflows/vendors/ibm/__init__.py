@@ -1,7 +1,7 @@
-"""IBM: Qiskit primitives, on IBM Quantum Compute Service and IBM Quantum System API.
+"""IBM: Qiskit primitives on IBM Quantum Compute Service and IBM Quantum System API.
 
-What needs NumPy is imported when it is called: every lease loads its vendor, and few processes
-decode a result.
+Modules that need NumPy are imported inside functions: every lease imports its vendor, but few
+processes check circuits or decode results.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qrmi_workflows.config.job import TIMEOUT
 from qrmi_workflows.errors import PayloadError
 from qrmi_workflows.vendors.base import Converter, ProgramSettings, ResourceType, VendorPayload
+from qrmi_workflows.vendors.ibm.schema import SCHEMA
 from qrmi_workflows.vendors.ibm.target import read_target, transpiler_target
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ __all__ = ["IBM", "transpiler_target"]
 
 _TYPES = {
     "ibm-quantum-compute-service": ResourceType(qrmi="IBMQuantumComputeService"),
-    # Its API wants a time limit for every task; outside a job with one of its own, a day.
+    # IBM Quantum System API requires a time limit for every task. A scheduler's job sets its own;
+    # elsewhere the limit is one day.
     "ibm-quantum-system": ResourceType(qrmi="IBMQuantumSystem", settings={TIMEOUT: "86400"}),
     "qiskit-runtime-service": ResourceType(qrmi="IBMQiskitRuntimeService"),
 }
@@ -37,46 +39,6 @@ _CONVERTERS = {
         function="qrmi_workflows.vendors.ibm.results:to_primitive_result",
     )
 }
-_SHOTS = {"type": ["integer", "null"], "minimum": 1}
-_PRECISION = {"type": ["number", "null"], "minimum": 0}
-_CIRCUIT = {"type": ["string", "object"], "minLength": 1}
-_SAMPLER_PUB = {
-    "type": ["array", "string"],
-    "prefixItems": [_CIRCUIT, True, _SHOTS],
-    "minItems": 1,
-    "maxItems": 3,
-    "minLength": 1,
-}
-_ESTIMATOR_PUB = {
-    "type": "array",
-    "prefixItems": [_CIRCUIT, True, True, _PRECISION],
-    "minItems": 2,
-    "maxItems": 4,
-}
-_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "required": ["program_id", "parameters"],
-    "properties": {
-        "program_id": {"enum": ["sampler", "estimator"]},
-        "parameters": {
-            "type": "object",
-            "required": ["pubs"],
-            "properties": {
-                "pubs": {"type": "array", "minItems": 1},
-                "version": {"const": 2},
-                "shots": _SHOTS,
-                "precision": _PRECISION,
-                "options": {
-                    "type": "object",
-                    "properties": {"default_shots": _SHOTS, "default_precision": _PRECISION},
-                },
-            },
-        },
-    },
-    "if": {"properties": {"program_id": {"const": "estimator"}}},
-    "then": {"properties": {"parameters": {"properties": {"pubs": {"items": _ESTIMATOR_PUB}}}}},
-    "else": {"properties": {"parameters": {"properties": {"pubs": {"items": _SAMPLER_PUB}}}}},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +48,7 @@ class _IBM:
 
     @property
     def schema(self) -> Mapping[str, Any]:
-        return _SCHEMA
+        return SCHEMA
 
     @property
     def types(self) -> Mapping[str, ResourceType]:
@@ -118,7 +80,7 @@ class _IBM:
         return str(content["program_id"])
 
     def check(self, content: Mapping[str, Any], *, qpu: str, target: str | None) -> None:
-        from qrmi_workflows.vendors.ibm.circuits import check_pub
+        from qrmi_workflows.vendors.ibm.checks import check_pub
 
         for index, pub in enumerate(content["parameters"]["pubs"]):
             check_pub(content["program_id"], pub, index=index, qpu=qpu, target=target)
@@ -135,11 +97,11 @@ class _IBM:
     def with_shots(self, content: Mapping[str, Any], shots: int) -> Mapping[str, Any]:
         if content["program_id"] != "sampler":
             raise PayloadError(
-                f"shots = {shots}: an estimator has a precision, not shots. Set `precision` in "
-                "the payload."
+                f"shots={shots}: an estimator takes a precision, not shots. Set `precision` in the "
+                "payload."
             )
         parameters = content["parameters"]
-        pubs = [_sampler_pub(pub, shots) for pub in parameters["pubs"]]
+        pubs = [_with_pub_shots(pub, shots) for pub in parameters["pubs"]]
         return {**content, "parameters": {**parameters, "pubs": pubs, "shots": shots}}
 
     def decode(self, program: str, text: str) -> list[dict[str, Any]]:
@@ -153,14 +115,14 @@ class _IBM:
         return decode_arrays(program, text)
 
     def calibrated(self, target: str) -> str | None:
-        document = read_target(target)
-        return str(date) if (date := document["properties"].get("last_update_date")) else None
+        date = read_target(target)["properties"].get("last_update_date")
+        return str(date) if date else None
 
 
 IBM = _IBM()
 
 
-def _sampler_pub(pub: list[Any] | str, shots: int) -> list[Any]:
-    parts = [pub] if isinstance(pub, str) else list(pub)
-    values = parts[1] if len(parts) > 1 else None
-    return [parts[0], values, shots]
+def _with_pub_shots(pub: list[Any] | str, shots: int) -> list[Any]:
+    items = [pub] if isinstance(pub, str) else list(pub)
+    parameter_values = items[1] if len(items) > 1 else None
+    return [items[0], parameter_values, shots]

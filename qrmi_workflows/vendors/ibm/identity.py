@@ -1,7 +1,7 @@
-"""Bytes that are equal for equal circuits, in any process: what memoisation compares.
+"""Map equal circuits to equal bytes in any process, for memoisation.
 
-Neither of Qiskit's own forms will do: QPY holds names that Qiskit counts up, and OpenQASM 3 drops
-the global phase.
+Qiskit 2.6 has no serialisation that does this: QPY contains the names that Qiskit generates for
+circuits and gates (`circuit-165`), and OpenQASM 3 omits the global phase.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["identities"]
 
 _LIBRARY = "qiskit.circuit.library"
-_PLAIN = (f"{_LIBRARY}.standard_gates", f"{_LIBRARY}.generalized_gates.unitary")
-_PLAIN_NAMES = frozenset({"measure", "reset", "barrier", "delay"})
+# Instructions that their name and parameters determine completely.
+_SELF_DESCRIBING = (f"{_LIBRARY}.standard_gates", f"{_LIBRARY}.generalized_gates.unitary")
+_SELF_DESCRIBING_NAMES = frozenset({"measure", "reset", "barrier", "delay"})
 
 
 def identities() -> Mapping[type, Callable[[Any], bytes]]:
-    """Return how Qiskit's circuits and observables are identified; empty without Qiskit."""
+    """Return the functions that identify Qiskit's objects, by type; empty without Qiskit."""
     if find_spec("qiskit") is None:
         return {}
     from qiskit import QuantumCircuit
@@ -36,10 +37,11 @@ def identities() -> Mapping[type, Callable[[Any], bytes]]:
 
 
 def circuit_identity(circuit: QuantumCircuit) -> bytes:
-    """Identify a circuit by all that its result depends on, and by no name but its registers'.
+    """Identify a circuit by everything that affects its result.
 
-    Circuits of control flow or classical expressions are identified by their QPY; with gates of
-    their own as well, Qiskit writes that anew each time, so that they equal no other.
+    The names of circuits, quantum registers and custom gates do not matter. Circuits with control
+    flow or classical expressions are an exception: they are identified by their QPY, which contains
+    the names of registers and custom gates.
     """
     from qiskit import qpy
 
@@ -47,19 +49,25 @@ def circuit_identity(circuit: QuantumCircuit) -> bytes:
         return repr(_describe(circuit)).encode()
     except NotImplementedError:
         file = io.BytesIO()
-        same = circuit.copy()
-        same.name, same.metadata = "", {}
-        qpy.dump(same, file)
+        anonymous = circuit.copy()
+        anonymous.name, anonymous.metadata = "", {}
+        qpy.dump(anonymous, file)
         return file.getvalue()
 
 
 def observable_identity(observable: SparsePauliOp) -> bytes:
     """Identify an observable by its labels and coefficients, in their order."""
-    coefficients = [str(each) for each in observable.coeffs.tolist()]
+    coefficients = [str(coefficient) for coefficient in observable.coeffs.tolist()]
     return repr((observable.paulis.to_labels(), coefficients)).encode()
 
 
 def _describe(circuit: QuantumCircuit) -> list[Any]:
+    """Describe a circuit in plain data.
+
+    Raises:
+        NotImplementedError: The circuit has control flow, classical expressions, or an instruction
+            without a definition.
+    """
     if getattr(circuit, "num_vars", 0):
         raise NotImplementedError
     clbits = {bit: index for index, bit in enumerate(circuit.clbits)}
@@ -68,24 +76,28 @@ def _describe(circuit: QuantumCircuit) -> list[Any]:
         len(qubits),
         [(register.name, [clbits[bit] for bit in register]) for register in circuit.cregs],
         len(clbits),
-        _value(circuit.global_phase),
+        _describe_parameter(circuit.global_phase),
         [parameter.name for parameter in circuit.parameters],
         [
             (
-                _operation(each.operation),
-                [qubits[bit] for bit in each.qubits],
-                [clbits[bit] for bit in each.clbits],
+                _describe_operation(instruction.operation),
+                [qubits[bit] for bit in instruction.qubits],
+                [clbits[bit] for bit in instruction.clbits],
             )
-            for each in circuit.data
+            for instruction in circuit.data
         ],
     ]
 
 
-def _operation(operation: Instruction) -> list[Any]:
-    params = [_value(each) for each in getattr(operation, "params", ())]
-    kind = getattr(operation, "base_class", type(operation))
-    plain = kind.__module__.startswith(_PLAIN) or operation.name in _PLAIN_NAMES
-    if plain:
+def _describe_operation(operation: Instruction) -> list[Any]:
+    # `base_class` is the library's class of a singleton gate such as `XGate`.
+    gate_class = getattr(operation, "base_class", type(operation))
+    is_self_describing = (
+        gate_class.__module__.startswith(_SELF_DESCRIBING)
+        or operation.name in _SELF_DESCRIBING_NAMES
+    )
+    if is_self_describing:
+        params = [_describe_parameter(param) for param in getattr(operation, "params", ())]
         control = getattr(operation, "ctrl_state", None)
         return [operation.name, params, control, getattr(operation, "unit", None)]
     if getattr(operation, "blocks", None) or getattr(operation, "definition", None) is None:
@@ -93,9 +105,9 @@ def _operation(operation: Instruction) -> list[Any]:
     return [_describe(operation.definition)]
 
 
-def _value(value: Any) -> Any:
+def _describe_parameter(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return (value.dtype.str, value.shape, value.tobytes())
     if isinstance(value, int | float | complex | np.number):
         return complex(value)
-    return str(value)  # an expression of parameters
+    return str(value)  # a `ParameterExpression`

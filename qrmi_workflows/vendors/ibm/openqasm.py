@@ -1,8 +1,8 @@
-"""What a program in OpenQASM 3 asks of a QPU, found without a compiler.
+"""Scan OpenQASM 3 for gates, qubits, parameters and measurements.
 
-A scanner, not a parser: it finds the calls of gates and their qubits, inputs and measurements, in
-milliseconds and with no quantum package. What it does not understand it leaves to the vendor.
-Grammar: https://openqasm.com/grammar.
+This is not a parser. It takes milliseconds and needs no quantum package, but it understands only
+what circuits exported for a QPU contain, and ignores the rest. The grammar is at
+https://openqasm.com/grammar.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from functools import lru_cache
 
 __all__ = ["GateCall", "Program", "scan"]
 
+# Comments, strings, and the lines of pragmas and annotations.
 _IGNORED = re.compile(r'//[^\n]*|/\*.*?\*/|"[^"\n]*"|^\s*(?:#?pragma|@)[^\n]*', re.S | re.M)
-_PART = re.compile(r"([^;{}]*)([;{}])")
+_STATEMENT = re.compile(r"([^;{}]*)([;{}])")
 _INPUT = re.compile(r"input\s+.*?([^\s\]]+)\s*", re.S)
 _QUBITS = re.compile(r"qubit\s*(?:\[\s*(\d+)\s*\])?\s*(\w+)|qreg\s+(\w+)\s*(?:\[\s*(\d+)\s*\])?")
 _MEASURE = re.compile(r"\bmeasure\s+([$\w]+(?:\s*\[[^\]]*\])?)")
@@ -23,7 +24,8 @@ _MODIFIER = re.compile(r"(?:inv|pow|(?:neg)?ctrl)\s*(?:\([^@]*\))?\s*@\s*")
 _CALL = re.compile(r"([^\W\d]\w*)(?:\s*\(.*\)\s*|\s+)([$\w]+(?:[^()={}]*))", re.S)
 _OPERAND = re.compile(r"\$(\d+)|(\w+)\s*(?:\[\s*(\d+)\s*\])?")
 _DEFINITIONS = frozenset({"gate", "def", "cal", "defcal"})
-_NO_CALLS = re.compile(
+# Statements with one of these keywords would otherwise look like a gate call (`reset q`).
+_NOT_A_CALL = re.compile(
     "OPENQASM|include|input|output|const|let|bit|creg|int|uint|float|angle|bool|complex|duration|"
     "stretch|array|return|break|continue|end|extern|opaque|barrier|reset|delay|box|nop|gphase|"
     "measure|defcalgrammar|for|switch|case|default|mutable|readonly"
@@ -33,11 +35,11 @@ _CONDITIONS = frozenset({"if", "else", "while"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateCall:
-    """One call of a gate.
+    """A gate applied to qubits.
 
     Attributes:
         name: The gate's name.
-        qubits: The physical qubits that it acts on; `None` for one that only a compiler knows.
+        qubits: The numbers of the qubits; `None` for an operand that only a compiler can resolve.
     """
 
     name: str
@@ -46,12 +48,13 @@ class GateCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What a program asks for.
+    """What a program requires of a QPU.
 
     Attributes:
-        inputs: Its parameters, in the order in which they are declared.
-        calls: The different gate calls, in the order in which they appear.
-        measured: The qubits that it measures; `None` for one that only a compiler knows.
+        inputs: The names of its parameters, in the order of their declaration.
+        calls: The distinct gate calls, in the order of their first appearance.
+        measured: The numbers of the measured qubits; `None` for an operand that only a compiler
+            can resolve.
     """
 
     inputs: tuple[str, ...]
@@ -61,60 +64,67 @@ class Program:
 
 @lru_cache(maxsize=64)
 def scan(text: str) -> Program:
-    """Find what a program asks for; declared qubits count from 0 on, `$n` is the n-th."""
+    """Scan a program.
+
+    `$n` is qubit n. Declared qubits are numbered from 0 in the order of their declaration, as
+    Qiskit exports a circuit without a layout.
+    """
     scanner = _Scanner()
-    for part in _parts(_IGNORED.sub(" ", text)):
-        scanner.take(part)
+    for statement in _statements(_IGNORED.sub(" ", text)):
+        scanner.scan_statement(statement)
     return Program(
         inputs=tuple(scanner.inputs), calls=tuple(scanner.calls), measured=tuple(scanner.measured)
     )
 
 
-def _parts(text: str) -> Iterator[str]:
-    """Yield statements and the heads of blocks, without what gates are defined by."""
-    skipped = 0  # how many braces deep in a definition
-    for match in _PART.finditer(text):
-        part, end = match[1].strip(), match[2]
-        if skipped:
-            skipped += {"{": 1, "}": -1, ";": 0}[end]
-        elif end == "{" and _word(part) in _DEFINITIONS:
-            skipped = 1
-        elif part:
-            yield part
+def _statements(text: str) -> Iterator[str]:
+    """Yield the statements and the headers of blocks, except for the bodies of definitions."""
+    depth = 0  # of the braces in a definition
+    for match in _STATEMENT.finditer(text):
+        statement, end = match[1].strip(), match[2]
+        if depth:
+            depth += {"{": 1, "}": -1, ";": 0}[end]
+        elif end == "{" and _first_word(statement) in _DEFINITIONS:
+            depth = 1
+        elif statement:
+            yield statement
 
 
 class _Scanner:
-    """Collects what the parts of a program ask for."""
+    """Collects what the statements of a program require."""
 
     def __init__(self) -> None:
         self.inputs: list[str] = []
+        # Dictionaries instead of sets, because they keep the order.
         self.calls: dict[GateCall, None] = {}
         self.measured: dict[int | None, None] = {}
-        self._registers: dict[str, tuple[int, int]] = {}
-        self._width = 0
+        self._registers: dict[str, tuple[int, int]] = {}  # name: first qubit, size
+        self._num_declared = 0
 
-    def take(self, part: str) -> None:
-        while _word(part) in _CONDITIONS:
-            part = _behind_condition(part)
-        if found := _MEASURE.search(part):
-            self.measured |= dict.fromkeys(self._qubits(found[1]))
-        elif match := _QUBITS.fullmatch(part):
+    def scan_statement(self, statement: str) -> None:
+        while _first_word(statement) in _CONDITIONS:
+            statement = _skip_condition(statement)
+        if measurement := _MEASURE.search(statement):
+            self.measured |= dict.fromkeys(self._resolve(measurement[1]))
+        elif match := _QUBITS.fullmatch(statement):
             self._declare(match[2] or match[3], int(match[1] or match[4] or 1))
-        elif match := _INPUT.fullmatch(part):
+        elif match := _INPUT.fullmatch(statement):
             self.inputs.append(match[1])
-        elif not _NO_CALLS.fullmatch(_word(part)):
-            self._take_call(_MODIFIER.sub("", part))
+        elif not _NOT_A_CALL.fullmatch(_first_word(statement)):
+            self._scan_call(_MODIFIER.sub("", statement))
 
-    def _take_call(self, part: str) -> None:
-        if match := _CALL.fullmatch(part):
-            qubits = tuple(qubit for one in match[2].split(",") for qubit in self._qubits(one))
+    def _scan_call(self, statement: str) -> None:
+        if match := _CALL.fullmatch(statement):
+            operands = match[2].split(",")
+            qubits = tuple(qubit for operand in operands for qubit in self._resolve(operand))
             self.calls[GateCall(name=match[1], qubits=qubits)] = None
 
     def _declare(self, name: str, size: int) -> None:
-        self._registers[name] = (self._width, size)
-        self._width += size
+        self._registers[name] = (self._num_declared, size)
+        self._num_declared += size
 
-    def _qubits(self, operand: str) -> list[int | None]:
+    def _resolve(self, operand: str) -> list[int | None]:
+        """Return the qubits of an operand; `[None]` for aliases, slices and whole registers."""
         match = _OPERAND.fullmatch(operand.strip())
         if match is None:
             return [None]
@@ -128,19 +138,19 @@ class _Scanner:
         return [first] if size == 1 else [None]
 
 
-def _word(part: str) -> str:
-    match = re.match(r"\w+", part)
+def _first_word(statement: str) -> str:
+    match = re.match(r"\w+", statement)
     return match[0] if match else ""
 
 
-def _behind_condition(part: str) -> str:
-    """Return the statement behind `if (…)`, `while (…)` or `else`, where no block follows."""
-    rest = part[len(_word(part)) :].strip()
+def _skip_condition(statement: str) -> str:
+    """Return the statement after `if (…)`, `while (…)` or `else`; empty if a block follows."""
+    rest = statement[len(_first_word(statement)) :].strip()
     if not rest.startswith("("):
         return rest
     depth = 0
-    for place, sign in enumerate(rest):
-        depth += {"(": 1, ")": -1}.get(sign, 0)
+    for position, character in enumerate(rest):
+        depth += {"(": 1, ")": -1}.get(character, 0)
         if depth == 0:
-            return rest[place + 1 :].strip()
+            return rest[position + 1 :].strip()
     return ""

@@ -1,8 +1,9 @@
-"""IBM's results, in the encoding of qiskit-ibm-runtime's `RuntimeEncoder`.
+"""Decode IBM's results, which have the encoding of qiskit-ibm-runtime's `RuntimeEncoder`.
 
-Objects are tagged with `__type__`; arrays are base64 of zlib of NumPy's format. They are decoded
-with NumPy alone, so that a later step needs no quantum package; `to_primitive_result` gives
-Qiskit's own object.
+`RuntimeEncoder` (qiskit_ibm_runtime/json.py, read in 0.51.0) writes an object as
+`{"__type__": …, "__value__": …}`, and an array as base64 of zlib of NumPy's `.npy` format. This
+module decodes that with NumPy alone, so that later steps need no quantum package.
+`to_primitive_result` uses qiskit-ibm-runtime itself.
 """
 
 from __future__ import annotations
@@ -30,25 +31,25 @@ def decode_data(program: str, text: str) -> list[dict[str, Any]]:
     """Decode a result into plain data (see `Vendor.decode`).
 
     Raises:
-        ResultError: The text is not in that encoding.
+        ResultError: The text is not an encoded `PrimitiveResult`.
     """
-    return _each_pub(program, text, _plain_pub)
+    return _decode_pubs(program, text, _pub_to_data)
 
 
 def decode_arrays(program: str, text: str) -> list[dict[str, np.ndarray[Any, Any]]]:
     """Decode a result into arrays (see `Vendor.arrays`).
 
     Raises:
-        ResultError: The text is not in that encoding.
+        ResultError: The text is not an encoded `PrimitiveResult`.
     """
-    return _each_pub(program, text, _array_pub)
+    return _decode_pubs(program, text, _pub_to_arrays)
 
 
 def to_primitive_result(text: str) -> PrimitiveResult[Any]:
-    """Decode a result into Qiskit's `PrimitiveResult`; needs the extra `ibm`.
+    """Decode a result into Qiskit's `PrimitiveResult`. Needs the extra `ibm`.
 
     Raises:
-        ResultError: The text is not of that encoding.
+        ResultError: The text is not an encoded `PrimitiveResult`.
         ConfigError: The extra is not installed.
     """
     with needs_extra("ibm"):
@@ -57,71 +58,78 @@ def to_primitive_result(text: str) -> PrimitiveResult[Any]:
 
     try:
         result = ResultDecoder.decode(text)
-    except Exception as error:  # the decoder raises whatever it stumbles over
-        raise _not_encoded("a task", error) from error
+    except Exception as error:  # the decoder documents no exceptions
+        raise _undecodable("primitive", error) from error
     if not isinstance(result, PrimitiveResult):
-        raise _not_encoded("a task", type(result).__name__)
+        raise _undecodable("primitive", type(result).__name__)
     return result
 
 
-def _each_pub(program: str, text: str, decode: Callable[[Mapping[str, Any]], Any]) -> list[Any]:
+def _decode_pubs(
+    program: str, text: str, decode: Callable[[Mapping[str, Any]], dict[str, Any]]
+) -> list[dict[str, Any]]:
     try:
         pubs = json.loads(text)["__value__"]["pub_results"]
         return [decode(pub["__value__"]["data"]["__value__"]["fields"]) for pub in pubs]
     except (KeyError, TypeError, ValueError, RecursionError, zlib.error) as error:
-        raise _not_encoded(f"this {program}", error) from error
+        raise _undecodable(program, error) from error
 
 
-def _not_encoded(what: str, why: object) -> ResultError:
+def _undecodable(program: str, reason: object) -> ResultError:
     return ResultError(
-        f"IBM's result of {what} is not a PrimitiveResult as qiskit-ibm-runtime encodes it "
-        f"({why!r}). Its text is kept in `vendor_result`."
+        f"IBM's {program} result cannot be decoded ({reason!r}); must be a PrimitiveResult as "
+        "qiskit-ibm-runtime encodes it. A newer release of qrmi-workflows may decode it; the task "
+        "need not run again."
     )
 
 
-def _plain_pub(fields: Mapping[str, Any]) -> dict[str, Any]:
-    values = {name: _plain(value) for name, value in fields.items()}
-    return values if "evs" in values else {"registers": values}
+def _pub_to_data(fields: Mapping[str, Any]) -> dict[str, Any]:
+    data = {name: _field_to_data(field) for name, field in fields.items()}
+    return data if "evs" in data else {"registers": data}
 
 
-def _plain(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    if value["__type__"] == "BitArray":
-        array, num_bits = _packed_bits(value)
-        return {"num_bits": num_bits, "counts": _counts(array, num_bits)}
-    return _array(value).tolist()
+def _field_to_data(field: Any) -> Any:
+    if not isinstance(field, Mapping):
+        return field
+    if field["__type__"] == "BitArray":
+        packed, num_bits = _packed_bits(field)
+        return {"num_bits": num_bits, "counts": _counts(packed, num_bits)}
+    return _decode_array(field).tolist()
 
 
-def _array_pub(fields: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
-    return {name: _as_array(value) for name, value in fields.items()}
+def _pub_to_arrays(fields: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: _field_to_array(field) for name, field in fields.items()}
 
 
-def _as_array(value: Any) -> np.ndarray[Any, Any]:
-    if not isinstance(value, Mapping):
-        return np.asarray(value)
-    if value["__type__"] == "BitArray":
-        array, num_bits = _packed_bits(value)
-        return np.unpackbits(array, axis=-1)[..., array.shape[-1] * 8 - num_bits :]
-    return _array(value)
+def _field_to_array(field: Any) -> np.ndarray[Any, Any]:
+    if not isinstance(field, Mapping):
+        return np.asarray(field)
+    if field["__type__"] == "BitArray":
+        packed, num_bits = _packed_bits(field)
+        return np.unpackbits(packed, axis=-1)[..., packed.shape[-1] * 8 - num_bits :]
+    return _decode_array(field)
 
 
-def _array(value: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+def _decode_array(value: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     if value["__type__"] != "ndarray":
         raise ValueError(f"__type__ {value['__type__']!r}")
-    packed = base64.standard_b64decode(value["__value__"])
-    array: np.ndarray[Any, Any] = np.load(io.BytesIO(zlib.decompress(packed)), allow_pickle=False)
+    compressed = base64.standard_b64decode(value["__value__"])
+    file = io.BytesIO(zlib.decompress(compressed))
+    array: np.ndarray[Any, Any] = np.load(file, allow_pickle=False)
     return array
 
 
 def _packed_bits(value: Mapping[str, Any]) -> tuple[np.ndarray[Any, Any], int]:
-    """Return bits as Qiskit packs them: (…, shots, bytes), big-endian, padded in front."""
+    """Return the array of a `BitArray` and its number of bits.
+
+    The array has the shape (…, shots, bytes). The bytes are big-endian and padded at the front.
+    """
     content = value["__value__"]
-    return _array(content["array"]), int(content["num_bits"])
+    return _decode_array(content["array"]), int(content["num_bits"])
 
 
-def _counts(array: np.ndarray[Any, Any], num_bits: int) -> Any:
-    if array.ndim > 2:
-        return [_counts(part, num_bits) for part in array]
-    texts = ("".join(f"{byte:08b}" for byte in row)[-num_bits:] for row in array.tolist())
-    return dict(sorted(Counter(texts).items()))
+def _counts(packed: np.ndarray[Any, Any], num_bits: int) -> Any:
+    if packed.ndim > 2:
+        return [_counts(part, num_bits) for part in packed]
+    bit_strings = ("".join(f"{byte:08b}" for byte in row)[-num_bits:] for row in packed.tolist())
+    return dict(sorted(Counter(bit_strings).items()))

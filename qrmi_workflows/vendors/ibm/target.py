@@ -1,4 +1,4 @@
-"""IBM's targets: a backend's configuration and properties, and Qiskit's view of them."""
+"""IBM's targets: a backend's configuration and properties, and their conversion for Qiskit."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ __all__ = ["read_target", "transpiler_target"]
 
 
 def transpiler_target(target: str) -> Target:
-    """Build Qiskit's transpiler target from a QPU's target; needs the extra `ibm`.
+    """Convert a QPU's target to Qiskit's `Target`. Needs the extra `ibm`.
 
     Args:
-        target: The JSON that `Lease.target` and `qpu target` give: a backend's configuration and
-            properties, with its calibration.
+        target: The JSON from `Lease.target` or `qpu target`: a backend's configuration and
+            properties, including its calibration.
 
     Returns:
-        What `generate_preset_pass_manager(target=…)` takes.
+        A target for `generate_preset_pass_manager(target=…)`.
 
     Raises:
-        ResultError: The text is not a target of IBM's.
+        ResultError: The text is not an IBM target.
         ConfigError: The extra is not installed.
     """
     with needs_extra("ibm"):
+        # These functions are internal to qiskit-ibm-runtime (read in 0.51.0), whose public API
+        # builds a target only from a backend of its own service. QRMI 0.26.4 uses them as well.
         from qiskit_ibm_runtime.utils.backend_converter import convert_to_target
         from qiskit_ibm_runtime.utils.backend_decoder import (
             configuration_from_server_data,
@@ -40,25 +42,29 @@ def transpiler_target(target: str) -> Target:
         configuration = configuration_from_server_data(document["configuration"])
         properties = properties_from_server_data(document["properties"])
     except (KeyError, TypeError, ValueError) as error:
-        raise _no_target(repr(error)) from error
+        raise _invalid_target(repr(error)) from error
     result: Target = convert_to_target(configuration=configuration, properties=properties)
     return result
 
 
 def read_target(target: str) -> dict[str, Any]:
-    """Read a target; QRMI's client puts `null` where the vendor gave an error."""
+    """Parse a target.
+
+    Raises:
+        ResultError: The text is not an IBM target.
+    """
     try:
         document: dict[str, Any] = json.loads(target)
-        kinds = {type(document[part]) for part in ("configuration", "properties")}
+        types = {type(document[part]) for part in ("configuration", "properties")}
     except (KeyError, TypeError, ValueError) as error:
-        raise _no_target(repr(error)) from error
-    if kinds != {dict}:
-        raise _no_target("it is without configuration or properties")
+        raise _invalid_target(repr(error)) from error
+    if types != {dict}:  # QRMI 0.26.4 replaces a part that it could not fetch by null
+        raise _invalid_target("its configuration or its properties are missing")
     return document
 
 
-def _no_target(why: str) -> ResultError:
+def _invalid_target(reason: str) -> ResultError:
     return ResultError(
-        f"not a target of IBM's: {why}. Fetch it again: `qpu target NAME` and `lease.target()` "
-        "give that of a QPU of IBM's, as text."
+        f"not a valid target of an IBM QPU: {reason}. Fetch it again: `qpu target NAME` and "
+        "`lease.target()` return it as text."
     )

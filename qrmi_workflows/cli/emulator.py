@@ -86,7 +86,7 @@ def serve(
         from qrmi_workflows.emulator.folder import Folder
         from qrmi_workflows.emulator.server import Readiness
         from qrmi_workflows.emulator.server import serve as run_server
-        from qrmi_workflows.emulator.settings import read_settings
+        from qrmi_workflows.emulator.settings_file import read_settings
 
     def announce(ready: Readiness) -> None:
         if as_json:

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from qrmi_workflows.emulator.clock import Clock
-from qrmi_workflows.emulator.dialects.base import Dialect
 from qrmi_workflows.emulator.reservations import Reservations
 from qrmi_workflows.emulator.settings import EmulatorSettings, QPUSettings
 from qrmi_workflows.emulator.simulators import Outcome, SimulationError
 from qrmi_workflows.emulator.store import Session, Store, Task
 from qrmi_workflows.emulator.workers import WorkerPool
 
-__all__ = ["AVAILABILITIES", "RAN_TOO_LONG", "Device", "Shared"]
+__all__ = ["AVAILABILITIES", "RAN_TOO_LONG", "Device", "Shared", "TaskAdapter"]
 
 AVAILABILITIES = ("online", "paused", "offline", "reserved")
 RAN_TOO_LONG = "ran too long"
@@ -36,6 +35,22 @@ class Shared(Protocol):
     store: Store
     pool: WorkerPool
     clock: Clock
+
+
+class TaskAdapter(Protocol):
+    """The part of a dialect that translates tasks between its API and the simulators.
+
+    The methods are documented in `dialects.base.Dialect`.
+    """
+
+    async def read_request(self, task: Task, request: str) -> str:
+        """Return the simulator's input for a task that starts."""
+
+    def null_outcome(self, task: Task, request: str) -> Outcome:
+        """Return a valid result without a simulation."""
+
+    async def write_outcome(self, task: Task, result: str | None, logs: str) -> None:
+        """Deliver a task's outcome before its final state becomes visible."""
 
 
 @dataclass(slots=True)
@@ -51,7 +66,7 @@ class Device:
         settings: The QPU's settings.
         emulator: The settings common to all QPUs.
         shared: The store, worker pool and clock of all QPUs.
-        dialect: The API through which clients use it.
+        adapter: Translates its tasks between the vendor's API and the simulators.
     """
 
     def __init__(
@@ -59,7 +74,7 @@ class Device:
         settings: QPUSettings,
         emulator: EmulatorSettings,
         shared: Shared,
-        dialect: Dialect,
+        adapter: TaskAdapter,
     ) -> None:
         self.settings = settings
         self.availability = "online"
@@ -67,7 +82,7 @@ class Device:
         self._store = shared.store
         self._pool = shared.pool
         self._clock = shared.clock
-        self._dialect = dialect
+        self._adapter = adapter
         self._random = random.Random(f"{emulator.seed}:{settings.name}")  # noqa: S311 - no secret
         self._queue: OrderedDict[str, Task] = OrderedDict()
         self._lanes: dict[str, _Running] = {}
@@ -192,7 +207,7 @@ class Device:
         if reason:
             logs += f"{Clock.iso(self._clock.now())} {state}: {reason}\n"
         try:
-            await self._dialect.write_outcome(task, result, logs)
+            await self._adapter.write_outcome(task, result, logs)
         except SimulationError as error:
             state, reason, result = "failed", str(error), None
         self._finish(task, state, reason=reason, result=result, logs=logs)
@@ -211,9 +226,9 @@ class Device:
         return outcome
 
     async def _simulate(self, task: Task) -> Outcome:
-        request = await self._dialect.read_request(task, self._store.request(task.id))
+        request = await self._adapter.read_request(task, self._store.request(task.id))
         if self.settings.simulator == "null":
-            return self._dialect.null_outcome(task, request)
+            return self._adapter.null_outcome(task, request)
         return await self._pool.run(
             self.settings.simulator,
             {

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qrmi_workflows.emulator.clock import Clock
-from qrmi_workflows.emulator.device import Device
-from qrmi_workflows.emulator.dialects import load_dialect
+from qrmi_workflows.emulator.device import Device, TaskAdapter
 from qrmi_workflows.emulator.faults import FaultRule, FaultRules
 from qrmi_workflows.emulator.folder import Credentials, Folder
 from qrmi_workflows.emulator.settings import EmulatorSettings
@@ -26,10 +25,15 @@ class Fleet:
         settings: The QPUs and their behaviour.
         folder: The state folder.
         credentials: The credentials that clients must present.
+        dialects: The dialect of each resource type in use.
     """
 
     def __init__(
-        self, settings: EmulatorSettings, folder: Folder, credentials: Credentials
+        self,
+        settings: EmulatorSettings,
+        folder: Folder,
+        credentials: Credentials,
+        dialects: Mapping[str, TaskAdapter],
     ) -> None:
         self.settings = settings
         self.folder = folder
@@ -42,11 +46,8 @@ class Fleet:
         generation = int(self.store.get_value("token generation") or 0)
         self.tokens = TokenIssuer(credentials.signing_key, self.clock, generation)
         self.pool = WorkerPool(settings.workers, settings.worker_memory_gib)
-        self.dialects = {name: load_dialect(name) for name in sorted(_types(settings))}
-        for dialect in self.dialects.values():
-            dialect.fleet = self
         self.devices = {
-            name: Device(qpu, settings, self, self.dialects[qpu.type])
+            name: Device(qpu, settings, self, dialects[qpu.type])
             for name, qpu in settings.qpus.items()
         }
 
@@ -121,10 +122,6 @@ class Fleet:
             tasks = qpus[device.name]["tasks"]
             tasks["queued"], tasks["running"] = device.queue_length, device.busy_lanes
         return {**_sum(qpus), "qpus": qpus}
-
-
-def _types(settings: EmulatorSettings) -> set[str]:
-    return {qpu.type for qpu in settings.qpus.values()}
 
 
 def _zero() -> dict[str, dict[str, int]]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
-import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from qrmi_workflows.emulator.dialects import load_dialect
-from qrmi_workflows.emulator.settings import EmulatorSettings
 from qrmi_workflows.errors import EmulatorError
+from qrmi_workflows.state.files import write_atomically
+from qrmi_workflows.state.locks import lock_file
 
 __all__ = ["Credentials", "Folder"]
 
@@ -42,15 +41,6 @@ class Credentials:
         """The key that signs access tokens."""
         return bytes.fromhex(self.key)
 
-    def complete(self, settings: EmulatorSettings, port: int) -> Credentials:
-        """Return a copy with the port and an account for every resource type in use."""
-        types = {qpu.type for qpu in settings.qpus.values()}
-        accounts = {
-            name: {**load_dialect(name).new_secrets(), **self.secrets.get(name, {})}
-            for name in sorted(types)
-        }
-        return replace(self, port=port, secrets={**self.secrets, **accounts})
-
 
 class Folder:
     """The files in the emulator's state folder, readable only by their owner.
@@ -66,7 +56,7 @@ class Folder:
         self.database = path / "emulator.db"
         self.requests = path / "requests.jsonl"
         self._credentials = path / "credentials.json"
-        self._lock: int | None = None
+        self._lock: FileIO | None = None  # locked until this process ends
 
     def claim(self) -> None:
         """Create the folder if necessary, and lock it for this process.
@@ -74,23 +64,22 @@ class Folder:
         Raises:
             EmulatorError: The folder cannot be written, or another emulator uses it.
         """
+        lock_path = self.path / "emulator.lock"
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(self.path / "emulator.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise EmulatorError(
-                f"--dir {self.path}: {error.strerror or error}. Name a writable folder."
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock_file(lock_path)
         except BlockingIOError as error:
-            owner = os.pread(self._lock, 20, 0).decode().strip()
+            owner = lock_path.read_text(encoding="utf-8").strip()
             raise EmulatorError(
                 f"--dir {self.path}: already used by the emulator with process id {owner}; each "
                 "emulator needs its own folder. Stop that emulator or name another folder."
             ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+        except OSError as error:
+            raise EmulatorError(
+                f"--dir {self.path}: {error.strerror or error}. Name a writable folder."
+            ) from error
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()).encode())
 
     def read_credentials(self) -> Credentials:
         """Return the folder's credentials, or new random ones if it has none.
@@ -109,30 +98,19 @@ class Folder:
                 "credentials."
             ) from error
 
-    def write(self, credentials: Credentials, settings: EmulatorSettings, url: str) -> None:
-        """Write the credentials, `qrmi_config.json`, and the control endpoint's URL and token."""
+    def write(self, credentials: Credentials, config: Mapping[str, Any], url: str) -> None:
+        """Write the credentials, `qrmi_config.json`, and the control endpoint's URL and token.
+
+        Args:
+            credentials: The credentials, which `read_credentials` returns after a restart.
+            config: The content of `qrmi_config.json`.
+            url: The emulator's base URL.
+        """
         _write(self._credentials, asdict(credentials))
-        _write(self.config, qrmi_config(credentials, settings, url))
+        _write(self.config, config)
         token = credentials.control_token
         _write(self.control, {"url": f"{url}/control", "token": token, "pid": os.getpid()})
 
 
-def qrmi_config(credentials: Credentials, settings: EmulatorSettings, url: str) -> dict[str, Any]:
-    """Return the content of upstream's `qrmi_config.json` for these QPUs."""
-    resources = []
-    for qpu in settings.qpus.values():
-        dialect = load_dialect(qpu.type)
-        environment = dialect.environment(
-            qpu.name, f"{url}/{qpu.type}", credentials.secrets[qpu.type]
-        )
-        resources.append({"name": qpu.name, "type": qpu.type, "environment": environment})
-    return {"resources": resources}
-
-
 def _write(path: Path, document: Mapping[str, Any]) -> None:
-    # A reader sees the old file or the new one, never a part of it. mkstemp sets mode 0600.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(document, file, indent=2)
-        file.write("\n")
-    Path(temporary).replace(path)
+    write_atomically(path, json.dumps(document, indent=2) + "\n", mode=0o600)

@@ -12,8 +12,8 @@ import functools
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvicorn
@@ -23,7 +23,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp
 
+from qrmi_workflows.emulator.accounts import complete_accounts, qrmi_config
 from qrmi_workflows.emulator.control import control_routes
+from qrmi_workflows.emulator.dialects import Dialect, load_dialect
 from qrmi_workflows.emulator.dialects.base import JSONResponse
 from qrmi_workflows.emulator.fleet import Fleet
 from qrmi_workflows.emulator.folder import Folder
@@ -85,25 +87,31 @@ def serve(
     """
     os.umask(0o077)  # for the files that SQLite and the recorder create
     folder.claim()
+    dialects = {name: load_dialect(name) for name in settings.types}
     credentials = folder.read_credentials()
     listener = _listen(host, port, credentials.port)
     bound_port = listener.getsockname()[1]
-    credentials = credentials.complete(settings, bound_port)
+    accounts = complete_accounts(credentials.secrets, dialects)
+    credentials = replace(credentials, port=bound_port, secrets=accounts)
     url = f"http://{f'[{host}]' if ':' in host else host}:{bound_port}"
-    folder.write(credentials, settings, url)
+    folder.write(credentials, qrmi_config(settings, url, accounts, dialects), url)
     ready = Readiness(url=url, config=folder.config, qpus=tuple(settings.qpus))
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_run(Fleet(settings, folder, credentials), listener, announce, ready))
+        fleet = Fleet(settings, folder, credentials, dialects)
+        for dialect in dialects.values():
+            dialect.fleet = fleet
+        runner.run(_run(fleet, build_app(fleet, dialects), listener, announce, ready))
 
 
 async def _run(
     fleet: Fleet,
+    app: ASGIApp,
     listener: socket.socket,
     announce: Callable[[Readiness], None],
     ready: Readiness,
 ) -> None:
-    server = _Server(_configuration(build_app(fleet)))
+    server = _Server(_configuration(app))
     fleet.start()
     announcing = asyncio.ensure_future(_announce(server, announce, ready))
     try:
@@ -113,10 +121,10 @@ async def _run(
         await fleet.stop()
 
 
-def build_app(fleet: Fleet) -> ASGIApp:
+def build_app(fleet: Fleet, dialects: Mapping[str, Dialect]) -> ASGIApp:
     """Return the ASGI application: dialects, health and control, inside faults and recording."""
     vendor_routes: list[BaseRoute] = [
-        Mount(f"/{name}", routes=dialect.routes()) for name, dialect in fleet.dialects.items()
+        Mount(f"/{name}", routes=dialect.routes()) for name, dialect in dialects.items()
     ]
 
     async def health(request: Request) -> Response:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qrmi_workflows.emulator.settings import read_settings
+from qrmi_workflows.emulator.settings_file import read_settings
 from qrmi_workflows.errors import SandboxError, SchedulerError
 from qrmi_workflows.sandbox import render
 from qrmi_workflows.sandbox.daemons import Daemon, emulator_port, list_daemons

@@ -131,7 +131,7 @@ def test_bad_arguments_are_rejected_with_the_allowed_values(tmp_path, arguments,
 )
 def test_a_bad_file_is_rejected_with_the_allowed_values(tmp_path, text, expected):
     """Each message names the value and what is allowed."""
-    from qrmi_workflows.emulator.settings import read_settings
+    from qrmi_workflows.emulator.settings_file import read_settings
 
     path = tmp_path / "emulator.toml"
     path.write_text(text)

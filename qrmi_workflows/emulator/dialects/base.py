@@ -6,19 +6,17 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from qrmi_workflows.emulator.device import Device
+from qrmi_workflows.emulator.fleet import Fleet
 from qrmi_workflows.emulator.simulators import Outcome
 from qrmi_workflows.emulator.simulators.null import null_outcome
-
-if TYPE_CHECKING:
-    from qrmi_workflows.emulator.device import Device
-    from qrmi_workflows.emulator.fleet import Fleet
-    from qrmi_workflows.emulator.store import Task
+from qrmi_workflows.emulator.store import Task
 
 __all__ = [
     "Dialect",

@@ -191,9 +191,7 @@ def test_bad_files_are_refused_before_a_lease(run, emulator):
     assert_refused(emulator, run, ["free.qasm", *ibm], "unbound parameters: a")
     assert_refused(emulator, run, ["old.qasm", *ibm], "OpenQASM 2; must be OpenQASM 3")
     assert_refused(emulator, run, ["half.qpy", *ibm], "not a complete QPY file")
-    assert_refused(
-        emulator, run, ["noise.bin", *ibm], "unknown file format", "OpenQASM 3 (.qasm)"
-    )
+    assert_refused(emulator, run, ["noise.bin", *ibm], "unknown file format", "OpenQASM 3 (.qasm)")
     assert_refused(emulator, run, ["large.json", *ibm], "100.0 MB; must be at most 50 MB")
     assert_refused(
         emulator, run, ["h.qasm", "--shots", 0, *ibm], "shots=0: must be a positive integer"
@@ -201,9 +199,14 @@ def test_bad_files_are_refused_before_a_lease(run, emulator):
     assert_refused(emulator, run, ["h.qasm", "--shots", -1, *ibm], "shots=-1")
     assert_refused(emulator, run, ["other.json", *pasqal], "needs a number of shots")
     assert_refused(
-        emulator, run, ["other.json", "--shots", 5, *pasqal], "'AnalogDevice'; on QPU 'FRESNEL', must be one of"
+        emulator,
+        run,
+        ["other.json", "--shots", 5, *pasqal],
+        "'AnalogDevice'; on QPU 'FRESNEL', must be one of",
     )
-    assert_refused(emulator, run, ["h.qasm", "--observables", "none.json", *ibm], "cannot read the observables")
+    assert_refused(
+        emulator, run, ["h.qasm", "--observables", "none.json", *ibm], "cannot read the observables"
+    )
 
 
 @contextmanager

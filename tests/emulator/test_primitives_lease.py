@@ -217,8 +217,8 @@ def test_bad_pubs_are_refused_before_submission(lease, emulator):
         (lambda: sampler.run([free]), "values for all its parameters"),
         (lambda: sampler.run([bell()]), "not ISA for QPU 'ibm_fez': the QPU has no gate 'h'"),
         (lambda: estimator.run([(isa, "ZZ")], precision=-1), "precision"),
-        (lambda: held.sampler(options={"shots": 3}), "allowed: default_shots, run_options"),
-        (lambda: held.pulser_backend(None), "it has sampler, estimator"),
+        (lambda: held.sampler(options={"shots": 3}), "must be one of: default_shots, run_options"),
+        (lambda: held.pulser_backend(None), "must be one of: sampler, estimator"),
     ):
         assert_refused(run, message, emulator)
 

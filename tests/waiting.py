@@ -8,7 +8,7 @@ from typing import TypeVar
 
 __all__ = ["wait_until"]
 
-_PAUSE_SECONDS = 0.01
+_PAUSE_SECONDS = 0.005
 _T = TypeVar("_T")
 
 

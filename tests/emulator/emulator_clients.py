@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ import pulser
 from pulser.abstract_repr import deserialize_device
 from qiskit import QuantumCircuit, qasm3
 from qrmi import Payload, QuantumResource, ResourceType, TaskStatus
+from waiting import wait_until
 
 from qrmi_workflows.emulator import Emulator
 
@@ -41,13 +40,14 @@ def connect(emulator: Emulator, name: str, **extra: str) -> QuantumResource:
     return QuantumResource.from_config(name, TYPES[entry["type"]], entry["environment"] | extra)
 
 
-def wait(resource: QuantumResource, task_id: str, seconds: float = 30) -> TaskStatus:
-    """Poll a task until it has ended."""
-    deadline = time.monotonic() + seconds
-    while (status := resource.task_status(task_id)) not in FINAL:
-        assert time.monotonic() < deadline, f"task {task_id} is still {status}"
-        time.sleep(0.005)
-    return status
+def wait(resource: QuantumResource, task_id: str) -> TaskStatus:
+    """Wait until a task has ended; return its final status."""
+
+    def final_status() -> TaskStatus | None:
+        status = resource.task_status(task_id)
+        return status if status in FINAL else None
+
+    return wait_until(final_status, f"the end of task {task_id}")
 
 
 def primitive(program: str, pubs: list[Any], **fields: Any) -> Payload:
@@ -140,11 +140,3 @@ def bell(width: int = 2) -> str:
         circuit.cx(qubit, qubit + 1)
     circuit.measure_all()
     return qasm3.dumps(circuit)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    """Poll until a condition holds, for conditions that no event announces."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"the condition did not hold within {seconds} s"
-        time.sleep(0.005)

@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from emulator_clients import ask, bell, connect, ibm_headers, primitive, wait, wait_until
+from emulator_clients import ask, bell, connect, ibm_headers, primitive, wait
 from qrmi import TaskStatus
+from waiting import wait_until
 
 from qrmi_workflows.emulator import Emulator, start_emulator
 from qrmi_workflows.emulator.durations import Duration
@@ -20,7 +21,7 @@ CONFIG = """
 type = "ibm-quantum-compute-service"
 simulator = "null"
 lanes = 3
-preparation_seconds = 0.3
+preparation_seconds = 1.0
 execution_seconds = 0.1
 
 [qpus.ibm_long]
@@ -55,9 +56,9 @@ def test_lanes_prepare_in_parallel_and_the_device_executes_one_at_a_time(timed):
         TaskStatus.Queued
     ]
     wait(resource, tasks[2])
-    assert 0.6 <= time.monotonic() - started < 3 * (0.3 + 0.1)
+    assert 1.0 + 3 * 0.1 <= time.monotonic() - started < 3 * (1.0 + 0.1)
     wait(resource, tasks[3])
-    assert time.monotonic() - started >= 0.4 + 0.3 + 0.1
+    assert time.monotonic() - started >= (1.0 + 0.1) + (1.0 + 0.1)
 
 
 def test_tasks_run_in_order_of_acceptance(timed):
@@ -74,7 +75,7 @@ def test_tasks_run_in_order_of_acceptance(timed):
         )
         return len(ended) == 6
 
-    wait_until(all_ended)
+    wait_until(all_ended, "the end of all tasks")
     assert ended == tasks
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from emulator_clients import bell, connect, primitive, wait, wait_until
+from emulator_clients import bell, connect, primitive, wait
 from qiskit import QuantumCircuit, qasm3
 from qrmi import Payload, QrmiError, TaskStatus
+from waiting import wait_until
 
 from qrmi_workflows.emulator import start_emulator
 
@@ -52,7 +53,7 @@ def test_no_accepted_task_is_lost_if_the_emulator_is_killed(tmp_path, config):
     clients = [threading.Thread(target=submit, args=(name,)) for name in payloads]
     for client in clients:
         client.start()
-    wait_until(lambda: all(len(ids) >= 100 for ids in task_ids.values()))
+    wait_until(lambda: all(len(ids) >= 100 for ids in task_ids.values()), "100 tasks of each QPU")
     first.process.kill()
     first.process.wait()
     for client in clients:
@@ -111,7 +112,7 @@ def test_memory_use_does_not_grow_with_the_number_of_tasks(tmp_path, config):
         def run_tasks(count: int) -> int:
             for _ in range(count):
                 resource.task_start(payload)
-            wait_until(lambda: emulator.counters()["tasks"]["queued"] == 0)
+            wait_until(lambda: emulator.counters()["tasks"]["queued"] == 0, "an empty queue")
             return int(server.memory_info().rss)
 
         before = run_tasks(3000)

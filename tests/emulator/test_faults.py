@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 from emulator_clients import ask, bell, connect, primitive, wait
 from qrmi import AuthenticationFailedError, QrmiError, TaskStatus
+from waiting import wait_until
 
 from qrmi_workflows.emulator import Emulator, start_emulator
 from qrmi_workflows.emulator.faults import FaultRule
@@ -131,8 +132,7 @@ def test_a_request_hangs(faulty, fault, task):
             stuck.task_status(task)
 
     threading.Thread(target=hang, daemon=True).start()
-    while not faulty.control.ask("GET", "/faults")[0]["matched"]:
-        time.sleep(0.005)
+    wait_until(lambda: faulty.control.ask("GET", "/faults")[0]["matched"], "the hanging request")
     assert connect(faulty, "ibm_null").task_status(task) == TaskStatus.Completed
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pulser
 import pytest
-from emulator_clients import ask, connect, pi_pulse, wait_until
+from emulator_clients import ask, connect, pi_pulse
 from pasqal_cloud import PasqalCloudConnection
 from pasqal_cloud.endpoints import Endpoints, TokenProviderConf
 from pasqal_cloud.errors import BatchFetchingError, JobCreationError
@@ -21,6 +21,7 @@ from qiskit_pasqal_provider.providers.gate import HamiltonianGate, InterpolatePo
 from qrmi import TaskStatus
 from qrmi.primitives.pasqal import QPPSamplerV2
 from qrmi.pulser import PulserQRMIConnection
+from waiting import wait_until
 
 from qrmi_workflows.emulator import Emulator
 
@@ -74,7 +75,7 @@ def test_the_sdk_runs_a_parametrised_batch(sdk):
     sequence = ramp(fresnel(sdk))
     jobs = [{"runs": 50, "variables": {"area": [area]}} for area in (0.0, np.pi)]
     batch = sdk.create_batch(sequence.to_abstract_repr(), jobs=jobs, tags=["test"])
-    wait_until(lambda: sdk.get_batch(batch.id).status == "DONE")
+    wait_until(lambda: sdk.get_batch(batch.id).status == "DONE", "the end of the batch")
     still, excited = sdk.get_batch(batch.id).ordered_jobs
     assert still.result == {"0": 50}
     assert excited.result == {"1": 50}
@@ -112,7 +113,7 @@ def test_results_are_downloaded_through_a_signed_link(sdk, emulator):
     """The link works without an access token, but not without its signature."""
     sequence = ramp(fresnel(sdk)).to_abstract_repr()
     batch = sdk.create_batch(sequence, jobs=[{"runs": 5, "variables": {"area": [0.0]}}])
-    wait_until(lambda: sdk.get_batch(batch.id).status == "DONE")
+    wait_until(lambda: sdk.get_batch(batch.id).status == "DONE", "the end of the batch")
     job = sdk.get_batch(batch.id).ordered_jobs[0]
     assert ask(emulator, "GET", f"/pasqal-cloud/results/{job.id}?token=x")[0] == 403
     assert job.result == {"0": 5}
@@ -132,7 +133,7 @@ def test_pulser_runs_through_pasqals_connection(account, monkeypatch):
     backend = QPUBackend(sequence, connection, config=BackendConfig())
     params = [{"runs": 40, "variables": {"qubits": {"q0": 30}}}]
     results = backend.run(params, wait=False)
-    wait_until(lambda: results.get_batch_status().name == "DONE")
+    wait_until(lambda: results.get_batch_status().name == "DONE", "the end of the batch")
     assert results[0].bitstring_counts == {"1": 40}
 
 

@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from emulator_clients import ask, connect, device_of, pi_pulse, wait
 from qrmi import Payload, QrmiError, ResourceStatusCode, TaskStatus
+from waiting import wait_until
 
 
 def is_munged_running() -> bool:
@@ -46,14 +46,11 @@ def munged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     daemon = subprocess.Popen(
         ["munged", "--foreground", "--force", *files], stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 10
-    while not SOCKET.exists():
-        assert daemon.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: SOCKET.exists() or daemon.poll() is not None, "munged's socket")
+    assert daemon.poll() is None
     yield
     daemon.terminate()
-    daemon.wait(10)
+    daemon.wait(60)
     if created:
         shutil.rmtree(SOCKET.parent)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from qiskit_ibm_runtime.decoders.result_decoder import ResultDecoder
 from qiskit_ibm_runtime.json import RuntimeEncoder
 from qrmi import Payload, TaskStatus
 from qrmi.primitives.ibm import get_backend
+from waiting import wait_until
 
 from qrmi_workflows.emulator import start_emulator
 
@@ -281,16 +281,14 @@ def heavy(width: int) -> str:
 def busiest(emulator) -> psutil.Process:
     """Wait until a worker is busy, and return the one with the highest CPU usage."""
     children = psutil.Process(emulator.process.pid).children()
-    for child in children:
-        child.cpu_percent()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        time.sleep(0.2)
-        shares = {child: child.cpu_percent() for child in children if child.is_running()}
-        busy = max(shares, key=lambda child: shares[child])
-        if shares[busy] > 15:
-            return busy
-    raise AssertionError("no worker is busy")
+
+    def busy() -> psutil.Process | None:
+        running = [child for child in children if child.is_running()]
+        shares = {child: child.cpu_percent(interval=0.1) for child in running}
+        most = max(running, key=lambda child: shares[child])
+        return most if shares[most] > 15 else None
+
+    return wait_until(busy, "a busy worker")
 
 
 def test_cancelling_a_running_task_ends_its_simulation(qpu, emulator):

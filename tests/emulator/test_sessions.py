@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import pytest
-from emulator_clients import bell, primitive, wait_until
-from qrmi import QrmiError, TaskStatus
+from emulator_clients import bell, primitive
+from qrmi import QrmiError, QuantumResource, TaskStatus
+from waiting import wait_until
 
 
 @pytest.fixture
 def slow(qpu):
     """Return a function that connects to a QPU whose tasks outlast every test."""
     return lambda **extra: qpu("ibm_slow", **extra)
+
+
+def wait_for_start(resource: QuantumResource, task_id: str) -> None:
+    """Wait until a task runs."""
+    wait_until(
+        lambda: resource.task_status(task_id) == TaskStatus.Running, f"the start of task {task_id}"
+    )
 
 
 def test_an_active_dedicated_session_excludes_other_tasks(qpu):
@@ -22,11 +30,11 @@ def test_an_active_dedicated_session_excludes_other_tasks(qpu):
     foreign = other.task_start(primitive("sampler", [[bell()]]))
     second = holder.task_start(primitive("sampler", [[bell()]]))
     holder.task_stop(first)
-    wait_until(lambda: holder.task_status(second) == TaskStatus.Running)
+    wait_for_start(holder, second)
     assert other.task_status(foreign) == TaskStatus.Queued
     holder.task_stop(second)
     holder.release(token)
-    wait_until(lambda: other.task_status(foreign) == TaskStatus.Running)
+    wait_for_start(other, foreign)
     other.task_stop(foreign)
 
 
@@ -78,11 +86,11 @@ def test_an_idle_session_loses_the_device(qpu):
     holder.task_stop(first)
     foreign = other.task_start(primitive("sampler", [[bell()]]))
     assert other.task_status(foreign) == TaskStatus.Queued
-    wait_until(lambda: other.task_status(foreign) == TaskStatus.Running)
+    wait_for_start(other, foreign)
     again = holder.task_start(primitive("sampler", [[bell()]]))
     assert holder.task_status(again) == TaskStatus.Queued
     other.task_stop(foreign)
-    wait_until(lambda: holder.task_status(again) == TaskStatus.Running)
+    wait_for_start(holder, again)
     holder.task_stop(again)
     holder.release(token)
 
@@ -92,5 +100,7 @@ def test_an_abandoned_session_closes_at_its_maximum_ttl(qpu, emulator):
     before = emulator.counters()["sessions"]
     qpu("ibm_quick", QRMI_IBM_QCS_SESSION_MAX_TTL="2").acquire()
     assert emulator.counters()["sessions"]["open"] == before["open"] + 1
-    wait_until(lambda: emulator.counters()["sessions"]["open"] == before["open"])
+    wait_until(
+        lambda: emulator.counters()["sessions"]["open"] == before["open"], "the end of the session"
+    )
     assert emulator.counters()["sessions"]["closed"] == before["closed"] + 1

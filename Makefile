@@ -10,7 +10,7 @@ AT_ONCE := -n 2 --dist loadfile
 # Only root can create the users that some tests need.
 AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
 
-.PHONY: demo test test-noslurm test-slow test-parsl-suite test-tutorial break-it bench lint clean
+.PHONY: demo test test-noslurm coverage test-pythons test-slow test-parsl-suite test-tutorial break-it bench lint clean
 
 demo:
 	@slurm=; tools/setup slurm '$(NO_DEMO_SLURM)' || slurm=--no-slurm; \
@@ -23,6 +23,20 @@ test:
 
 test-noslurm: lint
 	@$(IN_VENV) pytest $(AT_ONCE) -m 'not slurm and not slow' $(TIERS)
+
+# How much of the core the tests that need no Slurm run, processes that they start included.
+coverage:
+	@tools/setup venv
+	@$(IN_VENV) pytest $(AT_ONCE) -q -m 'not slurm and not slow' --cov --cov-report=term \
+		tests/unit tests/emulator tests/faults
+
+# The tests that need no Slurm, with each other Python that is supported and installed.
+test-pythons:
+	@for version in 3.12 3.13; do \
+		tools/setup python $$version || { [ $$? -eq 3 ] && continue; exit 1; }; \
+		PATH="$(CURDIR)/.venv-$$version/bin:$$PATH" python -m pytest $(AT_ONCE) \
+			-m 'not slurm and not slow' tests/unit tests/emulator || exit 1; \
+	done
 
 test-slow:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
@@ -63,4 +77,4 @@ lint:
 	@$(IN_VENV) mypy
 
 clean:
-	rm -rf .venv .venv-parsl .tutorial .mypy_cache .pytest_cache .ruff_cache build dist demo-run .setup.log
+	rm -rf .venv .venv-* .tutorial .mypy_cache .pytest_cache .ruff_cache build dist demo-run .setup.log

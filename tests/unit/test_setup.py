@@ -210,6 +210,22 @@ def test_a_venv_that_was_moved_is_recreated(machine: Machine) -> None:
     assert "python3 -m venv --clear .venv" in machine.called()
 
 
+def test_another_python_gets_a_venv_of_its_own(machine: Machine) -> None:
+    """A command that exists without working, as pyenv's shims do, does not count."""
+    machine.has("python3.12", "exit 127")
+    done = machine.setup("python", "3.12")
+    assert done.returncode == 3
+    assert done.stderr.splitlines() == [
+        "Python 3.12 is not installed here, so nothing is tested with it."
+    ]
+    (machine.checkout / ".venv-3.12/bin").mkdir(parents=True)
+    machine.write(machine.checkout / ".venv-3.12/bin/python", RECORD)
+    machine.has("python3.12", RECORD)
+    assert machine.setup("python", "3.12").returncode == 0
+    assert "python3.12 -m venv --clear .venv-3.12" in machine.called()
+    assert machine.called()[-1].endswith("-c constraints.txt -e .[dev] -e ./snakemake_ext")
+
+
 def test_python_without_venv(machine: Machine) -> None:
     """Debian packages it separately. Root installs the package; others are told to."""
     machine.has("python3", "exit 1")
@@ -264,8 +280,11 @@ def test_ci_runs_make_test() -> None:
     """Continuous integration has no set-up of its own."""
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert script.read_text().splitlines()[-3:] == [
+    assert script.read_text().splitlines()[-6:] == [
         "make test",
+        "make test-slow",
+        "make coverage",
+        "make test-pythons",
         "make test-tutorial",
         "exec make test-parsl-suite",
     ]

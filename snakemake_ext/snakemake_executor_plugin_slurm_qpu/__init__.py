@@ -1,7 +1,7 @@
 """Snakemake executor plugin: rules with `qpu=1` run as Slurm jobs that hold a QPU.
 
-Snakemake imports this package at every start, whatever executor is asked for: it must import
-without Slurm and without QRMI, and quickly.
+Every `snakemake` command imports this package, whichever executor it uses, and fails if the import
+fails. So the import needs neither Slurm nor QRMI nor Snakemake's own modules, and is quick.
 """
 
 from snakemake_executor_plugin_slurm_qpu.executor import Executor

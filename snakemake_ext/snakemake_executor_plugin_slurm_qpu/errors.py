@@ -8,12 +8,16 @@ __all__ = ["QPURequestError"]
 
 
 class QPURequestError(WorkflowError):
-    """A request that cannot be met: the user's to correct, so its message alone is shown."""
+    """A request for a QPU that cannot be met; Snakemake shows its message without a traceback."""
+
+    # snakemake 9.27.1 prints the `__traceback__` of every WorkflowError below its message
+    # (`exceptions.format_error`). The user has to correct a rule, and our frames do not help.
 
     @property
     def __traceback__(self) -> None:
-        """None: Snakemake prints the traceback that a WorkflowError has below its message."""
+        """Always `None`."""
 
     @__traceback__.setter
     def __traceback__(self, value: object) -> None:
-        """Contextlib sets it on the way up."""
+        # `contextlib` assigns to it while the exception passes through a context manager.
+        """Ignore the assignment."""

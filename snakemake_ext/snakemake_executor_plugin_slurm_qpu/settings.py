@@ -1,4 +1,4 @@
-"""The plugin's settings: those of the stock Slurm executor, and our own."""
+"""The plugin's settings: those of the stock Slurm executor, and two more."""
 
 # No `from __future__ import annotations`: Snakemake reads the fields' types at run time.
 from dataclasses import dataclass, field
@@ -11,22 +11,27 @@ __all__ = ["ExecutorSettings", "common_settings"]
 
 @dataclass
 class ExecutorSettings(SlurmSettings):
-    """The stock executor's settings, as `--slurm-qpu-…`, and our own."""
+    """The stock executor's settings, as `--slurm-qpu-…`, and two of this plugin.
+
+    Attributes:
+        nested: Run every rule with a QPU through a Snakemake inside its job.
+        mark_all: Let jobs without a QPU leave a completion marker too.
+    """
 
     nested: bool = field(
         default=False,
         metadata={
-            "help": "Run the `shell:` rules that hold a QPU through a Snakemake of their own "
-            "inside the job, as the stock executor does. By default the job runs the shell command "
-            "itself, which starts seconds earlier."
+            "help": "Run `shell:` rules with a QPU through a Snakemake inside the job, as the "
+            "stock executor does. By default the job runs the shell command itself, which starts "
+            "seconds earlier."
         },
     )
 
     mark_all: bool = field(
         default=False,
         metadata={
-            "help": "Let the jobs without a QPU leave a completion marker too, so that their end "
-            "is noticed within a second. Their command gets `&& touch MARKER`; without this "
-            "option they run exactly as under the stock executor."
+            "help": "Let jobs without a QPU leave a completion marker too, so that Snakemake "
+            "notices their end within a second. This appends `&& touch MARKER` to their command; "
+            "without this option they run exactly as under the stock executor."
         },
     )

@@ -1,18 +1,45 @@
-"""Where a workflow's lease records are kept, and the event that reports them.
+"""What a job's leases used: logged for the user and for logger plugins, and kept for the report.
 
-A Snakemake inside a job has no logger plugins, so it cannot log events. Each lease leaves a lease
-record instead; the executor reads a job's records when it has ended, logs them, and keeps them with
-the names of their rules for the workflow's report.
+A Snakemake inside a job loads no logger plugins, so the job cannot log events. Instead, each lease
+leaves a lease record; the executor reads the records of a job when the job has ended.
 """
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-__all__ = ["EVENT", "RECORDS"]
+from qrmi_workflows.lease.records import records_of_job
+from qrmi_workflows.state.files import append_line
 
-EVENT = "qpu_lease"
-"""The event of the log records, for logger plugins; `lease` in their `extra` has the record."""
+__all__ = ["LEASE_EVENT", "WORKFLOW_RECORDS", "log_leases"]
 
-RECORDS = Path(".snakemake/slurm_qpu/leases.jsonl")
-"""The workflow's lease records, one JSON object a line, with the rule that each belongs to."""
+LEASE_EVENT = "qpu_lease"
+"""The `event` of a lease's log record, for logger plugins; its `lease` is the lease record."""
+
+WORKFLOW_RECORDS = Path(".snakemake/slurm_qpu/leases.jsonl")
+"""The workflow's lease records, one JSON object per line, each with the name of its rule."""
+
+
+def log_leases(logger: Any, rule: str, job_id: str, submitted: datetime) -> None:
+    """Log what the leases of an ended job used, and append it to the workflow's records.
+
+    Args:
+        logger: Snakemake's logger.
+        rule: The name of the job's rule or group.
+        job_id: The Slurm job's id.
+        submitted: When the job was submitted.
+    """
+    for record in records_of_job(job_id, submitted):
+        # The record is one key of `extra`: logging refuses keys that are LogRecord's own (`name`).
+        lease = {"rule": rule, **asdict(record)}
+        logger.info(record.describe(), extra={"event": LEASE_EVENT, "lease": lease})
+        try:
+            append_line(WORKFLOW_RECORDS, json.dumps(lease))
+        except OSError as error:
+            logger.warning(
+                f"{WORKFLOW_RECORDS}: {error}; the report will not include job {job_id}."
+            )

@@ -81,7 +81,7 @@ def test_a_fan_out_of_twenty_takes_turns_on_its_qpus(project):
 
     assert len(submitted(output)) == 20
     assert sum(map(int, asked)) < 10, "the jobs themselves ask Slurm nothing"
-    waits = [int(seconds) for seconds in re.findall(r"waited (\d+) s in the queue", output)]
+    waits = [int(seconds) for seconds in re.findall(r"job pending (\d+) s", output)]
     assert len(waits) == 20
     assert max(waits) > min(waits)
 
@@ -258,7 +258,7 @@ def test_a_bad_payload_fails_in_the_job_and_says_what_is_wrong(project):
 
     output = project.run(fails=True)
 
-    assert "qpu: Snakefile: not JSON" in output
+    assert "qpu: Snakefile: unknown file format" in output
 
 
 def test_a_qpu_that_the_vendor_does_not_grant_fails_the_rule(project):

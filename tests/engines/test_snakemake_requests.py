@@ -23,18 +23,18 @@ pytestmark = [
 ]
 
 BAD = {
-    'qpu=1, qpu_name="ibm_fes"': r"unknown QPU 'ibm_fes' .*allowed: FRESNEL, ibm_fez. Did you",
-    'qpu=1, qpu_name="torino"': r"unknown QPU 'torino' .*allowed: FRESNEL, ibm_fez. `qpu list`",
-    "qpu=1, qpu_name=7": r"qpu=1 with qpu_name=7; allowed: FRESNEL, ibm_fez. Add qpu_name",
-    "qpu=1": r"qpu=1 with qpu_name=None; allowed: FRESNEL, ibm_fez. Add qpu_name",
-    'qpu=-1, qpu_name="ibm_fez"': r"qpu=-1 for QPU 'ibm_fez': allowed is a whole number from 1",
-    'qpu="one", qpu_name="ibm_fez"': r"qpu='one' for QPU 'ibm_fez': allowed is a whole number",
-    'qpu=True, qpu_name="ibm_fez"': r"qpu=True for QPU 'ibm_fez': allowed is a whole number",
+    'qpu=1, qpu_name="ibm_fes"': r"unknown QPU 'ibm_fes' .*must be one of: FRESNEL, ibm_fez. Did you",
+    'qpu=1, qpu_name="torino"': r"unknown QPU 'torino' .*must be one of: FRESNEL, ibm_fez. `qpu list`",
+    "qpu=1, qpu_name=7": r"qpu=1 with qpu_name=7; the name must be one of: FRESNEL, ibm_fez. Add qpu_name",
+    "qpu=1": r"qpu=1 with qpu_name=None; the name must be one of: FRESNEL, ibm_fez. Add qpu_name",
+    'qpu=-1, qpu_name="ibm_fez"': r"qpu=-1 for QPU 'ibm_fez': must be a positive integer",
+    'qpu="one", qpu_name="ibm_fez"': r"qpu='one' for QPU 'ibm_fez': must be a positive integer",
+    'qpu=True, qpu_name="ibm_fez"': r"qpu=True for QPU 'ibm_fez': must be a positive integer",
     'qpu=2, qpu_name="ibm_fez"': r"qpu=2 for QPU 'ibm_fez': no node .* has more than 1 of GRES",
     'qpu=1, qpu_name="ibm_fez", gres="tape:1"': r"gres='tape:1' and for qpu=1; .*Remove `gres`",
-    'qpu=1, qpu_name="ibm_fez", slurm_extra="-x n1 --licenses=a"': r"--licenses is set by the req",
+    'qpu=1, qpu_name="ibm_fez", slurm_extra="-x n1 --licenses=a"': r"--licenses would override the req",
     'qpu=1, qpu_name="ibm_fez"\n                threads: 9': r"for 9 CPUs, .* more than 8. Lower",
-    'qpu=1, qpu_name="ibm_fez", slurm_extra="-L a:1"': r"-L is set by the request .*Remove -L",
+    'qpu=1, qpu_name="ibm_fez", slurm_extra="-L a:1"': r"-L would override the request .*Remove -L",
 }
 
 
@@ -84,7 +84,7 @@ def test_it_names_the_value_what_is_allowed_and_what_to_do(in_sandbox, tmp_path,
     ("second", "message"),
     [
         ('qpu=1, qpu_name="FRESNEL"', "asks for the QPUs FRESNEL, ibm_fez; .* one QPU is allowed"),
-        ('qpu=0, qpu_name="FRESNEL"', "has qpu_name='FRESNEL', and the group asks for QPU 'ibm_"),
+        ('qpu=0, qpu_name="FRESNEL"', "has qpu_name='FRESNEL', but the group asks for QPU 'ibm_"),
     ],
 )
 def test_a_group_for_two_qpus_is_refused(in_sandbox, tmp_path, second, message):
@@ -165,7 +165,9 @@ def test_a_qpu_that_the_site_promises_and_slurm_does_not_have_is_refused(
     site.write_text('[defaults]\ngres = "qpu:{qpu}"\n[qpus.ibm_fez]\n[qpus.torino]\n')
     monkeypatch.setenv("QPU_SITE", str(site))
 
-    with pytest.raises(WorkflowError, match="no node has GRES 'qpu:torino'; allowed: FRESNEL, ibm"):
+    with pytest.raises(
+        WorkflowError, match="no node has GRES 'qpu:torino'; must be one of: FRESNEL, ibm"
+    ):
         run(tmp_path, QUANTUM.replace("ibm_fez", "torino"))
 
 
@@ -299,5 +301,5 @@ def test_without_slurm_the_first_message_says_what_is_absent(tmp_path, monkeypat
     (tmp_path / "which").symlink_to(which)
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    with pytest.raises(WorkflowError, match=r"command 'scontrol' is not on PATH. Install"):
+    with pytest.raises(WorkflowError, match=r"command 'scontrol' not found on PATH. Install"):
         run(tmp_path, QUANTUM)

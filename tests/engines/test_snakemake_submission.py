@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.engines]
 IMPATIENT = """
 import sys
 from snakemake.cli import main
-from snakemake_executor_plugin_slurm_qpu import submission
-submission.SBATCH_SECONDS = 3.0
+from snakemake_executor_plugin_slurm_qpu import executor
+executor.SBATCH_SECONDS = 3.0
 sys.argv[0] = "snakemake"
 main()
 """

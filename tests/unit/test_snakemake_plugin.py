@@ -11,7 +11,7 @@ from snakemake_executor_plugin_slurm_qpu import ExecutorSettings, common_setting
 
 IMPORT = """
 import sys, time
-sys.modules["qrmi"] = None  # whoever imports it fails
+sys.modules["qrmi"] = None  # importing it fails
 import snakemake_executor_plugin_slurm
 sys.modules["snakemake"] = None
 start = time.perf_counter()
@@ -20,7 +20,7 @@ print(time.perf_counter() - start)
 """
 
 
-def test_it_imports_without_slurm_qrmi_and_snakemakes_own_modules_and_costs_little(tmp_path):
+def test_the_import_is_quick_and_needs_neither_slurm_nor_qrmi_nor_snakemake(tmp_path):
     which = shutil.which("which")  # the stock plugin cannot be imported without it
     assert which is not None
     (tmp_path / "which").symlink_to(which)

@@ -1,4 +1,4 @@
-"""Ready rules for a workflow to import: transpile, sample, estimate, pulser, and the QPU report.
+"""Ready-made rules for a workflow to import: transpile, sample, estimate, Pulser and QPU usage.
 
 In a Snakefile::
 
@@ -16,4 +16,4 @@ from pathlib import Path
 __all__ = ["SNAKEFILE"]
 
 SNAKEFILE = str(Path(__file__).with_name("qpu.smk"))
-"""The path of the module, for `module: snakefile:`."""
+"""The path of the rules' Snakefile, for `snakefile:` of a `module`."""

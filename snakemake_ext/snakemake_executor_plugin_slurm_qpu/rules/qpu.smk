@@ -1,15 +1,15 @@
 # Rules for quantum steps, to import as a module; the plugin's documentation shows how.
 #
-#   NAME.qasm                          a circuit in OpenQASM 3, for any device
-#     + QPU.target.json                what the QPU can do, from its vendor
-#     → NAME.sampler.json              transpiled, with its shots           → NAME.samples.json
-#     + NAME.observables.json          {"ZZ": 1.0, …} or a list of such
-#     → NAME.estimator.json            transpiled, with its precision       → NAME.estimates.json
-#   NAME.sequence.json                 a Pulser sequence, abstract representation
-#     → NAME.pulser.json               with its runs                        → NAME.pulses.json
-#   the leases of this workflow        → qpu-usage.csv, qpu-usage.html
+#   NAME.qasm                          a circuit in OpenQASM 3, not transpiled
+#     + QPU.target.json                the QPU's qubits and gates, from its vendor
+#     → NAME.sampler.json              transpiled, with shots               → NAME.samples.json
+#     + NAME.observables.json          {"ZZ": 1.0, …}, or a list of these
+#     → NAME.estimator.json            transpiled, with precision           → NAME.estimates.json
+#   NAME.sequence.json                 a Pulser sequence, in abstract representation
+#     → NAME.pulser.json               with the number of runs              → NAME.pulses.json
+#   the workflow's leases              → qpu-usage.csv, qpu-usage.html
 #
-# config: qpu (sample, estimate), pulser_qpu (pulser), shots, precision, runs.
+# config: qpu (for sample and estimate), pulser_qpu (for pulser), shots, precision, runs.
 
 QPU = config.get("qpu", "")
 PULSER_QPU = config.get("pulser_qpu", QPU)
@@ -75,7 +75,7 @@ rule pulser:
     shell: "qpu run {input:q} -o {output:q} --qpu {resources.qpu_name:q}"
 
 
-# Give it the results as input: `use rule usage from qpu with: input: …`.
+# Needs the results as input, so that it runs last: `use rule usage from qpu with: input: …`.
 rule usage:
     output:
         table="qpu-usage.csv",

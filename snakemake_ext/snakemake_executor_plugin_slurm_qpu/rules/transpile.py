@@ -1,4 +1,4 @@
-"""A circuit on a QPU's own qubits and gates, as a payload for the sampler or the estimator."""
+"""The rules `transpile_*`: a circuit for a QPU's qubits and gates, as a payload for a primitive."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,17 @@ from qiskit import QuantumCircuit, generate_preset_pass_manager, qasm3
 from qiskit.quantum_info import SparsePauliOp
 
 from qrmi_workflows.vendors.ibm import transpiler_target
+from qrmi_workflows.vendors.ibm.circuits import primitive_content, to_openqasm
 
 
 def transpile(circuit: QuantumCircuit, target: str) -> QuantumCircuit:
-    """Return a circuit for a QPU, placed on its best qubits."""
+    """Transpile a circuit for a QPU, and place it on the QPU's best qubits.
+
+    Args:
+        circuit: The circuit.
+        target: The text of the QPU's target file.
+    """
+    # A fixed seed: a rerun must get the same payload, by which it finds its task in the journal.
     manager = generate_preset_pass_manager(
         optimization_level=3, target=transpiler_target(target), seed_transpiler=1
     )
@@ -19,49 +26,36 @@ def transpile(circuit: QuantumCircuit, target: str) -> QuantumCircuit:
 
 
 def sampler_pub(circuit: QuantumCircuit, shots: int) -> list[Any]:
-    """Return a PUB of the sampler."""
-    return [_text(circuit), [], shots]
+    """Build a PUB for the sampler."""
+    return [to_openqasm(circuit), [], shots]
 
 
 def estimator_pub(circuit: QuantumCircuit, observables: Any, precision: float) -> list[Any]:
-    """Return a PUB of the estimator: observables on the circuit's own qubits, one or a list."""
-    return [_text(circuit), _placed(observables, circuit), [], precision]
+    """Build a PUB for the estimator; observables are on the qubits before transpilation."""
+    return [to_openqasm(circuit), _on_physical_qubits(observables, circuit), [], precision]
 
 
-def payload(program: str, pub: list[Any]) -> dict[str, Any]:
-    """Return the payload of one PUB."""
-    parameters = {"pubs": [pub], "version": 2, "options": {}, "support_qiskit": True}
-    return {"program_id": program, "parameters": parameters}
-
-
-def _placed(observables: Any, circuit: QuantumCircuit) -> Any:
+def _on_physical_qubits(observables: Any, circuit: QuantumCircuit) -> Any:
+    # The transpiler has assigned the circuit's qubits to others of the QPU; observables follow.
     if isinstance(observables, list):
-        return [_placed(each, circuit) for each in observables]
-    placed = SparsePauliOp.from_list(observables.items()).apply_layout(circuit.layout)
-    return {pauli: coefficient.real for pauli, coefficient in placed.to_list()}
-
-
-def _text(circuit: QuantumCircuit) -> str:
-    text: str = qasm3.dumps(
-        circuit,
-        disable_constants=True,
-        allow_aliasing=True,
-        experimental=qasm3.ExperimentalFeatures.SWITCH_CASE_V1,
-    )
-    return text
+        return [_on_physical_qubits(each, circuit) for each in observables]
+    physical = SparsePauliOp.from_list(observables.items()).apply_layout(circuit.layout)
+    return {pauli: coefficient.real for pauli, coefficient in physical.to_list()}
 
 
 def _main(rule: Any) -> None:
     texts = {name: Path(path).read_text(encoding="utf-8") for name, path in rule.input.items()}
     circuit, target = qasm3.loads(texts["circuit"]), texts["target"]
     if "observables" in texts:
-        # The estimator measures for itself, and a measured state is no longer the circuit's.
-        measured = circuit.remove_final_measurements(inplace=False)
+        # The estimator adds measurements of its own. After the circuit's, it would measure a state
+        # that has already collapsed.
+        unmeasured = circuit.remove_final_measurements(inplace=False)
         observables = json.loads(texts["observables"])
-        pub = estimator_pub(transpile(measured, target), observables, rule.params.precision)
-        content = payload("estimator", pub)
+        pub = estimator_pub(transpile(unmeasured, target), observables, rule.params.precision)
+        content = primitive_content("estimator", [pub])
     else:
-        content = payload("sampler", sampler_pub(transpile(circuit, target), rule.params.shots))
+        pub = sampler_pub(transpile(circuit, target), rule.params.shots)
+        content = primitive_content("sampler", [pub])
     Path(rule.output[0]).write_text(json.dumps(content), encoding="utf-8")
 
 

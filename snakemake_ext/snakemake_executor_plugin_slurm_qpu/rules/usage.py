@@ -1,4 +1,4 @@
-"""The leases of this workflow, as a table and as a page of Snakemake's report."""
+"""The rule `usage`: this workflow's leases as a table, and as a page of Snakemake's report."""
 
 import csv
 import html
@@ -7,25 +7,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_plugin_slurm_qpu.telemetry import RECORDS
+from snakemake_executor_plugin_slurm_qpu.telemetry import WORKFLOW_RECORDS
 
 COLUMNS = ("rule", "qpu", "job", "acquired", "queue_wait", "held", "busy", "idle", "tasks")
 
 
 def rows_of(lines: Iterable[str]) -> list[list[Any]]:
-    """Return the table's rows, one for each lease."""
+    """Parse lease records, one JSON object per line, into the rows of the table."""
     records = [json.loads(line) for line in lines]
     return [[_cell(record, name) for name in COLUMNS] for record in records]
 
 
 def render_page(rows: Sequence[Sequence[Any]]) -> str:
-    """Render the rows as a page that needs nothing else."""
+    """Render the rows as a self-contained HTML page."""
     head = "".join(f"<th>{name}</th>" for name in COLUMNS)
     body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return (
         '<!doctype html><meta charset="utf-8"><title>QPU usage</title>'
         "<style>body{font:14px sans-serif}td,th{padding:.2em .8em;text-align:left}</style>"
-        f"<h1>{len(rows)} leases; spans in seconds</h1>"
+        f"<h1>{len(rows)} leases; durations in seconds</h1>"
         f"<table><tr>{head}</tr>{body}</table>"
     )
 
@@ -39,8 +39,9 @@ def _text(cell: object) -> str:
 
 
 def _main(rule: Any) -> None:
-    lines = RECORDS.read_text(encoding="utf-8").splitlines() if RECORDS.exists() else []
-    rows = rows_of(lines)
+    # A workflow that has used no QPU yet has no records, and an empty table.
+    text = WORKFLOW_RECORDS.read_text(encoding="utf-8") if WORKFLOW_RECORDS.exists() else ""
+    rows = rows_of(text.splitlines())
     with Path(rule.output.table).open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
     Path(rule.output.page).write_text(render_page(rows), encoding="utf-8")

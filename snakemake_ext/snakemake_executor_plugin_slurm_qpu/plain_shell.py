@@ -1,9 +1,9 @@
 """Running a rule's shell command in its job without a Snakemake around it.
 
-A Snakemake inside the job takes seconds to start, and a QPU task may take 50 ms. What it does for
-a plain `shell:` rule is little, and the submitting Snakemake does most of it already: it checks
-the outputs, keeps the metadata and cleans up after a failure. The rest is here: the directories
-are prepared at submission, and the command runs as Snakemake's own `shell` would run it.
+A Snakemake inside the job takes seconds to start, and a QPU task may take 50 ms. For a plain
+`shell:` rule it does little that the submitting Snakemake does not do anyway: that one checks the
+outputs, keeps the metadata and cleans up after a failure. The rest is done at submission: folders
+are prepared, and the command is rendered as Snakemake's own `shell` would run it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from typing import Any
 
 from snakemake_interface_executor_plugins.settings import SharedFSUsage
 
-from snakemake_executor_plugin_slurm_qpu.requests import NOT_YET_KNOWN
+from snakemake_executor_plugin_slurm_qpu.qpu_requests import TO_BE_DETERMINED
 
-__all__ = ["can_run_directly", "render_command"]
+__all__ = ["is_plain_shell", "render_shell_command"]
 
-_LONGEST = 100_000
-"""Characters: Linux refuses an argument over 128 KiB, and Snakemake has a way around that."""
+# Linux refuses an argument of more than 128 KiB (execve(2), MAX_ARG_STRLEN). Snakemake can write a
+# longer command into a script (`shell.MAX_ARG_LEN` in 9.27.1), so that gets a Snakemake in the job.
+_MAX_CHARACTERS = 100_000
 
+# The variables that snakemake 9.27.1 sets to a rule's threads (`snakemake.shell.shell.__new__`).
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "GOTO_NUM_THREADS",
@@ -29,11 +31,10 @@ _THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
-"""What `snakemake.shell.shell` sets to a rule's threads."""
 
 
-def can_run_directly(job: Any, workflow: Any) -> bool:
-    """Whether the job's shell command needs nothing that only Snakemake can give it in the job."""
+def is_plain_shell(job: Any, workflow: Any) -> bool:
+    """Return whether a job is a shell command that needs no Snakemake inside the job."""
     return (
         not job.is_group()
         and job.is_shell
@@ -43,15 +44,20 @@ def can_run_directly(job: Any, workflow: Any) -> bool:
     )
 
 
-def render_command(job: Any) -> str:
-    """Render the text for `bash -c` that runs a job's shell command as Snakemake's shell would."""
-    # Not at import: Snakemake imports every plugin, and would not start if it had moved this.
+def render_shell_command(job: Any) -> str:
+    """Render the text for `bash -c` that runs a job's shell command as Snakemake's `shell` does."""
+    # Imported here: Snakemake imports every plugin at start-up, and no `snakemake` command would
+    # work any more if a later version moved this.
     from snakemake.shell import shell
 
+    # `_get_process_prefix` and `_process_suffix` (private, read in snakemake 9.27.1) hold
+    # `set -euo pipefail`, or what the Snakefile has set with `shell.prefix()` and `shell.suffix()`.
     executable = shell.get_executable()
     command = f"{shell._get_process_prefix(executable)}{job.shellcmd} {shell._process_suffix}"
     exports = " ".join(f"{name}={job.threads}" for name in _THREAD_VARIABLES)
     inner = shlex.join([executable, "-c", command.strip()])
+    # sbatch starts the job in `workdir_init`, where Snakemake was started (-D); a Snakefile's
+    # `workdir:` has changed the folder since. `exec`, so that signals reach the command itself.
     return f"cd {shlex.quote(str(Path.cwd()))} && export {exports} && exec {inner}"
 
 
@@ -80,6 +86,5 @@ def _is_plain_rule(job: Any) -> bool:
 
 
 def _is_plain_command(job: Any) -> bool:
-    """No value in it that is known only in the job (`{resources.tmpdir}`)."""
-    command = job.shellcmd
-    return len(command) < _LONGEST and NOT_YET_KNOWN not in command
+    # A value such as `{resources.tmpdir}` is known only on the node that runs the job.
+    return len(job.shellcmd) < _MAX_CHARACTERS and TO_BE_DETERMINED not in job.shellcmd

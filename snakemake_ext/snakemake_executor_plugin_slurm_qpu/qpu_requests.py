@@ -1,9 +1,9 @@
-"""From the resources of a Snakemake job to a request for a QPU, refused early when it is wrong.
+"""From the resources of a Snakemake job to a checked request for a QPU.
 
-What a rule may say: `qpu` (how many of the scheduler's units of the QPU, one lane each where the
+A rule may set `qpu` (how many of the scheduler's units of the QPU, each of them a lane where the
 site counts lanes; 0 is a rule without a QPU, so that a profile can set it for all rules),
-`qpu_name`, and `qpu_exclusive` (all units). A group of jobs shares one lease, so all of it must
-mean the same QPU.
+`qpu_name`, and `qpu_exclusive` (all units). A group of jobs shares one lease, so its rules must all
+name the same QPU.
 """
 
 from __future__ import annotations
@@ -20,22 +20,28 @@ from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.command import require_success, run_command
 from qrmi_workflows.schedulers.gres import offered_gres, require_count, require_gres, units_of
 from qrmi_workflows.schedulers.slurm import qpu_options, refuse_options
+from snakemake_executor_plugin_slurm_qpu.dag import jobs_in
 from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
-from snakemake_executor_plugin_slurm_qpu.nested import require_readable
+from snakemake_executor_plugin_slurm_qpu.quoting import require_parsable_wildcards
 
-__all__ = ["NOT_YET_KNOWN", "QPURequestError", "QPURequests"]
+__all__ = ["TO_BE_DETERMINED", "QPURequests"]
 
-NOT_YET_KNOWN = "<TBD>"
-"""How Snakemake writes a value that it can evaluate only later, or only in the job."""
+TO_BE_DETERMINED = "<TBD>"
+"""How Snakemake writes a value that it can only evaluate later, or only inside the job."""
+# The text of `snakemake.common.tbdstring.TBDString` in 9.27.1; not imported, see `__init__.py`.
 
-_SET_BY_THE_REQUEST = ("gres", "licenses", "qpu")
+_RESERVED_OPTIONS = ("gres", "licenses", "qpu")
+"""The options of sbatch that the request for a QPU sets, so that `slurm_extra` must not."""
 
 
 class QPURequests:
-    """The requests of one workflow at this site; each is checked with Slurm once."""
+    """The requests of one workflow; Slurm is asked once what it offers."""
+
+    # Needs no lock: the main thread asks for the request of every job before the submitting threads
+    # do, so these find it in `_checked`, and the cached properties computed.
 
     def __init__(self) -> None:
-        self._met: set[QPURequest] = set()
+        self._checked: set[QPURequest] = set()
 
     @cached_property
     def site(self) -> SitePolicy:
@@ -44,7 +50,8 @@ class QPURequests:
 
     @cached_property
     def _nodes(self) -> list[str]:
-        """What the nodes have: `GRES|CPUs`."""
+        """What each kind of node has: `GRES|CPUs`."""
+        # --exact: otherwise sinfo merges nodes that differ, and writes `8+` for their CPUs.
         argv = ["sinfo", "--noheader", "--exact", "--format=%G|%c"]
         return require_success(run_command(argv)).stdout.splitlines()
 
@@ -52,36 +59,36 @@ class QPURequests:
     def _offered(self) -> dict[str, int]:
         return offered_gres("\n".join(node.partition("|")[0] for node in self._nodes))
 
-    def find(self, job: Any) -> QPURequest | None:
-        """Return the checked request of a job or group of jobs, or `None` when it has none.
+    def request_of(self, job: Any) -> QPURequest | None:
+        """Return the checked request of a job, or group of jobs; `None` if it uses no QPU.
 
         Raises:
-            QPURequestError: The request is malformed, or cannot be met here.
+            QPURequestError: The request is malformed, or cannot be met at this site.
         """
-        asking = [member for member in _members(job) if _asks(member)]
-        if not asking:
+        requesting = [member for member in _sorted_jobs(job) if _requests_qpu(member)]
+        if not requesting:
             return None
         try:
-            request = self._merge(job, asking)
-            for member in asking:
+            request = self._merge(job, requesting)
+            for member in requesting:
                 self._require_cpus(member)
-            if request not in self._met:
+            if request not in self._checked:
                 policy = self.site.qpu(request.qpu)
                 require_gres(policy, self._offered)
                 require_count(request, policy, self._offered)
-                self._met.add(request)
+                self._checked.add(request)
         except QPUError as error:
-            raise QPURequestError(f"rule {asking[0].rule.name!r}: {error}") from error
+            raise QPURequestError(f"rule {requesting[0].rule.name!r}: {error}") from error
         return request
 
     def check_workflow(self, dag: Any) -> None:
-        """Refuse every request of a workflow that cannot be met, before any job runs.
+        """Check the requests of all jobs of a workflow before any of them runs.
 
         Raises:
-            QPURequestError: One cannot be met, or would run without Slurm.
+            QPURequestError: A request cannot be met, or its job would run without Slurm.
         """
         for job in {dag.get_job_group(job) or job for job in dag.needrun_jobs()}:
-            request = self._find_early(job)
+            request = self._request_if_known(job)
             if request is not None and job.is_local:
                 raise QPURequestError(
                     f"rule {job.name!r} is a localrule and asks for qpu={request.count}: it would "
@@ -89,37 +96,42 @@ class QPURequests:
                     "remove `qpu`."
                 )
             if request is not None and job.is_group():
-                _name_siblings(job, request.qpu)
+                _name_qpu_for_siblings(job, request.qpu)
                 self._require_cpus_of_group(job)
             if request is not None and (job.is_group() or not job.is_shell):
-                require_readable(job)
+                require_parsable_wildcards(job)
 
-    def _find_early(self, job: Any) -> QPURequest | None:
-        """Find a request before its job is ready; `None` when that depends on files to be made."""
+    def _request_if_known(self, job: Any) -> QPURequest | None:
+        """Return a job's request before the job is ready; `None` if it depends on missing files."""
         try:
-            return None if any(_depends(member) for member in _members(job)) else self.find(job)
+            is_known = not any(_is_undetermined(member) for member in jobs_in(job))
+            return self.request_of(job) if is_known else None
         except QPURequestError:
             raise
         except Exception:
-            return None  # a function of the user's, which may fail without its input
+            # A function in the Snakefile may raise anything while its input files do not exist. The
+            # request is checked again when the job is submitted.
+            return None
 
-    def options(self, request: QPURequest, *, partition: bool) -> list[str]:
+    def sbatch_options(self, request: QPURequest, *, partition: bool) -> list[str]:
         """Render the sbatch options of a request.
 
         Args:
-            request: What is asked for.
-            partition: Whether to name the site's partition for it, when the site has one.
+            request: The request.
+            partition: Whether to include the partition that the site sets for the QPU.
         """
         options = qpu_options(request, self.site.qpu(request.qpu))
         return [o for o in options if partition or not o.startswith("--partition=")]
 
     def lanes(self, request: QPURequest) -> int | None:
-        """Return how many lanes a request is for; `None` when the site's units are no lanes."""
+        """Return for how many lanes a request is; `None` if the site's units are not lanes."""
         units = units_of(self.site.qpu(request.qpu), self._offered)
         return request.count if units is not None and units > 1 else None
 
-    def _merge(self, job: Any, asking: Iterable[Any]) -> QPURequest:
-        requests = {self._read(member) for member in asking}
+    def _merge(self, job: Any, members: Iterable[Any]) -> QPURequest:
+        # Not from the group's own resources, in which snakemake 9.27.1 sums the `qpu` of jobs that
+        # may run at the same time (`GroupResources.basic_layered`). They share one lease.
+        requests = {self._parse(member) for member in members}
         names = sorted({request.qpu for request in requests})
         if len(names) > 1:
             raise RequestError(
@@ -129,10 +141,10 @@ class QPURequests:
             )
         return max(requests, key=lambda request: request.count)
 
-    def _read(self, job: Any) -> QPURequest:
+    def _parse(self, job: Any) -> QPURequest:
         resources = job.resources
-        _refuse_conflicts(resources)
-        name = self._name(resources)
+        _refuse_conflicting_options(resources)
+        name = self._qpu_name(resources)
         request = QPURequest(qpu=name, count=resources.qpu)
         if not resources.get("qpu_exclusive"):
             return request
@@ -145,68 +157,72 @@ class QPURequests:
         except RequestError as error:
             raise QPURequestError(f"group {group.groupid!r}: {error}") from error
         except Exception:
-            return  # as in `_find_early`
+            return  # a function in the Snakefile, as in `_request_if_known`
 
     def _require_cpus(self, job: Any) -> None:
-        """Refuse more CPUs than any node has: Slurm may accept the job and never start it."""
-        asked = job.resources.get("cpus_per_task") or job.threads
+        # By default (EnforcePartLimits=NO, slurm.conf(5)) Slurm accepts such a job and never starts
+        # it.
+        requested = job.resources.get("cpus_per_task") or job.threads
         counts = [node.rpartition("|")[2] for node in self._nodes]
         most = max((int(count) for count in counts if count.isdigit()), default=None)
-        if isinstance(asked, int) and most is not None and asked > most:
+        if isinstance(requested, int) and most is not None and requested > most:
             raise RequestError(
-                f"it asks for {asked} CPUs, and no node of this Slurm has more than {most}. Lower "
-                f"its `threads`, or cap those of all rules with --max-threads {most}."
+                f"it asks for {requested} CPUs, but no node of this Slurm has more than {most}. "
+                f"Lower its `threads`, or cap those of all rules with --max-threads {most}."
             )
 
-    def _name(self, resources: Any) -> str:
+    def _qpu_name(self, resources: Any) -> str:
         name, site = resources.get("qpu_name"), self.site
         if name is None and len(site.qpus) == 1:
             return next(iter(site.qpus))
         if not isinstance(name, str):
             raise RequestError(
-                f"it asks for qpu={resources.qpu!r} with qpu_name={name!r}; allowed: "
-                f'{", ".join(sorted(site.qpus))}. Add qpu_name="…" to its resources.'
+                f"it asks for qpu={resources.qpu!r} with qpu_name={name!r}; the name must be one "
+                f'of: {", ".join(sorted(site.qpus))}. Add qpu_name="…" to its resources.'
             )
         return site.qpu(name).name
 
 
-def _members(job: Any) -> list[Any]:
-    return sorted(job.jobs, key=str) if job.is_group() else [job]
+def _sorted_jobs(job: Any) -> list[Any]:
+    return sorted(jobs_in(job), key=str)  # a group is a set; messages must name the same rule
 
 
-def _asks(job: Any) -> bool:
+def _requests_qpu(job: Any) -> bool:
     count = None if job.is_norun else job.resources.get("qpu")
+    # `False` equals 0, but is a mistake that QPURequest refuses.
     return count is not None and (isinstance(count, bool) or count != 0)
 
 
-def _depends(job: Any) -> bool:
-    return NOT_YET_KNOWN in (job.resources.get(name) for name in ("qpu", "qpu_name"))
+def _is_undetermined(job: Any) -> bool:
+    return TO_BE_DETERMINED in (job.resources.get(name) for name in ("qpu", "qpu_name"))
 
 
-def _refuse_conflicts(resources: Any) -> None:
+def _refuse_conflicting_options(resources: Any) -> None:
     if gres := resources.get("gres"):
         raise RequestError(
             f"it asks for gres={gres!r} and for qpu={resources.qpu!r}; sbatch keeps only one "
             "--gres, so with `qpu` no `gres` is allowed. Remove `gres` (GPUs: use `gpu`)."
         )
     extra = resources.get("slurm_extra") or ""
-    refuse_options(extra, _SET_BY_THE_REQUEST, where=f"slurm_extra={extra!r}")
+    refuse_options(extra, _RESERVED_OPTIONS, where=f"slurm_extra={extra!r}")
     if re.search(r"(?:^|\s)-L", extra):
         raise RequestError(
-            f"slurm_extra={extra!r}: -L is set by the request for a QPU and would override it. "
+            f"slurm_extra={extra!r}: -L would override the request for a QPU, which sets it. "
             "Remove -L."
         )
 
 
-def _name_siblings(group: Any, qpu: str) -> None:
-    """Let the classical jobs of a group name its QPU too: Snakemake wants equal strings there."""
+def _name_qpu_for_siblings(group: Any, qpu: str) -> None:
+    # snakemake 9.27.1 refuses a group whose jobs differ in a resource that is a string
+    # (`GroupResources._is_string_resource`), and counts an absent one as 0. So the group's jobs
+    # without a QPU get its name too.
     for job in group.jobs:
         name = job.resources.get("qpu_name")
         if name is None:
             job.add_aux_resource("qpu_name", qpu)
         elif name != qpu:
             raise QPURequestError(
-                f"rule {job.rule.name!r} of group {group.groupid!r} has qpu_name={name!r}, and the "
+                f"rule {job.rule.name!r} of group {group.groupid!r} has qpu_name={name!r}, but the "
                 f"group asks for QPU {qpu!r}; within a group one qpu_name is allowed. Set "
                 f'qpu_name="{qpu}" for that rule, or take it out of the group.'
             )

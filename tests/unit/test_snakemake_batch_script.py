@@ -7,41 +7,45 @@ import time
 
 import pytest
 
-from snakemake_executor_plugin_slurm_qpu.script import lease_command, read_end, render_script
+from snakemake_executor_plugin_slurm_qpu.batch_script import (
+    lease_argv,
+    read_log_tail,
+    render_batch_script,
+)
 
 GOLDEN = """\
 #!/bin/bash
 marker='/home/it'"'"'s me/markers'/"$SLURM_JOB_ID"
 rm -f "$marker"
 trap : HUP INT TERM
-env 'QPU_STEP=rule a' /opt/python -m qrmi_workflows lease exec --qpu ibm_fez \
---submitted=1234.5 --grace=5 -- bash -c 'echo "$HOME"'
+env 'QPU_STEP=rule a' QPU_KILL_WAIT=5 /opt/python -m qrmi_workflows lease exec --qpu ibm_fez \
+--submitted=1234.5 -- bash -c 'echo "$HOME"'
 status=$?
 echo "$status" > "$marker.part" && mv "$marker.part" "$marker"
 exit "$status"
 """
 
 
-def test_the_script_is_one_supervisor_and_a_marker(tmp_path):
-    command = lease_command(
+def test_the_script_runs_one_supervisor_and_leaves_a_marker(tmp_path):
+    command = lease_argv(
         ["/opt/python"],
         "ibm_fez",
         "rule a",
         ["bash", "-c", 'echo "$HOME"'],
         submitted=1234.49,
-        grace=5.0,
+        kill_wait=5.0,
         lanes=None,
     )
 
-    assert render_script(command, type(tmp_path)("/home/it's me/markers")) == GOLDEN
+    assert render_batch_script(command, type(tmp_path)("/home/it's me/markers")) == GOLDEN
 
 
 def test_a_job_uses_the_lanes_that_it_holds():
-    command = lease_command(
-        ["python"], "FRESNEL", "rule a", ["true"], submitted=1.0, grace=None, lanes=3
+    command = lease_argv(
+        ["python"], "FRESNEL", "rule a", ["true"], submitted=1.0, kill_wait=None, lanes=3
     )
 
-    assert command[:3] == ["env", "QPU_STEP=rule a", "QPU_LANES=3"]
+    assert command[:4] == ["env", "QPU_STEP=rule a", "QPU_LANES=3", "python"]
 
 
 def start(script, tmp_path, **environ):
@@ -52,7 +56,7 @@ def start(script, tmp_path, **environ):
 
 @pytest.mark.parametrize("status", [0, 3])
 def test_the_marker_holds_the_exit_status_which_the_script_passes_on(tmp_path, status):
-    script = render_script(["bash", "-c", f"exit {status}"], tmp_path)
+    script = render_batch_script(["bash", "-c", f"exit {status}"], tmp_path)
 
     assert start(script, tmp_path).wait(10) == status
     assert (tmp_path / "7").read_text() == f"{status}\n"
@@ -61,15 +65,15 @@ def test_the_marker_holds_the_exit_status_which_the_script_passes_on(tmp_path, s
 def test_a_requeued_job_starts_without_the_marker_of_its_first_run(tmp_path):
     (tmp_path / "7").touch()
 
-    script = render_script(["bash", "-c", "test ! -e 7"], tmp_path)
+    script = render_batch_script(["bash", "-c", "test ! -e 7"], tmp_path)
 
     assert start(script, tmp_path).wait(10) == 0
 
 
 def test_the_shell_outlives_the_supervisor_that_a_signal_ends(tmp_path):
-    """Slurm signals all of a job, and kills what is left when its batch script has ended."""
+    """Slurm signals all processes of a job, and kills the rest once its batch script has ended."""
     supervisor = "trap 'sleep 0.2; touch released; exit 143' TERM; touch up; sleep 60 & wait"
-    process = start(render_script(["bash", "-c", supervisor], tmp_path), tmp_path)
+    process = start(render_batch_script(["bash", "-c", supervisor], tmp_path), tmp_path)
     while not (tmp_path / "up").exists():
         time.sleep(0.01)
 
@@ -85,14 +89,14 @@ def test_the_shell_outlives_the_supervisor_that_a_signal_ends(tmp_path):
 
 
 def test_a_qpu_name_with_a_hyphen_reaches_the_command_through_every_shell(tmp_path):
-    script = render_script(["bash", "-c", "env | grep ^ibm-fez_"], tmp_path)
+    script = render_batch_script(["bash", "-c", "env | grep ^ibm-fez_"], tmp_path)
 
     assert start(script, tmp_path, **{"ibm-fez_QRMI_JOB_ACQUISITION_TOKEN": "t"}).wait(10) == 0
 
 
-def test_the_end_of_a_log_is_its_last_lines(tmp_path):
+def test_the_tail_of_a_log_is_its_last_lines(tmp_path):
     log = tmp_path / "1.log"
     log.write_text("\n".join(map(str, range(100))))
 
-    assert read_end(log) == "\n".join(f"    {i}" for i in range(88, 100))
-    assert read_end(tmp_path / "none.log") == read_end(None) == ""
+    assert read_log_tail(log) == "\n".join(f"    {i}" for i in range(88, 100))
+    assert read_log_tail(tmp_path / "none.log") == read_log_tail(None) == ""

@@ -1,0 +1,86 @@
+"""The batch script of a job that holds a QPU, and the tail of the log that the job leaves."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from qrmi_workflows.config.variables import QPU_KILL_WAIT, QPU_LANES, QPU_STEP
+
+__all__ = ["lease_argv", "read_log_tail", "render_batch_script"]
+
+_TAIL_LINES = 12
+_TAIL_BYTES = 4096
+
+_SCRIPT = """\
+#!/bin/bash
+marker={markers}/"$SLURM_JOB_ID"
+rm -f "$marker"
+trap : HUP INT TERM
+{command}
+status=$?
+echo "$status" > "$marker.part" && mv "$marker.part" "$marker"
+exit "$status"
+"""
+# bash, because dash (Debian's /bin/sh) drops environment variables whose names are not valid in a
+# shell: those of a QPU with a hyphen in its name would not reach the command.
+# rm: a requeued job must not find the marker of its first run, or it would be taken for ended.
+# trap: the shell must outlive the lease's supervisor. Slurm signals both at scancel and at the time
+# limit; if the batch script ended then, Slurm would at once kill the rest of the job, and the
+# supervisor could not release the lease.
+# mv: the executor must never read half a marker.
+
+
+def lease_argv(
+    python: Sequence[str],
+    qpu: str,
+    step: str,
+    command: Sequence[str],
+    *,
+    submitted: float,
+    kill_wait: float | None,
+    lanes: int | None,
+) -> list[str]:
+    """Build the command line that runs a command under a lease of a QPU.
+
+    Args:
+        python: The interpreter.
+        qpu: The QPU's name.
+        step: The step's name, under which a retry or a rerun finds the tasks of a failed attempt.
+        command: The command and its arguments.
+        submitted: When the job is submitted, in seconds since the epoch.
+        kill_wait: Slurm's KillWait in seconds; the job asks Slurm if `None`.
+        lanes: How many of the QPU's lanes the job holds; as many as the site says if `None`.
+    """
+    # A variable, not `--step`, which archives the step's tasks as soon as COMMAND has succeeded. A
+    # Snakemake step has succeeded only once its outputs are found; then the executor archives it.
+    head = ["env", f"{QPU_STEP}={step}"]
+    if lanes is not None:
+        head.append(f"{QPU_LANES}={lanes}")
+    if kill_wait is not None:
+        # Saves each job of a fan-out an `scontrol show config`.
+        head.append(f"{QPU_KILL_WAIT}={kill_wait:g}")
+    options = ["--qpu", qpu, f"--submitted={submitted:.1f}"]
+    return [*head, *python, "-m", "qrmi_workflows", "lease", "exec", *options, "--", *command]
+
+
+def render_batch_script(command: Sequence[str], markers: Path) -> str:
+    """Render the script that runs a command and leaves a completion marker.
+
+    Args:
+        command: The command and its arguments.
+        markers: The folder of the markers. The marker is named after the Slurm job's id, and holds
+            the command's exit status.
+    """
+    return _SCRIPT.format(markers=shlex.quote(str(markers)), command=shlex.join(command))
+
+
+def read_log_tail(log: Path | None) -> str:
+    """Return the last lines of a job's log, indented; empty if it cannot be read."""
+    try:
+        data = log.read_bytes()[-_TAIL_BYTES:] if log else b""
+    except OSError:
+        return ""
+    lines = data.decode(errors="replace").splitlines()[-_TAIL_LINES:]
+    return "\n".join(f"    {line}" for line in lines)

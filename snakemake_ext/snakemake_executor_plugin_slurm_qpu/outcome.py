@@ -1,0 +1,50 @@
+"""How a job with a completion marker ended: Slurm decides, the marker stands in for a lost answer.
+
+A marker shows that the job's command has ended. What became of the job only Slurm knows: it may
+have been cancelled, or its node may have failed.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from qrmi_workflows.schedulers.base import JobState, JobStatus
+
+__all__ = ["Outcome", "decide_outcome"]
+
+
+class Outcome(Enum):
+    """How a job ended, as far as known."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UNDECIDED = "undecided"
+
+
+# The states of a job that has not ended. One that a later Slurm adds (UNKNOWN) is not among them:
+# the job counts as failed, because otherwise Snakemake might wait for it for ever.
+_NOT_ENDED = frozenset({JobState.PENDING, JobState.RUNNING, JobState.HELD})
+
+
+def decide_outcome(listed: JobStatus | None, exit_status: str) -> Outcome:
+    """Decide how a job with a marker ended.
+
+    Args:
+        listed: The job as Slurm lists it; `None` if Slurm has answered but does not list the job,
+            because it forgets jobs `MinJobAge` seconds after their end (slurm.conf(5)).
+        exit_status: What the job's marker holds; empty if it holds nothing, as the marker of a job
+            without a QPU.
+    """
+    has_good_marker = exit_status in {"0", ""}
+    if listed is None:
+        return Outcome.SUCCEEDED if has_good_marker else Outcome.FAILED
+    if listed.is_completing:
+        # The exit code is final, and only the site's epilog still runs, which may take minutes. But
+        # Slurm has not yet decided whether a failed job is FAILED or CANCELLED.
+        has_succeeded = listed.exit_code == 0 and has_good_marker
+        return Outcome.SUCCEEDED if has_succeeded else Outcome.UNDECIDED
+    if listed.state in _NOT_ENDED:
+        # RUNNING: slurmctld has not yet noticed the end. PENDING: Slurm has requeued the job.
+        return Outcome.UNDECIDED
+    has_succeeded = listed.state is JobState.COMPLETED and listed.exit_code == 0
+    return Outcome.SUCCEEDED if has_succeeded and has_good_marker else Outcome.FAILED

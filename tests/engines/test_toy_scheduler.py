@@ -43,27 +43,15 @@ PARSL = """
 import sys
 import parsl
 from parsl.config import Config
-from parsl_ext import QPUExecutor, QPUProvider, qpu_app
-from qrmi_workflows.schedulers import load_scheduler
-from qrmi_workflows.schedulers.base import QPURequest
-
-class ToyProvider(QPUProvider):
-    def __init__(self):
-        super().__init__(
-            label="toy-qpu", request=QPURequest(qpu="ibm_quick"),
-            scheduler=load_scheduler("toy"), site=None, nodes_per_block=1, init_blocks=1,
-            min_blocks=0, max_blocks=1, parallelism=1, walltime="00:10:00", cmd_timeout=30,
-            scheduler_options="", worker_init="", launcher=None, status_polling_interval=1)
-
-    def job_options(self, tasks_per_node):
-        return []
+from parsl_ext import QPUExecutor, qpu_app
+from toy_provider import ToyProvider
 
 @qpu_app
 def sample(payload, *, lease):
     result = lease.run(payload)
     return result.task_id, lease.qpu
 
-executor = QPUExecutor(provider=ToyProvider(), address="127.0.0.1")
+executor = QPUExecutor(provider=ToyProvider("ibm_quick"), address="127.0.0.1")
 assert executor.lanes == 3
 with parsl.load(Config(executors=[executor], run_dir=sys.argv[1])):
     task_id, qpu = sample(PAYLOAD).result()

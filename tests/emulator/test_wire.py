@@ -27,6 +27,14 @@ def pasqal(emulator) -> dict[str, Any]:
     return {"headers": headers, "project_id": secrets["project_id"]}
 
 
+def check_jsend(answer: tuple[int, Any], status: int) -> None:
+    """Check the status and the document of a request that Pasqal Cloud has rejected."""
+    assert answer[0] == status, answer
+    assert answer[1]["status"] == "fail"
+    assert answer[1]["code"] == str(status)
+    assert answer[1]["data"]["description"] == answer[1]["message"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [
@@ -43,6 +51,7 @@ def pasqal(emulator) -> dict[str, Any]:
         ("POST", "/jobs", {**JOB, "session_id": "nowhere"}, 404),
         ("POST", "/jobs", {**JOB, "session_id": 7}, 400),
         ("POST", "/sessions", {"backend": "ibm_fez", "mode": "fast"}, 400),
+        ("POST", "/sessions", {"backend": ["ibm_fez"], "mode": "batch"}, 400),
         ("POST", "/sessions", {"backend": "ibm_fez", "mode": "batch", "max_ttl": -1}, 400),
         ("POST", "/sessions", {"backend": "ibm_fez", "mode": "batch", "max_ttl": "x"}, 400),
         ("PATCH", "/sessions/x", {"accepting_jobs": False}, 404),
@@ -109,6 +118,7 @@ def test_the_object_store(emulator):
         ({"project_id": "x"}, 403),
         ({"device_type": "IMAGINED"}, 404),
         ({"device_type": None, "sequence_builder": "{}"}, 400),
+        ({"device_type": None, "sequence_builder": '{"device": "FRESNEL"}'}, 400),
         ({"jobs": []}, 400),
         ({"jobs": [{"runs": 0}]}, 400),
         ({"jobs": [{"runs": "x"}]}, 400),
@@ -127,11 +137,25 @@ def test_pasqal_cloud(emulator, pasqal, changed, status):
         "jobs": [{"runs": 1}],
         **changed,
     }
-    answer = ask(emulator, "POST", BATCHES, body, pasqal["headers"])
-    assert answer[0] == status, answer
-    assert answer[1]["status"] == "fail"
-    assert answer[1]["code"] == str(status)
-    assert answer[1]["data"]["description"] == answer[1]["message"]
+    check_jsend(ask(emulator, "POST", BATCHES, body, pasqal["headers"]), status)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ([], 400),
+        ("x", 400),
+        (7, 400),
+        (b"null", 400),
+        ({}, 400),
+        ({"batch_ids": "x"}, 400),
+        ({"batch_ids": [["x"]]}, 400),
+        ({"batch_ids": ["nowhere"]}, 404),
+    ],
+)
+def test_cancelling_batches_of_pasqal_cloud(emulator, pasqal, body, status):
+    """The body must be an object with a list of batch ids."""
+    check_jsend(ask(emulator, "PATCH", f"{BATCHES}/cancel", body, pasqal["headers"]), status)
 
 
 def test_pasqal_cloud_without_a_token_and_with_a_corrupt_body(emulator, pasqal):

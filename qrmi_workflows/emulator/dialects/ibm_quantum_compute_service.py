@@ -247,7 +247,8 @@ class QuantumComputeService(IBMDialect):
     async def _create_session(self, request: Request) -> Response:
         self._authorize(request)
         body = await read_json_object(request)
-        device = self.device(body.get("backend") or required_field(body, "backend_name", str))
+        key = "backend" if body.get("backend") else "backend_name"
+        device = self.device(required_field(body, key, str))
         mode = required_field(body, "mode", str)
         if mode not in ("dedicated", "batch"):
             raise RefusalError(

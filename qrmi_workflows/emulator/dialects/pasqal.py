@@ -21,6 +21,7 @@ __all__ = [
     "job_document",
     "job_request",
     "read_body",
+    "read_body_object",
     "sequence_text",
 ]
 
@@ -51,6 +52,18 @@ async def read_body(request: Request) -> Any:
         raise RefusalError(400, f"The request body is not JSON: {error}.") from error
 
 
+async def read_body_object(request: Request) -> dict[str, Any]:
+    """Return the request's JSON body, which must be an object; see `read_body`.
+
+    Raises:
+        RefusalError: The body is not a JSON object, or not in the stated encoding (400).
+    """
+    document = await read_body(request)
+    if not isinstance(document, dict):
+        raise RefusalError(400, "The request body must be a JSON object.")
+    return document
+
+
 def sequence_text(text: object, field: str) -> str:
     """Return a field's value after checking that it looks like a serialised sequence.
 
@@ -63,7 +76,7 @@ def sequence_text(text: object, field: str) -> str:
         document = json.loads(text)
     except ValueError as error:
         raise RefusalError(400, f"The field {field!r} is not JSON: {error}.") from error
-    if not isinstance(document, dict) or "device" not in document:
+    if not isinstance(document, dict) or not isinstance(document.get("device"), dict):
         raise RefusalError(400, f"The field {field!r} is not a serialised Pulser sequence.")
     return text
 

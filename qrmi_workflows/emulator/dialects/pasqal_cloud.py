@@ -32,6 +32,7 @@ from qrmi_workflows.emulator.dialects.pasqal import (
     job_document,
     job_request,
     read_body,
+    read_body_object,
     sequence_text,
 )
 from qrmi_workflows.emulator.store import Batch, Task
@@ -149,9 +150,7 @@ class PasqalCloud(Dialect):
 
     async def _create_batch(self, request: Request) -> Response:
         self._authorize(request)
-        body = await read_body(request)
-        if not isinstance(body, dict):
-            raise RefusalError(400, "The request body must be a JSON object.")
+        body = await read_body_object(request)
         if body.get("project_id") != self.secrets["project_id"]:
             raise RefusalError(403, f"No access to project {body.get('project_id')!r}.")
         sequence = body.get("sequence_builder")
@@ -267,8 +266,10 @@ class PasqalCloud(Dialect):
 
     async def _cancel_batches(self, request: Request) -> Response:
         self._authorize(request)
-        body = await read_body(request)
-        batches = [self._find_batch(item) for item in required_field(body, "batch_ids", list)]
+        batch_ids = required_field(await read_body_object(request), "batch_ids", list)
+        if not all(isinstance(item, str) for item in batch_ids):
+            raise RefusalError(400, "The field 'batch_ids' must be a list of strings.")
+        batches = [self._find_batch(batch_id) for batch_id in batch_ids]
         for batch in batches:
             self._cancel_tasks(self._batch_tasks(batch))
         return _success({"batches": [self._batch_document(item) for item in batches], "errors": {}})

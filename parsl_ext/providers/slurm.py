@@ -84,7 +84,7 @@ class QPUSlurmProvider(QPUProvider):
         launcher: Launcher | None = None,
         status_polling_interval: int = 10,
     ) -> None:
-        refuse_options(scheduler_options, ("gres", "licenses", "qpu"), where="scheduler_options")
+        refuse_options(scheduler_options, Slurm.request_options, where="scheduler_options")
         super().__init__(
             label="slurm-qpu",
             request=QPURequest(qpu=qpu, count=count),

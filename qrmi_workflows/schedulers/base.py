@@ -193,6 +193,3 @@ class Scheduler(Protocol):
 
     def kill_wait(self, *, timeout: float = BRIEF_TIMEOUT) -> float | None:
         """Return the seconds between SIGTERM and SIGKILL at a job's end; `None` if not known."""
-
-    def pending_reason(self, job_id: str, *, timeout: float = BRIEF_TIMEOUT) -> str | None:
-        """Return why a job is pending, in the scheduler's words; `None` if it is not pending."""

@@ -201,13 +201,6 @@ class Slurm:
             return kill_wait_of(run_command(argv, timeout=timeout).stdout)
         return None
 
-    def pending_reason(self, job_id: str, *, timeout: float = BRIEF_TIMEOUT) -> str | None:
-        """Ask squeue."""
-        with suppress(SchedulerError):
-            argv = ["squeue", "--noheader", f"--jobs={job_id}", "--states=PENDING", "--format=%r"]
-            return run_command(argv, timeout=timeout).stdout.strip() or None
-        return None
-
 
 def qpu_options(request: QPURequest, policy: QPUPolicy) -> list[str]:
     """Render the sbatch options that ask for a QPU as the site grants it.

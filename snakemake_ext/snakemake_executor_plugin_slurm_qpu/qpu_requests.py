@@ -19,7 +19,7 @@ from qrmi_workflows.errors import QPUError, RequestError
 from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.command import require_success, run_command
 from qrmi_workflows.schedulers.gres import offered_gres, require_count, require_gres, units_of
-from qrmi_workflows.schedulers.slurm import qpu_options, refuse_options
+from qrmi_workflows.schedulers.slurm import Slurm, qpu_options, refuse_options
 from snakemake_executor_plugin_slurm_qpu.dag import jobs_in
 from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
 from snakemake_executor_plugin_slurm_qpu.quoting import require_parsable_wildcards
@@ -30,7 +30,6 @@ TO_BE_DETERMINED = "<TBD>"
 """How Snakemake writes a value that it can only evaluate later, or only inside the job."""
 # The text of `snakemake.common.tbdstring.TBDString` in 9.27.1; not imported, see `__init__.py`.
 
-_RESERVED_OPTIONS = ("gres", "licenses", "qpu")
 """The options of sbatch that the request for a QPU sets, so that `slurm_extra` must not."""
 
 
@@ -204,7 +203,7 @@ def _refuse_conflicting_options(resources: Any) -> None:
             "--gres, so with `qpu` no `gres` is allowed. Remove `gres` (GPUs: use `gpu`)."
         )
     extra = resources.get("slurm_extra") or ""
-    refuse_options(extra, _RESERVED_OPTIONS, where=f"slurm_extra={extra!r}")
+    refuse_options(extra, Slurm.request_options, where=f"slurm_extra={extra!r}")
     if re.search(r"(?:^|\s)-L", extra):
         raise RequestError(
             f"slurm_extra={extra!r}: -L would override the request for a QPU, which sets it. "

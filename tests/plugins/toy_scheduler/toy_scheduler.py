@@ -87,9 +87,6 @@ class Toy:
     def kill_wait(self, *, timeout: float = BRIEF_TIMEOUT) -> float | None:
         return KILL_WAIT
 
-    def pending_reason(self, job_id: str, *, timeout: float = BRIEF_TIMEOUT) -> str | None:
-        return None
-
 
 def submit(script: str) -> None:
     """Start a job and print its id."""

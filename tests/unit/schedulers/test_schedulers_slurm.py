@@ -239,14 +239,12 @@ def test_questions_are_answered_by_slurms_commands(commands):
 case "$*" in
 *%A*) echo '7|RUNNING|0:05|9:55' ;;
 *%V*) echo '2026-01-01T00:00:00|2026-01-01T00:01:30' ;;
-*%r*) echo Priority ;;
 esac""",
     )
     commands.write("scontrol", "echo 'KillWait = 60 sec'")
 
     assert Slurm().running_job("7") == RunningJob(is_ending=False, used=5, left=595)
     assert Slurm().queue_wait("7") == 90
-    assert Slurm().pending_reason("7") == "Priority"
     assert Slurm().kill_wait() == 60
 
 
@@ -256,7 +254,6 @@ def test_questions_that_slurm_does_not_answer_have_no_answer(commands):
 
     assert Slurm().running_job("7") is None
     assert Slurm().queue_wait("7") is None
-    assert Slurm().pending_reason("7") is None
     assert Slurm().kill_wait() is None
     with pytest.raises(SchedulerError, match="Invalid job id"):
         Slurm().live_jobs()

@@ -1,4 +1,4 @@
-"""Payload files."""
+"""Payloads, and the files that they are read from."""
 
 import json
 import pickle
@@ -19,7 +19,7 @@ SAMPLER = {
 SEQUENCE = {"sequence": {"register": [], "version": "1"}, "job_runs": 10}
 
 
-def test_the_keys_tell_the_vendor():
+def test_the_keys_identify_the_vendor():
     assert Payload.from_content(SAMPLER).vendor == "ibm"
     assert Payload.from_content(SEQUENCE).vendor == "pasqal"
     assert Payload.from_content(SAMPLER).program == "sampler"
@@ -27,7 +27,7 @@ def test_the_keys_tell_the_vendor():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{", "not valid JSON"),
         ("[1]", "must be a JSON object, not list"),
@@ -51,11 +51,11 @@ def test_the_keys_tell_the_vendor():
         ('{"sequence": "{}", "job_runs": 1}', r"\['sequence'\]"),
     ],
 )
-def test_a_malformed_file_is_refused_with_its_place(tmp_path, text, said):
+def test_a_malformed_file_is_refused(tmp_path, text, message):
     path = tmp_path / "payload.json"
     path.write_text(text)
 
-    with pytest.raises(PayloadError, match=said) as caught:
+    with pytest.raises(PayloadError, match=message) as caught:
         Payload.from_file(path)
 
     assert str(path) in str(caught.value)
@@ -67,12 +67,12 @@ def test_a_missing_file_is_refused(tmp_path):
         Payload.from_file(tmp_path / "absent.json")
 
 
-def test_a_payload_for_another_vendor_is_refused_with_the_types_it_fits():
+def test_a_payload_for_another_vendor_is_refused():
     with pytest.raises(PayloadError, match="type must be one of: pasqal-cloud, pasqal-local"):
         Payload.from_content(SEQUENCE).require_type("ibm_fez", "ibm-quantum-compute-service")
 
 
-def test_the_digest_knows_the_content_and_not_the_order_of_keys():
+def test_the_digest_depends_on_the_content_but_not_on_the_order_of_keys():
     again = json.loads(json.dumps(SAMPLER))
     again["parameters"] = dict(reversed(again["parameters"].items()))
     more = Payload.from_content(SAMPLER).with_shots(101)
@@ -81,7 +81,7 @@ def test_the_digest_knows_the_content_and_not_the_order_of_keys():
     assert more.digest != Payload.from_content(SAMPLER).digest
 
 
-def test_shots_replace_every_pubs_own_and_leave_the_original_alone():
+def test_with_shots_changes_every_pub_of_a_copy():
     changed = Payload.from_content(SAMPLER).with_shots(7)
 
     assert changed.content["parameters"]["pubs"] == [["OPENQASM 3.0; …", None, 7]]
@@ -90,7 +90,7 @@ def test_shots_replace_every_pubs_own_and_leave_the_original_alone():
     assert Payload.from_content(SEQUENCE).with_shots(7).content["job_runs"] == 7
 
 
-def test_an_estimator_has_no_shots():
+def test_an_estimator_takes_no_shots():
     estimator = {"program_id": "estimator", "parameters": {"pubs": [["q", "Z"]]}}
 
     with pytest.raises(PayloadError, match="precision, not shots"):
@@ -99,8 +99,8 @@ def test_an_estimator_has_no_shots():
         Payload.from_content(SAMPLER).with_shots(0)
 
 
-def test_pubs_of_the_wrong_form_are_refused_with_their_place():
-    for program, pub, place in (
+def test_a_malformed_pub_is_refused_with_its_position():
+    for program, pub, message in (
         ("sampler", ["q", None, 0], r"\['pubs'\]\[0\]\[2\]: 0 is less than the minimum of 1"),
         ("sampler", ["q", None, -1], r"\[2\]: -1 is less"),
         ("sampler", ["q", None, 1.5], r"\[2\]: 1.5 is not of type 'integer'"),
@@ -112,14 +112,14 @@ def test_pubs_of_the_wrong_form_are_refused_with_their_place():
         ("estimator", ["q", "Z", [], -0.1], r"\[3\]: -0.1 is less"),
     ):
         content = {"program_id": program, "parameters": {"pubs": [pub], "version": 2}}
-        with pytest.raises(PayloadError, match=place):
+        with pytest.raises(PayloadError, match=message):
             Payload.from_content(content)
 
 
 @pytest.mark.parametrize(
     "observables", [[], {}, 7, None, "ZQ", {"Z": "a"}, {"Z": True}, ["Z", [{"A": 1.0}]]]
 )
-def test_observables_that_are_none_are_refused_before_a_vendor_sees_them(observables):
+def test_malformed_observables_are_refused(observables):
     def estimated(observables: object) -> Payload:
         pubs = [["OPENQASM 3.0; x $0;", observables]]
         return Payload.from_content({"program_id": "estimator", "parameters": {"pubs": pubs}})
@@ -128,26 +128,26 @@ def test_observables_that_are_none_are_refused_before_a_vendor_sees_them(observa
         PayloadError, match=r"observables of PUB 0: .* is not an observable; must be"
     ):
         estimated(observables).require_fit("ibm_fez", None)
-    for good in ("Z0", {"ZZ": 1, "X+": -0.5}, [["Z"], [{"X": 1.0}]], {"__type__": "ndarray"}):
-        estimated(good).require_fit("ibm_fez", None)
+    for valid in ("Z0", {"ZZ": 1, "X+": -0.5}, [["Z"], [{"X": 1.0}]], {"__type__": "ndarray"}):
+        estimated(valid).require_fit("ibm_fez", None)
 
 
 @pytest.mark.parametrize("shots", [0, -3, 1.5, True, "7"])
-def test_shots_are_positive_whole_numbers(shots, tmp_path):
+def test_shots_must_be_a_positive_integer(shots, tmp_path):
     (tmp_path / "c.qasm").write_text("OPENQASM 3.0;")
-    said = rf"shots={shots!r}: must be a positive integer"
-    with pytest.raises(PayloadError, match=said):
+    message = rf"shots={shots!r}: must be a positive integer"
+    with pytest.raises(PayloadError, match=message):
         Payload.from_content(SAMPLER).with_shots(shots)
-    with pytest.raises(PayloadError, match=said):
+    with pytest.raises(PayloadError, match=message):
         Payload.from_file(tmp_path / "c.qasm", shots=shots)
 
 
-def test_shots_may_be_numpys():
+def test_shots_may_be_a_numpy_integer():
     payload = Payload.from_content(SEQUENCE).with_shots(np.int64(7))
     assert payload.content["job_runs"] == 7
 
 
-def test_what_json_cannot_carry_is_refused():
+def test_values_that_json_cannot_represent_are_refused():
     for value in (float("nan"), float("inf"), np.zeros(3)):
         content = {"program_id": "sampler", "parameters": {"pubs": [["q", [value]]]}}
         with pytest.raises(PayloadError, match="not valid JSON"):
@@ -173,7 +173,7 @@ def test_a_payload_survives_pickling_with_its_digest():
     assert (again, again.digest) == (payload, payload.digest)
 
 
-def test_a_circuit_in_openqasm_becomes_a_payload_without_qiskit(tmp_path):
+def test_an_openqasm_file_becomes_a_payload(tmp_path):
     text = "// mine\nOPENQASM 3.0;\nbit c; x $0; c = measure $0;"
     (tmp_path / "c.qasm").write_text(text)
 
@@ -190,11 +190,11 @@ def test_a_circuit_in_openqasm_becomes_a_payload_without_qiskit(tmp_path):
     assert estimated.content["parameters"]["pubs"] == [[text, {"ZZ": 0.5}, values, 0.1]]
 
 
-def test_what_does_not_fit_a_file_is_refused(tmp_path):
+def test_settings_that_do_not_apply_to_a_file_are_refused(tmp_path):
     (tmp_path / "c.qasm").write_text("OPENQASM 3.0;")
     (tmp_path / "p.json").write_text(json.dumps(SAMPLER))
     (tmp_path / "x.txt").write_text("no program")
-    for name, settings, said in (
+    for name, settings, message in (
         (
             "c.qasm",
             {"precision": 0.1},
@@ -218,13 +218,13 @@ def test_what_does_not_fit_a_file_is_refused(tmp_path):
             "unknown file format; the file begins with b'no program'. .* for ibm, .* program_id",
         ),
     ):
-        with pytest.raises(PayloadError, match=said):
+        with pytest.raises(PayloadError, match=message):
             Payload.from_file(tmp_path / name, **settings)
     again = Payload.from_file(tmp_path / "p.json", shots=8)
     assert again.content["parameters"]["pubs"][0][2] == 8
 
 
-def test_circuits_in_qpy_become_pubs_that_qiskit_reads_back(tmp_path):
+def test_circuits_in_qpy_become_pubs(tmp_path):
     angle = Parameter("a")
     circuit = QuantumCircuit(2)
     circuit.rx(angle, 0)
@@ -237,7 +237,7 @@ def test_circuits_in_qpy_become_pubs_that_qiskit_reads_back(tmp_path):
 
     (text, values, shots), (bound, *_) = payload.content["parameters"]["pubs"]
     assert (values, shots) == ([0.25], 5)
-    assert [one.name for one in qasm3.loads(text).parameters] == ["a"]
+    assert [parameter.name for parameter in qasm3.loads(text).parameters] == ["a"]
     assert qasm3.loads(bound).parameters == set()
     data = (tmp_path / "c.qpy").read_bytes()
     (tmp_path / "half.qpy").write_bytes(data[: len(data) // 2])
@@ -245,7 +245,7 @@ def test_circuits_in_qpy_become_pubs_that_qiskit_reads_back(tmp_path):
         Payload.from_file(tmp_path / "half.qpy")
 
 
-def test_a_sequence_of_pulser_needs_a_number_of_shots_and_values(tmp_path):
+def test_a_pulser_sequence_needs_shots_and_values_of_its_variables(tmp_path):
     register = pulser.Register.from_coordinates([(0, 0), (8, 0)], prefix="atom")
     sequence = pulser.Sequence(register, pulser.MockDevice)
     sequence.declare_channel("global", "rydberg_global")
@@ -270,13 +270,13 @@ def test_a_sequence_of_pulser_needs_a_number_of_shots_and_values(tmp_path):
         Payload.from_file(path, shots=3).require_fit("EMU_FREE", None)
 
 
-def test_a_device_without_an_end_is_refused_as_too_large():
+def test_an_endless_device_is_refused_as_too_large():
     with pytest.raises(PayloadError, match=r"/dev/zero: size 50\.0 MB; must be at most 50 MB"):
         Payload.from_file("/dev/zero")
 
 
 @pytest.mark.parametrize("precision", [float("nan"), float("inf"), -0.5])
-def test_a_precision_is_a_number_from_0_on(precision, tmp_path):
+def test_a_precision_must_be_non_negative_and_finite(precision, tmp_path):
     (tmp_path / "c.qasm").write_text("OPENQASM 3.0;")
     with pytest.raises(PayloadError, match=rf"precision={precision!r}: must be a non-negative"):
         Payload.from_file(tmp_path / "c.qasm", observables="Z", precision=precision)

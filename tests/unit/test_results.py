@@ -1,4 +1,4 @@
-"""Results and their file."""
+"""Results and their files."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ from qrmi_workflows.vendors.registry import load_vendor
 
 
 def encode(*pubs: PubResult) -> str:
-    """Encode as the vendor does, with the vendor's own encoder."""
+    """Encode a result with IBM's own encoder."""
     return json.dumps(PrimitiveResult(list(pubs)), cls=RuntimeEncoder)
 
 
@@ -39,7 +39,7 @@ def result_of(program: str, text: str, vendor: str = "ibm") -> QuantumResult:
     )
 
 
-def test_counts_agree_with_qiskits_own_for_every_width_and_shape():
+def test_counts_equal_those_of_qiskit():
     bits = BitArray.from_counts({"1" * 11: 3, "0" * 10 + "1": 5, "0" * 11: 2}, num_bits=11)
     wide = BitArray(np.random.default_rng(1).integers(0, 256, (2, 3, 40, 2), np.uint8), 16)
     text = encode(SamplerPubResult(DataBin(shape=(), meas=bits, c=bits)))
@@ -62,7 +62,7 @@ def test_expectation_values_keep_their_shape():
     assert result.expectation_values() == ([0.5, -1.0], [0.1, 0.0])
 
 
-def test_pasqals_counter_is_read():
+def test_counts_are_read_from_pasqals_counter():
     text = '{"counter": {"01": 3, "00": 1}}'
 
     assert result_of("pulser", text, "pasqal").counts() == {"00": 1, "01": 3}
@@ -73,13 +73,13 @@ TEXTS = ["", "{}", "[]", '{"counter": 1}', '{"__value__": {}}', "[" * 100_000]
 
 @pytest.mark.parametrize("vendor", ["ibm", "pasqal"])
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_text_that_is_no_result_is_an_error_of_ours(vendor, text):
+def test_a_malformed_result_raises_a_result_error(vendor, text):
     with pytest.raises(ResultError, match="cannot be decoded"):
         load_vendor(vendor).decode("sampler", text)
 
 
 @pytest.mark.parametrize("text", [*TEXTS, '{"__type__": "ndarray", "__value__": "AAAA"}'])
-def test_a_text_that_is_no_primitives_result_does_not_become_qiskits(text):
+def test_a_malformed_result_does_not_convert_for_qiskit(text):
     pub = PubResult(DataBin(shape=(), evs=np.array(0.5), stds=np.array(0.1)))
     result = replace(result_of("estimator", encode(pub)), vendor_result=text)
     with pytest.raises(ResultError, match="cannot be decoded"):
@@ -87,13 +87,13 @@ def test_a_text_that_is_no_primitives_result_does_not_become_qiskits(text):
 
 
 @pytest.mark.parametrize("registers", [5, {"atoms": 5}, {"atoms": {"num_bits": 2}}])
-def test_counts_that_were_tampered_with_are_an_error_of_ours(registers):
+def test_modified_registers_raise_a_result_error(registers):
     result = result_of("pulser", '{"counter": {"01": 3}}', "pasqal")
     with pytest.raises(ResultError, match="has no counts"):
         replace(result, data=[{"registers": registers}]).counts()
 
 
-def test_no_result_takes_the_place_of_a_device(tmp_path):
+def test_saving_never_replaces_a_device(tmp_path):
     (tmp_path / "null").symlink_to("/dev/null")
     os.mkfifo(tmp_path / "fifo")
     result = result_of("pulser", '{"counter": {"01": 3}}', "pasqal")
@@ -104,7 +104,7 @@ def test_no_result_takes_the_place_of_a_device(tmp_path):
     assert (tmp_path / "null").is_symlink()
 
 
-def test_the_file_gives_back_the_same_result_and_needs_no_quantum_package(tmp_path):
+def test_a_saved_result_loads_unchanged(tmp_path):
     text = '{"counter": {"01": 3, "00": 1}}'
     result = result_of("pulser", text, "pasqal")
 
@@ -116,7 +116,7 @@ def test_the_file_gives_back_the_same_result_and_needs_no_quantum_package(tmp_pa
     assert plain["vendor_result"] == text
 
 
-def test_what_is_asked_of_a_result_that_lacks_it_is_told_what_there_is():
+def test_a_missing_register_pub_or_value_is_refused_with_what_exists():
     result = result_of("pulser", '{"counter": {"01": 3}}', "pasqal")
 
     with pytest.raises(ResultError, match="register='meas': must be one of: atoms"):
@@ -128,7 +128,7 @@ def test_what_is_asked_of_a_result_that_lacks_it_is_told_what_there_is():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "cannot read the result file"),
         ("[]", "not a result file"),
@@ -139,14 +139,14 @@ def test_what_is_asked_of_a_result_that_lacks_it_is_told_what_there_is():
         ),
     ],
 )
-def test_a_file_that_is_no_result_is_refused(tmp_path, text, said):
+def test_a_file_that_is_not_a_result_is_refused(tmp_path, text, message):
     (tmp_path / "r.json").write_text(text)
 
-    with pytest.raises(ResultError, match=said):
+    with pytest.raises(ResultError, match=message):
         QuantumResult.load(tmp_path / "r.json")
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_file(tmp_path):
     path = tmp_path / "r.json"
     write_atomically(path, "old")
 
@@ -158,8 +158,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
 
 
 @pytest.mark.parametrize("shots", [1, 20_000])
-def test_a_file_is_compressed_when_it_is_large_and_read_all_the_same(tmp_path, shots):
-    """And what is in it is of the published schema either way."""
+def test_a_large_file_is_compressed(tmp_path, shots):
+    """It loads like any other, and follows the published schema."""
     counts = {f"{number:030b}": 1 for number in range(shots)}
     result = result_of("pulser", json.dumps({"counter": counts}), "pasqal")
 
@@ -176,7 +176,7 @@ def test_a_file_is_compressed_when_it_is_large_and_read_all_the_same(tmp_path, s
     assert (tmp_path / "again.json").read_bytes() == data
 
 
-def test_the_published_schema_fits_every_program_and_refuses_others(tmp_path):
+def test_the_published_schema_describes_the_file_exactly(tmp_path):
     bits = BitArray(np.random.default_rng(1).integers(0, 256, (2, 3, 40, 2), np.uint8), 16)
     pub = PubResult(DataBin(shape=(2,), evs=np.array([0.5, -1.0]), stds=np.array([0.1, 0.0])))
     schema = result_schema()
@@ -198,7 +198,7 @@ def test_the_published_schema_fits_every_program_and_refuses_others(tmp_path):
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_a_file_that_was_cut_off_is_refused_wherever_the_cut_is(tmp_path, large):
+def test_a_truncated_file_is_refused(tmp_path, large):
     counts = {f"{number:030b}": 1 for number in range(20_000 if large else 3)}
     path = tmp_path / "r.json"
     result_of("pulser", json.dumps({"counter": counts}), "pasqal").save(path)
@@ -213,11 +213,11 @@ def test_a_file_that_was_cut_off_is_refused_wherever_the_cut_is(tmp_path, large)
         QuantumResult.load(path)
 
 
-def test_a_file_that_was_tampered_with_is_refused_with_the_place(tmp_path):
+def test_a_modified_file_is_refused(tmp_path):
     path = tmp_path / "r.json"
     result_of("pulser", '{"counter": {"01": 3}}', "pasqal").save(path)
     document = json.loads(path.read_text())
-    for change, said in (
+    for change, message in (
         ({"data": {}}, "`data` is"),
         ({"data": [1]}, "`data` must be a list of objects"),
         ({"qpu": 7}, "`qpu` is 7; must be a string"),
@@ -226,7 +226,7 @@ def test_a_file_that_was_tampered_with_is_refused_with_the_place(tmp_path):
         ({"format": "other"}, "`format` must be"),
     ):
         path.write_text(json.dumps(document | change))
-        with pytest.raises(ResultError, match=said):
+        with pytest.raises(ResultError, match=message):
             QuantumResult.load(path)
     path.write_text("[" * 100_000)
     with pytest.raises(ResultError, match="cannot read the result file"):
@@ -236,7 +236,7 @@ def test_a_file_that_was_tampered_with_is_refused_with_the_place(tmp_path):
 
 
 def test_arrays_keep_shots_together_across_registers():
-    """Bit for bit as Qiskit gives them; rows of two registers are of the same shot."""
+    """Every bit equals Qiskit's, and row n of both registers is from shot n."""
     generator = np.random.default_rng(3)
     first = BitArray.from_bool_array(generator.integers(0, 2, (4, 50, 11)).astype(bool))
     second = BitArray.from_bool_array(generator.integers(0, 2, (4, 50, 3)).astype(bool))
@@ -261,7 +261,7 @@ def test_arrays_of_estimates_and_of_atoms():
         result_of("estimator", encode(pub)).to_numpy(pub=1)
 
 
-def test_a_result_becomes_pulsers_by_its_sequence():
+def test_a_result_converts_to_pulsers_results():
     register = pulser.Register.from_coordinates([(0, 0), (8, 0)], prefix="atom")
     sequence = pulser.Sequence(register, pulser.MockDevice)
     sequence.declare_channel("global", "rydberg_global")
@@ -279,7 +279,7 @@ def test_a_result_becomes_pulsers_by_its_sequence():
         other.to_pulser_results(sequence)
 
 
-def test_a_result_is_not_what_it_is_not():
+def test_a_result_converts_only_to_its_own_vendors_objects():
     atoms = result_of("pulser", '{"counter": {"01": 2}}', "pasqal")
     pub = PubResult(DataBin(shape=(), evs=np.array(0.5), stds=np.array(0.1)))
     with pytest.raises(ResultError, match=r"Use to_pulser_results\(\) or"):
@@ -288,7 +288,7 @@ def test_a_result_is_not_what_it_is_not():
         result_of("estimator", encode(pub)).to_pulser_results("{}")
 
 
-READS = """
+READ_RESULT = """
 import sys
 for name in ("qiskit", "qiskit_ibm_runtime", "pulser", "pulser_simulation"):
     sys.modules[name] = None
@@ -303,15 +303,15 @@ except ConfigError as error:
 """
 
 
-def test_a_file_is_read_where_no_quantum_package_is_installed(tmp_path):
-    """Counts and arrays are there; what needs Qiskit says how to install it."""
+def test_a_result_can_be_read_without_quantum_packages(tmp_path):
+    """Counts and arrays are available. A conversion names the extra to install."""
     bits = BitArray.from_counts({"01": 2}, num_bits=2)
     result_of("sampler", encode(SamplerPubResult(DataBin(shape=(), meas=bits)))).save(
         tmp_path / "r.json"
     )
 
-    command = [sys.executable, "-c", READS, str(tmp_path / "r.json")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-c", READ_RESULT, str(tmp_path / "r.json")]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    assert said.startswith("{'01': 2} [[0, 1], [0, 1]]")
-    assert "pip install 'qrmi-workflows[ibm]'" in said
+    assert output.startswith("{'01': 2} [[0, 1], [0, 1]]")
+    assert "pip install 'qrmi-workflows[ibm]'" in output

@@ -111,8 +111,8 @@ class _Job:
 class _Connection:
     """A Pulser connection that submits its jobs with `Lease.submit`.
 
-    The methods with an underscore implement those of Pulser's `RemoteConnection`, which are
-    internal to Pulser; read in pulser-core 1.9.1 (pulser/backend/remote.py).
+    The methods with an underscore are those that Pulser's `RemoteConnection` expects of its
+    subclasses. They are internal to Pulser; read in pulser-core 1.9.1 (pulser/backend/remote.py).
     """
 
     def __init__(self, lease: Lease) -> None:
@@ -149,6 +149,7 @@ class _Connection:
             raise NotImplementedError(
                 "open batches are not supported. Submit all jobs in one call of `run`."
             )
+        # A method of `RemoteConnection`, also internal to Pulser.
         measured = self._add_measurement_to_sequence(sequence)  # type: ignore[attr-defined]
         # `check` compares sequences with the target if the lease has it. Without a target, only the
         # vendor checks them.
@@ -184,7 +185,7 @@ class _Connection:
         if batch_id not in self._batches:
             raise PayloadError(
                 f"batch {batch_id!r} was not submitted by this process; must be one of: "
-                f"{', '.join(self._batches) or 'none yet'}. Rerun the step: its completed tasks "
+                f"{', '.join(self._batches) or 'none yet'}. Rerun the step to find its tasks; they "
                 "are not submitted again."
             )
         return self._batches[batch_id]

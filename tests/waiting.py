@@ -8,7 +8,7 @@ from typing import TypeVar
 
 __all__ = ["wait_until"]
 
-_PAUSE_SECONDS = 0.005
+_FRACTION, _SHORTEST, _LONGEST = 0.02, 0.002, 0.1  # pauses: of the time waited; seconds
 _T = TypeVar("_T")
 
 
@@ -17,14 +17,15 @@ def wait_until(condition: Callable[[], _T], what: str, seconds: float = 60.0) ->
 
     Args:
         condition: Returns a true value once it holds.
-        what: The condition in words, for the message.
-        seconds: The deadline, which only a failing test reaches: a loaded machine is slow.
+        what: What is waited for, for the message (`the end of the job`).
+        seconds: The deadline. Only a failing test reaches it: a loaded machine is slow.
 
     Raises:
         AssertionError: The condition did not hold in time.
     """
-    deadline = time.monotonic() + seconds
+    start = time.monotonic()
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}"
-        time.sleep(_PAUSE_SECONDS)
+        waited = time.monotonic() - start
+        assert waited < seconds, f"waited {seconds:g} s in vain for {what}"
+        time.sleep(min(max(_FRACTION * waited, _SHORTEST), _LONGEST))
     return value

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from site_under_test import Site, wait
+from site_under_test import Site
+from waiting import wait_until
 
 from qrmi_workflows.sandbox import Sandbox
 
@@ -39,4 +40,4 @@ def shared_site(sandbox: Sandbox, tmp_path: Path) -> Iterator[Site]:
     site = Site(sandbox, tmp_path / "work")
     yield site
     site.slurm("scancel", "--me")
-    wait(lambda: site.slurm("squeue", "--noheader") == "", "jobs to end")
+    wait_until(lambda: site.slurm("squeue", "--noheader") == "", "jobs to end")

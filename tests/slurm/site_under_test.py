@@ -7,14 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from waiting import wait_until
 
 from qrmi_workflows.sandbox import Sandbox
 
-__all__ = ["QPU", "Site", "run", "wait"]
+__all__ = ["QPU", "Site", "run"]
 
 QPU = (sys.executable, "-m", "qrmi_workflows", "sandbox")
 
@@ -50,7 +50,7 @@ class Site:
 
     def wait_for(self, job: int, state: str = "COMPLETED") -> None:
         """Wait until a job is in that state."""
-        wait(lambda: self.states().get(job) == state, f"job {job} to be {state}")
+        wait_until(lambda: self.states().get(job) == state, f"job {job} to be {state}")
 
     def show(self, job: int) -> dict[str, str]:
         """Return what `scontrol show job` says."""
@@ -89,11 +89,3 @@ def run(
     return subprocess.run(
         argv, env=environ, cwd=cwd, capture_output=True, text=True, timeout=60, check=False
     )
-
-
-def wait(done: Callable[[], bool], what: str, seconds: float = 20) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
-        time.sleep(0.05)

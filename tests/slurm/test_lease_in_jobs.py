@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from site_under_test import wait
+from waiting import wait_until
 
 from qrmi_workflows.config.qpus import load_qpus
 from qrmi_workflows.config.site import load_site_policy
@@ -57,9 +57,9 @@ def show(job: str) -> str:
     return require_success(run_command(["scontrol", "show", "job", job])).stdout
 
 
-def await_end(job: str, seconds: float = 30) -> str:
+def await_end(job: str, seconds: float = 60) -> str:
     ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
-    wait(lambda: gres_of_job(show(job))["state"] in ended, f"the end of job {job}", seconds)
+    wait_until(lambda: gres_of_job(show(job))["state"] in ended, f"the end of job {job}", seconds)
     return gres_of_job(show(job))["state"]
 
 
@@ -77,7 +77,7 @@ def processes_of(job: str) -> list[psutil.Process]:
 
 def test_a_job_holds_gres_licence_and_lease(submit, sessions, tmp_path):
     job = submit(f"{QPU} lease exec --qpu ibm_fez -- sh -c 'env > {tmp_path}/env; sleep 1'")
-    wait(lambda: sessions() == 1, "a session")
+    wait_until(lambda: sessions() == 1, "a session")
 
     held = gres_of_job(show(job))
 
@@ -97,21 +97,21 @@ def test_the_exit_code_of_the_command_is_the_jobs(submit):
 
 
 def test_scancel_gives_the_lease_back_though_the_command_ignores_sigterm(submit, sessions):
-    body = f"exec {QPU} lease exec --qpu ibm_fez --grace 1 -- sh -c \"trap '' TERM; sleep 60\""
+    body = f"exec {QPU} lease exec --qpu ibm_fez --grace 1 -- sh -c \"trap '' TERM; sleep 600\""
     job = submit(body)
-    wait(lambda: sessions() == 1, "a session")
+    wait_until(lambda: sessions() == 1, "a session")
 
     before = time.monotonic()
     require_success(run_command(["scancel", job]))
-    wait(lambda: sessions() == 0, "the release")
+    wait_until(lambda: sessions() == 0, "the release")
 
-    assert time.monotonic() - before < 10
+    assert time.monotonic() - before < 30, "not because the command ended"
     assert await_end(job) == "CANCELLED"
 
 
 def test_what_a_sigkill_of_all_of_a_job_left_the_reaper_ends(submit, sessions):
     job = submit(f"exec {QPU} lease exec --qpu ibm_fez -- sleep 60")
-    wait(lambda: bool(list(open_leases())), "the lease's record")
+    wait_until(lambda: bool(list(open_leases())), "the lease's record")
     for process in processes_of(job):  # as the kernel does when memory is short
         with suppress(psutil.NoSuchProcess):  # a child ends with its supervisor
             process.kill()
@@ -127,7 +127,7 @@ def test_what_a_sigkill_of_all_of_a_job_left_the_reaper_ends(submit, sessions):
 def test_two_jobs_that_want_one_qpu_take_turns_in_slurm(submit, sessions, tmp_path):
     first = submit(f"exec {QPU} lease exec --qpu ibm_fez -- sleep 3")
     second = submit(f"exec {QPU} lease exec --qpu ibm_fez -- true")
-    wait(lambda: sessions() == 1, "a session")
+    wait_until(lambda: sessions() == 1, "a session")
 
     shown = show(second)
 
@@ -141,9 +141,9 @@ def test_two_jobs_that_want_one_qpu_take_turns_in_slurm(submit, sessions, tmp_pa
 def test_the_time_limit_gives_the_lease_back_inside_killwait(submit, sessions):
     body = f"exec {QPU} lease exec --qpu ibm_fez -- sh -c \"trap '' TERM; sleep 600\""
     job = submit(body, "--time=1")
-    wait(lambda: sessions() == 1, "a session")
+    wait_until(lambda: sessions() == 1, "a session")
 
-    wait(lambda: sessions() == 0, "the release", seconds=150)
+    wait_until(lambda: sessions() == 0, "the release", seconds=150)
 
     assert await_end(job, seconds=60) == "TIMEOUT"
 
@@ -152,7 +152,7 @@ def test_no_credential_and_no_token_is_where_others_may_look(submit, tmp_path, i
     definition = load_qpus()["ibm_fez"]
     secrets = {value for key, value in definition.environment.items() if "APIKEY" in key}
     job = submit(f"exec {QPU} lease exec --qpu ibm_fez -- sh -c 'env > {tmp_path}/env; sleep 1'")
-    wait(lambda: gres_of_job(show(job))["state"] == "RUNNING", "the job's start")
+    wait_until(lambda: gres_of_job(show(job))["state"] == "RUNNING", "the job's start")
     argv = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True)
     shown = show(job)
     await_end(job)

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from site_under_test import Site, wait
+from site_under_test import Site
+from waiting import wait_until
 
 from qrmi_workflows import open_lease
 from qrmi_workflows.emulator.client import Control
@@ -52,19 +53,19 @@ def sessions(user: Site) -> Callable[[], int]:
 
 def kill_all_of(user: Site, job: int) -> None:
     """Kill a job as the end of its node does: nothing of it can release anything."""
-    wait(lambda: bool(list(open_leases())), "the lease's record")
+    wait_until(lambda: bool(list(open_leases())), "the lease's record")
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             environ = process.environ()
             if environ.get("SLURM_JOB_ID") == str(job) and "QPU_STATE" in environ:
                 process.kill()
-    wait(lambda: user.states().get(job) in ("FAILED", "COMPLETED"), f"the end of job {job}")
+    wait_until(lambda: user.states().get(job) in ("FAILED", "COMPLETED"), f"the end of job {job}")
 
 
 def test_the_next_lease_releases_what_a_job_on_another_host_left(user, sessions):
     """It asks the scheduler once, and leaves alone what lives."""
     job = user.submit(HOLD)
-    wait(lambda: sessions() == 1, "a session")
+    wait_until(lambda: sessions() == 1, "a session")
     assert reap() == []
     kill_all_of(user, job)
     (left,) = open_leases()
@@ -80,7 +81,7 @@ def test_the_next_lease_releases_what_a_job_on_another_host_left(user, sessions)
 def test_a_task_of_a_job_array_on_another_host_lives(user, sessions):
     """Its id is not the one that squeue shows first."""
     array = user.submit(HOLD, "--array=7")
-    wait(lambda: bool(list(open_leases())), "the lease's record")
+    wait_until(lambda: bool(list(open_leases())), "the lease's record")
     (held,) = open_leases()
     assert held.owner.host == "n9"
 
@@ -88,14 +89,14 @@ def test_a_task_of_a_job_array_on_another_host_lives(user, sessions):
     assert sessions() == 1
 
     user.slurm("scancel", str(array))
-    wait(lambda: sessions() == 0, "the release")
+    wait_until(lambda: sessions() == 0, "the release")
 
 
 def test_a_scheduler_that_is_silent_costs_a_bounded_time_and_one_line(
     user, sessions, monkeypatch, tmp_path, caplog
 ):
     job = user.submit(HOLD)
-    wait(lambda: sessions() == 1, "a session")
+    wait_until(lambda: sessions() == 1, "a session")
     kill_all_of(user, job)
     text = Path(os.environ["SLURM_CONF"]).read_text()
     real = find_programs().clients["squeue"].parent
@@ -112,9 +113,9 @@ def test_a_scheduler_that_is_silent_costs_a_bounded_time_and_one_line(
                     pass
             took = time.monotonic() - before
 
-    said = [line for line in caplog.messages if "still hold leases is not known" in line]
+    said = [line for line in caplog.messages if "cannot tell whether jobs on other hosts" in line]
     assert len(said) == 1, "the second asks nobody: the first has just done so"
-    assert took < 8
+    assert took < 30
     assert sessions() == 1
     assert [one.released for one in reap()] == [True]
 
@@ -123,7 +124,7 @@ def test_where_there_is_no_scheduler_other_hosts_leases_are_left_alone(
     user, sessions, monkeypatch, caplog
 ):
     job = user.submit(HOLD)
-    wait(lambda: sessions() == 1, "a session")
+    wait_until(lambda: sessions() == 1, "a session")
     kill_all_of(user, job)
 
     with monkeypatch.context() as patch:
@@ -162,7 +163,7 @@ def test_a_lock_that_outlives_its_host_holds_no_task(user):
         assert before is None, "while the job lives, the task is its own"
 
         user.slurm("scancel", str(job))
-        wait(lambda: user.states()[job] == "CANCELLED", "the job's end")
+        wait_until(lambda: user.states()[job] == "CANCELLED", "the job's end")
 
         _, before = Journal().step("s").claim("d" * 64, qpu="q", program="sampler")
         assert before.task_id == "task"

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 from inotify import Watch
-from site_under_test import QPU, Site, run, wait
+from site_under_test import QPU, Site, run
+from waiting import wait_until
 
 from qrmi_workflows.config.qpus import load_qpus
 from qrmi_workflows.config.site import load_site_policy
@@ -192,7 +193,7 @@ def test_a_licence_is_exclusive_across_nodes(site: Site) -> None:
     first = site.submit("while [ ! -e go ]; do sleep 0.1; done", *options, "--nodelist=n1")
     site.wait_for(first, "RUNNING")
     second = site.submit("true", *options, "--nodelist=n2")
-    wait(lambda: site.show(second)["Reason"] == "Licenses", "the second job to wait")
+    wait_until(lambda: site.show(second)["Reason"] == "Licenses", "the second job to wait")
     (site.work / "go").touch()
     site.wait_for(second)
     held = gres_of_job(site.slurm("scontrol", "show", "job", str(second)))
@@ -213,7 +214,7 @@ def test_everything_listens_on_the_loopback_interface_only(site: Site) -> None:
     If the host name resolves to another address, Slurm has to listen on all addresses.
     """
     site.submit("srun sh -c 'touch started; sleep 100'")
-    wait((site.work / "started").exists, "the job step to start")
+    wait_until((site.work / "started").exists, "the job step to start")
     members = [psutil.Process(pid) for pid in site.pids().values()]
     members += [child for process in members for child in process.children(recursive=True)]
     members += [process for process in psutil.process_iter() if _is_srun_of(process, site)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from other_users import User, python_for_all, temporary_user
-from site_under_test import wait
+from waiting import wait_until
 
 from qrmi_workflows.errors import SandboxError
 from qrmi_workflows.sandbox import Sandbox
@@ -76,7 +76,7 @@ def test_an_unprivileged_user_can_have_a_sandbox(user: User, python: tuple[str, 
         owners = {Path(f"/proc/{pid}").stat().st_uid for pid in pids.values()}
         assert owners == {user.home.stat().st_uid}
         assert user.run("kill", "-KILL", str(pids["slurmctld"])).returncode == 0
-        wait(lambda: user.run(*sandbox, "status", *where).returncode == 1, "slurmctld to end")
+        wait_until(lambda: user.run(*sandbox, "status", *where).returncode == 1, "slurmctld to end")
         done = user.run(*sandbox, "up", *where)
         assert "slurmctld restarted" in done.stdout, done.stderr
     finally:

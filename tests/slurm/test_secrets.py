@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from planted import REFUSED, Vault, open_vault
-from site_under_test import wait
+from waiting import wait_until
 
 pytestmark = pytest.mark.slurm
 
@@ -152,7 +152,7 @@ def test_a_crash_leaves_the_token_in_the_leases_file_alone(vault: Vault):
         process = subprocess.Popen(
             argv, cwd=vault.folder, env=vault.environ, stdout=file, stderr=file
         )
-    wait(lambda: "\ntask " in said.read_text(), "a task")
+    wait_until(lambda: "\ntask " in said.read_text(), "a task")
 
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -184,6 +184,6 @@ def test_an_engines_step(vault: Vault, engine: str, where: str):
 
     said = vault.run(f"{engine}-{where}", *lease, sys.executable, *ENGINES[engine])
 
-    wait(lambda: not vault.open_leases, "the end of Parsl's block")
+    wait_until(lambda: not vault.open_leases, "the end of Parsl's block")
     assert (said.returncode == 0) is (where != "refused"), said.stdout
     assert all((vault.folder / log).is_dir() for log in LOGS[engine])

@@ -181,7 +181,7 @@ def to_payload(payload: PayloadLike, *, shots: int | None = None) -> Payload:
 
 
 def _read(path: Path) -> Any:
-    """Return a file's JSON value, or its bytes if its first character is not JSON's."""
+    """Return a file's JSON value, or its bytes if it does not begin with a JSON object or list."""
     try:
         _check_size(str(path), path.stat().st_size)
         with path.open("rb") as file:

@@ -191,9 +191,9 @@ class Vendor(Protocol):
     def decode(self, program: str, text: str) -> list[dict[str, Any]]:
         """Decode a result into plain data: one object for each PUB or sequence.
 
-        The object of a sampled PUB is `{"registers": {NAME: {"num_bits": n, "counts": …}}}`.
+        A sampled PUB or sequence gives `{"registers": {NAME: {"num_bits": n, "counts": …}}}`.
         `counts` maps bit strings to numbers; if parameters were broadcast, it is a nested list of
-        such mappings. The object of an estimated PUB is `{"evs": …, "stds": …}`.
+        such mappings. An estimated PUB gives `{"evs": …, "stds": …}`.
 
         Raises:
             ResultError: The text is not in the vendor's format.
@@ -209,7 +209,7 @@ class Vendor(Protocol):
         """
 
     def calibrated(self, target: str) -> str | None:
-        """Return when the QPU was last calibrated, in ISO 8601; `None` if the target lacks it.
+        """Return when the QPU was last calibrated, in ISO 8601; `None` if the target has no date.
 
         Raises:
             ResultError: The text is not a target of this vendor.

@@ -1,4 +1,8 @@
-"""Pasqal: Pulser sequences on Pasqal Cloud and Pasqal Local."""
+"""Pasqal: Pulser sequences on Pasqal Cloud and Pasqal Local.
+
+The APIs are documented by https://github.com/pasqal-io/pasqal-cloud (the client's source) and
+https://github.com/pasqal-io/warden, and sequences by https://pulser.readthedocs.io.
+"""
 
 from __future__ import annotations
 
@@ -183,6 +187,7 @@ def to_pulser_results(text: str, sequence: Sequence | str | Mapping[str, Any]) -
 
 
 def _read_counts(text: str, program: str) -> dict[str, int]:
+    # QRMI 0.26.4 returns `{"counter": {BITS: NUMBER}}`, from Pasqal Cloud's `full_results`.
     try:
         return {str(bits): int(n) for bits, n in sorted(json.loads(text)["counter"].items())}
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:

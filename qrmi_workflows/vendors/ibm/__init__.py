@@ -1,5 +1,8 @@
 """IBM: Qiskit primitives on IBM Quantum Compute Service and IBM Quantum System API.
 
+The primitives are documented at https://quantum.cloud.ibm.com/docs/guides/sampler-input-output, and
+the service's REST API at https://quantum.cloud.ibm.com/docs/api/qiskit-runtime-rest.
+
 Modules that need NumPy are imported inside functions: every lease imports its vendor, but few
 processes check circuits or decode results.
 """

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 from emulator_clients import ask, read_resources
+from pages import blocks
 from waiting import wait_until
 
 from qrmi_workflows.emulator import Emulator, start_emulator
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "toy_vendor"
+PAGE = Path(__file__).parents[2] / "docs" / "add-a-vendor.md"
 CONFIG = """
 [qpus.toy_1]
 type = "toy-qpu"
@@ -260,3 +262,22 @@ def test_only_its_account_may_use_it(toys: Emulator) -> None:
 
     assert ask(toys, "GET", path)[0] == 401
     assert ask(toys, "GET", path, headers={"Authorization": f"Basic {key}"})[0] == 200
+
+
+def test_the_commands_of_the_page_run(user: dict[str, str], toys: Emulator) -> None:
+    """They expect the emulator's folder in the working directory."""
+    Path(user["HOME"], "qpu-emulator").symlink_to(toys.folder)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    (commands,) = blocks(PAGE, "sh")
+
+    done = subprocess.run(
+        ["bash", "-ec", commands],
+        env=user | {"PATH": path},
+        cwd=user["HOME"],
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "toy_1" in done.stdout
+    assert Path(user["HOME"], "toy.result.json").exists()

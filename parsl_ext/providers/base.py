@@ -280,7 +280,7 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         return render_job_script(
             path,
             self.launcher(command, tasks_per_node, self.nodes_per_block, self.script_dir),
-            directive=self._scheduler.directive,
+            scheduler=self._scheduler,
             options=[
                 *self._scheduler.qpu_options(self._request, self._policy),
                 *self.job_options(tasks_per_node),

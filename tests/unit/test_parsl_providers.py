@@ -10,6 +10,7 @@ from parsl_ext.providers import stray_jobs
 from parsl_ext.providers.job_script import render_job_script
 from parsl_ext.providers.stray_jobs import StrayJobs
 from qrmi_workflows.schedulers.base import JobState, JobStatus
+from qrmi_workflows.schedulers.slurm import Slurm
 
 SCRIPT = """#!/bin/bash
 #SBATCH --gres=qpu:ibm_fez:1
@@ -38,7 +39,7 @@ def test_a_job_script_is_rendered_line_by_line() -> None:
     script = render_job_script(
         Path("/runs/parsl.qpu.1"),
         "exec workers",
-        directive=lambda option: f"#SBATCH {option}",
+        scheduler=Slurm(),
         options=["--gres=qpu:ibm_fez:1", "--no-requeue"],
         scheduler_options="#SBATCH --mail-type=END",
         worker_init="module load python",
@@ -50,7 +51,7 @@ def test_a_job_script_is_rendered_line_by_line() -> None:
 
 
 def test_a_pool_may_use_the_whole_node_unless_told_otherwise() -> None:
-    script = render_job_script(Path("/runs/a"), "exec workers", directive=str, options=[])
+    script = render_job_script(Path("/runs/a"), "exec workers", scheduler=Slurm(), options=[])
 
     assert "PARSL_" not in script
 

@@ -33,7 +33,20 @@ def _entry_points() -> EntryPoints:
 
 @cache
 def _load(resource_type: str) -> Vendor:
-    vendor: Vendor = _entry_points()[resource_type].load()
+    entry_point = _entry_points()[resource_type]
+    try:
+        vendor: Vendor = entry_point.load()
+        types = vendor.types
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"the vendor {entry_point.value} of type {resource_type!r} cannot be loaded: {error}. "
+            "Repair or uninstall the package that adds it."
+        ) from error
+    if resource_type not in types:
+        raise ConfigError(
+            f"the vendor {entry_point.value} has the types {', '.join(types)}, but its entry point "
+            f"is named {resource_type!r}. Give both the same name."
+        )
     return vendor
 
 
@@ -63,7 +76,7 @@ def vendor_of_type(resource_type: str) -> Vendor:
     """Return the vendor of a resource type.
 
     Raises:
-        ConfigError: No installed vendor has the type.
+        ConfigError: No installed vendor has the type, or the vendor cannot be loaded.
     """
     if resource_type not in _entry_points().names:
         raise ConfigError(
@@ -133,7 +146,7 @@ def find_frontend(kind: str, *, qpu: str, resource_type: str) -> Callable[..., A
 
     Raises:
         PayloadError: The QPU's vendor does not offer the front end.
-        ConfigError: No installed vendor has the type.
+        ConfigError: No installed vendor has the type, or the vendor cannot be loaded.
     """
     offered = vendor_of_type(resource_type).frontends
     if kind not in offered:
@@ -158,15 +171,15 @@ def find_converter(
 
     Raises:
         ResultError: The vendor does not offer this conversion for the program.
-        ConfigError: No installed vendor has the type.
+        ConfigError: No installed vendor has the type, or the vendor cannot be loaded.
     """
     offered = vendor_of_type(resource_type).converters
     matching = {name: each for name, each in offered.items() if program in each.programs}
     if kind not in matching:
-        alternatives = [*(f"{name}()" for name in matching), "the attribute `data`"]
+        alternative = "one of these, or the attribute" if matching else "the attribute"
         raise ResultError(
             f"the result of task {task_id}, which ran the program {program!r}, does not support "
-            f"{kind}(). Use {' or '.join(alternatives)}."
+            f"{kind}; must be one of: {', '.join(matching) or 'none'}. Use {alternative} `data`."
         )
     return _resolve(matching[kind].function)
 

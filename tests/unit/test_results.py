@@ -282,9 +282,9 @@ def test_a_result_converts_to_pulsers_results():
 def test_a_result_converts_only_to_its_own_vendors_objects():
     atoms = result_of("pulser", '{"counter": {"01": 2}}', "pasqal")
     pub = PubResult(DataBin(shape=(), evs=np.array(0.5), stds=np.array(0.1)))
-    with pytest.raises(ResultError, match=r"Use to_pulser_results\(\) or"):
+    with pytest.raises(ResultError, match=r"must be one of: to_pulser_results\."):
         atoms.to_primitive_result()
-    with pytest.raises(ResultError, match=r"Use to_primitive_result\(\) or"):
+    with pytest.raises(ResultError, match=r"must be one of: to_primitive_result\."):
         result_of("estimator", encode(pub)).to_pulser_results("{}")
 
 

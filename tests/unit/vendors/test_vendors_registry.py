@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from qrmi_workflows.errors import ConfigError, PayloadError
@@ -29,3 +34,35 @@ def test_an_unknown_resource_type_is_refused_with_the_known_types():
 
 def test_a_vendor_is_found_by_resource_type():
     assert vendor_of_type("qiskit-runtime-service").name == "ibm"
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "reason"),
+    [
+        ("acme:MISSING", "the vendor acme:MISSING of type 'acme-qpu' cannot be loaded"),
+        ("acme:ACME", "the vendor acme:ACME has the types other-qpu, but its entry point is named"),
+    ],
+)
+def test_a_vendor_with_a_wrong_entry_point_is_refused(tmp_path: Path, entry_point, reason):
+    """The message names the entry point, and there is no traceback."""
+    metadata = tmp_path / "acme-1.0.dist-info"
+    metadata.mkdir()
+    (tmp_path / "acme.py").write_text("class ACME:\n    types = {'other-qpu': None}\n")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    group = "[qrmi_workflows.vendors]"
+    (metadata / "entry_points.txt").write_text(f"{group}\nacme-qpu = {entry_point}\n")
+    (tmp_path / "payload.json").write_text("{}")
+    argv = [sys.executable, "-m", "qrmi_workflows", "run", "payload.json", "-o", "result.json"]
+
+    done = subprocess.run(
+        argv,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr

@@ -82,7 +82,8 @@ def run(
 
     PAYLOAD is a JSON object in the schema of QRMI's task_runner (`program_id` and `parameters` for
     IBM's primitives, `sequence` and `job_runs` for Pulser), or a program in OpenQASM 3, QPY or
-    Pulser's abstract representation. If the job has no lease, the command opens one for the task.
+    Pulser's abstract representation; other packages may add the formats of other vendors. If the
+    job has no lease, the command opens one for the task.
 
     An invalid payload is refused before a QPU is acquired; the exit code is then 2. If the task
     fails, the exit code is 1.

@@ -135,8 +135,8 @@ class ToyCloud(Dialect):
 
 
 def _target_name(qpu: str) -> str:
-    # QRMI 0.26.4 asks for a QPU `toy_1` as the target TOY:1.
-    return qpu.removeprefix("ab_").replace("_", ":", 2).upper()
+    # QRMI 0.26.4 calls the QPU `toy_1` TOY:1.
+    return qpu.replace("_", ":", 2).upper()
 
 
 def _uploaded_text(content_type: str, body: bytes) -> str:

@@ -10,7 +10,7 @@ from tenacity import (
     RetryCallState,
     Retrying,
     retry_if_exception,
-    stop_after_delay,
+    stop_before_delay,
     stop_when_event_set,
     wait_random_exponential,
 )
@@ -44,7 +44,7 @@ def retry(
         request: Makes the request.
         is_retryable: Tells whether to retry after an error.
         stop: When it is set, the request under way is the last.
-        seconds: How long to retry.
+        seconds: How long to retry: no attempt but the first starts later.
         pause: The scale of the first pause, in seconds; it doubles with each attempt.
         max_pause: The longest pause, in seconds.
         before_pause: Called before each pause with the seconds since the start and the error.
@@ -62,7 +62,7 @@ def retry(
     return Retrying(
         retry=retry_if_exception(is_retryable),
         wait=wait_random_exponential(multiplier=pause, max=max_pause),
-        stop=_CredentialsWrong() | stop_after_delay(seconds) | stop_when_event_set(stop),
+        stop=_CredentialsWrong() | stop_before_delay(seconds) | stop_when_event_set(stop),
         sleep=sleep_using_event(stop),
         before_sleep=tell,
         reraise=True,

@@ -222,6 +222,7 @@ class QRMIResource:
             self._last_answer = time.monotonic()
             return value
         finally:
+            # A handle whose call has not returned still belongs to its thread: abandon both.
             if is_reusable and future.done():
                 self._handles.put_back(handle)
             else:
@@ -248,7 +249,7 @@ class QRMIResource:
             return future.result(timeout=seconds)
         except TimeoutError as error:
             raise DeadlineError(
-                f"QPU {self.name!r} did not answer {method} within {seconds:g} s. "
+                f"QPU {self.name!r} did not answer {method} within {seconds:.3g} s. "
                 "Check its state with `qpu list` and try again later.",
                 self.name,
                 method,

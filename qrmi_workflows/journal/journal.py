@@ -71,6 +71,7 @@ class Journal:
         if job is None:
             name = f"process {uuid.uuid4()}"
             return Step(self._folder_of(name), name, named=False)
+        # Not the host: a requeued job may run elsewhere.
         place = "/".join((job.cluster or "", job.job_step, job.rank))
         name = f"job {job.id} {place} {' '.join(sys.argv)}"
         return self.step(f"{name} #{self._count_run(name, attempt=str(job.restart))}")
@@ -144,6 +145,8 @@ class Journal:
         return remove_step(self.step(name).folder)
 
     def _folder_of(self, name: str) -> Path:
+        # Names may be long and have any characters. Two levels keep directories small: parallel
+        # file systems are slow with many entries in one.
         key = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
         return self.folder / "open" / key[:2] / key
 

@@ -113,8 +113,11 @@ class Step:
         Raises:
             JournalError: The journal could not be read or written.
         """
+        # Two locks: one between this process's threads, one between processes and hosts.
         with self._lock, raising_journal_errors(self.folder), hold_lock(self.folder / ".lock"):
             run = self._begin_run()
+            # The number is part of the file's name, so that a rerun which asks in the same order
+            # finds the same records. Numbers in use by others are skipped.
             while True:
                 number = self._claimed[digest, qpu]
                 self._claimed[digest, qpu] += 1
@@ -123,6 +126,7 @@ class Step:
                 if before is not None and (self._is_held(before) or self._is_anothers(before)):
                     continue  # an equal task of the same step, repeated on purpose
                 record = self._record(before, digest, number, qpu, program, run)
+                # Written under the lock: whoever asks next sees that this run holds the task.
                 entry = Entry(path, record, self)
                 entry.write()
                 return entry, before
@@ -190,6 +194,7 @@ class Step:
         now = datetime.now(UTC)
         target = archived / f"{now:%Y-%m-%d}" / f"{self.folder.name}-{now:%H%M%S%f}"
         with raising_journal_errors(self.folder), hold_lock(self.folder / ".lock"):
+            # Another process may be running the same step again already; its records stay.
             others = self._other_runs()
             for path in sorted(self.folder.glob("*.json")):
                 if not others or (found := _read(path)) is None or found.run not in others:
@@ -213,12 +218,14 @@ class Step:
             self._unfinished.add(path)
 
     def _begin_run(self) -> str:
+        # At the first claim, not before: a step without tasks leaves no files.
         if self._run is None:
             run = uuid.uuid4().hex
             self._run = run, create_locked(self.folder / f"{run}{_RUN}")
         return self._run[0]
 
     def _is_held(self, record: TaskRecord) -> bool:
+        # The lock tells, not the owner's pid: it works between hosts, and ends with the process.
         is_held = is_locked(self.folder / f"{record.run}{_RUN}")
         return is_held and not _has_crashed(record.owner)
 
@@ -226,6 +233,7 @@ class Step:
         """Return whether another part of this attempt has already used the task's result."""
         if self._part is None or record.part is None or record.state is not RecordState.COMPLETED:
             return False
+        # Only results are kept apart: an unfinished task of a dead part is taken over by any.
         attempt, command, process = self._part
         their_attempt, their_command, their_process = record.part
         if their_process == process:
@@ -256,6 +264,7 @@ def _command_digest() -> str:
     return hashlib.sha256(os.fsencode(repr([sys.argv, ranks]))).hexdigest()[:16]
 
 
+# Weak, so that a closed step can be collected; os.register_at_fork cannot be undone.
 _steps: weakref.WeakSet[Step] = weakref.WeakSet()
 
 

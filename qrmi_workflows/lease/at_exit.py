@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TypeVar
 
+from qrmi_workflows.lease.killwait import start_kill_wait
+
 __all__ = [
     "exit_deferred",
     "exit_on_sigterm",
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
+# With the pid, because a forked child inherits the registrations but owns none of the leases.
 _to_release: dict[int, tuple[int, Callable[[], None]]] = {}
 _deferred: list[int] | None = None
 
@@ -57,6 +60,8 @@ def exit_deferred() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or _deferred is not None:
         yield
         return
+    # SIGTERM's handler is already ours (exit_on_sigterm); Ctrl-C's is Python's by default, which
+    # raises KeyboardInterrupt wherever the main thread happens to be.
     arrived: list[int] = []
     _deferred = arrived
     is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -94,6 +99,7 @@ def run_uninterrupted(
     try:
         return done.result()
     except BaseException:
+        # Either the work failed, or a signal's handler raised here while the work goes on.
         stop.set()
         if not done.done() or done.exception() is None:  # interrupted, and likely about to end
             wait([done], timeout=late_seconds)
@@ -109,12 +115,16 @@ def _fulfil(done: Future[_T], work: Callable[[threading.Event], _T], stop: threa
 
 
 def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
+    if number == signal.SIGTERM:
+        start_kill_wait()
     if _deferred is not None:
         _deferred.append(number)
     else:
         sys.exit(128 + number)
 
 
+# atexit runs after the main thread has ended, also by SystemExit from a signal handler, but not
+# after SIGKILL or os._exit: `qpu reap` is for those.
 @atexit.register
 def _release_all() -> None:
     for pid, release in list(_to_release.values()):

@@ -78,6 +78,7 @@ class HeldQPU:
             ConfigError: The QPU's settings are incomplete.
             LeaseError: The vendor did not grant it.
         """
+        # In the background, while the vendor is asked: it takes a command of the scheduler.
         threading.Thread(target=learn_kill_wait, name="kill-wait", daemon=True).start()
         start = time.monotonic()
         held = replace(found, token=acquire(found, _resource(found), stop))
@@ -108,6 +109,7 @@ class HeldQPU:
         named = environ.get(QPU_LEASE_USAGE)
         return Path(named) if named else None
 
+    # Cached: counting may ask the vendor, and the number does not change under a lease.
     @functools.cached_property
     def lanes(self) -> LaneSemaphore:
         """The QPU's lanes, shared with all processes that use the lease."""
@@ -126,10 +128,13 @@ class HeldQPU:
         with self._renewing:
             if self._opened is None or self.is_adopted:
                 return False
+            # All lanes notice a closed session at the same time; the first one renews it.
             if time.monotonic() - self._last_renewal < _RENEWAL_SECONDS:
-                return True  # another lane has just renewed it
+                return True
             name = self.qpu.name
             logger.warning("the vendor has closed the session of QPU %r; acquiring it again", name)
+            # A handle that knows the old token would ask the vendor to reuse the closed session
+            # (IBM QCS, qrmi 0.26.4), so a new one without token acquires.
             unheld = replace(self.qpu, token=None)
             token = acquire(unheld, _resource(unheld), threading.Event())
             with self._lock:
@@ -154,6 +159,7 @@ class HeldQPU:
         if self._opened is None or self.is_adopted:
             return
         try:
+            # A second signal must not interrupt the release: nothing would repeat it.
             with exit_deferred():
                 self._release_in_time()
                 self._opened.close(queue_wait=self._find_queue_wait())
@@ -166,12 +172,13 @@ class HeldQPU:
             ) from error
 
     def _release_in_time(self) -> None:
-        """Release within KillWait's share, also if the vendor fails first and then hangs."""
-        end = time.monotonic() + current_kill_wait().release
+        """Release within KillWait's share, also if the vendor fails or hangs."""
+        budget = current_kill_wait()
+        end = time.monotonic() + budget.release
 
         def request() -> None:
-            deadline = max(_SHORTEST_CALL, end - time.monotonic())
-            self.resource.release(self.qpu.token or "", deadline=deadline)
+            seconds = min(budget.release_call, end - time.monotonic())
+            self.resource.release(self.qpu.token or "", deadline=max(_SHORTEST_CALL, seconds))
 
         seconds = max(0.0, end - time.monotonic() - _SHORTEST_CALL)
         retry(request, is_transient, seconds=seconds, max_pause=1.0)

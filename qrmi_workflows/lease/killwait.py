@@ -8,18 +8,28 @@ A lease must be released before SIGKILL. Two kinds of processes have to manage t
 
 Every wait on these paths takes its length from the shares here; no other module has a time-out for
 the end of a process.
+
+Shares are of the time that is left. So several leases that a process releases in turn fit into
+KillWait too, and what one of them did not use is for the next.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import Self
 
 from qrmi_workflows.config.variables import kill_wait_seconds
 from qrmi_workflows.schedulers import this_job, this_scheduler
 
-__all__ = ["DEFAULT_SECONDS", "KillWait", "current_kill_wait", "learn_kill_wait"]
+__all__ = [
+    "DEFAULT_SECONDS",
+    "KillWait",
+    "current_kill_wait",
+    "learn_kill_wait",
+    "start_kill_wait",
+]
 
 DEFAULT_SECONDS = 30.0
 """Slurm's default (slurm.conf(5), KillWait); assumed where the scheduler does not say."""
@@ -28,17 +38,21 @@ DEFAULT_SECONDS = 30.0
 # takes time without waiting: starting threads, writing files, a busy node.
 _TASKS, _COMMAND, _KILL, _RELEASE, _RECORD = 4.0, 5.0, 2.0, 15.0, 3.0
 
+# A vendor that hangs on one call to release must leave time for another.
+_RELEASE_CALL = _RELEASE / 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KillWait:
     """KillWait, divided. All attributes are in seconds.
 
     Attributes:
-        total: KillWait itself.
+        total: KillWait itself, or what is left of it.
         tasks: How long to wait for tasks to stop.
         command: How long a supervised command may take to end after SIGTERM.
         kill: How long to wait for killed processes to disappear.
         release: How long to try to release the QPU.
+        release_call: How long each call of that may take.
         record: How long the lease record and the journal may take.
     """
 
@@ -47,6 +61,7 @@ class KillWait:
     command: float
     kill: float
     release: float
+    release_call: float
     record: float
 
     @classmethod
@@ -63,6 +78,7 @@ class KillWait:
             command=_COMMAND * scale,
             kill=_KILL * scale,
             release=_RELEASE * scale,
+            release_call=_RELEASE_CALL * scale,
             record=_RECORD * scale,
         )
 
@@ -78,16 +94,31 @@ class KillWait:
 
 
 _learned: float | None = None
+_started: float | None = None
 _lock = threading.Lock()
 _has_asked = False
 
 
 def current_kill_wait() -> KillWait:
-    """Return KillWait, divided: as `$QPU_KILL_WAIT` or the scheduler says, else the default."""
-    seconds = kill_wait_seconds()
-    if seconds is None:
-        seconds = DEFAULT_SECONDS if _learned is None else _learned
-    return KillWait.divide(seconds)
+    """Return what is left of KillWait, divided.
+
+    KillWait is what `$QPU_KILL_WAIT` or the scheduler says, else the default.
+    """
+    seconds = _full_seconds()
+    left = seconds - _seconds_used()
+    # A process that has outlived KillWait was not told to end by the scheduler.
+    return KillWait.divide(left if left > 0 else seconds)
+
+
+def start_kill_wait(since: float | None = None) -> None:
+    """Count KillWait from now, because SIGTERM has arrived; do nothing if it is being counted.
+
+    Args:
+        since: When it started, by the monotonic clock, if that was earlier.
+    """
+    global _started  # it belongs to the process, as its end does
+    if not 0.0 < _seconds_used() < _full_seconds():
+        _started = time.monotonic() if since is None else since
 
 
 def learn_kill_wait() -> None:
@@ -101,3 +132,14 @@ def learn_kill_wait() -> None:
             return
         _has_asked = True
     _learned = this_scheduler().kill_wait()
+
+
+def _full_seconds() -> float:
+    seconds = kill_wait_seconds()
+    if seconds is not None:
+        return seconds
+    return DEFAULT_SECONDS if _learned is None else _learned
+
+
+def _seconds_used() -> float:
+    return 0.0 if _started is None else time.monotonic() - _started

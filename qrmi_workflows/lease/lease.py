@@ -112,6 +112,7 @@ class Lease:
         try:
             return future.result()
         except BaseException:
+            # Interrupted (Ctrl-C, SIGTERM), or the task failed: then there is nothing to cancel.
             if future.cancel() and not future.cancelled():
                 wait([future], timeout=current_kill_wait().tasks)
             raise

@@ -129,6 +129,7 @@ def open_lease(
     _require_distinct(qpu)
     found = [find_qpu(name, config=path) for name in qpu]
     path = path or _find_config()
+    # If one cannot be opened, those opened before it are released.
     with ExitStack() as stack:
         leases = [stack.enter_context(_open(each, step, path)) for each in found]
         stack.pop_all()
@@ -150,14 +151,17 @@ def _find_config() -> Path | None:
 
 
 def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
+    late_seconds = current_kill_wait().command  # raises before anything is acquired or adopted
+    # Before anything is acquired: SIGTERM's default action would end the process at once.
     exit_on_sigterm()
     if found.token is not None:
         return Lease(HeldQPU.adopt(found), step=step)
+    # An orphan of an exclusive QPU would keep this lease waiting until its session ends.
     reap(patience=_REAP_SECONDS)
     return run_uninterrupted(
         lambda stop: _acquire(found, step, config, stop),
         Lease.release,
-        late_seconds=current_kill_wait().command,
+        late_seconds=late_seconds,
     )
 
 

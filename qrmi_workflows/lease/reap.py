@@ -65,10 +65,12 @@ def reap(*, patience: float | None = None) -> list[Reaped]:
     silent: dict[str, str] = {}
     # All files are read before the scheduler is asked, so a job that it does not list has ended.
     found = list(open_leases())
+    # Only what is not alive here costs a question to the scheduler.
     jobs = _Jobs(patience)
     for opened in found:
         if _is_orphaned(opened.owner, jobs):
             try:
+                # Another process may be reaping the same lease; the one with the lock releases it.
                 with try_lock(opened.path) as is_locked:
                     if is_locked:
                         reaped.append(_release(opened, silent, patience))
@@ -131,6 +133,7 @@ def _release(opened: OpenLease, silent: dict[str, str], patience: float | None) 
         with _resource(opened) as resource:
             resource.release(opened.token, deadline=patience)
     except QPUError as error:
+        # Further leases of a silent vendor would each wait for the same deadline.
         if isinstance(error, DeadlineError):
             silent[opened.qpu] = str(error)
         if not _has_ended(error):

@@ -26,7 +26,12 @@ from types import FrameType
 
 import psutil
 
-from qrmi_workflows.lease.killwait import KillWait, current_kill_wait, learn_kill_wait
+from qrmi_workflows.lease.killwait import (
+    KillWait,
+    current_kill_wait,
+    learn_kill_wait,
+    start_kill_wait,
+)
 from qrmi_workflows.schedulers import this_job, this_scheduler
 
 __all__ = ["ALIVE_SECONDS", "run_supervised"]
@@ -66,6 +71,7 @@ def run_supervised(
     Raises:
         OSError: The command could not be started; `release` has been called.
     """
+    # By ctypes: the standard library has no prctl, and one call is not worth a dependency.
     # Orphans of the command become children of this process, which can then find them.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     stopper = _Stopper(release, grace)
@@ -73,6 +79,7 @@ def run_supervised(
         try:
             # In this process's own group: Slurm may track a job by its process group
             # (proctrack/pgid), and a terminal sends signals to a group.
+            # Signals that arrive until `watch` are kept by the stopper.
             child = subprocess.Popen(_tied_to_this_process(argv), env=dict(environ))
             stopper.watch(child)
             if alive is not None:
@@ -117,6 +124,8 @@ class _Stopper:
             threading.Thread(target=self._check_job, name="job", daemon=True).start()
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if number in _STOPPING:
+            start_kill_wait()
         if self._child is None:
             self._early.append(number)
             return
@@ -145,6 +154,7 @@ class _Stopper:
             psutil.wait_procs(orphans, timeout=max(0.0, limit - time.monotonic()))
 
     def _check_job(self) -> None:
+        started = time.monotonic()
         if self._given_grace is None:
             learn_kill_wait()
         # Slurm sends a job that is cancelled while it starts no SIGTERM, but SIGKILL after KillWait
@@ -155,6 +165,7 @@ class _Stopper:
         running = None if job is None else this_scheduler().running_job(job.id)
         if running is not None and running.is_ending:
             logger.warning("the job was cancelled before it had started")
+            start_kill_wait(since=started)
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _kill(self) -> None:
@@ -174,6 +185,7 @@ class _Stopper:
         os._exit(128 + signal.SIGTERM)
 
     def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        # A thread rather than SIGALRM: the main thread is blocked in wait().
         timer = threading.Timer(seconds, action)
         timer.daemon = True
         timer.start()
@@ -212,6 +224,7 @@ def _family(pid: int) -> list[psutil.Process]:
 
 @contextmanager
 def _signals_passed_to(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    # Not SIGCHLD, SIGTSTP and their like: those are between the shell and each process.
     before = {number: signal.signal(number, handler) for number in _PASSED_ON}
     try:
         yield

@@ -75,7 +75,7 @@ class LaneSemaphore:
     def hold_for_call(self) -> Iterator[None]:
         """Hold a lane for the whole block; this process's tasks share it meanwhile."""
         if getattr(self._this_thread, "in_call", False):
-            yield
+            yield  # a call within a call: the outer one holds the lane
             return
         with self._changed:
             self._changed.wait_for(lambda: self._free > 0)
@@ -95,6 +95,7 @@ class LaneSemaphore:
     def _take(self, stop: threading.Event | None) -> bool | None:
         """Wait for a lane of this process; return whether a call shares it, `None` if stopped."""
         with self._changed:
+            # A Condition cannot wait for an Event too, so the event is looked at now and then.
             while not self._changed.wait_for(self._is_available, timeout=_STOP_LATENCY):
                 if stop is not None and stop.is_set():
                     return None
@@ -117,6 +118,7 @@ class LaneSemaphore:
 
     def _share(self, calls: int) -> None:
         """Add or remove the lane of a call, once no task uses it."""
+        # Removing waits: a task may have borrowed the lane, and must not outlive the call's lock.
         with self._changed:
             self._calls += calls
             if calls > 0:
@@ -142,6 +144,7 @@ class LaneSemaphore:
             yield
 
 
+# Weak, so that a semaphore can be collected; os.register_at_fork cannot be undone.
 _semaphores: weakref.WeakSet[LaneSemaphore] = weakref.WeakSet()
 
 
@@ -158,6 +161,7 @@ def lane_semaphore(count: int, folder: Path | None) -> LaneSemaphore:
     return LaneSemaphore(count) if folder is None else _semaphore_of(count, folder)
 
 
+# One per folder: two semaphores in a process would each count this process's tasks from zero.
 @functools.cache
 def _semaphore_of(count: int, folder: Path) -> LaneSemaphore:
     return LaneSemaphore(count, folder)

@@ -98,6 +98,7 @@ class TaskRun:
         with lane:
             started = time.time()
             state = self._run_to_end(entry, known)
+        # The lane is free now: fetching, decoding and the journal need no QPU.
         self._record_usage(started, state)
         return self._fetch(entry, state)
 
@@ -141,6 +142,7 @@ class TaskRun:
 
     def _start(self, entry: Entry) -> str:
         encoded = load_vendor(self.payload.vendor).encode(self.payload.content)
+        # Each turn but the last ends with a session renewed, or with a resubmission as asked.
         while not self.stop.is_set():
             try:
                 task_id: str = retry(
@@ -156,6 +158,7 @@ class TaskRun:
                     raise
                 self._handle_ambiguity(error.message, error)
             else:
+                # Before anything else: from here on a crash must not lose the id.
                 _try_to_record(entry.submitted, task_id)
                 return task_id
         _try_to_record(entry.failed, "stopped before it was submitted", retryable=True)
@@ -183,6 +186,7 @@ class TaskRun:
                 self._report_state(state)
             if state.is_final:
                 return state
+            # Waits for the stop rather than sleeping, so that a stop takes effect at once.
             if self.stop.wait(next_pause(state, time.monotonic() - since)):
                 return self._stop(entry)
 
@@ -199,6 +203,7 @@ class TaskRun:
         if self.on_stop == "leave":
             raise self._cancelled("was left for a rerun: the step was stopped")
         try:
+            # A vendor may accept a cancellation that comes too late; only the state tells.
             self.resource.task_stop(str(self.task_id))
             state = TaskState.of(self.resource.task_status(str(self.task_id)))
         except TaskUnknownError:

@@ -12,7 +12,6 @@ from pages import blocks
 from qrmi_workflows.cli import qpu
 from qrmi_workflows.config.qpus import load_qpus
 from qrmi_workflows.config.site import load_site_policy
-from qrmi_workflows.config.variables import INTERNAL_VARIABLES, USER_VARIABLES
 from qrmi_workflows.lease.records import LeaseRecord
 from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.slurm import qpu_options
@@ -65,13 +64,6 @@ def test_every_command_and_option_exists(page):
 def test_every_link_leads_to_a_file(page):
     for link in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists(), f"{page.name}: {link}"
-
-
-def test_the_page_of_variables_lists_each_of_them_once():
-    text = (DOCS / "environment.md").read_text(encoding="utf-8")
-
-    rows = re.findall(r"^\| `(QPU_\w+)` ", text, re.MULTILINE)
-    assert sorted(rows) == sorted([*USER_VARIABLES, *INTERNAL_VARIABLES])
 
 
 def test_a_lease_record_has_no_field_for_secrets():

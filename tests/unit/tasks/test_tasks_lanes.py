@@ -18,19 +18,30 @@ from pathlib import Path
 from qrmi_workflows.tasks.lanes import LaneSemaphore
 lanes = LaneSemaphore(int(sys.argv[2]), Path(sys.argv[1]))
 print("ready", flush=True)
+sys.stdin.readline()
 for _ in range(int(sys.argv[3])):
     with lanes.hold_for_task():
         start = time.monotonic()
-        time.sleep(float(sys.argv[4]))
+        time.sleep(0.02)
         print(start, time.monotonic(), flush=True)
+"""
+KEEP = """
+import sys
+from pathlib import Path
+from qrmi_workflows.tasks.lanes import LaneSemaphore
+with LaneSemaphore(1, Path(sys.argv[1])).hold_for_task():
+    print("ready", flush=True)
+    sys.stdin.readline()
 """
 
 
-def start_holder(folder: Path, lanes: int, times: int, seconds: float) -> subprocess.Popen[str]:
-    """Start a process that takes a lane several times, and prints from when to when."""
-    arguments = [str(folder), str(lanes), str(times), str(seconds)]
+def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+    """Start a program, and wait until it is ready to go on at its next line of input."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, *arguments], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -43,7 +54,10 @@ def most_at_once(spans: list[tuple[float, float]]) -> int:
 
 
 def test_processes_together_never_hold_more_lanes_than_the_qpu_has(tmp_path: Path):
-    holders = [start_holder(tmp_path / "lanes", 2, 8, 0.01) for _ in range(4)]
+    holders = [start(HOLD, tmp_path / "lanes", 2, 8) for _ in range(4)]
+    for holder in holders:
+        holder.stdin.write("\n")
+        holder.stdin.flush()
     spans = []
     for holder in holders:
         out, _ = holder.communicate(timeout=60)
@@ -54,18 +68,18 @@ def test_processes_together_never_hold_more_lanes_than_the_qpu_has(tmp_path: Pat
 
 
 def test_the_lane_of_a_killed_process_is_free_again(tmp_path: Path):
-    holder = start_holder(tmp_path, 1, 1, 600)
-    lanes = LaneSemaphore(1, tmp_path)
-    try:
-        stop = threading.Event()
-        stop.set()
-        with lanes.hold_for_task(stop):
-            assert holder.poll() is None, "entered without a lane, because of the stop"
-    finally:
-        holder.kill()
-        holder.communicate()
-    with lanes.hold_for_task():
-        pass
+    keeper = start(KEEP, tmp_path)
+    lanes, taken = LaneSemaphore(1, tmp_path), threading.Event()
+
+    def take() -> None:
+        with lanes.hold_for_task():
+            taken.set()
+
+    threading.Thread(target=take, daemon=True).start()
+    assert not taken.wait(0.05)
+    keeper.kill()
+    keeper.communicate()
+    assert taken.wait(60)
 
 
 def test_threads_of_one_process_share_its_lanes(tmp_path: Path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class QPUPolicy:
         qpu_option: Whether sbatch takes `--qpu=NAME`, the option of QRMI's SPANK plugin.
         partition: The partition of jobs that hold the QPU; the scheduler's default if `None`.
         lanes: How many tasks the QPU prepares in parallel.
+        options: Settings of a scheduler other than Slurm, strings by names that it defines.
     """
 
     name: str
@@ -38,6 +39,7 @@ class QPUPolicy:
     qpu_option: bool = False
     partition: str | None = None
     lanes: int = 1
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,11 +135,14 @@ def _policy(name: str, defaults: dict[str, Any], table: object, path: Path) -> Q
     _refuse_unknown_keys(merged, {item.name for item in fields(QPUPolicy)} - {"name"}, where)
     for key, value in merged.items():
         _check_setting(key, value, where)
-    settings: dict[str, Any] = {
-        key: value.replace("{qpu}", name) if isinstance(value, str) else value
-        for key, value in merged.items()
-    }
-    return QPUPolicy(name=name, **settings)
+    return QPUPolicy(name=name, **{key: _named(value, name) for key, value in merged.items()})
+
+
+def _named(value: Any, qpu: str) -> Any:
+    """Replace `{qpu}` in a setting by the QPU's name."""
+    if isinstance(value, dict):
+        return {key: _named(item, qpu) for key, item in value.items()}
+    return value.replace("{qpu}", qpu) if isinstance(value, str) else value
 
 
 def _check_setting(key: str, value: object, where: str) -> None:
@@ -145,6 +150,9 @@ def _check_setting(key: str, value: object, where: str) -> None:
         is_valid, expected = type(value) is int and value > 0, "a positive integer"
     elif key == "qpu_option":
         is_valid, expected = isinstance(value, bool), "true or false"
+    elif key == "options":
+        is_valid = isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+        expected = "a table of strings"
     else:
         is_valid, expected = isinstance(value, str), "a string"
     if not is_valid:

@@ -29,6 +29,7 @@ SITE = """
 scheduler = "toy"
 [qpus.ibm_quick]
 lanes = 3
+options = { queue = "quantum-{qpu}" }
 """
 
 LEASE_IN_A_JOB = """
@@ -109,6 +110,17 @@ def test_the_site_policy_chooses_the_scheduler(site):
     program = "from qrmi_workflows.schedulers import this_scheduler; print(this_scheduler().name)"
 
     assert run_python(program, environ=site) == "toy\n"
+
+
+def test_the_site_policy_has_the_settings_of_the_scheduler(site):
+    program = (
+        "from qrmi_workflows.config.site import load_site_policy\n"
+        "from qrmi_workflows.schedulers import this_scheduler\n"
+        "from qrmi_workflows.schedulers.base import QPURequest\n"
+        "print(this_scheduler().qpu_options(QPURequest(qpu='ibm_quick'), load_site_policy()))"
+    )
+
+    assert run_python(program, environ=site) == "['qpu=ibm_quick', 'queue=quantum-ibm_quick']\n"
 
 
 def test_the_environment_of_a_job_chooses_it_where_the_policy_does_not(site, tmp_path):

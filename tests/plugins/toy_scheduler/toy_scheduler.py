@@ -41,7 +41,9 @@ class Toy:
         site.qpu(request.qpu)
 
     def qpu_options(self, request: QPURequest, site: SitePolicy) -> list[str]:
-        return [f"qpu={site.qpu(request.qpu).name}"]
+        policy = site.qpu(request.qpu)
+        others = [f"{name}={value}" for name, value in policy.options.items()]
+        return [f"qpu={policy.name}", *others]
 
     def name_options(self, name: str, *, stdout: Path, stderr: Path) -> list[str]:
         return [f"name={name}", f"stdout={stdout}", f"stderr={stderr}"]

@@ -64,6 +64,7 @@ def test_the_message_about_a_qpu_that_is_not_offered_lists_those_that_are(tmp_pa
         ("[qpus.a]\nlanes = true", "lanes = True: must be a positive integer"),
         ("[qpus.a]\nqpu_option = 1", "must be true or false"),
         ("[qpus.a]\ngres = 1", "must be a string"),
+        ("[qpus.a]\noptions = { a = 1 }", "must be a table of strings"),
         ("scheduler = 1\n[qpus.a]", "scheduler = 1: must be a string"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the tests of Parsl share."""
+"""Fixtures that the Parsl tests share."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from qrmi_workflows.sandbox import Sandbox
 
 @pytest.fixture(scope="session")
 def parsl_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A sandbox with the QPUs that the Parsl tests use."""
     with emulated_site(tmp_path_factory.mktemp("parsl"), EMULATOR) as box:
         yield box
 
 
 @pytest.fixture
 def parsl_site(parsl_box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """This process's environment leads to the sandbox; jobs find the tests' functions."""
+    """Point this process's environment to the sandbox; jobs can import the tests' modules."""
     for name, value in parsl_box.environment().items():
         monkeypatch.setenv(name, value)
     programs = str(Path(sys.executable).parent)

@@ -1,4 +1,4 @@
-"""Running Snakemake as users do: a Snakefile in a folder, the `snakemake` command, its output."""
+"""Runs Snakemake as users do: a Snakefile in a folder, the `snakemake` command, its output."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ PAYLOAD = {
         ],
     },
 }
-"""100 shots of one qubit that is flipped: every shot is 1."""
+"""One qubit, flipped, 100 shots: every shot is 1."""
 
 
 class Project:
-    """A workflow in a folder of its own, on a sandbox."""
+    """A workflow in a folder of its own, which runs on a sandbox."""
 
     def __init__(self, folder: Path, sandbox: Sandbox, limit: float = LIMIT) -> None:
         self.folder = folder
@@ -51,19 +51,19 @@ class Project:
         self.control = Control(sandbox.directory / "emulator")
 
     def write(self, snakefile: str, **files: str) -> None:
-        """Write the Snakefile, and other files by their names' stems (`script` is script.py)."""
+        """Write the Snakefile, and other Python files by their stems (`script` is script.py)."""
         (self.folder / "Snakefile").write_text(dedent(snakefile))
         for stem, text in files.items():
             (self.folder / f"{stem}.py").write_text(dedent(text))
 
     def read(self, name: str) -> str:
-        """Return what a file of the workflow has."""
+        """Return the content of a file of the workflow."""
         return (self.folder / name).read_text()
 
     def start(
         self, *options: str, program: Sequence[str] = SNAKEMAKE, **environ: str
     ) -> subprocess.Popen[str]:
-        """Start the workflow; `program` is what Python is given to run Snakemake."""
+        """Start the workflow; `program` holds the arguments with which Python runs Snakemake."""
         return subprocess.Popen(
             [sys.executable, *program, *OPTIONS, *options],
             cwd=self.folder,
@@ -81,11 +81,11 @@ class Project:
         program: Sequence[str] = SNAKEMAKE,
         **environ: str,
     ) -> str:
-        """Run the workflow to its end and return what it says; a run that hangs fails."""
+        """Run the workflow to its end and return its output; a run that hangs fails."""
         return self.wait(self.start(*options, program=program, **environ), fails=fails)
 
     def wait(self, process: subprocess.Popen[str], *, fails: bool = False) -> str:
-        """Wait for the end of a workflow."""
+        """Wait for the end of a run and return its output."""
         try:
             output, _ = process.communicate(timeout=self.limit)
         except subprocess.TimeoutExpired:
@@ -96,24 +96,24 @@ class Project:
         return output
 
     def slurm(self, *argv: str) -> str:
-        """Run one of Slurm's commands."""
+        """Run one of Slurm's commands and return its output."""
         return subprocess.run(
             argv, env=self.environ, capture_output=True, text=True, check=True, timeout=LIMIT
         ).stdout
 
     def jobs(self) -> set[str]:
-        """Return the ids of the jobs that Slurm still has to run or to end."""
+        """Return the ids of the jobs that are pending, running or ending."""
         return set(self.slurm("squeue", "--noheader", "--format=%A").split())
 
     def sessions(self) -> tuple[int, int]:
-        """Return how many sessions the emulator has opened, and how many are open."""
+        """Return how many sessions the emulator has opened, and how many are still open."""
         sessions = self.control.counters()["sessions"]
         return sessions["opened"], sessions["open"]
 
 
 @contextmanager
 def acquired_by_the_site(sandbox: Sandbox, qpu: str, **others: str) -> Iterator[None]:
-    """Give every job the variables of upstream's plugin, which acquires before the job starts."""
+    """Set in every job the variables of QRMI's SPANK plugin, which acquires before the job."""
     prolog = sandbox.directory / "etc" / "task_prolog"
     text = prolog.read_text()
     variables = {
@@ -131,12 +131,12 @@ def acquired_by_the_site(sandbox: Sandbox, qpu: str, **others: str) -> Iterator[
 
 
 def submitted(output: str) -> list[str]:
-    """Return the ids of the Slurm jobs that a run has submitted for a QPU."""
+    """Return the ids of the Slurm jobs with a QPU that a run has submitted."""
     return re.findall(r"SLURM jobid (\d+), for QPU", output)
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    """Wait for something that no event announces."""
+    """Poll a condition until it is met; for what no event announces."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"

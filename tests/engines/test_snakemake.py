@@ -23,7 +23,7 @@ def project(tmp_path: Path, sandbox: Sandbox) -> Project:
     return Project(tmp_path, sandbox)
 
 
-def test_a_rule_with_a_qpu_holds_gres_licence_and_lease_and_others_take_the_stock_path(project):
+def test_a_rule_with_a_qpu_holds_gres_licence_and_lease_and_others_run_as_stock(project):
     project.write(
         """
         rule classical:
@@ -57,8 +57,12 @@ def test_a_rule_with_a_qpu_holds_gres_licence_and_lease_and_others_take_the_stoc
     token = quantum.split("ibm_fez_QRMI_JOB_ACQUISITION_TOKEN=")[1].splitlines()[0]
     script = project.read("script.txt")
     assert "lease exec --qpu ibm_fez" in script
-    config = json.loads(Path(project.environ["QPU_CONFIG"]).read_text())
-    secrets = {token, *(v for r in config["resources"] for v in r["environment"].values())}
+    config = project.slurm("scontrol", "show", "config")
+    kill_wait = re.search(r"KillWait += (\d+) sec", config)[1]
+    assert f" QPU_KILL_WAIT={kill_wait} " in script, "the job must not have to ask Slurm for it"
+    assert f"QPU_KILL_WAIT={kill_wait}\n" in quantum
+    qpus = json.loads(Path(project.environ["QPU_CONFIG"]).read_text())["resources"]
+    secrets = {token, *(value for qpu in qpus for value in qpu["environment"].values())}
     assert not [secret for secret in secrets if secret in script + output]
 
 
@@ -80,13 +84,13 @@ def test_a_fan_out_of_twenty_takes_turns_on_its_qpus(project):
     asked = re.findall(r"REQUEST_JOB_INFO\w* .*count:(\d+)", project.slurm("sdiag"))
 
     assert len(submitted(output)) == 20
-    assert sum(map(int, asked)) < 10, "the jobs themselves ask Slurm nothing"
+    assert sum(map(int, asked)) < 10, "the jobs themselves must not ask Slurm"
     waits = [int(seconds) for seconds in re.findall(r"job pending (\d+) s", output)]
     assert len(waits) == 20
     assert max(waits) > min(waits)
 
 
-def test_a_chain_goes_on_at_once_and_costs_a_question_a_job(project):
+def test_a_chain_goes_on_at_once_and_costs_one_question_per_job(project):
     project.write(
         """
         rule all:
@@ -100,13 +104,13 @@ def test_a_chain_goes_on_at_once_and_costs_a_question_a_job(project):
     )
 
     project.slurm("sdiag", "--reset")
-    project.run()  # the stock executor looks for the first time after 40 s
+    project.run()  # the stock executor would first ask after 40 s
 
     ended = [float(project.read(f"time.{i}")) for i in range(1, 6)]
     steps = sorted(after - before for before, after in pairwise(ended))
-    assert steps[1] < 3, "a job's end is noticed, and the next one is started"
+    assert steps[1] < 3, "a job's end must be noticed and the next job started"
     asked = re.findall(r"REQUEST_JOB_INFO\w* .*count:(\d+)", project.slurm("sdiag"))
-    assert sum(map(int, asked)) <= 5 + 3, "on a busy machine some are asked about twice"
+    assert sum(map(int, asked)) <= 5 + 3, "on a busy machine some jobs need two questions"
 
 
 def test_a_group_is_one_job_under_one_lease_with_its_classical_rules(project):
@@ -144,7 +148,7 @@ def test_a_group_is_one_job_under_one_lease_with_its_classical_rules(project):
     assert project.sessions() == (opened + 1, 0)
 
 
-def test_what_needs_a_snakemake_in_the_job_gets_one_under_the_lease(project):
+def test_rules_that_need_a_snakemake_in_the_job_get_one_under_the_lease(project):
     project.write(
         """
         rule all:
@@ -188,7 +192,7 @@ def test_what_needs_a_snakemake_in_the_job_gets_one_under_the_lease(project):
 @pytest.mark.parametrize(
     "option", [[], pytest.param(["--slurm-qpu-nested"], marks=pytest.mark.slow)]
 )
-def test_a_shell_command_means_the_same_with_and_without_a_snakemake_around_it(project, option):
+def test_a_shell_command_does_the_same_with_and_without_a_snakemake_around_it(project, option):
     project.write(
         """
         shell.prefix("set -euo pipefail; SET=prefix; ")
@@ -227,7 +231,7 @@ def test_a_shell_command_means_the_same_with_and_without_a_snakemake_around_it(p
         assert (project.folder / f"out/{name}.txt").stat().st_mode & 0o222 == 0
 
 
-def test_a_failing_command_fails_its_rule_at_once_and_shows_why(project):
+def test_a_failing_command_fails_its_rule_at_once_with_slurms_state(project):
     project.write(
         """
         rule quantum:
@@ -245,7 +249,7 @@ def test_a_failing_command_fails_its_rule_at_once_and_shows_why(project):
     assert not project.jobs()
 
 
-def test_a_bad_payload_fails_in_the_job_and_says_what_is_wrong(project):
+def test_a_bad_payload_fails_in_the_job_and_the_log_says_why(project):
     project.write(
         """
         rule quantum:
@@ -271,7 +275,7 @@ def test_a_qpu_that_the_vendor_does_not_grant_fails_the_rule(project):
     finally:
         project.control.ask("DELETE", "/faults")
 
-    assert "qpu: the QPU 'ibm_fez' could not be acquired: " in output
+    assert "qpu: QPU 'ibm_fez' could not be acquired: " in output
     assert not (project.folder / "quantum.started").exists()
     assert not project.jobs()
 
@@ -291,7 +295,7 @@ def test_a_qpu_that_is_not_defined_in_the_job_fails_the_rule(project):
     assert "qpu: /nonexistent/qrmi_config.json: No such file or directory" in output
 
 
-def test_a_failing_rule_is_retried_and_each_attempt_has_its_lease(project):
+def test_a_failing_rule_is_retried_and_each_attempt_has_a_lease(project):
     project.write(
         """
         rule quantum:
@@ -308,7 +312,7 @@ def test_a_failing_rule_is_retried_and_each_attempt_has_its_lease(project):
     assert project.sessions() == (opened + 3, 0)
 
 
-def test_the_lease_that_the_site_acquired_is_adopted(project, sandbox):
+def test_a_lease_that_the_site_has_acquired_is_adopted(project, sandbox):
     project.write(
         """
         rule quantum:

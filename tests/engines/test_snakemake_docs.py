@@ -1,4 +1,4 @@
-"""The plugin's pages keep their word: what they show is run, and the options they name exist."""
+"""The plugin's pages are true: the rules they show run, and the settings they name exist."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from snakemake_executor_plugin_slurm_qpu import ExecutorSettings
 
 EXTENSION = Path(__file__).parents[2] / "snakemake_ext"
 INTRO, FURTHER = (EXTENSION / "docs" / name for name in ("intro.md", "further.md"))
-RULES = ""  # they have no kind, for no site's highlighter knows them
+RULES = ""  # blocks with rules name no language, because highlighters do not know Snakemake
 
 
 @pytest.mark.slurm
 @pytest.mark.engines
 @pytest.mark.timeout(200)
-def test_the_rules_and_programs_that_are_shown_run_with_the_command_that_is_shown(
+def test_the_rules_and_programs_shown_run_with_the_command_shown(
     tmp_path: Path, sandbox: Sandbox
 ) -> None:
     project = Project(tmp_path, sandbox, limit=150)
@@ -55,7 +55,7 @@ def test_the_rules_and_programs_that_are_shown_run_with_the_command_that_is_show
     assert '"ibm_fez"' in project.read("bell.samples.json")
 
 
-def test_the_policy_that_is_shown_means_what_is_said(tmp_path: Path) -> None:
+def test_the_policy_shown_grants_what_the_page_says(tmp_path: Path) -> None:
     (shown,) = blocks(FURTHER, "toml")
     (tmp_path / "site.toml").write_text(shown)
     site = load_site_policy(tmp_path / "site.toml")
@@ -66,7 +66,7 @@ def test_the_policy_that_is_shown_means_what_is_said(tmp_path: Path) -> None:
     assert "--partition=quantum" in options
 
 
-def test_the_settings_that_are_named_exist() -> None:
+def test_the_settings_named_exist() -> None:
     known = {f"--slurm-qpu-{field.name.replace('_', '-')}" for field in fields(ExecutorSettings)}
     profile = (EXTENSION / "profile" / "config.yaml").read_text(encoding="utf-8")
     named = set(re.findall(r"--slurm-qpu-[a-z-]*[a-z]", INTRO.read_text() + FURTHER.read_text()))

@@ -1,4 +1,4 @@
-"""Snakemake's official harness for executor plugins, on a real Slurm."""
+"""Snakemake's official test harness for executor plugins, on a real Slurm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [
 
 
 class TestOtherRules(TestWorkflowsLocalStorageBase):
-    """No rule asks for a QPU: the stock path."""
+    """No rule asks for a QPU, so all jobs run as under the stock executor."""
 
     __test__ = True
 
@@ -30,7 +30,7 @@ class TestOtherRules(TestWorkflowsLocalStorageBase):
 
 
 class TestRulesWithAQPU(TestOtherRules):
-    """Every rule asks for a QPU, and a group shares its lease."""
+    """Every rule asks for a QPU, and a group shares one lease."""
 
     def get_executor_settings(self) -> ExecutorSettings:
         return ExecutorSettings(status_command="squeue")
@@ -40,7 +40,7 @@ class TestRulesWithAQPU(TestOtherRules):
 
 
 class TestRulesWithAQPUThroughSnakemake(TestRulesWithAQPU):
-    """The same, with a Snakemake in each job."""
+    """Every rule asks for a QPU, and every job runs a Snakemake."""
 
     def get_executor_settings(self) -> ExecutorSettings:
         return ExecutorSettings(status_command="squeue", nested=True)

@@ -1,4 +1,4 @@
-"""A site whose Slurm counts a QPU's lanes: jobs share the QPU, each with its part of them."""
+"""A site whose Slurm counts a QPU's lanes: jobs share the QPU, each with its own lanes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.engines]
 
 @pytest.fixture
 def four_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """A sandbox of one node that has four units of ibm_fez."""
+    """A sandbox with one node that has four units of ibm_fez."""
     for name in ("render_slurm_conf", "render_gres_conf"):
         render_one = getattr(render, name)
         monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""A request for a QPU that cannot be met ends the workflow before anything is submitted."""
+"""A request for a QPU that cannot be met ends the workflow before any job is submitted."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:pulp"),  # Snakemake's own
 ]
 
+ONE_OF = "must be one of: FRESNEL, ibm_fez."
 BAD = {
-    'qpu=1, qpu_name="ibm_fes"': r"unknown QPU 'ibm_fes' .*must be one of: FRESNEL, ibm_fez. Did you",
-    'qpu=1, qpu_name="torino"': r"unknown QPU 'torino' .*must be one of: FRESNEL, ibm_fez. `qpu list`",
-    "qpu=1, qpu_name=7": r"qpu=1 with qpu_name=7; the name must be one of: FRESNEL, ibm_fez. Add qpu_name",
-    "qpu=1": r"qpu=1 with qpu_name=None; the name must be one of: FRESNEL, ibm_fez. Add qpu_name",
+    'qpu=1, qpu_name="ibm_fes"': rf"unknown QPU 'ibm_fes' .*{ONE_OF} Did you",
+    'qpu=1, qpu_name="torino"': rf"unknown QPU 'torino' .*{ONE_OF} `qpu list`",
+    "qpu=1, qpu_name=7": rf"qpu=1 with qpu_name=7; the name {ONE_OF} Add qpu_name",
+    "qpu=1": rf"qpu=1 with qpu_name=None; the name {ONE_OF} Add qpu_name",
     'qpu=-1, qpu_name="ibm_fez"': r"qpu=-1 for QPU 'ibm_fez': must be a positive integer",
     'qpu="one", qpu_name="ibm_fez"': r"qpu='one' for QPU 'ibm_fez': must be a positive integer",
     'qpu=True, qpu_name="ibm_fez"': r"qpu=True for QPU 'ibm_fez': must be a positive integer",
     'qpu=2, qpu_name="ibm_fez"': r"qpu=2 for QPU 'ibm_fez': no node .* has more than 1 of GRES",
     'qpu=1, qpu_name="ibm_fez", gres="tape:1"': r"gres='tape:1' and for qpu=1; .*Remove `gres`",
-    'qpu=1, qpu_name="ibm_fez", slurm_extra="-x n1 --licenses=a"': r"--licenses would override the req",
+    'qpu=1, qpu_name="ibm_fez", slurm_extra="-x n1 --licenses=a"': r"--licenses would override",
     'qpu=1, qpu_name="ibm_fez"\n                threads: 9': r"for 9 CPUs, .* more than 8. Lower",
     'qpu=1, qpu_name="ibm_fez", slurm_extra="-L a:1"': r"-L would override the request .*Remove -L",
 }
+"""The resources of a rule, and the message that refuses them."""
 
 
 def run(folder: Path, snakefile: str) -> None:
-    """Run a workflow in this process, to see the exception itself."""
+    """Run a workflow in this process, so that its exception reaches the test."""
     (folder / "Snakefile").write_text(dedent(snakefile))
     with api.SnakemakeApi(settings.OutputSettings(quiet={settings.Quietness.ALL})) as snakemake:
         workflow = snakemake.workflow(
@@ -53,13 +55,15 @@ def run(folder: Path, snakefile: str) -> None:
 
 
 def jobs(sandbox: Sandbox, folder: Path) -> list[str]:
-    """Return all jobs that Slurm remembers, from before the test too."""
+    """Return all jobs that Slurm remembers, those of other tests included."""
     project = Project(folder, sandbox)
     return project.slurm("squeue", "--noheader", "--states=all", "--format=%A").split()
 
 
 @pytest.mark.parametrize("resources", BAD)
-def test_it_names_the_value_what_is_allowed_and_what_to_do(in_sandbox, tmp_path, resources):
+def test_the_message_names_the_value_what_is_allowed_and_what_to_do(
+    in_sandbox, tmp_path, resources
+):
     before = jobs(in_sandbox, tmp_path)
 
     with pytest.raises(WorkflowError, match=rf"^rule 'quantum': .*{BAD[resources]}"):
@@ -87,7 +91,7 @@ def test_it_names_the_value_what_is_allowed_and_what_to_do(in_sandbox, tmp_path,
         ('qpu=0, qpu_name="FRESNEL"', "has qpu_name='FRESNEL', but the group asks for QPU 'ibm_"),
     ],
 )
-def test_a_group_for_two_qpus_is_refused(in_sandbox, tmp_path, second, message):
+def test_a_group_that_names_two_qpus_is_refused(in_sandbox, tmp_path, second, message):
     with pytest.raises(WorkflowError, match=message):
         run(
             tmp_path,
@@ -109,7 +113,7 @@ def test_a_group_for_two_qpus_is_refused(in_sandbox, tmp_path, second, message):
         )
 
 
-def test_a_group_of_more_cpus_than_a_node_has_is_refused(in_sandbox, tmp_path):
+def test_a_group_with_more_cpus_than_a_node_has_is_refused(in_sandbox, tmp_path):
     with pytest.raises(WorkflowError, match=r"^group 'g': it asks for 10 CPUs, .* than 8. Lower"):
         run(
             tmp_path,
@@ -129,7 +133,9 @@ def test_a_group_of_more_cpus_than_a_node_has_is_refused(in_sandbox, tmp_path):
         )
 
 
-def test_a_localrule_with_a_qpu_is_refused_as_it_would_run_without_one(in_sandbox, tmp_path):
+def test_a_localrule_with_a_qpu_is_refused_because_it_would_run_without_a_lease(
+    in_sandbox, tmp_path
+):
     with pytest.raises(WorkflowError, match=r"'quantum' is a localrule .* qpu=1.*Take it"):
         run(
             tmp_path,
@@ -158,20 +164,18 @@ def test_a_missing_site_policy_is_refused(in_sandbox, tmp_path, monkeypatch):
         run(tmp_path, QUANTUM)
 
 
-def test_a_qpu_that_the_site_promises_and_slurm_does_not_have_is_refused(
+def test_a_qpu_in_the_site_policy_that_slurm_does_not_have_is_refused(
     in_sandbox, tmp_path, monkeypatch
 ):
     site = tmp_path / "site.toml"
     site.write_text('[defaults]\ngres = "qpu:{qpu}"\n[qpus.ibm_fez]\n[qpus.torino]\n')
     monkeypatch.setenv("QPU_SITE", str(site))
 
-    with pytest.raises(
-        WorkflowError, match="no node has GRES 'qpu:torino'; must be one of: FRESNEL, ibm"
-    ):
+    with pytest.raises(WorkflowError, match=f"no node has GRES 'qpu:torino'; {ONE_OF}"):
         run(tmp_path, QUANTUM.replace("ibm_fez", "torino"))
 
 
-def test_the_only_qpu_of_a_site_need_not_be_named(in_sandbox, tmp_path, monkeypatch):
+def test_the_only_qpu_of_a_site_does_not_have_to_be_named(in_sandbox, tmp_path, monkeypatch):
     site = tmp_path / "site.toml"
     site.write_text('[qpus.ibm_fez]\ngres = "qpu:ibm_fez"\n')
     monkeypatch.setenv("QPU_SITE", str(site))
@@ -181,17 +185,17 @@ def test_the_only_qpu_of_a_site_need_not_be_named(in_sandbox, tmp_path, monkeypa
     assert (tmp_path / "quantum.txt").exists()
 
 
-def test_a_request_may_depend_on_a_file_that_the_workflow_makes(in_sandbox, tmp_path):
+def test_a_request_may_depend_on_a_file_that_the_workflow_creates(in_sandbox, tmp_path):
     run(
         tmp_path,
         """
         rule quantum:
-            input: "wanted.txt"
+            input: "name.txt"
             output: "quantum.txt"
             resources: qpu=1, qpu_name=lambda wildcards, input: open(input[0]).read()
             shell: "echo {resources.qpu_name} > {output}"
-        rule wanted:
-            output: "wanted.txt"
+        rule name:
+            output: "name.txt"
             localrule: True
             run:
                 with open(output[0], "w") as file:
@@ -213,7 +217,7 @@ def test_the_user_sees_one_message_without_a_traceback(sandbox, tmp_path):
 
 
 def test_a_rule_without_a_qpu_is_submitted_as_by_the_stock_executor(sandbox, tmp_path):
-    """Seen in the calls of sbatch that each shows when it is refused."""
+    """Both show their sbatch call when Slurm rejects it."""
     project = Project(tmp_path, sandbox)
     project.write(
         """
@@ -225,7 +229,7 @@ def test_a_rule_without_a_qpu_is_submitted_as_by_the_stock_executor(sandbox, tmp
         """
     )
 
-    same = {"PYTHONHASHSEED": "0"}  # Snakemake renders sets
+    same = {"PYTHONHASHSEED": "0"}  # because Snakemake renders sets
     options = ("status-command=squeue", "init-seconds-before-status-checks=1")
     ours = project.run(fails=True, **same)
     stock = project.run(
@@ -237,13 +241,13 @@ def test_a_rule_without_a_qpu_is_submitted_as_by_the_stock_executor(sandbox, tmp
 
 
 def call(output: str) -> str:
-    """Return the call of sbatch in a run's output, without the names that differ by chance."""
+    """Return the sbatch call in a run's output, without the names that differ in each run."""
     (line,) = [line for line in output.splitlines() if line.strip().startswith("sbatch --parsable")]
     return re.sub(r"[0-9a-f-]{36}|\btmp[.\w]+", "…", line)
 
 
 @pytest.mark.parametrize("group", ["", 'group: "g"'])
-def test_a_failing_sbatch_fails_the_job_and_the_run_ends(sandbox, tmp_path, group):
+def test_a_failing_sbatch_fails_the_job_and_ends_the_run(sandbox, tmp_path, group):
     project = Project(tmp_path, sandbox)
     project.write(
         f"""
@@ -261,7 +265,7 @@ def test_a_failing_sbatch_fails_the_job_and_the_run_ends(sandbox, tmp_path, grou
     assert "invalid partition specified: it's gone; exit" in output
 
 
-def test_a_group_without_a_qpu_whose_submission_fails_does_not_hang_either(sandbox, tmp_path):
+def test_a_failing_submission_of_a_group_without_a_qpu_does_not_hang_either(sandbox, tmp_path):
     project = Project(tmp_path, sandbox)
     project.write(
         """
@@ -276,7 +280,7 @@ def test_a_group_without_a_qpu_whose_submission_fails_does_not_hang_either(sandb
     assert "comment option is not allowed" in project.run(fails=True)
 
 
-def test_jobs_of_a_qpu_are_never_put_into_an_array(sandbox, tmp_path):
+def test_jobs_with_a_qpu_are_never_submitted_as_an_array(sandbox, tmp_path):
     project = Project(tmp_path, sandbox)
     project.write(
         """
@@ -289,14 +293,14 @@ def test_jobs_of_a_qpu_are_never_put_into_an_array(sandbox, tmp_path):
         """
     )
 
-    # --resources caps the whole workflow, and is no request of its own.
+    # --resources limits the whole workflow; it is not a request for a QPU.
     project.run("--slurm-qpu-array-jobs", "all", "--resources", "qpu=1")
 
     assert [project.read(f"{i}.txt") for i in range(2)] == ["0 none\n", "1 none\n"]
 
 
-def test_without_slurm_the_first_message_says_what_is_absent(tmp_path, monkeypatch):
-    which = shutil.which("which")  # the stock plugin cannot do without it
+def test_without_slurm_the_first_message_names_the_missing_command(tmp_path, monkeypatch):
+    which = shutil.which("which")  # the stock plugin needs it
     assert which is not None
     (tmp_path / "which").symlink_to(which)
     monkeypatch.setenv("PATH", str(tmp_path))

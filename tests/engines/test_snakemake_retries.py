@@ -1,4 +1,4 @@
-"""Nothing is paid for twice, and names that Slurm and shells find odd."""
+"""Retries and reruns pay for nothing twice; QPUs and folders may have unusual names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ rule quantum:
 
 
 def processes_of(result: Path) -> list[psutil.Process]:
-    """Return the processes of `qpu run` that are to write a result."""
+    """Return the processes of `qpu run` that will write a result."""
     found = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         words = process.info["cmdline"] or []
@@ -36,7 +36,7 @@ def processes_of(result: Path) -> list[psutil.Process]:
     return found
 
 
-def test_a_retry_attaches_to_the_task_that_the_killed_attempt_had_submitted(
+def test_a_retry_attaches_to_the_task_that_a_killed_attempt_has_submitted(
     tmp_path: Path, sandbox: Sandbox
 ):
     project = Project(tmp_path, sandbox)
@@ -75,12 +75,12 @@ from qrmi_workflows import open_lease
 with open_lease() as lease, open("payload.json") as payload:
     result = lease.run(json.load(payload))
 if sys.argv[1] == "1":
-    sys.exit("a mistake after the QPU has done its work")
+    sys.exit("an error after the QPU's work is done")
 print(dict(result.counts()))
 """
 
 
-def test_a_retry_of_a_hybrid_program_takes_the_results_that_are_paid_for(tmp_path, sandbox):
+def test_a_retry_of_a_hybrid_program_reuses_the_results_of_the_failed_attempt(tmp_path, sandbox):
     project = Project(tmp_path, sandbox)
     project.write(
         """
@@ -98,13 +98,12 @@ def test_a_retry_of_a_hybrid_program_takes_the_results_that_are_paid_for(tmp_pat
 
     before = accepted()
     output = project.run("--retries", "1")
-    assert "a mistake after the QPU has done its work" in output
+    assert "an error after the QPU's work is done" in output
     assert project.read("result.txt") == "{'1': 100}\n"
     assert accepted() == before + 1
 
-    project.run(
-        "--forceall", "--retries", "1"
-    )  # it has ended well, so running it again means afresh
+    # The step has succeeded, so running it again means a new task.
+    project.run("--forceall", "--retries", "1")
     assert accepted() == before + 2
 
 
@@ -119,7 +118,7 @@ with open(snakemake.output[0], "w") as file:
 """
 
 
-def test_equal_payloads_of_several_rules_or_commands_are_several_tasks(tmp_path, sandbox):
+def test_equal_payloads_in_several_rules_or_commands_are_several_tasks(tmp_path, sandbox):
     project = Project(tmp_path, sandbox)
     project.write(
         """
@@ -154,7 +153,7 @@ def test_equal_payloads_of_several_rules_or_commands_are_several_tasks(tmp_path,
     assert project.control.counters()["tasks"]["accepted"] == before + 4
 
 
-def test_outputs_that_are_missing_in_the_end_are_not_paid_for_again(tmp_path, sandbox):
+def test_a_retry_after_missing_outputs_pays_for_nothing_again(tmp_path, sandbox):
     project = Project(tmp_path, sandbox)
     project.write(
         """
@@ -175,8 +174,10 @@ def test_outputs_that_are_missing_in_the_end_are_not_paid_for_again(tmp_path, sa
     assert project.control.counters()["tasks"]["accepted"] == before + 1
 
 
-def test_what_a_killed_snakemake_left_running_is_waited_for_and_paid_for_once(tmp_path, sandbox):
-    """Here Slurm would give the QPU to two jobs at once, one on each node."""
+def test_a_job_that_a_killed_snakemake_has_left_running_is_waited_for_and_paid_for_once(
+    tmp_path, sandbox
+):
+    """At this site Slurm would grant the QPU to two jobs at once, one on each node."""
     project = Project(tmp_path, sandbox)
     project.write(
         """
@@ -227,7 +228,7 @@ def test_a_qpu_may_have_a_hyphen_and_a_dot_in_its_name(tmp_path: Path):
         project.run()
         assert '"1": 100' in project.read("result.json")
 
-        # An adopted lease's variables pass the batch script, which Debian's sh would drop.
+        # The variables of an adopted lease survive the batch script; Debian's sh would drop them.
         (folder / "result.json").unlink()
         project.write(
             """

@@ -1,4 +1,4 @@
-"""The ready rules, as a workflow imports them, from circuits to a page of Snakemake's report."""
+"""The ready-made rules in a workflow: from circuits and sequences to Snakemake's report."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ rule summary:
         import sys
 
         for package in ("qiskit", "pulser"):
-            sys.modules[package] = None  # whoever imports it fails
+            sys.modules[package] = None  # importing it fails
         from qrmi_workflows.results import QuantumResult
 
         values, _ = QuantumResult.load(input.values).expectation_values()
@@ -71,7 +71,7 @@ with open(snakemake.output[0], "w") as file:
 """
 
 
-def test_the_ready_rules_take_circuits_and_sequences_to_results_and_a_report(
+def test_the_ready_made_rules_turn_circuits_and_sequences_into_results_and_a_report(
     tmp_path: Path, sandbox: Sandbox
 ):
     project = Project(tmp_path, sandbox)

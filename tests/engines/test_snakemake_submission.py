@@ -1,4 +1,4 @@
-"""How jobs reach Slurm: sbatch that does not answer, odd names, and what the head process holds."""
+"""How jobs reach Slurm: lost answers, unusual names, and the lease that Snakemake runs under."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def project(tmp_path: Path, sandbox: Sandbox) -> Project:
 
 
 def sbatch(project: Project, does: str) -> str:
-    """Put a script before the real sbatch, `$SBATCH`; return the PATH that leads to it."""
+    """Put a script in front of the real sbatch (`$SBATCH` in it); return the PATH to use."""
     real = shutil.which("sbatch", path=project.environ["PATH"])
     wrapper = project.folder / "bin" / "sbatch"
     wrapper.parent.mkdir()
@@ -51,11 +51,11 @@ def sbatch(project: Project, does: str) -> str:
         ("exec sleep 60", ""),
         ("exec sleep 60", 'group: "g"'),
         ('echo "Socket timed out on send/recv operation" >&2; exit 1', ""),
-        ('echo "a word of the site, and no id"', ""),
+        ('echo "a greeting of the site, and no id"', ""),
     ],
-    ids=["hangs", "hangs, a group", "fails", "does not say the id"],
+    ids=["hangs", "hangs for a group", "fails", "prints no id"],
 )
-def test_a_job_that_slurm_accepted_without_an_answer_is_adopted(project, does, group):
+def test_a_job_that_slurm_has_accepted_without_an_answer_is_found(project, does, group):
     project.write(QUANTUM.replace("    resources", f"    {group}\n    resources"))
     opened, _ = project.sessions()
 
@@ -67,7 +67,7 @@ def test_a_job_that_slurm_accepted_without_an_answer_is_adopted(project, does, g
     assert project.sessions() == (opened + 1, 0)
 
 
-def test_an_sbatch_that_hangs_before_slurm_has_the_job_fails_the_job(project):
+def test_an_sbatch_that_hangs_before_it_submits_fails_the_job(project):
     project.write(QUANTUM)
 
     output = project.run(
@@ -110,7 +110,7 @@ def test_no_job_inherits_the_lease_that_snakemake_itself_runs_under(project):
         assert inherited == []
     assert "QRMI_JOB_QPU_RESOURCES" not in project.read("classical.txt")
     assert "QRMI_JOB_QPU_RESOURCES=ibm_fez\n" in project.read("quantum.txt")
-    assert project.sessions() == (opened + 1, 0)  # FRESNEL has none
+    assert project.sessions() == (opened + 1, 0)  # a lease of FRESNEL opens none
 
 
 ODD = (
@@ -151,7 +151,7 @@ def test_files_and_wildcards_may_have_any_character(project, directive):
 
 
 @pytest.mark.parametrize("directive", ['shell: "touch {output}"', 'script: "touch.py"'])
-def test_a_workflow_may_lie_and_work_in_any_folder(tmp_path, sandbox, directive):
+def test_a_workflow_and_its_workdir_may_have_any_name(tmp_path, sandbox, directive):
     folder = tmp_path / """it's "so" $HOME; a b"""
     folder.mkdir()
     project = Project(folder, sandbox)
@@ -182,7 +182,9 @@ def test_a_workflow_may_lie_and_work_in_any_folder(tmp_path, sandbox, directive)
     ],
     ids=["script", "group", "nested"],
 )
-def test_what_snakemake_cannot_read_inside_a_job_is_refused(project, name, directive, options):
+def test_a_wildcard_that_a_snakemake_in_the_job_would_misread_is_refused(
+    project, name, directive, options
+):
     project.write(NAMED.format(names=[name], directive=directive), carry=CARRY)
 
     output = project.run(*options, fails=True)
@@ -191,7 +193,7 @@ def test_what_snakemake_cannot_read_inside_a_job_is_refused(project, name, direc
     assert "has been submitted" not in output
 
 
-def test_a_plain_shell_rule_takes_those_too(project):
+def test_a_plain_shell_rule_may_have_such_wildcards(project):
     directive = 'shell: "cp {input:q} {output:q}"'
     project.write(NAMED.format(names=["a,b", "'a'"], directive=directive))
 

@@ -1,7 +1,8 @@
-"""Snakemake's own tutorial, as published, with one rule for a QPU added.
+"""Snakemake's own tutorial, as published, with one rule added that uses a QPU.
 
 The tutorial's text comes from Debian's package of Snakemake's documentation, and the programs that
-its rules call from Debian and PyPI: `make test-tutorial` sets them up. Its data are made here.
+its rules call come from Debian and PyPI; `make test-tutorial` sets them up. Its data is generated
+here.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ READ, STEP = 100, 4
 
 
 def code_after(heading: str, language: str, page: str) -> str:
-    """Return the first block of code of a language that follows a heading."""
+    """Return the first code block in a language after a heading."""
     text = (TUTORIAL / page).read_text(encoding="utf-8").partition(heading)[2]
     found = re.search(rf"\.\. code:: {language}\n\n((?:    .*\n|\s*\n)+)", text)
     assert found is not None
@@ -57,7 +58,7 @@ def write_data(folder: Path) -> None:
         (folder / f"data/samples/{name}.fastq").write_text("".join(lines))
 
 
-def test_the_tutorial_runs_unchanged_beside_a_rule_for_a_qpu(tmp_path: Path, sandbox: Sandbox):
+def test_the_tutorial_runs_unchanged_beside_a_rule_with_a_qpu(tmp_path: Path, sandbox: Sandbox):
     project = Project(tmp_path, sandbox, limit=250)
     project.write(code_after("Summary\n", "python", "advanced.rst.txt") + QUANTUM)
     (tmp_path / "config.yaml").write_text(code_after("Summary\n", "yaml", "advanced.rst.txt"))

@@ -1,4 +1,4 @@
-"""The plugin as users install it: from built wheels, beside the stock executor."""
+"""The plugin as users install it: from wheels, beside the stock executor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a clean environment with our wheels, and nobody's source tree."""
+    """The Python of a clean environment with our wheels, without our source tree."""
     folder = tmp_path_factory.mktemp("wheels")
     wheels, venv = folder / "wheels", folder / "venv"
     call(*PIP, "wheel", "--quiet", "--no-deps", "-w", wheels, ROOT, ROOT / "snakemake_ext")
@@ -29,7 +29,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = venv / "bin" / "python"
     call(*PIP, "--python", found, "install", "--quiet", "--no-deps", *wheels.iterdir())
     (site,) = venv.glob("lib/python*/site-packages")
-    # The dependencies come from this environment; a path in a .pth brings no editable installs.
+    # The dependencies come from this environment. A .pth file is not read in a folder that another
+    # .pth names, so this brings no editable installs.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return found
 
@@ -40,10 +41,10 @@ def call(*argv: str | Path) -> str:
     return done.stdout
 
 
-def test_the_wheels_have_the_code_and_the_ready_rules(python: Path):
+def test_the_wheels_contain_the_code_and_the_ready_made_rules(python: Path):
     shown = call(
         python,
-        "-P",  # not from the folder that the tests run in
+        "-P",  # do not import from the folder that the tests run in
         "-c",
         "import qrmi_workflows as core, snakemake_executor_plugin_slurm_qpu.rules as rules, os\n"
         "print(core.__file__, rules.SNAKEFILE, os.path.exists(rules.SNAKEFILE), sep='\\n')",

@@ -1,4 +1,4 @@
-"""The plugin as Snakemake and the plugin catalog import it."""
+"""The plugin, as Snakemake and its plugin catalog import it."""
 
 import shutil
 import subprocess
@@ -21,7 +21,7 @@ print(time.perf_counter() - start)
 
 
 def test_the_import_is_quick_and_needs_neither_slurm_nor_qrmi_nor_snakemake(tmp_path):
-    which = shutil.which("which")  # the stock plugin cannot be imported without it
+    which = shutil.which("which")  # the stock plugin's import needs it
     assert which is not None
     (tmp_path / "which").symlink_to(which)
 

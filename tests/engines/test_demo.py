@@ -1,4 +1,4 @@
-"""The demo, as its users run it: on a Slurm of its own, without one, and interrupted."""
+"""The demo, as users run it: with its own Slurm, without Slurm, and interrupted."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_answers(report: dict[str, Any]) -> None:
 
 
 def check_leases(report: dict[str, Any]) -> None:
-    """One lease for the antennas, one for the curve, and one for all tasks of the loop."""
+    """Check that the antennas, the curve and the whole variational loop held one lease each."""
     tasks = [iteration["task"] for iteration in report["vqe"]["iterations"]]
     held = sorted((lease["qpu"], lease["tasks"]) for lease in report["leases"])
     assert len(set(tasks)) == len(tasks) > 5
@@ -56,7 +56,7 @@ def check_leases(report: dict[str, Any]) -> None:
 
 
 def processes_of(folder: Path) -> list[str]:
-    """Name the processes that were started in or for a folder."""
+    """Return the command lines of processes that run in a folder, or name it."""
     return [
         " ".join(process.info["cmdline"] or [])
         for process in psutil.process_iter(["cmdline", "cwd"])
@@ -65,7 +65,7 @@ def processes_of(folder: Path) -> list[str]:
 
 
 def test_it_runs_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And where a proxy is set, which must not be asked for this machine's own addresses."""
+    """Even if a proxy is set: it must not be used for the addresses of this machine."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     report = run_demo(tmp_path, "--no-slurm")
     check_answers(report)
@@ -95,8 +95,8 @@ def test_slurm_ran_its_jobs_with_their_qpus(slurm_run: tuple[Path, dict[str, Any
     assert {iteration["job"] for iteration in report["vqe"]["iterations"]} == {block}
     owners = {lease["owner"]["job"] for lease in report["leases"]}
     assert owners == {job["id"] for job in report["jobs"] if job["gres"]}
-    words = (folder / "demo-run" / "slurm-jobs.txt").read_text()
-    assert words.count("gres:qpu:") + words.count("gres/qpu:") == 3
+    shown = (folder / "demo-run" / "slurm-jobs.txt").read_text()
+    assert shown.count("gres:qpu:") + shown.count("gres/qpu:") == 3
 
 
 @pytest.mark.slurm
@@ -115,7 +115,7 @@ def test_an_interrupted_run_leaves_no_process(tmp_path: Path, number: signal.Sig
 
 
 @pytest.mark.slurm
-def test_a_run_first_ends_what_a_killed_one_left(tmp_path: Path) -> None:
+def test_a_run_first_ends_the_processes_that_a_killed_run_has_left(tmp_path: Path) -> None:
     demo = subprocess.Popen([sys.executable, str(DEMO)], cwd=tmp_path)
     wait_for(tmp_path / "demo-run" / "snakemake.log")
     demo.kill()
@@ -123,7 +123,7 @@ def test_a_run_first_ends_what_a_killed_one_left(tmp_path: Path) -> None:
     assert processes_of(tmp_path) != []
     first = [sys.executable, "-c", "import demo; demo.clear()"]
     subprocess.run(first, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(DEMO.parent)})
-    # An orphaned Snakemake ends by itself once its Slurm is gone.
+    # An orphaned Snakemake ends once its Slurm has gone.
     deadline = time.monotonic() + 30
     while processes_of(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.1)

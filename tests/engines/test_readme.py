@@ -1,4 +1,4 @@
-"""The README keeps its word: its commands run and print what it says, its snippets are files'."""
+"""The README is true: its commands print what it shows, and its snippets are in the examples."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ INSTALL = "pip install snakemake '.[parsl,ibm,pasqal]' ./snakemake_ext"
 RUN_ELSEWHERE = {
     "make demo": "tests/unit/test_setup.py::test_make_demo_with_slurm",
     "make test": "tests/unit/test_setup.py::test_ci_runs_make_test",
-    INSTALL: "tests/engines/test_readme.py::test_the_install_command_names_what_there_is",
+    INSTALL: "tests/engines/test_readme.py::test_the_install_command_names_what_exists",
 }
-"""Commands that would run the tests within the tests, or download for minutes."""
+"""Commands that would run these tests again, or download for minutes."""
 
 
 def console() -> list[tuple[str, str]]:
-    """Return each command of the README with the output that it shows."""
+    """Return each command of the README, with the output shown for it."""
     text = "".join(blocks(ROOT / "README.md", "console"))
     starts = [match.start() for match in re.finditer(r"^\$ ", text, re.MULTILINE)]
     steps = [text[start:end] for start, end in pairwise([*starts, len(text)])]
@@ -37,7 +37,7 @@ def console() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str]]:
-    """Run the README's commands in one shell; give each one's exit status and output."""
+    """Run the README's commands in one shell; return the exit status and output of each."""
     folder = tmp_path_factory.mktemp("clone")
     shutil.copytree(ROOT / "examples" / "bell", folder / "examples" / "bell")
     tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -58,8 +58,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str]]:
 
 @pytest.mark.slurm
 @pytest.mark.engines
-def test_its_commands_do_what_it_shows(session: list[tuple[int, str]]) -> None:
-    """`…` stands for anything; a refusal's exit code is 2."""
+def test_its_commands_print_what_it_shows(session: list[tuple[int, str]]) -> None:
+    """`…` stands for any text; a refused request exits with 2."""
     steps = [step for step in console() if step[0] not in RUN_ELSEWHERE]
     assert len(session) == len(steps) > 5
     for (command, shown), (status, output) in zip(steps, session, strict=True):
@@ -74,21 +74,21 @@ def as_pattern(shown: str) -> str:
 
 
 @pytest.mark.parametrize("test", RUN_ELSEWHERE.values())
-def test_what_is_not_run_here_has_a_test_of_its_own(test: str) -> None:
+def test_commands_that_are_not_run_here_have_tests_of_their_own(test: str) -> None:
     path, _, name = test.partition("::")
     module = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     assert name in {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
     assert set(RUN_ELSEWHERE) <= {command for command, _ in console()}
 
 
-def test_the_install_command_names_what_there_is() -> None:
+def test_the_install_command_names_what_exists() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     (extras,) = re.findall(r"\[(.*)\]", INSTALL)
     assert set(extras.split(",")) <= set(project["optional-dependencies"])
     assert (ROOT / INSTALL.split()[-1] / "pyproject.toml").is_file()
 
 
-def test_its_snippets_are_those_of_the_examples() -> None:
+def test_its_snippets_are_in_the_examples() -> None:
     folder = ROOT / "examples" / "bell"
     sources = "\n".join((folder / name).read_text() for name in ("Snakefile", "bell.py"))
     snippets = blocks(ROOT / "README.md", "python")
@@ -97,7 +97,7 @@ def test_its_snippets_are_those_of_the_examples() -> None:
 
 
 @pytest.mark.parametrize("readme", [ROOT / "README.md", ROOT / "examples" / "README.md"])
-def test_its_links_lead_somewhere(readme: Path) -> None:
+def test_its_links_lead_to_files_that_exist(readme: Path) -> None:
     links = re.findall(r"\]\((?!https://)([^)#]+)\)", readme.read_text(encoding="utf-8"))
     assert len(links) > 3
     assert [link for link in links if not (readme.parent / link).exists()] == []

@@ -62,13 +62,13 @@ def end(*_):
     lease.release()
     sys.exit(9)
 
-open_lanes = Lease._open_lanes
+open_pool = Lease._open_pool
 
 def interrupted(self):
     os.kill(os.getpid(), signal.SIGTERM)
-    return open_lanes(self)
+    return open_pool(self)
 
-Lease._open_lanes = interrupted
+Lease._open_pool = interrupted
 signal.signal(signal.SIGTERM, end)
 lease.submit(bell())
 """

@@ -135,8 +135,8 @@ def test_files_that_are_no_leases_hold_up_no_lease(orphans, counted, tmp_path, c
         pass
 
     assert counted()["sessions closed"] == ORPHANS + 1
-    assert "0.json: not an open lease's file: Is a directory. Remove it." in caplog.text
-    assert "1.json: not an open lease's file" in caplog.text
+    assert "0.json: cannot be read: Is a directory. Remove it." in caplog.text
+    assert "1.json: not the file of an open lease" in caplog.text
 
 
 def test_an_orphan_that_cannot_be_locked_holds_up_no_lease(orphans, monkeypatch):
@@ -155,7 +155,7 @@ def test_an_orphan_that_cannot_be_locked_holds_up_no_lease(orphans, monkeypatch)
 
 
 def test_damaged_notes_of_what_tasks_used_hold_up_no_release(quick, counted):
-    quick.holding.usage_path().write_bytes(b"\xff\xfe not a line\n")
+    quick.held.usage_path().write_bytes(b"\xff\xfe not a line\n")
 
     quick.release()
 

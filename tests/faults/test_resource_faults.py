@@ -80,8 +80,8 @@ def test_one_resource_serves_many_threads_at_once(resource):
 def test_it_works_after_a_fork(resource):
     code = (
         "import os, sys\n"
-        "from qrmi_workflows.config import load_qpus\n"
-        "from qrmi_workflows.resource import QRMIResource\n"
+        "from qrmi_workflows.config.qpus import load_qpus\n"
+        "from qrmi_workflows.client.resource import QRMIResource\n"
         "q = load_qpus()['ibm_quick']\n"
         "r = QRMIResource(q.name, q.type, q.environment)\n"
         "r.is_accessible()\n"
@@ -180,4 +180,4 @@ def test_a_deadline_is_an_error_that_may_pass(resource, fault):
 
 def test_a_state_that_is_not_known_is_unknown():
     assert TaskState.of("TaskStatus.Dreaming") is TaskState.UNKNOWN
-    assert not TaskState.UNKNOWN.final
+    assert not TaskState.UNKNOWN.is_final

@@ -51,7 +51,7 @@ def test_a_task_that_could_not_be_stopped_is_waited_for_by_the_rerun(emulator, c
         future = submitted(lease)
         fault("status", route="* */jobs/*", status=503)
         future.cancel()
-        with pytest.raises(TaskCancelledError, match="may still run"):
+        with pytest.raises(TaskCancelledError, match="may still be running"):
             future.result(timeout=30)
         emulator.control.ask("DELETE", "/faults")
         (record,) = Journal().step("s").records()
@@ -67,7 +67,7 @@ def test_a_task_that_was_cancelled_while_nobody_looked_is_submitted_again(emulat
     with open_lease("ibm_slow", step="s") as lease:
         future = submitted(lease, on_stop="leave")
         future.cancel()
-        with pytest.raises(TaskCancelledError, match="left to a rerun"):
+        with pytest.raises(TaskCancelledError, match="left for a rerun"):
             future.result(timeout=30)
         lease.resource.task_stop(future.task_id)
 
@@ -112,15 +112,15 @@ def test_nothing_is_submitted_to_a_lease_that_is_being_released(quick, monkeypat
     """A submission that had seen the lease open waited for ever."""
     quick.run(bell())
     begun, released = threading.Event(), threading.Event()
-    open_lanes = Lease._open_lanes
+    open_pool = Lease._open_pool
 
     def slowly(self):
-        lanes = open_lanes(self)
+        pool = open_pool(self)
         begun.set()
         released.wait(1.0)
-        return lanes
+        return pool
 
-    monkeypatch.setattr(Lease, "_open_lanes", slowly)
+    monkeypatch.setattr(Lease, "_open_pool", slowly)
     said: list[object] = []
 
     def submit() -> None:

@@ -1,11 +1,10 @@
-"""Running Parsl on a sandbox of its own, whose QPUs compute nothing and take a known time."""
+"""Run Parsl on a sandbox whose QPUs compute nothing and take a known time."""
 
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import parsl
 import psutil
 from parsl.config import Config
+from waiting import wait_until
 
 from parsl_ext import QPUExecutor, QPUSlurmProvider
 from qrmi_workflows.emulator.client import Control
@@ -45,14 +45,14 @@ meas[1] = measure $1;
 
 
 def bell(shots: int = 100) -> dict[str, Any]:
-    """A payload; another number of shots makes another one."""
+    """Return a payload; a different number of shots makes a different payload."""
     parameters = {"pubs": [[BELL, None, shots]], "version": 2, "support_qiskit": True}
     return {"program_id": "sampler", "parameters": parameters}
 
 
 @dataclass(frozen=True)
 class Site:
-    """A sandbox, and what its emulator and its Slurm saw."""
+    """A sandbox, and what its emulator and its Slurm report."""
 
     box: Sandbox
     folder: Path
@@ -63,23 +63,23 @@ class Site:
         return Control(self.box.directory / "emulator")
 
     def sessions(self) -> dict[str, int]:
-        """Sessions opened, closed and open so far."""
+        """Return how many sessions have been opened and closed, and how many are open."""
         return dict(self.control.counters()["sessions"])
 
     def tasks(self) -> dict[str, int]:
-        """Tasks so far."""
+        """Return the emulator's counters of tasks."""
         return dict(self.control.counters()["tasks"])
 
     def recorded(self) -> int:
-        """How many tasks are known by their ids: a process may be killed now without ambiguity."""
+        """Return how many tasks have their ids in the journal: killing their process loses none."""
         return sum(record.state == "submitted" for record in Journal().records())
 
     def slurm(self, *argv: str) -> str:
-        """Run one of Slurm's commands."""
+        """Run one of Slurm's commands and return its output."""
         return run_command(argv).stdout.strip()
 
     def jobs(self, form: str = "%A|%T|%b") -> list[str]:
-        """The jobs that Slurm still has to run or to end."""
+        """Return the pending, running and completing jobs, a line each."""
         return self.slurm("squeue", "--noheader", f"--format={form}").splitlines()
 
     @contextmanager
@@ -91,7 +91,7 @@ class Site:
         strategy: str = "simple",
         **options: Any,
     ) -> Iterator[Any]:
-        """Load Parsl with one QPU executor; its jobs have ended when this does."""
+        """Load Parsl with one QPU executor; on exit, wait until its jobs have ended."""
         config = Config(
             executors=[executor(qpu=qpu, **options)],
             run_dir=str(self.folder / f"run-{time.monotonic_ns()}"),
@@ -115,7 +115,7 @@ def executor(
     heartbeat_threshold: int = 30,
     **options: Any,
 ) -> QPUExecutor:
-    """An executor on the sandbox; `options` are the provider's."""
+    """Return an executor on the sandbox; `options` are the provider's."""
     settings = {"walltime": "00:05:00", "status_polling_interval": 1, **options}
     provider = QPUSlurmProvider(qpu=qpu, **settings)
     return QPUExecutor(
@@ -127,33 +127,19 @@ def executor(
     )
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> float:
-    """Wait for something that no event announces; return for how long."""
-    before = time.monotonic()
-    while not condition():
-        assert time.monotonic() - before < seconds, f"not within {seconds:g} s: {what}"
-        time.sleep(0.02)
-    return time.monotonic() - before
-
-
 def most_at_once(spans: list[tuple[float, float]]) -> int:
-    """How many of these spans of time overlap at most."""
+    """Return the largest number of time spans that overlap."""
     return max(sum(start <= at < end for start, end in spans) for at, _ in spans)
 
 
 def processes_with(variable: str) -> list[psutil.Process]:
-    """This machine's processes that have this process's value of a variable, but this one."""
+    """Return the other processes whose environment has this process's value of a variable."""
     found = []
     for process in psutil.process_iter():
         try:
-            theirs = process.environ().get(variable)
+            value = process.environ().get(variable)
         except psutil.Error:
             continue
-        if theirs == os.environ[variable] and process.pid != os.getpid():
+        if value == os.environ[variable] and process.pid != os.getpid():
             found.append(process)
     return found
-
-
-def threads_alive(*prefixes: str) -> list[str]:
-    """Names of living threads that begin like this."""
-    return [t.name for t in threading.enumerate() if t.name.startswith(prefixes)]

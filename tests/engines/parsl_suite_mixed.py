@@ -1,4 +1,4 @@
-"""For Parsl's own tests: many options at once, after its `htex_local_alternate`."""
+"""A configuration for Parsl's own tests with many options, like its `htex_local_alternate`."""
 
 from parsl.config import Config
 from parsl.data_provider.file_noop import NoOpFileStaging

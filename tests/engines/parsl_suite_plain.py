@@ -1,4 +1,4 @@
-"""For Parsl's own tests: an executor as users write it, every call in a lane of the QPU."""
+"""A configuration for Parsl's own tests with defaults only: every call holds a lane of the QPU."""
 
 from parsl.config import Config
 

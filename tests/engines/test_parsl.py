@@ -1,4 +1,4 @@
-"""Parsl on a real Slurm: apps run in blocks that hold the QPU and one lease."""
+"""Parsl apps on a real Slurm, in blocks that hold the QPU under one lease."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ pytestmark = [pytest.mark.slurm, pytest.mark.engines]
 
 
 @python_app(executors=["qpu"])
-def where() -> dict[str, str]:
-    """Show what a plain app of Parsl's finds in its block."""
+def show_environment() -> dict[str, str]:
+    """Return what the environment of a block shows to an app that asks for no lease."""
     import os
 
     return {k: v for k, v in os.environ.items() if k.startswith(("SLURM", "QRMI", "ibm_quick"))}
 
 
 @python_app(executors=["qpu"])
-def sample_plainly(payload):
+def sample_in_plain_app(payload):
     from parsl_ext import block_lease
 
     return block_lease().run(payload).task_id
@@ -45,13 +45,13 @@ def add(first, second):
 def test_apps_run_in_a_block_that_holds_the_qpu_and_one_lease(parsl_site: Site):
     before, tasks = parsl_site.sessions(), parsl_site.tasks()
     with parsl_site.load():
-        environ = where().result()
+        environ = show_environment().result()
         assert [line.partition("|")[2] for line in parsl_site.jobs()] == [
             "RUNNING|gres:qpu:ibm_quick:1"
         ]
         results = [sample(bell(shots)) for shots in range(1, 9)]
         jobs = {future.result()["job"] for future in results}
-        assert sample_plainly(bell(20)).result()
+        assert sample_in_plain_app(bell(20)).result()
         assert add(1, add(2, 3)).result() == 6
         assert parsl_site.sessions()["opened"] - before["opened"] == 1
 
@@ -66,7 +66,7 @@ def test_apps_run_in_a_block_that_holds_the_qpu_and_one_lease(parsl_site: Site):
     assert "SLURM_JOB_ID" not in os.environ
 
 
-def test_a_call_that_is_made_twice_is_two_tasks(parsl_site: Site):
+def test_two_equal_calls_are_two_tasks(parsl_site: Site):
     before = parsl_site.tasks()["accepted"]
     with parsl_site.load():
         first, second = sample(bell()), sample(bell())
@@ -77,10 +77,10 @@ def test_a_call_that_is_made_twice_is_two_tasks(parsl_site: Site):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "words"),
+    ("arguments", "error", "message"),
     [
         ({"qpu": "ibm_quik"}, UnknownQPUError, "Did you mean 'ibm_quick'"),
-        ({"qpu": "ibm_quick", "count": 0}, RequestError, "allowed is a whole number from 1"),
+        ({"qpu": "ibm_quick", "count": 0}, RequestError, "must be a positive integer"),
         ({"qpu": "ibm_quick", "site": "/nowhere.toml"}, ConfigError, "Name a file"),
         (
             {"qpu": "ibm_quick", "scheduler_options": "#SBATCH --gres=gpu:1"},
@@ -89,15 +89,15 @@ def test_a_call_that_is_made_twice_is_two_tasks(parsl_site: Site):
         ),
     ],
 )
-def test_a_wrong_request_is_refused_when_it_is_written(parsl_site: Site, arguments, error, words):
-    with pytest.raises(error, match=words):
+def test_a_provider_refuses_a_wrong_request_at_once(parsl_site: Site, arguments, error, message):
+    with pytest.raises(error, match=message):
         QPUSlurmProvider(**arguments)
 
     assert parsl_site.jobs() == []
 
 
 @pytest.mark.parametrize("wrong", [{"count": 2}, {"gres": "qpu:ibm_gone"}])
-def test_what_slurm_does_not_offer_is_refused_when_parsl_is_loaded(parsl_site: Site, wrong):
+def test_an_executor_refuses_to_start_if_slurm_does_not_offer_the_qpu(parsl_site: Site, wrong):
     policy = parsl_site.folder / "site.toml"
     policy.write_text(f'[qpus.ibm_quick]\ngres = "{wrong.get("gres", "qpu:ibm_quick")}"\n')
     provider = QPUSlurmProvider(qpu="ibm_quick", count=wrong.get("count", 1), site=str(policy))
@@ -108,9 +108,9 @@ def test_what_slurm_does_not_offer_is_refused_when_parsl_is_loaded(parsl_site: S
     assert parsl_site.jobs() == []
 
 
-def test_a_wrong_payload_is_refused_in_the_block_and_reaches_no_vendor(parsl_site: Site):
+def test_a_wrong_payload_is_refused_in_the_block_and_not_sent_to_the_vendor(parsl_site: Site):
     before = parsl_site.tasks()["accepted"]
-    with parsl_site.load(), pytest.raises(PayloadError, match="correct it"):
+    with parsl_site.load(), pytest.raises(PayloadError, match="Correct the payload"):
         sample({"sequence": "{}"}).result()
 
     assert parsl_site.tasks()["accepted"] == before

@@ -1,4 +1,4 @@
-"""What Parsl users call: mixed pools, payloads without an app, checkpoints, ready settings."""
+"""Mixed blocks, payloads without an app, checkpoints, and ready-made configurations."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 from parsl import python_app
 from parsl.data_provider.files import File
 from parsl.executors.errors import InvalidResourceSpecification
-from parsl_runs import Site, bell, most_at_once, wait_until
+from parsl_runs import Site, bell, most_at_once
 from qiskit import QuantumCircuit
+from waiting import wait_until
 
 from parsl_ext import qpu_app, qpu_config, run_payload
 from qrmi_workflows.errors import PayloadError, RequestError, UnknownQPUError
@@ -25,7 +26,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.engines]
 
 @python_app(executors=["qpu"])
 def span(seconds, parsl_resource_specification=None):
-    """When a call ran."""
+    """Return when the call started and finished."""
     import time
 
     before = time.monotonic()
@@ -55,15 +56,15 @@ def write_payload(shots, outputs=()):
     Path(outputs[0].filepath).write_text(json.dumps(bell(shots)))
 
 
-def test_a_mixed_pool_runs_as_many_calls_on_the_qpu_as_it_has_lanes(parsl_site: Site):
+def test_a_mixed_block_runs_no_more_calls_on_the_qpu_than_it_has_lanes(parsl_site: Site):
     qpu = {"qpu": 1}
     with parsl_site.load(lanes=2, max_workers_per_node=6) as kernel:
         span(0).result()
         calls = [span(0.2, parsl_resource_specification=qpu) for _ in range(12)]
         classical = span(0)
-        wait_until(lambda: kernel.executors["qpu"].outstanding() > 6, "calls that are kept back")
+        wait_until(lambda: kernel.executors["qpu"].outstanding() > 6, "calls to be queued")
         classical.result()
-        assert sum(call.done() for call in calls) < 6, "classical work waits for no lane"
+        assert sum(call.done() for call in calls) < 6, "a classical call waits for no lane"
         tasks = sample_many([1, 2, 3, 4])
         assert most_at_once([call.result() for call in calls]) == 2
         assert len(set(tasks.result())) == 4
@@ -71,11 +72,11 @@ def test_a_mixed_pool_runs_as_many_calls_on_the_qpu_as_it_has_lanes(parsl_site: 
         free = [span(0.2) for _ in range(6)]
         assert most_at_once([call.result() for call in free]) > 2
 
-        for wrong, said in [
-            ({"gpu": 1}, "Unknown key 'gpu'; allowed: priority, qpu"),
-            ({"qpu": 2}, "qpu = 2; allowed is 1"),
+        for wrong, message in [
+            ({"gpu": 1}, "unknown key 'gpu': must be one of: priority, qpu"),
+            ({"qpu": 2}, "qpu=2: must be 1"),
         ]:
-            with pytest.raises(InvalidResourceSpecification, match=said):
+            with pytest.raises(InvalidResourceSpecification, match=message):
                 span(0, parsl_resource_specification=wrong).result()
 
 
@@ -96,23 +97,23 @@ def circuit() -> QuantumCircuit:
     return made
 
 
-def test_payloads_run_without_an_app_and_a_checkpointed_rerun_calls_no_qpu(parsl_site: Site):
+def test_payloads_run_without_an_app_and_a_rerun_uses_the_checkpoint(parsl_site: Site):
     folder = parsl_site.folder
     (folder / "bell.json").write_text(json.dumps(bell()))
     with parsl.load(config(parsl_site, checkpoint=True)):
-        of_file = run_payload(folder / "bell.json", outputs=[folder / "result.json"], cache=True)
+        from_file = run_payload(folder / "bell.json", outputs=[folder / "result.json"], cache=True)
         made = write_payload(7, outputs=[File(folder / "made.json")])
-        of_future = run_payload(made.outputs[0], shots=9)
-        with pytest.raises(PayloadError, match=r"bel\.json: No such file"):
+        from_future = run_payload(made.outputs[0], shots=9)
+        with pytest.raises(PayloadError, match=r"bel\.json: .*No such file"):
             run_payload("bel.json")
         with pytest.raises(RequestError, match="2 output files"):
             run_payload(bell(), outputs=["a", "b"])
         counts = sample_circuit(circuit()).result()
-        saved = QuantumResult.load(Path(of_file.outputs[0].result().filepath))
-        assert saved == of_file.result()
+        saved = QuantumResult.load(Path(from_file.outputs[0].result().filepath))
+        assert saved == from_file.result()
         sent = Payload.from_content(bell(7)).with_shots(9)
-        assert of_future.result().payload_digest == sent.digest
-        wait_until(lambda: not list(Journal().records()), "the steps to be settled")
+        assert from_future.result().payload_digest == sent.digest
+        wait_until(lambda: not list(Journal().records()), "the steps to be archived")
     before = parsl_site.tasks()["accepted"]
     wait_until(lambda: not parsl_site.jobs(), "the block to end")
 
@@ -133,7 +134,7 @@ def sample_or_fail(payload, fail, *, lease):
     return result.task_id
 
 
-def test_another_run_finds_the_tasks_of_a_named_step_without_a_scheduler(parsl_site: Site):
+def test_another_run_finds_the_tasks_of_a_named_step(parsl_site: Site):
     options = {"local": True, "run_dir": str(parsl_site.folder / "runs"), "retries": 0}
     before = parsl_site.tasks()["accepted"]
     with parsl.load(qpu_config("ibm_quick", **options)):

@@ -1,4 +1,4 @@
-"""Parsl's blocks on a real Slurm: they come and go with the work, and nothing outlives them."""
+"""Parsl's blocks on a real Slurm: they scale with the work and leave nothing running."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import time
 import psutil
 import pytest
 from parsl import python_app
-from parsl_runs import Site, bell, most_at_once, wait_until
+from parsl_runs import Site, bell, most_at_once
 from snakemake_runs import acquired_by_the_site
+from waiting import wait_until
 
 from parsl_ext import qpu_app
 from qrmi_workflows import open_lease
@@ -17,13 +18,13 @@ from qrmi_workflows import open_lease
 pytestmark = [pytest.mark.slurm, pytest.mark.engines]
 
 
-def assert_ends_in_time(site: Site, closed: int, seconds: float) -> None:
-    """From SIGTERM on a block has that long, with all that it runs."""
-    told = site.folder / "told"
+def assert_released_in_time(site: Site, closed: int, seconds: float) -> None:
+    """Assert that a block released its lease this soon after SIGTERM, and left no process."""
+    sigterm = site.folder / "sigterm"
     pids = json.loads((site.folder / "pids").read_text())
-    wait_until(told.exists, "SIGTERM", seconds=90)
+    wait_until(sigterm.exists, "SIGTERM", seconds=90)
     wait_until(lambda: site.sessions()["closed"] > closed, "the release", seconds=90)
-    took = time.time() - float(told.read_text())
+    took = time.time() - float(sigterm.read_text())
     assert took < seconds
     assert [pid for pid in pids if psutil.pid_exists(pid)] == []
 
@@ -35,7 +36,7 @@ def sample(payload, *, lease):
 
 @qpu_app
 def ignore_sigterm(folder, *, lease):
-    """Neither this worker nor what it starts ends at SIGTERM; both note that it came."""
+    """Run on after SIGTERM, with a child that ignores it too; record when it arrived."""
     import json
     import os
     import signal
@@ -43,10 +44,10 @@ def ignore_sigterm(folder, *, lease):
     import time
     from pathlib import Path
 
-    told = Path(folder, "told")
-    signal.signal(signal.SIGTERM, lambda *_: told.write_text(str(time.time())))
-    deaf = ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done"]
-    child = subprocess.Popen(deaf, stdout=subprocess.PIPE, start_new_session=True)
+    sigterm = Path(folder, "sigterm")
+    signal.signal(signal.SIGTERM, lambda *_: sigterm.write_text(str(time.time())))
+    argv = ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done"]
+    child = subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True)
     assert child.stdout.readline() == b"ready\n"
     written = Path(folder, "pids.new")
     written.write_text(json.dumps([os.getpid(), child.pid]))
@@ -70,7 +71,7 @@ def fail():
 
 
 @qpu_app
-def sample_beside_the_manager(payload, folder, *, lease):
+def sample_and_name_the_manager(payload, folder, *, lease):
     import os
     from pathlib import Path
 
@@ -78,7 +79,7 @@ def sample_beside_the_manager(payload, folder, *, lease):
     return lease.run(payload).task_id
 
 
-def test_a_block_comes_with_the_first_call_and_goes_when_idle(parsl_site: Site):
+def test_a_block_is_submitted_for_the_first_call_and_cancelled_when_idle(parsl_site: Site):
     closed = parsl_site.sessions()["closed"]
     with parsl_site.load(init_blocks=0) as kernel:
         blocks = kernel.executors["qpu"].provider.resources
@@ -89,48 +90,50 @@ def test_a_block_comes_with_the_first_call_and_goes_when_idle(parsl_site: Site):
 
         wait_until(lambda: all(job["status"].terminal for job in blocks.values()), "scale-in")
         wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=3)
-        assert sample(bell()).result()["task"], "another block comes"
+        assert sample(bell()).result()["task"], "another block is submitted"
 
     assert parsl_site.sessions()["closed"] - closed == 2
 
 
-def test_a_lease_that_the_site_acquired_is_adopted_and_left_open(parsl_site: Site):
-    with open_lease("ibm_quick") as of_the_site:
+def test_a_block_adopts_the_lease_of_the_site_and_leaves_it_open(parsl_site: Site):
+    with open_lease("ibm_quick") as site_lease:
         sessions = parsl_site.sessions()
-        variables = {k: v for k, v in of_the_site.environment().items() if "QRMI" in k}
+        variables = {k: v for k, v in site_lease.environment().items() if "QRMI" in k}
         with acquired_by_the_site(parsl_site.box, "ibm_quick", **variables), parsl_site.load():
             assert sample(bell()).result()["adopted"]
 
         assert parsl_site.sessions() == sessions
-        assert of_the_site.run(bell()).task_id
+        assert site_lease.run(bell()).task_id
 
 
-def test_a_cancelled_block_whose_processes_ignore_sigterm_gives_its_lease_back(parsl_site: Site):
+def test_a_cancelled_block_releases_its_lease_even_if_processes_ignore_sigterm(
+    parsl_site: Site,
+):
     closed = parsl_site.sessions()["closed"]
     with parsl_site.load(strategy="none"):
         ignore_sigterm(str(parsl_site.folder))
-        wait_until((parsl_site.folder / "pids").exists, "the call")
+        wait_until((parsl_site.folder / "pids").exists, "the call to start")
 
         parsl_site.slurm("scancel", *parsl_site.jobs("%A"))
 
-        assert_ends_in_time(parsl_site, closed, seconds=15)
+        assert_released_in_time(parsl_site, closed, seconds=15)
 
 
-@pytest.mark.slow  # Slurm looks for time limits every 30 s
-def test_a_block_at_its_time_limit_gives_its_lease_back_before_slurm_kills_it(parsl_site: Site):
+@pytest.mark.slow  # Slurm checks time limits every 30 s
+def test_a_block_at_its_time_limit_releases_its_lease_before_slurm_kills_it(parsl_site: Site):
     closed = parsl_site.sessions()["closed"]
     with parsl_site.load(strategy="none"):
         ignore_sigterm(str(parsl_site.folder))
-        wait_until((parsl_site.folder / "pids").exists, "the call")
+        wait_until((parsl_site.folder / "pids").exists, "the call to start")
         (job,) = parsl_site.jobs("%A")
 
         parsl_site.slurm("scontrol", "update", f"JobId={job}", "EndTime=now")
 
-        assert_ends_in_time(parsl_site, closed, seconds=15)
+        assert_released_in_time(parsl_site, closed, seconds=15)
     assert "JobState=TIMEOUT" in parsl_site.slurm("scontrol", "show", "job", job)
 
 
-def test_plain_apps_hold_one_of_the_qpus_lanes_each_also_those_that_raise(parsl_site: Site):
+def test_a_plain_app_holds_a_lane_and_releases_it_when_it_raises(parsl_site: Site):
     with parsl_site.load(lanes=2):
         failed = [fail() for _ in range(6)]
         assert {type(call.exception()) for call in failed} == {ZeroDivisionError}
@@ -141,17 +144,21 @@ def test_plain_apps_hold_one_of_the_qpus_lanes_each_also_those_that_raise(parsl_
 
 
 @pytest.mark.timeout(150)
-def test_a_call_whose_manager_was_killed_is_repeated_in_another_block(parsl_site: Site):
+def test_a_call_whose_manager_was_killed_is_retried_in_another_block(parsl_site: Site):
     before = parsl_site.sessions()
     with parsl_site.load(qpu="ibm_slow", retries=1, heartbeat_threshold=6):
-        future = sample_beside_the_manager(bell(), str(parsl_site.folder))
-        wait_until(lambda: parsl_site.recorded() == 1, "the task", seconds=60)
+        future = sample_and_name_the_manager(bell(), str(parsl_site.folder))
+        wait_until(lambda: parsl_site.recorded() == 1, "the task to be submitted", seconds=60)
         (manager,) = parsl_site.folder.glob("manager-*")
         psutil.Process(int(manager.name.removeprefix("manager-"))).kill()
 
-        wait_until(lambda: parsl_site.sessions()["closed"] > before["closed"], "the release", 15)
+        wait_until(
+            lambda: parsl_site.sessions()["closed"] > before["closed"],
+            "the release",
+            15,
+        )
         assert future.result(timeout=100)
 
     sessions, ended = parsl_site.sessions(), parsl_site.tasks()
     assert (sessions["opened"] - before["opened"], sessions["open"]) == (2, 0)
-    assert ended["finished"] == ended["accepted"], "the lost call's task does not run on"
+    assert ended["finished"] == ended["accepted"], "the lost call's task is cancelled"

@@ -1,4 +1,4 @@
-"""How Parsl's blocks end: the lease comes back, and no task is paid for twice."""
+"""How Parsl's blocks end: each releases its lease, and no task is paid for twice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import psutil
 import pytest
 from error_examples import EXAMPLES
 from parsl.config import Config
-from parsl_runs import Site, bell, wait_until
+from parsl_runs import Site, bell
+from waiting import wait_until
 
 from parsl_ext import QPUExecutor, QPUSlurmProvider, qpu_app
 
@@ -30,7 +31,6 @@ sample(bell()).result()
 print("ready", flush=True)
 import time; time.sleep(600)
 """
-
 
 INTERRUPTED = """
 import sys, parsl
@@ -50,7 +50,7 @@ def sample(payload, *, lease):
 
 
 @qpu_app
-def sample_and_say_who(payload, folder, *, lease):
+def sample_and_record_attempt(payload, folder, *, lease):
     import os
     from pathlib import Path
 
@@ -64,7 +64,7 @@ def fail_with(error):
     raise error
 
 
-def test_scaling_in_gives_the_lease_back_at_once(parsl_site: Site):
+def test_scaling_in_releases_the_lease_at_once(parsl_site: Site):
     with parsl_site.load() as kernel:
         sample(bell()).result()
         assert parsl_site.sessions()["open"] == 1
@@ -74,7 +74,7 @@ def test_scaling_in_gives_the_lease_back_at_once(parsl_site: Site):
         wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=3)
 
 
-def test_ctrl_c_ends_the_program_and_gives_the_lease_back(parsl_site: Site):
+def test_ctrl_c_ends_the_program_and_releases_the_lease(parsl_site: Site):
     """A terminal sends SIGINT to all processes of the program, Parsl's interchange among them."""
     command = [sys.executable, "-c", INTERRUPTED, str(parsl_site.folder / "run")]
     with subprocess.Popen(
@@ -86,14 +86,14 @@ def test_ctrl_c_ends_the_program_and_gives_the_lease_back(parsl_site: Site):
         os.killpg(program.pid, signal.SIGINT)
 
         try:
-            _, said = program.communicate(timeout=60)
+            _, stderr = program.communicate(timeout=60)
         finally:
             program.kill()
-    assert said.endswith("KeyboardInterrupt\n")
+    assert stderr.endswith("KeyboardInterrupt\n")
     wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=10)
 
 
-def test_a_block_that_is_cancelled_from_outside_gives_its_lease_back(parsl_site: Site):
+def test_a_block_that_the_user_cancels_releases_its_lease(parsl_site: Site):
     with parsl_site.load():
         sample(bell()).result()
         (job,) = parsl_site.jobs("%A")
@@ -103,7 +103,7 @@ def test_a_block_that_is_cancelled_from_outside_gives_its_lease_back(parsl_site:
         wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=10)
 
 
-def test_a_block_that_is_cancelled_while_it_starts_gives_its_lease_back(parsl_site: Site):
+def test_a_block_that_is_cancelled_while_it_starts_leaves_no_lease(parsl_site: Site):
     started, go = parsl_site.folder / "started", parsl_site.folder / "go"
     os.mkfifo(go)
     provider = QPUSlurmProvider(
@@ -111,18 +111,18 @@ def test_a_block_that_is_cancelled_while_it_starts_gives_its_lease_back(parsl_si
     )
     provider.script_dir = str(parsl_site.folder)
     job = provider.submit("sleep 60", 1)
-    wait_until(started.exists, "the job")
+    wait_until(started.exists, "the job to start")
 
     parsl_site.slurm("scancel", job)
-    wait_until(lambda: parsl_site.jobs("%T") == ["COMPLETING"], "the cancelling")
+    wait_until(lambda: parsl_site.jobs("%T") == ["COMPLETING"], "the job to be cancelled")
     go.write_text("now\n")
 
-    wait_until(lambda: not parsl_site.jobs(), "the job's end", seconds=10)
+    wait_until(lambda: not parsl_site.jobs(), "the job to end", seconds=10)
     assert parsl_site.sessions()["open"] == 0
 
 
 @pytest.mark.slow
-def test_a_block_drains_in_time_however_long_the_lease_took(parsl_site: Site):
+def test_a_block_drains_in_time_even_if_its_lease_took_long(parsl_site: Site):
     parsl_site.control.ask(
         "POST", "/faults", {"kind": "delay", "route": "POST */sessions", "seconds": 10, "count": 1}
     )
@@ -133,7 +133,7 @@ def test_a_block_drains_in_time_however_long_the_lease_took(parsl_site: Site):
         sample(bell()).result()
         (job,) = parsl_site.jobs("%A")
 
-        wait_until(lambda: not parsl_site.jobs(), "the drained block's end")
+        wait_until(lambda: not parsl_site.jobs(), "the drained block to end")
 
     shown = dict(
         word.partition("=")[::2]
@@ -145,10 +145,10 @@ def test_a_block_drains_in_time_however_long_the_lease_took(parsl_site: Site):
     assert parsl_site.sessions()["open"] == 0
 
 
-def test_two_blocks_that_want_one_qpu_take_turns_in_slurm(parsl_site: Site):
+def test_slurm_runs_one_block_at_a_time_on_a_qpu(parsl_site: Site):
     with parsl_site.load(init_blocks=2, max_blocks=2):
         sample(bell()).result()
-        wait_until(lambda: len(parsl_site.jobs()) == 2, "two jobs")
+        wait_until(lambda: len(parsl_site.jobs()) == 2, "two jobs to be submitted")
 
         states = sorted(line.split("|")[1] for line in parsl_site.jobs())
 
@@ -156,7 +156,7 @@ def test_two_blocks_that_want_one_qpu_take_turns_in_slurm(parsl_site: Site):
         assert parsl_site.sessions()["open"] == 1
 
 
-def test_every_error_of_ours_arrives_as_itself_and_the_executor_goes_on(parsl_site: Site):
+def test_every_error_of_this_project_reaches_the_caller_unchanged(parsl_site: Site):
     with parsl_site.load():
         arrived = [fail_with(error).exception() for error in EXAMPLES]
         assert sample(bell()).result()
@@ -167,13 +167,11 @@ def test_every_error_of_ours_arrives_as_itself_and_the_executor_goes_on(parsl_si
 
 
 @pytest.mark.timeout(150)
-def test_a_retry_attaches_to_the_task_of_the_worker_that_was_killed(
-    parsl_site: Site, tmp_path: Path
-):
+def test_a_retry_attaches_to_the_task_of_a_killed_worker(parsl_site: Site, tmp_path: Path):
     before = parsl_site.tasks()["accepted"]
     with parsl_site.load(qpu="ibm_slow", retries=2):
-        future = sample_and_say_who(bell(), str(tmp_path))
-        wait_until(lambda: parsl_site.recorded() == 1, "the task", seconds=60)
+        future = sample_and_record_attempt(bell(), str(tmp_path))
+        wait_until(lambda: parsl_site.recorded() == 1, "the task to be submitted", seconds=60)
         (attempt,) = tmp_path.glob("attempt-*")
         psutil.Process(int(attempt.name.removeprefix("attempt-"))).kill()
 
@@ -185,7 +183,7 @@ def test_a_retry_attaches_to_the_task_of_the_worker_that_was_killed(
 
 @pytest.mark.slow
 @pytest.mark.timeout(150)
-def test_a_dead_submit_side_costs_no_more_than_a_minute_of_the_qpu(
+def test_a_block_ends_within_a_minute_after_its_program_was_killed(
     parsl_site: Site, tmp_path: Path
 ):
     process = subprocess.Popen(
@@ -195,14 +193,14 @@ def test_a_dead_submit_side_costs_no_more_than_a_minute_of_the_qpu(
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        left = psutil.Process(process.pid).children(recursive=True)
+        children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGKILL)
         process.wait()
 
         wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=60)
     finally:
         process.kill()
-        for orphan in left:  # Parsl's interchange outlives its parent
+        for orphan in children:  # Parsl's interchange outlives its parent
             if orphan.is_running():
                 orphan.kill()
         process.stdout.close()

@@ -1,4 +1,4 @@
-"""The examples of Parsl and the page for its users, run as they say, on a real Slurm."""
+"""Parsl's examples, and the code of the page for its users, run as printed on a real Slurm."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from emulated_site import emulated_site
 from pages import blocks
-from parsl_runs import wait_until
+from waiting import wait_until
 
 from qrmi_workflows.emulator.client import Control
 from qrmi_workflows.journal.journal import Journal
@@ -31,7 +31,7 @@ from qrmi_workflows.schedulers.gres import gres_of_job
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 ISING, RABI, CHAIN = "sweeps/ising.py", "sweeps/rabi.py", "h2/chain.py"
-PAGE = "bell/page.py"  # beside the payload that it runs
+PAGE = "bell/page.py"  # in the folder of the payload that it runs
 SECONDS = 200
 
 EMULATOR = """
@@ -52,14 +52,14 @@ pytestmark = [pytest.mark.engines, pytest.mark.slurm, pytest.mark.timeout(2 * SE
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A site whose two QPUs compute, and prepare several tasks at once."""
+    """A sandbox whose two QPUs compute their results, and prepare several tasks at once."""
     with emulated_site(tmp_path_factory.mktemp("site"), EMULATOR) as sandbox:
         yield sandbox
 
 
 @dataclass(frozen=True)
 class Run:
-    """What programs left that ran in one folder."""
+    """What the programs that ran in one folder left."""
 
     folder: Path
     printed: dict[str, str]
@@ -70,14 +70,14 @@ class Run:
         return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     def leases(self, qpu: str) -> list[dict[str, Any]]:
-        """The records of a QPU's ended leases, in the order of their acquiring."""
+        """Return the records of a QPU's leases, in the order in which they were acquired."""
         files = (self.folder / "state" / "leases").glob("*.jsonl")
         records = [json.loads(line) for file in files for line in file.read_text().splitlines()]
         chosen = [record for record in records if record["qpu"] == qpu]
         return sorted(chosen, key=lambda record: str(record["acquired"]))
 
     def most_at_once(self, qpu: str) -> int:
-        """How many tasks were with a QPU at once, as the journal has it."""
+        """Return how many tasks were with a QPU at once, according to the journal."""
         journal = Journal(self.folder / "state" / "journal")
         records = [*journal.records(), *journal.records(archived=True)]
         results = [record.result for record in records if record.result and record.qpu == qpu]
@@ -86,7 +86,7 @@ class Run:
 
 
 def commands(program: str) -> str:
-    """Return how examples/README.md runs a program."""
+    """Return the command with which examples/README.md runs a program."""
     lines = (EXAMPLES / "README.md").read_text(encoding="utf-8").splitlines()
     (row,) = [line for line in lines if f"]({program})" in line]
     return " && ".join(re.findall(r"`([^`]+)`", row.split("|")[3]))
@@ -107,7 +107,7 @@ def execute(script: str, folder: Path, environment: dict[str, str]) -> str:
 
 
 def run_programs(box: Sandbox, folder: Path, scripts: Mapping[str, str]) -> Run:
-    """Run programs at once, each where it lies."""
+    """Run programs at the same time, each in its own folder."""
     copytree(EXAMPLES, folder, dirs_exist_ok=True, ignore=lambda *_: {"__pycache__"})
     environment = {**box.environment(), "QPU_STATE": str(folder / "state")}
     control = Control(box.directory / "emulator")
@@ -119,7 +119,7 @@ def run_programs(box: Sandbox, folder: Path, scripts: Mapping[str, str]) -> Run:
         }
     printed = {program: run.result() for program, run in runs.items()}
     open_leases = folder / "state" / "leases" / "open"
-    wait_until(lambda: not list(open_leases.glob("*.json")), "the release of leases", SECONDS)
+    wait_until(lambda: not list(open_leases.glob("*.json")), "the leases to be released", SECONDS)
     after = control.counters()["sessions"]
     opened = {key: after[key] - before[key] for key in ("opened", "closed")}
     jobs = execute("scontrol show job --oneliner", folder, environment)
@@ -127,13 +127,13 @@ def run_programs(box: Sandbox, folder: Path, scripts: Mapping[str, str]) -> Run:
 
 
 def page() -> str:
-    """Return all that docs/parsl.md shows, as one program."""
+    """Return all Python blocks of docs/parsl.md as one program."""
     return "\n".join(blocks(ROOT / "docs" / "parsl.md", "python"))
 
 
 @pytest.fixture(scope="module")
 def run(box: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The examples and the page, together: in Slurm's queue some wait for the QPU of others."""
+    """Run the examples and the page at once; some wait in Slurm's queue for the same QPU."""
     folder = tmp_path_factory.mktemp("slurm")
     (folder / "bell").mkdir()
     (folder / PAGE).write_text(page())
@@ -156,17 +156,18 @@ def kicked_magnetisation(angle: float, spins: int = 10, kicks: int = 4) -> float
     return float(np.abs(state) ** 2 @ z.mean(axis=1))
 
 
-def test_a_sweep_has_as_many_tasks_on_the_qpu_as_it_has_lanes(run: Run) -> None:
+def test_a_sweep_keeps_all_lanes_of_the_qpu_busy(run: Run) -> None:
     rows = run.read("sweeps/ising.json")
     exact = [kicked_magnetisation(angle) for angle in np.linspace(0, np.pi / 2, 12)]
     assert exact[0] - exact[-1] > 0.9
     assert [row["exact"] for row in rows] == pytest.approx(exact, abs=1e-9)
     assert [row["magnetisation"] for row in rows] == pytest.approx(exact, abs=5 * 0.01)
     assert len({row["task"] for row in rows}) == 12
-    assert run.most_at_once("ibm_fez") >= 3  # an end is recorded when its lane is another's already
+    # A task's end is journaled late, when its lane may already have the next task.
+    assert run.most_at_once("ibm_fez") >= 3
 
 
-def test_atoms_that_block_each_other_oscillate_faster_by_the_root_of_their_number(run: Run) -> None:
+def test_blockaded_atoms_oscillate_faster_by_the_square_root_of_their_number(run: Run) -> None:
     rows = run.read("sweeps/rabi.json")
     assert [row["atoms"] for row in rows] == [1, 2, 3]
     for row in rows:
@@ -184,20 +185,20 @@ def check_chain(run: Run) -> None:
     assert (run.folder / "h2/curve/curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_chain_asks_for_the_qpu_when_its_payload_is_ready(run: Run) -> None:
+def test_a_chain_acquires_the_qpu_only_when_its_payload_is_ready(run: Run) -> None:
     check_chain(run)
     (lease,) = [lease for lease in run.leases("ibm_fez") if lease["tasks"] == 1]
     ready = (run.folder / "h2/curve/payload.json").stat().st_mtime
     assert datetime.fromisoformat(lease["acquired"]).timestamp() > ready
 
 
-def test_the_page_for_parsl_prints_what_it_says(run: Run) -> None:
+def test_the_page_prints_the_counts_of_a_bell_circuit(run: Run) -> None:
     first, second, shots = map(ast.literal_eval, run.printed[PAGE].splitlines())
     assert set(first) == set(second) == {"00", "11"}
     assert sum(first.values()) == sum(second.values()) == shots == 1000
 
 
-def test_each_block_held_one_lease_and_classical_apps_ran_in_a_job_without(run: Run) -> None:
+def test_each_block_held_one_lease_and_classical_apps_ran_without_a_qpu(run: Run) -> None:
     assert sorted(lease["tasks"] for lease in run.leases("ibm_fez")) == [1, 3, 12]
     assert [lease["tasks"] for lease in run.leases("FRESNEL")] == [24]
     assert run.sessions == {"opened": 3, "closed": 3, "open": 0}

@@ -1,4 +1,4 @@
-"""What rude or mistaken users do with Parsl: a clear message, and nothing else is disturbed."""
+"""Mistakes of Parsl users: each gets a clear message and affects nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from parsl.config import Config
 from parsl.executors.errors import InvalidResourceSpecification
 from parsl.providers import LocalProvider
 from parsl.serialize.errors import DeserializationError
-from parsl_runs import Site, bell, executor, processes_with, wait_until
+from parsl_runs import Site, bell, executor, processes_with
+from waiting import wait_until
 
 from parsl_ext import QPUExecutor, qpu_app, qpu_retry_handler
 from qrmi_workflows.errors import ConfigError, RequestError, UnknownQPUError
@@ -42,13 +43,13 @@ def sample_elsewhere(payload, *, lease):
 
 
 @python_app(executors=["qpu"])
-def plainly(parsl_resource_specification=None):
+def plain(parsl_resource_specification=None):
     return 1
 
 
 @qpu_app
-def give(what, *, lease):
-    """Return what cannot leave the worker, or not arrive."""
+def produce(what, *, lease):
+    """Return a value that cannot be pickled here, or cannot be unpickled by the program."""
     if what == "lease":
         return lease
     if what == "resource":
@@ -58,7 +59,7 @@ def give(what, *, lease):
 
     class Unreadable:
         def __reduce__(self):
-            return int, ("no number",)
+            return int, ("not a number",)
 
     return Unreadable()
 
@@ -68,28 +69,28 @@ def raise_unreadable():
     import sys
     import types
 
-    here = types.ModuleType("only_in_this_worker")
-    sys.modules[here.__name__] = here
-    here.Error = type("Error", (Exception,), {"__module__": here.__name__})
-    raise here.Error
+    module = types.ModuleType("only_in_this_worker")
+    sys.modules[module.__name__] = module
+    module.Error = type("Error", (Exception,), {"__module__": module.__name__})
+    raise module.Error
 
 
-def test_what_cannot_be_sent_or_read_fails_its_own_call_alone(parsl_site: Site):
+def test_a_call_that_cannot_be_pickled_or_unpickled_fails_alone(parsl_site: Site):
     opened = parsl_site.sessions()["opened"]
     with parsl_site.load():
-        for call, error, words in [
+        for call, error, message in [
             (raise_unreadable(), DeserializationError, "only_in_this_worker.*plain data"),
-            (give("unreadable"), DeserializationError, "invalid literal.*plain data"),
-            (give("generator"), TypeError, "cannot pickle 'generator'"),
-            (give("lease"), TypeError, "'ibm_quick' .*holds credentials.*return its results"),
-            (give("resource"), TypeError, "'ibm_quick' holds credentials.*return its results"),
-            (sample_elsewhere(bell()), UnknownQPUError, "in this block; allowed: ibm_quick"),
-            (plainly(parsl_resource_specification={"priority": "x"}),
-             InvalidResourceSpecification, "allowed is a number"),
-            (plainly(parsl_resource_specification=["qpu"]),
-             InvalidResourceSpecification, "allowed is a dict"),
+            (produce("unreadable"), DeserializationError, "invalid literal.*plain data"),
+            (produce("generator"), TypeError, "cannot pickle 'generator'"),
+            (produce("lease"), TypeError, "'ibm_quick' .*holds credentials.*return the results"),
+            (produce("resource"), TypeError, "'ibm_quick' holds credentials.*return the results"),
+            (sample_elsewhere(bell()), UnknownQPUError, "in this block; must be one of: ibm_quick"),
+            (plain(parsl_resource_specification={"priority": "x"}),
+             InvalidResourceSpecification, "must be a number"),
+            (plain(parsl_resource_specification=["qpu"]),
+             InvalidResourceSpecification, "must be a dict"),
         ]:  # fmt: skip
-            with pytest.raises(error, match=words):
+            with pytest.raises(error, match=message):
                 call.result(timeout=60)
         for arguments in ({"lease": 1}, {"payload": bell(), "lease": None}):
             with pytest.raises(RequestError, match="Leave it out"):
@@ -102,7 +103,7 @@ def test_what_cannot_be_sent_or_read_fails_its_own_call_alone(parsl_site: Site):
     assert parsl_site.sessions()["opened"] - opened == 1
 
 
-def test_an_executor_whose_blocks_hold_no_lease_says_so_and_opens_none(parsl_site: Site):
+def test_an_executor_without_a_lease_launcher_opens_no_lease_and_says_why(parsl_site: Site):
     opened = parsl_site.sessions()["opened"]
     config = Config(
         executors=[QPUExecutor(provider=LocalProvider())],
@@ -111,33 +112,33 @@ def test_an_executor_whose_blocks_hold_no_lease_says_so_and_opens_none(parsl_sit
         retry_handler=qpu_retry_handler,
     )
     with parsl.load(config):
-        for call in (sample(bell()), plainly()):
+        for call in (sample(bell()), plain()):
             with pytest.raises(ConfigError, match="LeaseLauncher"):
                 call.result(timeout=60)
 
     assert parsl_site.sessions()["opened"] == opened
 
 
-def test_ctrl_c_amid_tasks_cancels_them_and_gives_the_qpu_back(parsl_site: Site):
+def test_ctrl_c_cancels_running_tasks_and_releases_the_lease(parsl_site: Site):
     argv = [sys.executable, "-c", SUBMIT_SIDE]
     process = subprocess.Popen(
         argv, cwd=parsl_site.folder, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        wait_until(lambda: parsl_site.tasks()["running"] == 4, "the tasks", seconds=60)
+        wait_until(lambda: parsl_site.tasks()["running"] == 4, "the tasks to run", seconds=60)
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=30)[1]
+        stderr = process.communicate(timeout=30)[1]
     finally:
         process.kill()
 
-    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert stderr.rstrip().endswith("KeyboardInterrupt")
     wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=10)
     wait_until(lambda: not (parsl_site.jobs() or processes_with("QPU_STATE")), "all to end")
     tasks = parsl_site.tasks()
     assert tasks["accepted"] == tasks["finished"]
 
 
-def test_a_run_folder_may_have_any_name(parsl_site: Site):
+def test_the_run_folder_may_have_spaces_and_braces_in_its_name(parsl_site: Site):
     folder = str(parsl_site.folder / "a user's {run} #1")
     with parsl.load(Config(executors=[executor()], run_dir=folder)):
         assert sample(bell()).result(timeout=60)

@@ -1,6 +1,6 @@
-"""What a provider makes of a scheduler that is slow, silent, wrong or does not know a job yet.
+"""How a provider copes with a scheduler that is slow, silent, wrong, or does not list a job yet.
 
-Slurm is real; a command that stands before Slurm's own on PATH makes it misbehave.
+Slurm is real. To make it misbehave, a script comes before one of Slurm's commands on PATH.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 
 import pytest
-from parsl.jobs.states import JobState
+from parsl.jobs.states import JobState, JobStatus
 from parsl.launchers import SimpleLauncher
 from parsl.providers.errors import SubmitException
-from parsl_runs import Site, wait_until
+from parsl_runs import Site
+from waiting import wait_until
 
 from parsl_ext import QPUSlurmProvider
-from parsl_ext.providers import base
+from parsl_ext.providers import base, stray_jobs
 
 pytestmark = [pytest.mark.slurm, pytest.mark.engines]
 
@@ -26,7 +27,7 @@ Misbehave = Callable[[str, str], None]
 
 @pytest.fixture
 def provider(parsl_site: Site, monkeypatch: pytest.MonkeyPatch) -> QPUSlurmProvider:
-    """A provider whose blocks are plain commands, and hold the QPU without a lease."""
+    """Return a provider whose blocks are plain commands, and hold the QPU without a lease."""
     provider = QPUSlurmProvider(qpu="ibm_quick", launcher=SimpleLauncher(), cmd_timeout=2)
     provider.script_dir = str(parsl_site.folder)
     return provider
@@ -34,7 +35,7 @@ def provider(parsl_site: Site, monkeypatch: pytest.MonkeyPatch) -> QPUSlurmProvi
 
 @pytest.fixture
 def misbehave(parsl_site: Site, monkeypatch: pytest.MonkeyPatch) -> Misbehave:
-    """Put a script before one of Slurm's commands, which it finds as $REAL."""
+    """Put a script before one of Slurm's commands; it can call that command as $REAL."""
     folder = parsl_site.folder / "bin"
     folder.mkdir()
 
@@ -48,8 +49,8 @@ def misbehave(parsl_site: Site, monkeypatch: pytest.MonkeyPatch) -> Misbehave:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(parsl_site: Site, monkeypatch: pytest.MonkeyPatch):
-    """No test leaves a job."""
+def end_all_jobs(parsl_site: Site, monkeypatch: pytest.MonkeyPatch):
+    """End all jobs after each test."""
     path = os.environ["PATH"]
     yield
     monkeypatch.setenv("PATH", path)
@@ -58,54 +59,72 @@ def nothing_left(parsl_site: Site, monkeypatch: pytest.MonkeyPatch):
         jobs = parsl_site.jobs("%A")
         for job in jobs:
             parsl_site.slurm("scancel", "--state=PENDING", job)
-            parsl_site.slurm("scancel", "--signal=KILL", job)  # a job may start deaf to SIGTERM
+            parsl_site.slurm("scancel", "--signal=KILL", job)  # it may ignore SIGTERM
         return not jobs
 
     wait_until(ended, "jobs to end")
 
 
 def state(provider: QPUSlurmProvider, job: str) -> JobState:
-    (status,) = provider.status([job])
-    return status.state
+    return status(provider, job).state
+
+
+def status(provider: QPUSlurmProvider, job: str) -> JobStatus:
+    (found,) = provider.status([job])
+    return found
 
 
 @pytest.mark.parametrize(
-    ("command", "ends"), [("exit 3", JobState.FAILED), ("true", JobState.COMPLETED)]
+    ("command", "ends", "exit_code"),
+    [("exit 3", JobState.FAILED, 3), ("true", JobState.COMPLETED, 0)],
 )
-def test_how_a_block_ended_is_kept(provider, parsl_site: Site, command, ends):
+def test_a_block_keeps_its_final_state_and_exit_code(
+    provider, parsl_site: Site, command, ends, exit_code
+):
     job = provider.submit(command, 1)
     assert state(provider, job) in (JobState.PENDING, JobState.RUNNING)
 
     wait_until(lambda: state(provider, job) == ends, f"{ends}")
+    assert status(provider, job).exit_code == exit_code
     other = provider.submit("sleep 60", 1)
-    wait_until(lambda: state(provider, other) == JobState.RUNNING, "the other block")
+    wait_until(lambda: state(provider, other) == JobState.RUNNING, "the other block to run")
 
     assert state(provider, job) == ends
     assert provider.cancel([job, other]) == [True, True]
-    assert [status.state for status in provider.status([job, other])] == [ends, JobState.CANCELLED]
+    assert [each.state for each in provider.status([job, other])] == [ends, JobState.CANCELLED]
 
 
-def test_a_block_that_was_cancelled_in_slurm_is_told_apart(provider, parsl_site: Site):
+def test_a_pending_block_shows_slurms_reason(provider, parsl_site: Site):
+    running, pending = provider.submit("sleep 60", 1), provider.submit("sleep 60", 1)
+
+    wait_until(lambda: status(provider, pending).message == "Licenses", "Slurm's reason")
+    assert state(provider, pending) == JobState.PENDING
+    assert str(status(provider, pending)) == "JobState.PENDING (Licenses)"
+    wait_until(lambda: state(provider, running) == JobState.RUNNING, "the other block to run")
+    assert status(provider, running).message is None
+
+
+def test_a_block_that_was_cancelled_in_slurm_is_cancelled(provider, parsl_site: Site):
     job = provider.submit("sleep 60", 1)
 
     parsl_site.slurm("scancel", job)
 
-    wait_until(lambda: state(provider, job) == JobState.CANCELLED, "the cancelled block")
+    wait_until(lambda: state(provider, job) == JobState.CANCELLED, "the block to be cancelled")
 
 
-def test_unknown_ids_and_arrays_in_the_queue_disturb_no_other_block(provider, parsl_site: Site):
+def test_unknown_ids_and_job_arrays_do_not_affect_other_blocks(provider, parsl_site: Site):
     parsl_site.slurm("sbatch", "--array=1-2", "--output=/dev/null", "--wrap=sleep 60")
     known, unknown = provider.submit("sleep 60", 1), "987654"
     provider.resources[unknown] = dict(provider.resources[known])
-    provider._seen[unknown] = time.monotonic()
+    provider._last_listed[unknown] = time.monotonic()
 
-    wait_until(lambda: state(provider, known) == JobState.RUNNING, "the known block")
+    wait_until(lambda: state(provider, known) == JobState.RUNNING, "the known block to run")
 
     assert state(provider, unknown) == JobState.PENDING
 
 
 @pytest.mark.parametrize(
-    ("written", "means"),
+    ("slurm_state", "expected"),
     [
         ("COMPLETING", JobState.RUNNING),
         ("CONFIGURING", JobState.PENDING),
@@ -115,15 +134,16 @@ def test_unknown_ids_and_arrays_in_the_queue_disturb_no_other_block(provider, pa
         ("NEWLY_INVENTED", JobState.PENDING),
     ],
 )
-def test_what_slurm_says_becomes_a_state_of_parsls(provider, misbehave, written, means):
+def test_slurms_states_are_translated_into_parsls(provider, misbehave, slurm_state, expected):
     job = provider.submit("sleep 60", 1)
 
-    misbehave("squeue", f"echo '{job}|{written}|name'; echo '{job}_7|FAILED|an array'")
+    rows = f"echo '{job}|{job}|{slurm_state}|0|None||name'; echo '{job}_7|99|FAILED|0|None||array'"
+    misbehave("squeue", rows)
 
-    assert state(provider, job) == means
+    assert state(provider, job) == expected
 
 
-def test_a_block_that_slurm_does_not_know_yet_is_pending_and_one_it_forgot_has_ended(
+def test_a_block_that_slurm_does_not_list_is_pending_at_first_and_completed_later(
     provider, misbehave, monkeypatch
 ):
     job = provider.submit("sleep 60", 1)
@@ -132,15 +152,15 @@ def test_a_block_that_slurm_does_not_know_yet_is_pending_and_one_it_forgot_has_e
 
     assert state(provider, job) == JobState.PENDING
 
-    monkeypatch.setattr(base, "_FORGOTTEN_SECONDS", 0.0)
+    monkeypatch.setattr(base, "_UNLISTED_SECONDS", 0.0)
     assert state(provider, job) == JobState.COMPLETED
 
 
-@pytest.mark.parametrize("trouble", ["exit 1", "exec sleep 60"], ids=["fails", "hangs"])
-def test_without_an_answer_a_block_stays_as_it_was(provider, misbehave, trouble):
+@pytest.mark.parametrize("script", ["exit 1", "exec sleep 60"], ids=["fails", "hangs"])
+def test_a_block_keeps_its_state_if_squeue_does_not_answer(provider, misbehave, script):
     job = provider.submit("sleep 60", 1)
-    wait_until(lambda: state(provider, job) == JobState.RUNNING, "the block")
-    misbehave("squeue", trouble)
+    wait_until(lambda: state(provider, job) == JobState.RUNNING, "the block to run")
+    misbehave("squeue", script)
 
     assert state(provider, job) == JobState.RUNNING
 
@@ -148,18 +168,16 @@ def test_without_an_answer_a_block_stays_as_it_was(provider, misbehave, trouble)
 @pytest.mark.parametrize(
     "end", ["exec sleep 60", "echo 'Socket timed out' >&2; exit 1"], ids=["hangs", "fails"]
 )
-def test_a_submission_that_was_accepted_without_an_answer_is_adopted(
-    provider, parsl_site: Site, misbehave, end
-):
+def test_the_job_of_an_unanswered_submission_is_adopted(provider, parsl_site: Site, misbehave, end):
     misbehave("sbatch", f'"$REAL" "$@" >/dev/null; {end}')
 
     job = provider.submit("sleep 60", 1)
 
     assert parsl_site.jobs("%A") == [job]
-    wait_until(lambda: state(provider, job) == JobState.RUNNING, "the block")
+    wait_until(lambda: state(provider, job) == JobState.RUNNING, "the block to run")
 
 
-def test_a_submission_that_is_accepted_after_all_is_cancelled(
+def test_the_job_of_a_submission_that_is_accepted_late_is_cancelled(
     provider, parsl_site: Site, misbehave
 ):
     go = parsl_site.folder / "go"
@@ -171,11 +189,11 @@ def test_a_submission_that_is_accepted_after_all_is_cancelled(
     assert parsl_site.jobs() == []
 
     go.write_text("now\n")
-    wait_until(lambda: bool(parsl_site.jobs()), "the late job")
-    wait_until(lambda: not (provider.status([]) or parsl_site.jobs()), "its end")
+    wait_until(lambda: bool(parsl_site.jobs()), "the late job to appear")
+    wait_until(lambda: not (provider.status([]) or parsl_site.jobs()), "it to end")
 
 
-def test_a_refused_submission_says_why(provider, parsl_site: Site):
+def test_a_rejected_submission_shows_slurms_message(provider, parsl_site: Site):
     provider.partition = "nowhere"
 
     with pytest.raises(SubmitException, match="invalid partition"):
@@ -184,18 +202,18 @@ def test_a_refused_submission_says_why(provider, parsl_site: Site):
     assert parsl_site.jobs() == []
 
 
-def test_where_qrmis_plugin_acquires_it_is_asked_for_the_qpu(parsl_site: Site):
+def test_a_site_with_qrmis_plugin_is_asked_for_the_qpu_by_its_option(parsl_site: Site):
     policy = parsl_site.folder / "site.toml"
     policy.write_text("[qpus.ibm_quick]\nqpu_option = true\n")
     provider = QPUSlurmProvider(qpu="ibm_quick", site=str(policy))
     provider.script_dir = str(parsl_site.folder)
 
-    # The sandbox's Slurm has no such plugin, and so shows what it is asked.
+    # The sandbox's Slurm does not have the plugin, so its error shows the option.
     with pytest.raises(SubmitException, match="unrecognized option '--qpu=ibm_quick'"):
         provider.submit("true", 1)
 
 
-def test_a_slow_scancel_is_waited_for_elsewhere(provider, parsl_site: Site, misbehave):
+def test_a_slow_scancel_does_not_block_parsl(provider, parsl_site: Site, misbehave):
     job = provider.submit("sleep 60", 1)
     go = parsl_site.folder / "go"
     os.mkfifo(go)
@@ -204,14 +222,14 @@ def test_a_slow_scancel_is_waited_for_elsewhere(provider, parsl_site: Site, misb
     before = time.monotonic()
 
     assert provider.cancel([job]) == [True]
-    assert time.monotonic() - before < base._PATIENCE_SECONDS + 1
+    assert time.monotonic() - before < base._CANCEL_SECONDS + 1
     assert parsl_site.jobs("%A") == [job]
 
     go.write_text("now\n")
-    wait_until(lambda: not parsl_site.jobs(), "the block's end")
+    wait_until(lambda: not parsl_site.jobs(), "the block to end")
 
 
-def test_a_refused_scancel_leaves_the_block_as_it_was(provider, misbehave):
+def test_a_block_that_slurm_does_not_cancel_keeps_its_state(provider, misbehave):
     job = provider.submit("sleep 60", 1)
     misbehave("scancel", "echo denied >&2; exit 1")
 
@@ -219,15 +237,13 @@ def test_a_refused_scancel_leaves_the_block_as_it_was(provider, misbehave):
     assert state(provider, job) in (JobState.PENDING, JobState.RUNNING)
 
 
-def test_a_cancel_that_had_no_effect_is_repeated(
-    provider, parsl_site: Site, misbehave, monkeypatch
-):
+def test_a_scancel_without_effect_is_repeated(provider, parsl_site: Site, misbehave, monkeypatch):
     job = provider.submit("sleep 60", 1)
     once = parsl_site.folder / "once"
     misbehave("scancel", f'mkdir {once} 2>/dev/null || exec "$REAL" "$@"')
-    monkeypatch.setattr(base, "_FORGOTTEN_SECONDS", 0.0)
+    monkeypatch.setattr(stray_jobs, "_CANCEL_AGAIN_SECONDS", 0.0)
 
     assert provider.cancel([job]) == [True]
 
-    wait_until(lambda: not (provider.status([]) or parsl_site.jobs()), "the block's end")
+    wait_until(lambda: not (provider.status([]) or parsl_site.jobs()), "the block to end")
     assert state(provider, job) == JobState.CANCELLED

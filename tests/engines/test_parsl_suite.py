@@ -1,4 +1,4 @@
-"""Parsl's own tests through our provider, launcher and executor: `make test-parsl-suite`."""
+"""Parsl's own tests on our provider, launcher and executor: `make test-parsl-suite`."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from pathlib import Path
 
 import psutil
 import pytest
-from parsl_runs import Site, processes_with, wait_until
+from parsl_runs import Site, processes_with
+from waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.parsl_suite]
 
 HERE = Path(__file__).parent
 VENV = HERE.parents[1] / ".venv-parsl"
 STOCK_PASSES = 143
-"""How many pass with Parsl's own executor and provider; the others need a network or no root."""
+"""How many pass with Parsl's own executor and provider; others need a network or another user."""
 
 
 @pytest.fixture
 def environ(parsl_site: Site, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The environment of the suite, its blocks and all of their processes."""
+    """Return the environment for the suite, which its blocks and their processes inherit."""
     monkeypatch.delenv("PYTHONPATH")
     return {**os.environ, "PATH": f"{VENV}/bin:{os.environ['PATH']}"}
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("config", ["plain", "mixed"])
-def test_parsls_own_tests_pass_in_a_block_that_holds_the_qpu(
+def test_parsls_own_tests_pass_in_blocks_that_hold_the_qpu(
     parsl_site: Site, environ: dict[str, str], config: str
 ):
     assert VENV.is_dir(), "no .venv-parsl: run `make test-parsl-suite`"
@@ -52,5 +53,5 @@ def test_parsls_own_tests_pass_in_a_block_that_holds_the_qpu(
     sessions = parsl_site.sessions()
     assert sessions["opened"] > before["opened"]
     assert sessions["open"] == 0
-    left = psutil.wait_procs(processes_with("QPU_STATE"), timeout=5)[1]
-    assert [process.cmdline() for process in left] == []
+    alive = psutil.wait_procs(processes_with("QPU_STATE"), timeout=5)[1]
+    assert [process.cmdline() for process in alive] == []

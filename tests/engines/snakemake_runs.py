@@ -7,8 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
@@ -133,11 +132,3 @@ def acquired_by_the_site(sandbox: Sandbox, qpu: str, **others: str) -> Iterator[
 def submitted(output: str) -> list[str]:
     """Return the ids of the Slurm jobs with a QPU that a run has submitted."""
     return re.findall(r"SLURM jobid (\d+), for QPU", output)
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    """Poll a condition until it is met; for what no event announces."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.05)

@@ -9,7 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from snakemake_runs import Project, acquired_by_the_site, submitted, wait_until
+from snakemake_runs import Project, acquired_by_the_site, submitted
+from waiting import wait_until
 
 from qrmi_workflows.sandbox import Sandbox
 

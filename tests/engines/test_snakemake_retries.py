@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from snakemake_runs import PAYLOAD, Project, acquired_by_the_site, submitted, wait_until
+from snakemake_runs import PAYLOAD, Project, acquired_by_the_site, submitted
+from waiting import wait_until
 
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.sandbox import Sandbox

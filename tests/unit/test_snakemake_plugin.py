@@ -10,13 +10,12 @@ from snakemake_executor_plugin_slurm import ExecutorSettings as SlurmSettings
 from snakemake_executor_plugin_slurm_qpu import ExecutorSettings, common_settings
 
 IMPORT = """
-import sys, time
+import sys
 sys.modules["qrmi"] = None  # importing it fails
 import snakemake_executor_plugin_slurm
 sys.modules["snakemake"] = None
-start = time.perf_counter()
 import snakemake_executor_plugin_slurm_qpu
-print(time.perf_counter() - start)
+print(*sys.modules)
 """
 
 
@@ -34,7 +33,8 @@ def test_the_import_is_quick_and_needs_neither_slurm_nor_qrmi_nor_snakemake(tmp_
     )
 
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 0.5
+    # What takes long to import; a wall-clock limit would fail on a loaded machine.
+    assert not {"numpy", "jsonschema", "rich", "qiskit", "pulser"} & set(done.stdout.split())
 
 
 def test_every_setting_has_a_default_and_a_help_text():

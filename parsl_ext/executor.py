@@ -43,11 +43,11 @@ _SPARE_WORKERS = 1  # prepare or finish calls while other workers hold the lanes
 class QPUExecutor(HighThroughputExecutor):
     """Runs apps in blocks that hold a QPU, as many at once on the QPU as it has lanes.
 
-    A `qpu_app` takes a lane for each of its tasks, from submission to result. Any other app that
-    uses the QPU holds a lane for the whole call. By default, all apps of this executor use the QPU.
-    With `max_workers_per_node`, its blocks run classical apps as well. Then only a `qpu_app`, or a
-    call with `parsl_resource_specification={"qpu": 1}`, uses the QPU, and calls that wait for a
-    lane leave workers to the other apps.
+    A `qpu_app` takes a lane for each of its tasks, while the vendor has the task. Any other app
+    that uses the QPU holds a lane for the whole call. By default, all apps of this executor use the
+    QPU. With `max_workers_per_node`, its blocks run classical apps as well. Then only a `qpu_app`
+    that has a `lease`, or a call with `parsl_resource_specification={"qpu": 1}`, uses the QPU, and
+    calls that wait for a lane leave workers to the other apps.
 
     In all else this is a `HighThroughputExecutor` with other defaults: the number of workers does
     not depend on the block's cores, calls are not prefetched, and a lost worker pool is noticed
@@ -176,6 +176,7 @@ class QPUExecutor(HighThroughputExecutor):
         InvalidResourceSpecification
             It has another key, or a value that is not allowed.
         """
+        # HTEX (read in Parsl 2026.10.26) allows only `priority`, and calls this in `submit`.
         require_valid_spec(resource_specification)
 
     def submit(
@@ -251,8 +252,9 @@ class QPUExecutor(HighThroughputExecutor):
 
     def _start_local_interchange_process(self) -> None:
         # A terminal sends Ctrl-C to the interchange as well. If that ends it, HTEX waits forever
-        # for the answer to its next command (read in Parsl 2026.10.26). A child process inherits
-        # the signal mask, so the interchange ignores SIGINT; HTEX ends it with SIGTERM.
+        # for the answer to its next command (read in Parsl 2026.10.26,
+        # https://github.com/Parsl/parsl/issues/3374). A child process inherits the signal mask, so
+        # SIGINT does not reach the interchange; HTEX ends it with SIGTERM.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             super()._start_local_interchange_process()

@@ -72,7 +72,7 @@ class LeaseLauncher(Launcher):
         alive = Path(script_dir, ALIVE_FILE).absolute()
         if alive.exists():
             options.append(f"--alive={alive}")
-        # The quotes keep the shell from expanding the inner command, and no line equals the end.
+        # Quoted, so that the shell does not expand it; unique, so that no line of it is the end.
         end = f"BLOCK_{uuid.uuid4().hex}"
         return (
             f"QPU_BLOCK=$(cat <<'{end}'\n{drain}{inner}\n{end}\n)\n"

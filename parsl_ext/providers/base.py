@@ -1,4 +1,11 @@
-"""What all providers share whose blocks hold a QPU, under any scheduler."""
+"""The base of providers whose blocks hold a QPU, for any scheduler.
+
+It extends Parsl's `ClusterProvider`, not `SlurmProvider`, because a block that is lost or submitted
+twice costs QPU time. `SlurmProvider` (read in Parsl 2026.10.26) reports a failed job as completed
+at the next poll (https://github.com/Parsl/parsl/issues/3488), and reports a job that Slurm does not
+list yet as completed for good. It loses the job if sbatch times out, and a slow scancel stops the
+polling of all blocks (https://github.com/Parsl/parsl/issues/2232).
+"""
 
 from __future__ import annotations
 
@@ -160,7 +167,7 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         """
         if self.script_dir is None:
             raise SubmitException(job_name, "no script_dir, which `parsl.load` sets. Load Parsl.")
-        # The name is unique, so that the job is found even if sbatch did not answer.
+        # The name is unique, so that the job is found even if the scheduler does not answer.
         name = f"{job_name}.{uuid.uuid4().hex[:12]}"
         script = Path(self.script_dir, name).absolute()
         script.write_text(self._render_script(script, command, tasks_per_node), encoding="utf-8")
@@ -199,12 +206,13 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
 
     def status(self, job_ids: Sequence[str]) -> list[BlockStatus]:
         """Return the states of blocks, and cancel stray jobs."""
-        # ClusterProvider.status (read in Parsl 2026.10.26) does not call `_status` without ids; but
-        # stray jobs exist without any block.
+        # ClusterProvider.status (read in Parsl 2026.10.26) calls `_status` only if it is given ids,
+        # but stray jobs may exist although there is no block.
         self._status()
         return [self.resources[job_id]["status"] for job_id in job_ids]
 
     def _status(self) -> None:
+        # Parsl's hook for updating `self.resources`, its table of blocks (read in 2026.10.26).
         open_jobs = [id_ for id_, job in self.resources.items() if not job["status"].terminal]
         if not (open_jobs or self._strays):
             return

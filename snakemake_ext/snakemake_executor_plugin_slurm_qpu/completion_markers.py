@@ -1,8 +1,8 @@
-"""Completion markers: files in which jobs leave word that their command has ended.
+"""Completion markers: files that jobs write when their command has ended.
 
 A marker only decides *when* Slurm is asked about a job; Slurm's answer decides how the job ended.
-So nothing depends on a marker that cannot be seen (no shared file system, a full disk): the job is
-then checked on the stock executor's schedule.
+So nothing is lost with a marker that cannot be seen (no shared file system, a full disk): the job
+is then checked on the stock executor's schedule.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from time import monotonic
 __all__ = ["POLL_SECONDS", "CompletionMarkers"]
 
 POLL_SECONDS = 0.1
-"""How often the folder is listed. That costs one `scandir`, and nothing at the scheduler."""
+"""Seconds between two looks at the folder. Each costs one `scandir`, and no question to Slurm."""
 
 _FIRST_PAUSE = 0.2
 """Seconds from a marker to the first check: slurmctld needs them to notice a batch script's end."""
@@ -39,9 +39,9 @@ class CompletionMarkers:
         parent: Where the folder is created, when the first job is submitted.
     """
 
-    # Several threads meet here: those that submit jobs use `folder` and `expect`, the one that
-    # checks jobs uses the rest. The dictionaries need no lock: `expect` is a single assignment,
-    # which is atomic, and the loop over `_expected` runs over a copy.
+    # Threads that submit jobs use `folder` and `expect`; the one that checks jobs uses the rest.
+    # The dictionaries need no lock: `expect` is a single assignment, which is atomic, and the loop
+    # over `_expected` runs over a copy.
 
     def __init__(self, parent: Path) -> None:
         self._parent = parent
@@ -104,8 +104,8 @@ class CompletionMarkers:
         except OSError:
             return set()  # the stock schedule applies
 
-    def has_held_one_too_long(self) -> bool:
-        """Return whether a job with a marker has waited for its check for ten seconds."""
+    def is_check_overdue(self) -> bool:
+        """Return whether the check of a job with a marker has been held back for too long."""
         return any(monotonic() >= check_at + _MAX_HOLD for check_at in self._check_at.values())
 
     def exit_status(self, job_id: str) -> str:

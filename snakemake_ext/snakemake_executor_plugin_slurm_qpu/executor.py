@@ -63,10 +63,10 @@ _RENDERS_QPU_JOB: ContextVar[bool] = ContextVar("_RENDERS_QPU_JOB", default=Fals
 class Executor(MarkerExecutor):
     """Runs jobs on Slurm, those with `qpu=1` under a lease of their QPU."""
 
-    # Overridden methods, some of them private, were read in snakemake 9.27.1,
-    # snakemake-executor-plugin-slurm 2.8.0 ("slurm" below) and
-    # snakemake-interface-executor-plugins 9.4.0 ("interface").
-    # tests/unit/test_snakemake_stock_executor.py fails if one of them changes its signature.
+    # What is overridden or called, some of it private, was read in snakemake 9.27.1,
+    # snakemake-executor-plugin-slurm 2.8.0 (the stock executor) and
+    # snakemake-interface-executor-plugins 9.4.0 (the interface).
+    # tests/unit/test_snakemake_stock_executor.py fails if a signature has changed.
 
     def __init__(self, workflow: Any, logger: Any) -> None:
         # Before super(), which starts the thread that checks jobs (see MarkerExecutor).
@@ -85,17 +85,17 @@ class Executor(MarkerExecutor):
 
     def run_jobs(self, jobs: Sequence[Any]) -> None:
         """Submit jobs that are ready; those with a QPU one by one, never as a job array."""
-        # slurm calls `run_job` in a thread pool and does not look at the future: an exception that
-        # leaves it there is lost, and Snakemake waits for the job for ever. Here, in the thread of
+        # The stock executor calls `run_job` in a thread pool and ignores the future: an exception
+        # raised there is lost, and Snakemake waits for the job for ever. Here, in the thread of
         # Snakemake's scheduler, a bad request ends the workflow with its message.
         requests = {job: self._requests.request_of(job) for job in jobs}
         with_qpu = [job for job, request in requests.items() if request is not None]
         for job in with_qpu:
             if not self._is_plain_shell(job):
                 require_parsable_wildcards(job)
-        # Job arrays pass the commands of their tasks in an option of the job step executor
-        # (`--slurm-jobstep-array-execs`), which jobs with a QPU do not use: each would run the
-        # first task's command.
+        # A job array passes the commands of its tasks in an option of the job step executor
+        # (`--slurm-jobstep-array-execs`). Jobs with a QPU do without that executor, so each task
+        # would run the first one's command.
         super().run_jobs([job for job, request in requests.items() if request is None])
         for job in with_qpu:
             if self._prepare(job):
@@ -103,8 +103,8 @@ class Executor(MarkerExecutor):
 
     def _prepare(self, job: Any) -> bool:
         """Do for a plain shell job what a Snakemake inside the job would do first."""
-        # `Job.prepare` removes old outputs and creates folders. Snakemake's local executor, which
-        # runs inside the job otherwise, calls it right before the command.
+        # `Job.prepare` removes old outputs and creates folders. Otherwise the local executor of the
+        # Snakemake inside the job calls it, right before the command.
         if not self._is_plain_shell(job):
             return True
         try:
@@ -120,7 +120,7 @@ class Executor(MarkerExecutor):
         return not self.workflow.executor_settings.nested and is_plain_shell(job, self.workflow)
 
     def run_job(self, job: Any) -> None:
-        """Submit one job, in a thread of slurm's pool; an error fails this job alone."""
+        """Submit one job, in a thread of the pool; an error fails this job only."""
         try:
             request = self._requests.request_of(job)
             if request is None:
@@ -129,8 +129,8 @@ class Executor(MarkerExecutor):
                 self._submit_with_qpu(job, request)
         except Exception as error:
             self._had_unanswered_submission |= isinstance(error, SchedulerError) and error.retryable
-            # slurm's own handler reads `job.rule.name`, which a group does not have. So an
-            # AttributeError may hide the error that it was handling.
+            # The stock executor's handler reads `job.rule.name`, which a group does not have. So an
+            # AttributeError may hide the error that was being handled.
             cause = error.__context__ if isinstance(error, AttributeError) else error
             self._report_job_error_threadsafe(
                 SubmittedJobInfo(job), f"Job submission failed: {cause or error}. "
@@ -164,7 +164,7 @@ class Executor(MarkerExecutor):
             f"{request.qpu} (log: {log_file})."
         )
         if cluster:
-            self._submitted_job_clusters.add(cluster)  # makes slurm's scancel ask all clusters
+            self._submitted_job_clusters.add(cluster)  # adds --clusters=all to the stock scancel
         self._report_job_submission_threadsafe(
             SubmittedJobInfo(
                 job,
@@ -174,7 +174,7 @@ class Executor(MarkerExecutor):
         )
 
     def _log_file(self, job: Any) -> Path:
-        # Where slurm puts it (`run_job`), but for characters that sbatch does not take as they are.
+        # Where the stock executor has it (`run_job`), except for characters special to sbatch.
         kind = "group" if job.is_group() else "rule"
         folder = self.slurm_logdir / f"{kind}_{job.name}" / log_folder_name(job)
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,12 +183,13 @@ class Executor(MarkerExecutor):
     def _sbatch_argv(
         self, job: Any, request: QPURequest, log_file: Path, comment: str
     ) -> list[str]:
-        """Build slurm's sbatch call as an argument list, with the options of the request."""
-        # slurm renders a string for a shell (`run_job`). Split, it needs no shell, and no character
-        # of a name can be expanded.
+        """Build the stock executor's sbatch call as an argument list, with the QPU's options."""
+        # The stock executor runs a string in a shell, in which it escapes nothing but double quotes
+        # (https://github.com/snakemake/snakemake-executor-plugin-slurm/issues/29). Split into
+        # arguments, the call needs no shell.
         settings = self.workflow.executor_settings
         validate_slurm_extra(job)
-        # A rule's own partition comes before the site's, and the site's before slurm's guess.
+        # A rule's own partition takes precedence over the site's, and that over a guessed one.
         has_partition = bool(job.resources.get("slurm_partition"))
         options = self._requests.sbatch_options(request, partition=not has_partition)
         site_sets_partition = any(option.startswith("--partition=") for option in options)
@@ -212,8 +213,8 @@ class Executor(MarkerExecutor):
 
     def _after_orphans(self, job: Any) -> list[str]:
         """Make a job wait for those that a killed Snakemake has left running for its outputs."""
-        # Then the job finds their tasks in the journal. Snakemake keeps the ids of submitted jobs
-        # with the marks of incomplete outputs (`Persistence.external_jobids`).
+        # By then their tasks are in the journal. Snakemake keeps the ids of submitted jobs with its
+        # marks of incomplete outputs (`PersistenceBase.external_jobids`).
         external_jobids = self.workflow.persistence.external_jobids
         orphans = sorted({job_id for member in jobs_in(job) for job_id in external_jobids(member)})
         return [f"--dependency=afterany:{':'.join(orphans)}"] if orphans else []
@@ -239,17 +240,17 @@ class Executor(MarkerExecutor):
         return quote_job_args(arguments, job, self.tmpdir) if _RENDERS_QPU_JOB.get() else arguments
 
     def get_snakefile(self) -> str:
-        """Return the Snakefile's path."""
+        """Return the Snakefile's path, quoted for a shell where it needs to be."""
         # The interface quotes it with `repr` (see `quoting`), but leaves alone a string that is
         # quoted already (`format_cli_value`).
         path = str(super().get_snakefile())
         return shlex.quote(path) if _RENDERS_QPU_JOB.get() else path
 
     def additional_general_args(self) -> str:
-        """Return slurm's choice of the job step executor; nothing for a job with a QPU."""
+        """Return the options that select the job step executor; none for a job with a QPU."""
         # The job step executor runs a second Snakemake under srun, and removes most SLURM_*
-        # variables from its environment: `SLURM_JOB_QPU_RESOURCES` too
-        # (snakemake-executor-plugin-slurm-jobstep 0.6.1, `run_job`).
+        # variables from its environment, among them `SLURM_JOB_QPU_RESOURCES`
+        # (`run_job` of snakemake-executor-plugin-slurm-jobstep 0.6.1).
         return "" if _RENDERS_QPU_JOB.get() else str(super().additional_general_args())
 
     def get_job_exec_suffix(self, job: Any) -> str:
@@ -262,7 +263,7 @@ class Executor(MarkerExecutor):
         return f"touch {marker} || {{ touch {marker}; exit 1; }}"
 
     def _leaves_marker(self, job: Any) -> bool:
-        # Not a job of an array: slurm appends options to the end of its command.
+        # Not a job of an array: the stock executor appends options to the end of its command.
         in_array = not job.is_group() and self.array_jobs & {"all", job.rule.name}
         return self.workflow.executor_settings.mark_all and not in_array
 
@@ -290,14 +291,14 @@ class Executor(MarkerExecutor):
         if tail and self._requests.request_of(job_info.job) is not None:
             msg = f"{msg} Its log ends with:\n{tail}\n"
         if job_info.job.is_group():
-            # `GroupJob.log_error` of snakemake 9.27.1 takes the message and does not show it.
+            # `GroupJob.log_error` of snakemake 9.27.1 accepts the message but does not show it.
             self.logger.error(f"Group {job_info.job.groupid}: {msg}")
         super().report_job_error(job_info, msg=msg, **kwargs)
 
     def handle_job_success(self, job: Any) -> None:
         """Archive the step of a job whose outputs Snakemake has found."""
-        # Not earlier: if outputs are missing, a retry must find the tasks that are paid for. From
-        # now on, running the job again means new tasks.
+        # Not earlier: if outputs are missing, a retry must find the tasks that are already paid
+        # for. From now on, running the job again means new tasks.
         super().handle_job_success(job)
         if self._requests.request_of(job) is not None:
             try:
@@ -315,15 +316,15 @@ class Executor(MarkerExecutor):
     # The end of the run
 
     def cancel(self) -> None:
-        """Cancel all jobs of this run, and give up those that are waiting for submission."""
-        # The interface's `cancel` takes the jobs from `active_jobs`. A submission that is under way
-        # would add its job afterwards, so this waits for it first.
+        """Cancel all jobs of this run, and drop those that are not yet submitted."""
+        # The interface's `cancel` reads `active_jobs` once. A submission in progress would add its
+        # job after that, so wait for it first.
         self._is_cancelled = True
         self._job_submission_executor.shutdown(wait=True, cancel_futures=True)
         super().cancel()
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
-        """Cancel all jobs of this run by their common name, then those that are given."""
+        """Cancel all jobs of this run by their common name, then those listed."""
         # `active_jobs` is empty while the interface's `_wait_for_jobs` checks the jobs, and lacks
         # those whose submission Slurm did not answer. Each of them would hold a QPU for nobody.
         self._cancel_by_name()
@@ -336,7 +337,7 @@ class Executor(MarkerExecutor):
             self._cancel_by_name()
 
     def _cancel_by_name(self) -> None:
-        # Every job of a run is named after the run (slurm's `run_uuid`).
+        # The stock executor names every job of a run after the run (`run_uuid`).
         with suppress(SchedulerError):
             run_command(["scancel", f"--name={self.run_uuid}"])
 
@@ -344,8 +345,8 @@ class Executor(MarkerExecutor):
 def _drop_own_leases() -> None:
     """Remove the leases of the job that Snakemake itself runs in from the environment.
 
-    Every job inherits this process's environment (`sbatch --export=ALL`), also one without a QPU,
-    and Slurm stores it on disk. Another job's lease is not to be adopted, and its token not stored.
+    Every job, with a QPU or not, inherits this environment (`sbatch --export=ALL`), and Slurm keeps
+    it on disk: a job would adopt the lease of another, and Slurm would keep that lease's token.
     """
     kept = without_leases()
     for name in os.environ.keys() - kept.keys():

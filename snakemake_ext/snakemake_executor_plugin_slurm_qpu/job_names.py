@@ -43,6 +43,6 @@ def log_folder_name(job: Any) -> str:
 
 def cluster_of(job: Any) -> Any:
     """Return the cluster that the job's resources name, or `None`."""
-    # In the order of slurm 2.8.0 (`submit_string.get_submit_command`).
+    # In the order of snakemake-executor-plugin-slurm 2.8.0 (`get_submit_command`).
     names = (job.resources.get(name) for name in ("cluster", "clusters", "slurm_cluster"))
     return next((name for name in names if name), None)

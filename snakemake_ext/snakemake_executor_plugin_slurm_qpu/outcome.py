@@ -1,7 +1,7 @@
-"""How a job with a completion marker ended: Slurm decides, the marker stands in for a lost answer.
+"""How a job with a completion marker ended.
 
-A marker shows that the job's command has ended. What became of the job only Slurm knows: it may
-have been cancelled, or its node may have failed.
+A marker only shows that the job's command has ended. Slurm knows how the job ended: it may have
+been cancelled, or its node may have failed. Where Slurm has forgotten the job, its marker decides.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Outcome(Enum):
     UNDECIDED = "undecided"
 
 
-# The states of a job that has not ended. One that a later Slurm adds (UNKNOWN) is not among them:
-# the job counts as failed, because otherwise Snakemake might wait for it for ever.
+# The states of a job that has not ended. UNKNOWN, for the states that a later Slurm may add, is not
+# among them: such a job counts as failed, or Snakemake might wait for it for ever.
 _NOT_ENDED = frozenset({JobState.PENDING, JobState.RUNNING, JobState.HELD})
 
 

@@ -30,8 +30,6 @@ TO_BE_DETERMINED = "<TBD>"
 """How Snakemake writes a value that it can only evaluate later, or only inside the job."""
 # The text of `snakemake.common.tbdstring.TBDString` in 9.27.1; not imported, see `__init__.py`.
 
-"""The options of sbatch that the request for a QPU sets, so that `slurm_extra` must not."""
-
 
 class QPURequests:
     """The requests of one workflow; Slurm is asked once what it offers."""
@@ -123,7 +121,7 @@ class QPURequests:
         return [o for o in options if partition or not o.startswith("--partition=")]
 
     def lanes(self, request: QPURequest) -> int | None:
-        """Return for how many lanes a request is; `None` if the site's units are not lanes."""
+        """Return how many lanes a request is for; `None` if the site's units are not lanes."""
         units = units_of(self.site.qpu(request.qpu), self._offered)
         return request.count if units is not None and units > 1 else None
 

@@ -34,12 +34,12 @@ __all__ = ["MarkerExecutor"]
 class MarkerExecutor(SlurmExecutor):
     """The stock Slurm executor, which also checks a job soon after its marker has appeared."""
 
-    # Overridden methods were read in snakemake-executor-plugin-slurm 2.8.0 ("slurm" below) and
-    # snakemake-interface-executor-plugins 9.4.0 ("interface").
+    # Overridden methods were read in snakemake-executor-plugin-slurm 2.8.0 (the stock executor) and
+    # snakemake-interface-executor-plugins 9.4.0 (the interface).
 
     def __init__(self, workflow: Any, logger: Any) -> None:
-        # These come before super(), because the interface's RemoteExecutor starts the thread that
-        # checks jobs before it calls `__post_init__`. Upstream has met the same race:
+        # Before super(), in which the interface's RemoteExecutor starts the thread that checks jobs
+        # and only then calls `__post_init__`. The stock executor has had this race too:
         # https://github.com/snakemake/snakemake-executor-plugin-slurm/pull/396.
         self._markers = CompletionMarkers(WORKFLOW_RECORDS.parent)
         self._reported: set[str] = set()
@@ -58,8 +58,8 @@ class MarkerExecutor(SlurmExecutor):
 
     async def sleep(self) -> None:
         """Sleep until the next scheduled check, or until a marker makes an earlier one useful."""
-        # The interface's `_wait_for_jobs` calls this between checks; its own `sleep` ignores
-        # everything until the interval is over.
+        # The interface's `_wait_for_jobs` calls this between checks; its own `sleep` always sleeps
+        # for the whole interval.
         now = monotonic()
         if now >= self._next_scheduled_check:
             self._next_scheduled_check = now + self.next_seconds_between_status_checks
@@ -80,7 +80,7 @@ class MarkerExecutor(SlurmExecutor):
         running = [job for job_id, job in active.items() if job_id not in marked]
         return (
             self._may_free_a_slot(len(active))
-            or self._markers.has_held_one_too_long()
+            or self._markers.is_check_overdue()
             or any(self._markers.exit_status(job_id) not in {"0", ""} for job_id in marked)
             or unblocks_jobs(self.workflow.dag, ended, running)
         )
@@ -94,8 +94,8 @@ class MarkerExecutor(SlurmExecutor):
 
     def get_status_command(self) -> str:
         """Return `sacct` or `squeue`, but never `sacct` where Slurm has no accounting."""
-        # slurm decides by whether `sacct` is installed, and takes an empty answer for "not known
-        # yet": without an accounting database it would wait for ever.
+        # The stock executor uses `sacct` if it is installed, and takes an empty answer for "not in
+        # the database yet": without a database it would wait for ever.
         return str(super().get_status_command()) if self._has_accounting else "squeue"
 
     async def check_active_jobs(
@@ -104,8 +104,8 @@ class MarkerExecutor(SlurmExecutor):
         """Ask Slurm how jobs ended; report those that did, and yield the others."""
         self._reported.clear()
         rest = {info.external_jobid: info for info in active_jobs}
-        # A check that a marker has triggered asks only about jobs with markers. In a multi-cluster
-        # site that question would miss the other clusters' jobs, so slurm asks there.
+        # A check triggered by a marker asks only about jobs with markers. That question would miss
+        # jobs on other clusters, so with several clusters the stock executor asks.
         if monotonic() < self._next_scheduled_check and not self._submitted_job_clusters:
             if not self._report_marked(rest, self._markers.jobs_to_check()):
                 for info in rest.values():
@@ -116,8 +116,8 @@ class MarkerExecutor(SlurmExecutor):
             self._markers.back_off(info.external_jobid)
             del rest[info.external_jobid]
             yield info
-        # If its query fails, slurm neither reports nor yields its jobs. The interface then drops
-        # them from `active_jobs`, and Snakemake would wait for them for ever; compare
+        # If its query fails, the stock executor neither reports nor yields its jobs. The interface
+        # then drops them from `active_jobs`, and Snakemake would wait for them for ever; compare
         # https://github.com/snakemake/snakemake-executor-plugin-slurm/issues/207.
         for job_id in rest.keys() - self._reported:
             self._markers.back_off(job_id)
@@ -140,7 +140,7 @@ class MarkerExecutor(SlurmExecutor):
         has_unexplained_failure = False
         for job_id in asked:
             status, exit_status = (listed or {}).get(job_id), self._markers.exit_status(job_id)
-            # An answer without the job means that Slurm has forgotten it; no answer means nothing.
+            # An answer without the job means that Slurm has forgotten it. No answer says nothing.
             outcome = Outcome.UNDECIDED if listed is None else decide_outcome(status, exit_status)
             if outcome is Outcome.UNDECIDED:
                 self._markers.back_off(job_id)
@@ -149,7 +149,7 @@ class MarkerExecutor(SlurmExecutor):
                 self.report_job_success(info)
                 self._remove_log(info)
             elif status is None:
-                # slurm would go on waiting for a job that squeue no longer lists.
+                # The stock executor would go on waiting for a job that squeue no longer lists.
                 message = f"SLURM-job '{job_id}' ended with exit status {exit_status}."
                 self.report_job_error(active.pop(job_id), msg=message)
             else:
@@ -160,14 +160,14 @@ class MarkerExecutor(SlurmExecutor):
         """Ask Slurm for the status of this run's jobs; `None` if it does not answer."""
         slurm = Slurm()
         try:
-            # By name, as slurm does: squeue fails if it does not know one of the ids in `--jobs`.
+            # By name, as the stock executor does: squeue fails if it does not know an id.
             return list_jobs(slurm, slurm.status_argv(name=self.run_uuid))
         except SchedulerError as error:
             self.logger.warning(f"{error} Asking again later.")
             return None
 
     def _remove_log(self, info: SubmittedJobInfo) -> None:
-        # slurm does this in `check_active_jobs`, for the jobs that it reports itself.
+        # The stock executor does this in `check_active_jobs`, for the jobs that it reports itself.
         if not self.workflow.executor_settings.keep_successful_logs:
             with suppress(OSError):
                 info.aux["slurm_logfile"].unlink(missing_ok=True)

@@ -78,9 +78,9 @@ def test_a_job_is_held_for_ten_seconds_at_most_and_its_marker_has_the_exit_statu
 
     assert markers.jobs_to_check() == {"7"}
     assert markers.exit_status("7") == "3"
-    assert not markers.has_held_one_too_long()
+    assert not markers.is_check_overdue()
     clock.now += 10
-    assert markers.has_held_one_too_long()
+    assert markers.is_check_overdue()
     assert markers.exit_status("8") == ""
 
 

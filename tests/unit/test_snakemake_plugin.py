@@ -14,8 +14,9 @@ import sys
 sys.modules["qrmi"] = None  # importing it fails
 import snakemake_executor_plugin_slurm
 sys.modules["snakemake"] = None
+stock = set(sys.modules)
 import snakemake_executor_plugin_slurm_qpu
-print(*sys.modules)
+print(*set(sys.modules) - stock)
 """
 
 
@@ -33,8 +34,10 @@ def test_the_import_is_quick_and_needs_neither_slurm_nor_qrmi_nor_snakemake(tmp_
     )
 
     assert done.returncode == 0, done.stderr
+    added = set(done.stdout.split())
+    assert "snakemake_executor_plugin_slurm_qpu.executor" in added
     # What takes long to import; a wall-clock limit would fail on a loaded machine.
-    assert not {"numpy", "jsonschema", "rich", "qiskit", "pulser"} & set(done.stdout.split())
+    assert not {"numpy", "jsonschema", "rich", "qiskit", "pulser"} & added
 
 
 def test_every_setting_has_a_default_and_a_help_text():

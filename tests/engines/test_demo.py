@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from waiting import wait_until
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 SECONDS = 100
@@ -108,7 +108,7 @@ def test_it_leaves_no_process(slurm_run: tuple[Path, dict[str, Any]]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
     demo = subprocess.Popen([sys.executable, str(DEMO)], cwd=tmp_path)
-    wait_for(tmp_path / "demo-run" / ".snakemake" / "slurm_logs")
+    wait_until((tmp_path / "demo-run/.snakemake/slurm_logs").exists, "the log of a Slurm job")
     demo.send_signal(number)
     assert demo.wait(60) == 128 + number
     assert processes_of(tmp_path) == []
@@ -117,21 +117,11 @@ def test_an_interrupted_run_leaves_no_process(tmp_path: Path, number: signal.Sig
 @pytest.mark.slurm
 def test_a_run_first_ends_the_processes_that_a_killed_run_has_left(tmp_path: Path) -> None:
     demo = subprocess.Popen([sys.executable, str(DEMO)], cwd=tmp_path)
-    wait_for(tmp_path / "demo-run" / "snakemake.log")
+    wait_until((tmp_path / "demo-run/snakemake.log").exists, "the log of Snakemake")
     demo.kill()
     demo.wait()
     assert processes_of(tmp_path) != []
     first = [sys.executable, "-c", "import demo; demo.clear()"]
     subprocess.run(first, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(DEMO.parent)})
     # An orphaned Snakemake ends once its Slurm has gone.
-    deadline = time.monotonic() + 30
-    while processes_of(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert processes_of(tmp_path) == []
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 30
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.05)
+    wait_until(lambda: processes_of(tmp_path) == [], "the end of the orphans")

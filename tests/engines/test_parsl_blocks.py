@@ -18,14 +18,14 @@ from qrmi_workflows import open_lease
 pytestmark = [pytest.mark.slurm, pytest.mark.engines]
 
 
-def assert_released_in_time(site: Site, closed: int, seconds: float) -> None:
-    """Assert that a block released its lease this soon after SIGTERM, and left no process."""
+def assert_released_in_time(site: Site, closed: int) -> None:
+    """Assert that a block released its lease within KillWait, and left no process."""
     sigterm = site.folder / "sigterm"
     pids = json.loads((site.folder / "pids").read_text())
     wait_until(sigterm.exists, "SIGTERM", seconds=90)
     wait_until(lambda: site.sessions()["closed"] > closed, "the release", seconds=90)
     took = time.time() - float(sigterm.read_text())
-    assert took < seconds
+    assert took < 30
     assert [pid for pid in pids if psutil.pid_exists(pid)] == []
 
 
@@ -89,7 +89,7 @@ def test_a_block_is_submitted_for_the_first_call_and_cancelled_when_idle(parsl_s
         assert parsl_site.sessions()["open"] == 1
 
         wait_until(lambda: all(job["status"].terminal for job in blocks.values()), "scale-in")
-        wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=3)
+        wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=25)
         assert sample(bell()).result()["task"], "another block is submitted"
 
     assert parsl_site.sessions()["closed"] - closed == 2
@@ -116,7 +116,7 @@ def test_a_cancelled_block_releases_its_lease_even_if_processes_ignore_sigterm(
 
         parsl_site.slurm("scancel", *parsl_site.jobs("%A"))
 
-        assert_released_in_time(parsl_site, closed, seconds=15)
+        assert_released_in_time(parsl_site, closed)
 
 
 @pytest.mark.slow  # Slurm checks time limits every 30 s
@@ -129,7 +129,7 @@ def test_a_block_at_its_time_limit_releases_its_lease_before_slurm_kills_it(pars
 
         parsl_site.slurm("scontrol", "update", f"JobId={job}", "EndTime=now")
 
-        assert_released_in_time(parsl_site, closed, seconds=15)
+        assert_released_in_time(parsl_site, closed)
     assert "JobState=TIMEOUT" in parsl_site.slurm("scontrol", "show", "job", job)
 
 

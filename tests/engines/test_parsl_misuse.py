@@ -132,7 +132,7 @@ def test_ctrl_c_cancels_running_tasks_and_releases_the_lease(parsl_site: Site):
         process.kill()
 
     assert stderr.rstrip().endswith("KeyboardInterrupt")
-    wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=10)
+    wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release")
     wait_until(lambda: not (parsl_site.jobs() or processes_with("QPU_STATE")), "all to end")
     tasks = parsl_site.tasks()
     assert tasks["accepted"] == tasks["finished"]

@@ -15,8 +15,8 @@ __all__ = ["QPUSlurmProvider"]
 class QPUSlurmProvider(QPUProvider):
     """Blocks that are Slurm jobs and hold a QPU, as the site grants it: GRES, licence or `--qpu`.
 
-    A block spends most of its time waiting for the QPU, so its job is small by default: one node,
-    one core, not exclusive. It is never requeued by default.
+    A block spends most of its time waiting for the QPU, so by default its job is small: one node,
+    one core, not exclusive. By default, Slurm never requeues it.
 
     Parameters
     ----------

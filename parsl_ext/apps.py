@@ -183,7 +183,7 @@ def _refuse_lease_argument(
 
 
 def _lend_block_lease(body: Callable[..., Any], qpu: str | None) -> Callable[..., Any]:
-    """Wrap a function so that, in a worker, it is called with the block's lease if it wants it."""
+    """Wrap a function so that a worker passes it the block's lease if it has the parameter."""
     has_lease = _has_parameter(body, _LEASE)
     has_specification = _has_parameter(body, _SPECIFICATION)
 

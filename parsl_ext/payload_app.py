@@ -86,7 +86,7 @@ def run_payload(
 def _payload_app(
     qpu: str | None, executors: str | tuple[str, ...], cache: bool
 ) -> Callable[..., AppFuture]:
-    """Return the app for these arguments; one app each, as a user's decorator would make."""
+    """Return the app for these arguments; made once, as a decorator would."""
     labels = executors if isinstance(executors, str) else list(executors)
     return qpu_app(_run, qpu=qpu, executors=labels, cache=cache)
 

@@ -166,7 +166,7 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
             The scheduler rejected the job, or did not answer in time.
         """
         if self.script_dir is None:
-            raise SubmitException(job_name, "no script_dir, which `parsl.load` sets. Load Parsl.")
+            raise SubmitException(job_name, "script_dir is not set. Load Parsl, which sets it.")
         # The name is unique, so that the job is found even if the scheduler does not answer.
         name = f"{job_name}.{uuid.uuid4().hex[:12]}"
         script = Path(self.script_dir, name).absolute()

@@ -1,4 +1,4 @@
-"""Jobs that may hold the QPU although no block stands for them any more, or ever did."""
+"""Stray jobs: those of unanswered submissions, and those that survived their cancellation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A block's job script, and the jobs that a provider cancels although they are no blocks."""
+"""The job scripts of blocks, and the stray jobs that a provider cancels."""
 
 from __future__ import annotations
 

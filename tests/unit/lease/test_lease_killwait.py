@@ -13,6 +13,7 @@ from qrmi_workflows.lease.killwait import (
     KillWait,
     current_kill_wait,
     learn_kill_wait,
+    start_kill_wait,
 )
 from qrmi_workflows.state.process import JobIdentity
 
@@ -47,6 +48,19 @@ def cluster(monkeypatch):
     monkeypatch.setattr(killwait, "_has_asked", False)
     monkeypatch.setattr(killwait, "_learned", None)
     return enter
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Set the monotonic clock; KillWait of 30 s is not being counted."""
+    monkeypatch.setenv("QPU_KILL_WAIT", "30")
+    monkeypatch.setattr(killwait, "_started", None)
+
+    def set_clock(seconds: float) -> None:
+        monkeypatch.setattr(killwait.time, "monotonic", lambda: seconds)
+
+    set_clock(1000)
+    return set_clock
 
 
 @pytest.mark.parametrize("seconds", SECONDS)
@@ -126,3 +140,51 @@ def test_outside_of_jobs_nothing_is_asked(cluster):
     learn_kill_wait()
 
     assert scheduler.requests == 0
+
+
+def test_what_is_left_of_kill_wait_is_divided(clock):
+    start_kill_wait()
+
+    clock(1012)
+
+    assert current_kill_wait() == KillWait.divide(18)
+
+
+def test_a_second_sigterm_does_not_prolong_kill_wait(clock):
+    start_kill_wait()
+    clock(1010)
+    start_kill_wait()
+
+    clock(1012)
+
+    assert current_kill_wait() == KillWait.divide(18)
+
+
+def test_kill_wait_may_have_started_earlier(clock):
+    start_kill_wait(since=995)
+
+    assert current_kill_wait() == KillWait.divide(25)
+
+
+def test_a_process_that_outlives_kill_wait_has_all_of_it_at_the_next_sigterm(clock):
+    start_kill_wait()
+    clock(1030)
+    assert current_kill_wait() == KillWait.divide(30)
+
+    start_kill_wait()
+    clock(1040)
+
+    assert current_kill_wait() == KillWait.divide(20)
+
+
+@pytest.mark.parametrize("leases", [1, 2, 5])
+def test_leases_released_in_turn_fit_into_kill_wait(clock, leases):
+    start_kill_wait()
+    now = 1000.0
+
+    for _ in range(leases):
+        budget = current_kill_wait()
+        now += budget.tasks + budget.release + budget.record
+        clock(now)
+
+    assert now < 1030

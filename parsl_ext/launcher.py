@@ -17,14 +17,14 @@ __all__ = ["LeaseLauncher"]
 
 # The option of Parsl's process_worker_pool.py, as HTEX renders it (Parsl 2026.10.26).
 _DRAIN_PERIOD = re.compile(r"(?<=--drain_period=)(\d+|None)\b")
-_DRAIN_AS_REQUESTED = "QPU_DRAIN=$(({requested} - QPU_JOB_USED))"
-_DRAIN_BEFORE_TIME_LIMIT = """QPU_DRAIN=None
+_DRAIN_AS_REQUESTED = "drain_period=$(({requested} - QPU_JOB_USED))"
+_DRAIN_BEFORE_TIME_LIMIT = """drain_period=None
 if [ -n "$QPU_JOB_LEFT" ]; then
-    QPU_LAST=$(((QPU_JOB_USED + QPU_JOB_LEFT) / 10))
-    QPU_DRAIN=$((QPU_JOB_LEFT - (QPU_LAST < 60 ? QPU_LAST : 60)))
+    last_seconds=$(((QPU_JOB_USED + QPU_JOB_LEFT) / 10))
+    drain_period=$((QPU_JOB_LEFT - (last_seconds < 60 ? last_seconds : 60)))
 fi"""
 # Parsl takes 0 for "never drain", so a time in the past becomes one second.
-_DRAIN_NOW_IF_LATE = '[ "$QPU_DRAIN" = None ] || [ "$QPU_DRAIN" -gt 0 ] || QPU_DRAIN=1'
+_DRAIN_NOW_IF_LATE = '[ "$drain_period" = None ] || [ "$drain_period" -gt 0 ] || drain_period=1'
 
 
 class LeaseLauncher(Launcher):
@@ -75,8 +75,8 @@ class LeaseLauncher(Launcher):
         # Quoted, so that the shell does not expand it; unique, so that no line of it is the end.
         end = f"BLOCK_{uuid.uuid4().hex}"
         return (
-            f"QPU_BLOCK=$(cat <<'{end}'\n{drain}{inner}\n{end}\n)\n"
-            f'exec qpu lease exec {shlex.join(options)} -- bash -c "$QPU_BLOCK"\n'
+            f"block_command=$(cat <<'{end}'\n{drain}{inner}\n{end}\n)\n"
+            f'exec qpu lease exec {shlex.join(options)} -- bash -c "$block_command"\n'
         )
 
 
@@ -89,5 +89,5 @@ def _count_drain_from_job_start(command: str) -> tuple[str, str]:
         compute = _DRAIN_BEFORE_TIME_LIMIT
     else:
         compute = _DRAIN_AS_REQUESTED.format(requested=period[1])
-    lines = f"{compute}\n{_DRAIN_NOW_IF_LATE}\nexport QPU_DRAIN\n"
-    return _DRAIN_PERIOD.sub("$QPU_DRAIN", command), lines
+    lines = f"{compute}\n{_DRAIN_NOW_IF_LATE}\nexport drain_period\n"
+    return _DRAIN_PERIOD.sub("$drain_period", command), lines

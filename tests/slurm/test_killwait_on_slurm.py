@@ -1,0 +1,68 @@
+"""A site with a short KillWait: a lease is released before Slurm sends SIGKILL."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from site_under_test import Site
+from waiting import wait_until
+
+from qrmi_workflows.emulator.client import Control
+from qrmi_workflows.lease.killwait import DEFAULT_SECONDS
+from qrmi_workflows.lease.records import records_of_job
+from qrmi_workflows.schedulers.slurm import kill_wait_of
+
+pytestmark = pytest.mark.slurm
+
+KILL_WAIT = 10
+RELEASE = "[PD]* */sessions/*"  # PATCH, or DELETE if the session has run a task
+SCRIPT = f"""
+trap : TERM  # this shell must live until SIGKILL, to tell when that comes
+{sys.executable} -m qrmi_workflows lease exec --qpu ibm_fez -- sh -c "trap '' TERM; sleep 600"
+echo $? > code
+while true; do touch alive; sleep 0.1; done
+"""
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    """A sandbox with a short KillWait."""
+    site = make_site()
+    conf = site.box.directory / "etc" / "slurm.conf"
+    conf.write_text(f"{conf.read_text()}KillWait={KILL_WAIT}\n")
+    site.slurm("scontrol", "reconfigure")
+    wait_until(
+        lambda: kill_wait_of(site.slurm("scontrol", "show", "config")) == KILL_WAIT,
+        "the new configuration",
+    )
+    return site
+
+
+def test_a_lease_is_released_in_time_although_the_vendor_hangs(site: Site):
+    """The command ignores SIGTERM, and the first call to release hangs."""
+    control = Control(site.box.directory / "emulator")
+    state = Path(site.box.environment()["QPU_STATE"])
+    submitted = datetime.now(UTC)
+    job = site.submit(SCRIPT)
+    wait_until(lambda: list(state.glob("leases/open/*.json")), "the lease")
+    control.ask("POST", "/faults", {"kind": "hang", "route": RELEASE, "count": 1})
+
+    cancelled = time.time()
+    site.slurm("scancel", str(job))
+    wait_until(lambda: control.counters()["sessions"]["open"] == 0, "the release")
+    site.wait_for(job, "CANCELLED")
+    wait_until(lambda: site.slurm("squeue", "--noheader") == "", "the end of the job")
+
+    (rule,) = control.ask("GET", "/faults")
+    assert rule["matched"] == 2, "the first call hung, the second released"
+    (record,) = records_of_job(str(job), submitted, site.box.environment())
+    assert not record.reaped
+    assert (site.work / "code").read_text() == "137\n"
+    exited, killed = ((site.work / name).stat().st_mtime - cancelled for name in ("code", "alive"))
+    assert exited < killed
+    assert KILL_WAIT - 1 < killed < DEFAULT_SECONDS, "Slurm has not kept to KillWait"

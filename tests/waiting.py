@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["wait_until"]
+__all__ = ["is_waiting_for_a_lock", "wait_until"]
 
 _FRACTION, _SHORTEST, _LONGEST = 0.02, 0.002, 0.1  # pauses: of the time waited; seconds
 _T = TypeVar("_T")
@@ -29,3 +30,9 @@ def wait_until(condition: Callable[[], _T], what: str, seconds: float = 60.0) ->
         assert waited < seconds, f"waited {seconds:g} s in vain for {what}"
         time.sleep(min(max(_FRACTION * waited, _SHORTEST), _LONGEST))
     return value
+
+
+def is_waiting_for_a_lock(pid: int) -> bool:
+    """Return whether a process waits for a file's lock, according to the kernel (proc(5))."""
+    lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    return any("->" in line and f" {pid} " in line for line in lines)

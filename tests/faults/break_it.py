@@ -17,11 +17,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 from fault_payloads import bell
+from waiting import wait_until
 
 from qrmi_workflows import QuantumResult
 from qrmi_workflows.emulator.client import Control
@@ -169,11 +171,10 @@ class Step:
                 continue
         return found
 
-    def wait_for_processes(self, seconds: float = 10) -> None:
+    def wait_for_processes(self, seconds: float = 30) -> None:
         """Wait until commands whose supervisor was killed have ended by themselves."""
-        limit = time.monotonic() + seconds
-        while self.processes() and time.monotonic() < limit:
-            time.sleep(0.05)
+        with suppress(AssertionError):  # `judge` counts the processes that are left
+            wait_until(lambda: not self.processes(), "the processes to end", seconds)
 
     def reap(self) -> None:
         """Reap; once more, because a reaper before, beside another one, was killed on its way."""
@@ -183,8 +184,8 @@ class Step:
         time.sleep(random.uniform(0.15, 0.25))
         killed.kill()
         killed.wait()
-        beside.wait(timeout=30)
-        subprocess.run(argv, timeout=30, check=False, **quiet)
+        beside.wait(timeout=60)
+        subprocess.run(argv, timeout=60, check=False, **quiet)
 
 
 def new_step(
@@ -263,7 +264,8 @@ def judge(step: Step, tally: Tally, *, ambiguous: int, story: str) -> None:
 
 def await_no_session(control: Control) -> None:
     """Wait until the vendor has ended the sessions whose grant was lost."""
-    limit = time.monotonic() + SESSION_SECONDS + 10
-    while control.counters()["sessions"]["open"] and time.monotonic() < limit:
-        time.sleep(0.2)
-    assert control.counters()["sessions"]["open"] == 0
+    wait_until(
+        lambda: control.counters()["sessions"]["open"] == 0,
+        "the end of the sessions",
+        SESSION_SECONDS + 30,
+    )

@@ -78,6 +78,12 @@ def fault(emulator: Emulator) -> Callable[..., None]:
 
 
 @pytest.fixture
+def matched(emulator: Emulator) -> Callable[[], int]:
+    """Count the requests that the active faults have matched."""
+    return lambda: sum(rule["matched"] for rule in emulator.control.ask("GET", "/faults"))
+
+
+@pytest.fixture
 def counted(emulator: Emulator) -> Callable[[], dict[str, int]]:
     """Count tasks and sessions since the test began."""
 

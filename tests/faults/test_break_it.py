@@ -28,6 +28,7 @@ from break_it import (
     new_step,
     write_config,
 )
+from waiting import wait_until
 
 from qrmi_workflows.emulator import Emulator, start_emulator
 
@@ -99,8 +100,10 @@ def end_in_a_state(step: Step, vendor: Vendor, dice: random.Random) -> str:
     wanted = dice.choice(STATES)
     with vendor.faults(*SLOWED[wanted]):
         process = step.start(*dice.choice([(), ("--on-stop", "leave")]))
-        while step.journal_state() != wanted and process.poll() is None:
-            time.sleep(0.001)
+        wait_until(
+            lambda: step.journal_state() == wanted or process.poll() is not None,
+            f"the state {wanted}",
+        )
         time.sleep(dice.uniform(0.0, {"submitted": TASK_SECONDS, NO_INTENT: 0.8}.get(wanted, 0.3)))
         return end(step, process, dice)
 

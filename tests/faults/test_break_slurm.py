@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from break_it import (
     write_config,
 )
 from emulated_site import emulated_site
+from waiting import wait_until
 
 from qrmi_workflows.emulator.client import Control
 from qrmi_workflows.sandbox import Sandbox
@@ -91,18 +93,19 @@ class Site:
     def end_now(self, job: str) -> None:
         """Let a job's time be up; Slurm refuses that in the second in which it has started."""
         argv = ["scontrol", "update", f"JobId={job}", "EndTime=now"]
-        limit = time.monotonic() + 10
-        while (done := run_command(argv, environ=self.environ)).returncode != 0:
-            assert time.monotonic() < limit, done.stderr
-            time.sleep(0.1)
+        wait_until(
+            lambda: run_command(argv, environ=self.environ).returncode == 0,
+            f"Slurm to accept the end of job {job}",
+        )
 
     def wait_for(self, job: str, *states: str) -> str:
         argv = ["squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}"]
-        limit = time.monotonic() + 90
-        while (state := self.slurm(*argv)) not in states:
-            assert time.monotonic() < limit, f"job {job} is {state}, not {' or '.join(states)}"
-            time.sleep(0.02)
-        return state
+
+        def state() -> str | None:
+            found = self.slurm(*argv)
+            return found if found in states else None
+
+        return wait_until(state, f"job {job} to be {' or '.join(states)}", seconds=90)
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +155,9 @@ def cancel(site: Site, step: Step, dice: random.Random, script: str) -> tuple[st
 
 
 def await_state(step: Step, wanted: str) -> None:
-    limit = time.monotonic() + 5
-    while step.journal_state() != wanted and time.monotonic() < limit:
-        if step.journal_state() == "completed":
-            return
-        time.sleep(0.001)
+    """Wait for a state of the journal, but not for long: a brief one may already have passed."""
+    with suppress(AssertionError):
+        wait_until(lambda: step.journal_state() in (wanted, "completed"), wanted, seconds=5)
 
 
 def finish(site: Site, step: Step, job: str) -> int:

@@ -8,26 +8,26 @@ import sys
 
 PROGRAM = """
 import json, os, signal, sys
-sys.path.insert(0, "tests/faults")
+sys.path[:0] = ["tests", "tests/faults"]
 from fault_payloads import bell
+from waiting import wait_until
 from qrmi_workflows import open_lease
 
 with open_lease("ibm_quick", step="fork") as lease:
     futures = [lease.submit(bell(shots)) for shots in range(1, 21)]
-    while not any(future.task_id for future in futures):
-        pass
+    wait_until(lambda: any(future.task_id for future in futures), "a task's id")
     child = os.fork()
     if child == 0:
         signal.alarm(30)  # or it would outlive a test that fails
         print(lease.run(bell(99)).task_id, flush=True)
         sys.exit(7)  # through the end of the block
-    tasks = [future.result(timeout=30).task_id for future in futures]
+    tasks = [future.result(timeout=60).task_id for future in futures]
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     print(json.dumps([*tasks, lease.run(bell(98)).task_id]), flush=True)
 """
 LINGERS = """
 import os, sys, time
-sys.path.insert(0, "tests/faults")
+sys.path[:0] = ["tests", "tests/faults"]
 from fault_payloads import bell
 from qrmi_workflows import open_lease
 
@@ -35,7 +35,7 @@ with open_lease("ibm_quick", step="lingers") as lease:
     futures = [lease.submit(bell(shots)) for shots in range(1, 41)]
     children = []
     for future in futures:  # forked while lanes are held and records are written
-        future.result(timeout=30)
+        future.result(timeout=60)
         children.append(os.fork())
         if children[-1] == 0:
             sys.stdin.read()
@@ -72,7 +72,7 @@ def test_children_that_live_on_hold_no_lock_of_their_parents(counted):
         task = process.stdout.readline()
         assert task, process.stderr.read()
         process.stdin.close()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=60) == 0
 
     assert counted()["tasks accepted"] == 41
     assert counted()["sessions open"] == 0

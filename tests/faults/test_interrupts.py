@@ -7,16 +7,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fault_payloads import bell
+from waiting import wait_until
 
 from qrmi_workflows import open_lease
 
-HERE = str(Path(__file__).parent)
+HERE = Path(__file__).parent
+PYTHONPATH = f"{HERE}:{HERE.parent}"
 GRANTED = """
 import os
 from qrmi_workflows import open_lease
@@ -35,14 +35,22 @@ with open_lease("ibm_quick"):
 IN_FLIGHT = """
 import time
 from fault_payloads import bell
+from waiting import wait_until
 from qrmi_workflows import open_lease
+from qrmi_workflows.tasks.pool import TaskPool
 
+close = TaskPool.close
+
+def announced(self, seconds):
+    print("stopping", flush=True)
+    close(self, seconds)
+
+TaskPool.close = announced
 with open_lease("ibm_slow") as lease:
     future = lease.submit(bell())
-    while future.task_id is None:
-        time.sleep(0.01)
+    wait_until(lambda: future.task_id, "the task's id")
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 TWO = """
 from qrmi_workflows import open_lease
@@ -90,17 +98,10 @@ def start(program: str) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": HERE},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
     )
     assert process.stdout.readline() == "ready\n"
     return process
-
-
-def awaited(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
-    limit = time.monotonic() + seconds
-    while not condition() and time.monotonic() < limit:
-        time.sleep(0.05)
-    return condition()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -132,22 +133,23 @@ def test_a_second_sigterm_while_tasks_are_stopped_still_gives_the_lease_back(cou
     fault("hang", route="* */jobs/*", seconds=60)
 
     process.terminate()
-    time.sleep(0.5)  # it waits for its task by now
+    assert process.stdout.readline() == "stopping\n"
     process.terminate()
     process.communicate()
 
     assert process.returncode == 143
-    assert awaited(lambda: counted()["sessions open"] == 0)  # the vendor ends the task first
+    # The vendor ends the task first.
+    wait_until(lambda: counted()["sessions open"] == 0, "the end of the session")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_during_the_release_waits_for_it(counted, fault, number):
+def test_a_signal_during_the_release_waits_for_it(counted, fault, matched, number):
     process = start(ENDING)
     fault("delay", route="PATCH */sessions/*", seconds=1.5)
 
     process.stdin.write("\n")
     process.stdin.flush()
-    time.sleep(0.5)
+    wait_until(matched, "the call that releases")
     process.send_signal(number)
     said, _ = process.communicate()
 
@@ -157,8 +159,8 @@ def test_a_signal_during_the_release_waits_for_it(counted, fault, number):
 
 
 def test_a_programs_own_handler_may_release_in_the_middle_of_a_submission(counted):
-    environ = {**os.environ, "PYTHONPATH": HERE}
-    done = subprocess.run([sys.executable, "-c", OWN_HANDLER], env=environ, timeout=20)
+    environ = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    done = subprocess.run([sys.executable, "-c", OWN_HANDLER], env=environ, timeout=60)
 
     assert done.returncode == 9
     assert counted()["sessions open"] == 0

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 from fault_payloads import bell
+from waiting import is_waiting_for_a_lock, wait_until
 
 from qrmi_workflows import open_lease
 from qrmi_workflows.errors import JournalError, RequestError
@@ -24,17 +23,6 @@ with open_lease("ibm_quick", step="hangs") as held:
 """
 
 
-def wait_until_it_waits(pid: int) -> None:
-    """Wait until a process waits for a lock, as the kernel tells it."""
-    limit = time.monotonic() + 10
-    while time.monotonic() < limit:
-        lines = Path("/proc/locks").read_text().splitlines()
-        if any("->" in line and f" {pid} " in line for line in lines):
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"process {pid} waits for no lock")
-
-
 def test_a_journal_that_hangs_keeps_no_lease(counted, monkeypatch):
     """As on a file server that is down: whoever waits for it cannot be asked to stop."""
     monkeypatch.setenv("PYTHONPATH", "tests/faults")
@@ -46,12 +34,12 @@ def test_a_journal_that_hangs_keeps_no_lease(counted, monkeypatch):
     ):
         try:
             assert process.stdout.readline() == b"ready\n"
-            wait_until_it_waits(process.pid)
+            wait_until(lambda: is_waiting_for_a_lock(process.pid), "the task to wait for the lock")
             assert counted()["sessions open"] == 1
 
             process.terminate()
 
-            assert process.wait(timeout=15) == 143
+            assert process.wait(timeout=60) == 143
         finally:
             process.kill()
     assert counted()["sessions open"] == 0

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 
 import pytest
+from waiting import wait_until
 
 from qrmi_workflows import open_lease
 from qrmi_workflows.lease.reap import reap
@@ -51,7 +52,7 @@ def start_reaper() -> subprocess.Popen:
 
 
 def released(reaper: subprocess.Popen) -> list[str]:
-    said = reaper.communicate(timeout=30)[0]
+    said = reaper.communicate(timeout=60)[0]
     return [one["lease"] for one in json.loads(said) if one["released"]]
 
 
@@ -68,18 +69,15 @@ def test_reapers_at_once_share_the_orphans(orphans, counted, fault, recorded):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_reaper_killed_while_it_releases_leaves_the_rest_to_the_next(
-    orphans, counted, fault, recorded, when
+    orphans, counted, fault, matched, recorded, when
 ):
     fault("delay", route="PATCH */sessions/*", seconds=30, when=when, count=1, after=1)
     reaper = start_reaper()
-    limit = time.monotonic() + 10
-    while len(list(open_leases())) == ORPHANS and time.monotonic() < limit:
-        time.sleep(0.005)
-    time.sleep(0.1)
+    wait_until(lambda: matched() == 2, "the second release")
     reaper.kill()
     reaper.communicate()
 
-    again = subprocess.run(REAP, capture_output=True, text=True, check=True, timeout=30)
+    again = subprocess.run(REAP, capture_output=True, text=True, check=True, timeout=60)
 
     assert len(json.loads(again.stdout)) == ORPHANS - 1
     assert counted()["sessions closed"] == ORPHANS
@@ -97,20 +95,19 @@ def test_reapers_killed_at_random_lose_nothing(orphans, counted, fault, recorded
             reaper.kill()
             reaper.communicate()
 
-    subprocess.run(REAP, capture_output=True, check=True, timeout=30)
+    subprocess.run(REAP, capture_output=True, check=True, timeout=60)
 
     assert counted()["sessions closed"] == ORPHANS, f"seed {seed}"
     assert list(open_leases()) == []
     assert recorded().total() == len(recorded()) == ORPHANS, f"seed {seed}"
 
 
-def test_orphans_of_a_silent_vendor_hold_up_no_other_lease(orphans, fault, monkeypatch):
+def test_orphans_of_a_silent_vendor_hold_up_no_other_lease(orphans, fault, matched, monkeypatch):
     monkeypatch.setattr("qrmi_workflows.lease.open._REAP_SECONDS", 0.3)
     fault("hang", route="PATCH */sessions/*", count=1)
-    before = time.monotonic()
 
     with open_lease("ibm_other"):
-        assert time.monotonic() - before < 0.3 * ORPHANS
+        assert matched() == 1, "the vendor is asked for one of them"
 
     assert len(list(open_leases())) == ORPHANS
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 from fault_payloads import bell
+from waiting import wait_until
 
 from qrmi_workflows import open_lease
 from qrmi_workflows.errors import LeaseError, PayloadError, TaskCancelledError
@@ -19,8 +19,7 @@ from qrmi_workflows.tasks.pool import TaskFuture
 def submitted(lease: Lease, **options) -> TaskFuture:
     """Submit a task, and wait until the vendor has it."""
     future = lease.submit(bell(), **options)
-    while future.task_id is None:
-        time.sleep(0.01)
+    wait_until(lambda: future.task_id, "the task's id")
     return future
 
 
@@ -32,14 +31,16 @@ def test_a_task_that_completes_while_it_is_stopped_is_had_and_not_paid_for_again
         stop = lease.resource.task_stop
 
         def too_late(task_id: str) -> None:
-            while str(lease.resource.task_status(task_id)) != "TaskStatus.Completed":
-                time.sleep(0.05)
+            wait_until(
+                lambda: str(lease.resource.task_status(task_id)) == "TaskStatus.Completed",
+                "the end of the task",
+            )
             stop(task_id)
 
         monkeypatch.setattr(lease.resource, "task_stop", too_late)
         future = submitted(lease)
         future.cancel()
-        assert future.result(timeout=30).task_id == future.task_id
+        assert future.result(timeout=60).task_id == future.task_id
 
     with open_lease("ibm_slow", step="s") as lease:
         assert lease.run(bell()).task_id == future.task_id
@@ -52,7 +53,7 @@ def test_a_task_that_could_not_be_stopped_is_waited_for_by_the_rerun(emulator, c
         fault("status", route="* */jobs/*", status=503)
         future.cancel()
         with pytest.raises(TaskCancelledError, match="may still be running"):
-            future.result(timeout=30)
+            future.result(timeout=60)
         emulator.control.ask("DELETE", "/faults")
         (record,) = Journal().step("s").records()
         assert record.state is RecordState.SUBMITTED
@@ -68,7 +69,7 @@ def test_a_task_that_was_cancelled_while_nobody_looked_is_submitted_again(emulat
         future = submitted(lease, on_stop="leave")
         future.cancel()
         with pytest.raises(TaskCancelledError, match="left for a rerun"):
-            future.result(timeout=30)
+            future.result(timeout=60)
         lease.resource.task_stop(future.task_id)
 
     with open_lease("ibm_slow", step="s") as lease:
@@ -157,13 +158,12 @@ def test_threads_that_submit_cancel_and_release_at_once_end_all_futures(emulator
         workers = [threading.Thread(target=work) for _ in range(4)]
         for worker in workers:
             worker.start()
-        while not futures:
-            time.sleep(0.005)
+        wait_until(lambda futures=futures: futures, "the first submission")
         lease.release()
         for worker in workers:
             worker.join()
         for future in futures:
-            assert future.cancelled() or future.exception(timeout=10) or future.result()
+            assert future.cancelled() or future.exception(timeout=60) or future.result()
     assert counted()["sessions open"] == 0
 
 

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from waiting import wait_until
+from waiting import is_waiting_for_a_lock, wait_until
 
 from qrmi_workflows.state.locks import (
     create_locked,
@@ -28,12 +28,6 @@ held = create_locked(Path(sys.argv[1]))
 print("locked", flush=True)
 sys.stdin.read()
 """
-
-
-def is_waiting_for_a_lock() -> bool:
-    """Return whether a thread of this process waits for a lock, according to the kernel."""
-    lines = Path("/proc/locks").read_text().splitlines()
-    return any("->" in line and f" {os.getpid()} " in line for line in lines)
 
 
 def test_a_created_file_is_locked_until_it_is_closed(tmp_path):
@@ -121,7 +115,7 @@ def test_a_file_deleted_while_its_lock_was_awaited_is_created_again(tmp_path):
     waiter = threading.Thread(target=take)
     with hold_lock(path):
         waiter.start()
-        wait_until(is_waiting_for_a_lock, "a thread waits for the lock")
+        wait_until(lambda: is_waiting_for_a_lock(os.getpid()), "a thread to wait for the lock")
         path.unlink()
         path.parent.rmdir()
     waiter.join(timeout=60)

@@ -14,7 +14,7 @@ from waiting import wait_until
 
 from qrmi_workflows.emulator.client import Control
 from qrmi_workflows.lease.killwait import DEFAULT_SECONDS
-from qrmi_workflows.lease.records import records_of_job
+from qrmi_workflows.lease.records import open_leases, records_of_job
 from qrmi_workflows.schedulers.slurm import kill_wait_of
 
 pytestmark = pytest.mark.slurm
@@ -30,8 +30,9 @@ while true; do touch alive; sleep 0.1; done
 
 
 @pytest.fixture
-def site(make_site: Callable[..., Site]) -> Site:
-    """A sandbox with a short KillWait."""
+def site(make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Site:
+    """A sandbox with a short KillWait, and a user with a state folder of their own."""
+    monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
     site = make_site()
     conf = site.box.directory / "etc" / "slurm.conf"
     conf.write_text(f"{conf.read_text()}KillWait={KILL_WAIT}\n")
@@ -46,10 +47,9 @@ def site(make_site: Callable[..., Site]) -> Site:
 def test_a_lease_is_released_in_time_although_the_vendor_hangs(site: Site):
     """The command ignores SIGTERM, and the first call to release hangs."""
     control = Control(site.box.directory / "emulator")
-    state = Path(site.box.environment()["QPU_STATE"])
     submitted = datetime.now(UTC)
     job = site.submit(SCRIPT)
-    wait_until(lambda: list(state.glob("leases/open/*.json")), "the lease")
+    wait_until(lambda: list(open_leases()), "the lease")
     control.ask("POST", "/faults", {"kind": "hang", "route": RELEASE, "count": 1})
 
     cancelled = time.time()
@@ -60,7 +60,7 @@ def test_a_lease_is_released_in_time_although_the_vendor_hangs(site: Site):
 
     (rule,) = control.ask("GET", "/faults")
     assert rule["matched"] == 2, "the first call hung, the second released"
-    (record,) = records_of_job(str(job), submitted, site.box.environment())
+    (record,) = records_of_job(str(job), submitted)
     assert not record.reaped
     assert (site.work / "code").read_text() == "137\n"
     exited, killed = ((site.work / name).stat().st_mtime - cancelled for name in ("code", "alive"))

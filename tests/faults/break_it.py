@@ -158,7 +158,7 @@ class Step:
             said = self.hear(process)
             if process.returncode == 0:
                 return ambiguous
-            assert "nobody knows whether" in said, said
+            assert "it is not known whether" in said, said
         raise AssertionError("no result after six runs")
 
     def processes(self) -> list[psutil.Process]:

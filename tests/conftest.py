@@ -1,4 +1,4 @@
-"""What all tiers share: one sandbox, a site in miniature, for all tests that need Slurm."""
+"""Fixtures for all tiers: a state folder, and one sandbox for the tests that need Slurm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qrmi_workflows.sandbox import Sandbox
 
 @pytest.fixture(scope="session", autouse=True)
 def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The journal, the leases and the cache of all tests, away from the user's own."""
+    """Keep the journal, the leases and the cache of the tests apart from the user's own."""
     folder = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QPU_STATE", str(folder))
@@ -22,7 +22,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A sandbox that is up: real Slurm, two nodes, the emulator's default QPUs."""
+    """Start a sandbox: a real Slurm with two nodes, and the emulator's default QPUs."""
     box = Sandbox(tmp_path_factory.mktemp("sandbox"))
     box.up()
     yield box
@@ -31,7 +31,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 @pytest.fixture
 def in_sandbox(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """The same, with this process's environment leading to it."""
+    """Point this process's environment to the sandbox, and return it."""
     for name, value in sandbox.environment().items():
         monkeypatch.setenv(name, value)
     return sandbox

@@ -1,4 +1,4 @@
-"""A sandbox whose QPUs a test describes."""
+"""A sandbox with QPUs that a test defines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["emulated_site"]
 
 @contextmanager
 def emulated_site(folder: Path, settings: str) -> Iterator[Sandbox]:
-    """Bring a sandbox up in a folder, with the emulator's settings (TOML)."""
+    """Start a sandbox in a folder, with these settings of the emulator (TOML); stop it on exit."""
     (folder / "emulator.toml").write_text(settings)
     box = Sandbox(folder / "box")
     box.up(config=folder / "emulator.toml")

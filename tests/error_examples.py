@@ -1,4 +1,4 @@
-"""One error of every class, with all that its attributes may hold."""
+"""One error of every class, with values for all of its attributes."""
 
 from qrmi_workflows import errors
 
@@ -10,7 +10,7 @@ EXAMPLES = [
     errors.PayloadError("no"),
     errors.ResultError("no"),
     errors.LeaseError("no", "ibm_fez", True),
-    errors.ResourceError("no", "ibm_fez", "task_start", 503, True),
+    errors.ResourceError("no", "ibm_fez", "task_start", 503, True, True),
     errors.AuthenticationError("no", "ibm_fez", "task_start", 401),
     errors.DeadlineError("no", "ibm_fez", "status", retryable=True),
     errors.SessionEndedError("no", "ibm_fez", "task_start", 400, True, True),

@@ -1,4 +1,4 @@
-"""The blocks that a page of the documentation shows."""
+"""The code blocks of the documentation's pages."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["blocks", "blocks_with_kinds"]
 
 
 def blocks_with_kinds(page: Path) -> list[tuple[str, str]]:
-    """Return each block of a page with its kind (`python`), which may be empty."""
+    """Return each code block of a page with its kind (`python`), which may be empty."""
     text = page.read_text(encoding="utf-8")
     return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: Path, *kinds: str) -> list[str]:
-    """Return a page's blocks of some kinds, in their order."""
+    """Return the code blocks of a page that are of one of these kinds, in order."""
     return [block for kind, block in blocks_with_kinds(page) if kind in kinds]

@@ -1,4 +1,4 @@
-"""Waiting for what no event announces, with a deadline."""
+"""Wait, with a deadline, for conditions that no event announces."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def wait_until(condition: Callable[[], _T], what: str, seconds: float = 60.0) ->
 
     Args:
         condition: Returns a true value once it holds.
-        what: What is waited for, for the message (`the end of the job`).
-        seconds: The deadline. Only a failing test reaches it: a loaded machine is slow.
+        what: The condition in words, for the message (`the end of the job`).
+        seconds: The deadline. It allows for a loaded machine: only a failing test reaches it.
 
     Raises:
         AssertionError: The condition did not hold in time.
@@ -27,12 +27,12 @@ def wait_until(condition: Callable[[], _T], what: str, seconds: float = 60.0) ->
     start = time.monotonic()
     while not (value := condition()):
         waited = time.monotonic() - start
-        assert waited < seconds, f"waited {seconds:g} s in vain for {what}"
+        assert waited < seconds, f"timed out after {seconds:g} s waiting for {what}"
         time.sleep(min(max(_FRACTION * waited, _SHORTEST), _LONGEST))
     return value
 
 
 def is_waiting_for_a_lock(pid: int) -> bool:
-    """Return whether a process waits for a file's lock, according to the kernel (proc(5))."""
+    """Return whether a process is waiting for a file lock, according to `/proc/locks`."""
     lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     return any("->" in line and f" {pid} " in line for line in lines)

@@ -47,7 +47,7 @@ def test_a_request_is_repeated_until_it_succeeds():
     assert vendor.requests == 3
 
 
-def test_a_lasting_failure_is_raised_at_once():
+def test_a_permanent_failure_is_raised_at_once():
     vendor = Vendor(BUSY, REJECTED)
 
     with pytest.raises(ResourceError, match="rejected"):
@@ -55,7 +55,7 @@ def test_a_lasting_failure_is_raised_at_once():
     assert vendor.requests == 2
 
 
-def test_without_time_a_request_is_made_once():
+def test_with_no_time_for_retries_a_request_is_made_once():
     vendor = Vendor(BUSY)
 
     with pytest.raises(ResourceError, match="busy"):
@@ -63,7 +63,7 @@ def test_without_time_a_request_is_made_once():
     assert vendor.requests == 1
 
 
-def test_the_error_after_the_time_is_the_last_one():
+def test_when_the_time_is_over_the_last_error_is_raised():
     vendor = Vendor(*(ResourceError(f"busy {n}", retryable=True) for n in range(10_000)))
 
     with pytest.raises(ResourceError) as caught:
@@ -72,8 +72,8 @@ def test_the_error_after_the_time_is_the_last_one():
     assert str(caught.value) == f"busy {vendor.requests - 1}"
 
 
-def test_refused_credentials_are_not_tried_for_the_whole_time():
-    """A few times, because a client calls without a token while an identity service is down."""
+def test_rejected_credentials_are_retried_only_a_few_times():
+    """While an identity service is down, some clients call without a token and get a 401."""
     vendor = Vendor(*[DENIED] * 10)
 
     with pytest.raises(AuthenticationError):
@@ -98,7 +98,7 @@ def test_a_stop_ends_the_pause_and_the_last_error_is_raised():
     assert vendor.requests <= 2
 
 
-def test_each_pause_is_announced_with_its_error():
+def test_before_pause_is_called_with_each_error():
     announced: list[BaseException] = []
 
     def announce(_seconds: float, error: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""Which error an exception of QRMI's client becomes, and what may be done about it."""
+"""Which error an exception of QRMI's client becomes, and whether the request may be repeated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def failed(
 
 
 @pytest.mark.parametrize("status", [408, 423, 425, 429, 500, 502, 503, 504])
-def test_a_passing_failure_is_retryable_and_says_what_to_do(status):
+def test_a_temporary_failure_is_retryable_and_says_what_to_do(status):
     error = failed(f"HTTP status {status}", "task_status")
 
     assert type(error) is ResourceError
@@ -38,7 +38,7 @@ def test_a_passing_failure_is_retryable_and_says_what_to_do(status):
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 422, 501])
-def test_a_lasting_failure_is_not_retryable(status):
+def test_a_permanent_failure_is_not_retryable(status):
     error = failed(f"status code: {status}")
 
     assert (error.status_code, error.retryable) == (status, False)
@@ -48,9 +48,7 @@ def test_a_lasting_failure_is_not_retryable(status):
     ("status", "had_no_effect"),
     [(400, True), (408, False), (429, True), (500, False), (503, False)],
 )
-def test_a_request_that_was_rejected_had_no_effect_and_one_that_failed_may_have(
-    status, had_no_effect
-):
+def test_a_rejected_request_had_no_effect_but_a_failed_one_may_have(status, had_no_effect):
     """A gateway may answer 5xx for a server that has acted on the request."""
     assert failed(f"status {status}").had_no_effect is had_no_effect
 
@@ -59,7 +57,7 @@ def test_a_request_that_was_rejected_had_no_effect_and_one_that_failed_may_have(
     "text",
     ["error sending request for url", "error decoding response body", "EOF while parsing a value"],
 )
-def test_an_answer_that_was_cut_off_is_retryable_and_may_have_had_an_effect(text):
+def test_a_truncated_answer_is_retryable_and_the_request_may_have_had_an_effect(text):
     error = failed(text)
 
     assert error.retryable
@@ -89,7 +87,7 @@ def test_a_task_that_is_not_found_is_unknown(method):
         assert error.task_id == "task-1"
 
 
-def test_a_target_that_is_not_found_is_no_task():
+def test_a_target_that_is_not_found_is_not_an_unknown_task():
     assert type(failed("status 404", "target")) is ResourceError
 
 
@@ -104,14 +102,14 @@ def test_a_closed_session_is_recognised(text):
     assert type(failed(text, "acquire")) is ResourceError, "only a submission needs a session"
 
 
-def test_incomplete_settings_are_an_error_of_the_configuration():
+def test_incomplete_settings_are_a_configuration_error():
     error = failed("QRMI_X is not set", "acquire", qrmi.EnvVarNotSetError)
 
     assert type(error) is ConfigError
     assert "Correct its `environment` in qrmi_config.json" in str(error)
 
 
-def test_what_the_client_itself_rejects_had_no_effect():
+def test_a_payload_that_the_client_rejects_had_no_effect():
     error = failed("cannot send this", kind=qrmi.UnsupportedPayloadError)
 
     assert error.had_no_effect
@@ -141,7 +139,7 @@ OTHERS = [PayloadError("no"), ConfigError("no"), ValueError("no")]
     ids=lambda value: str(value) if isinstance(value, Exception) else None,
 )
 def test_what_may_be_repeated(error, transient, busy, again):
-    """A submission is repeated only if certainly nobody has paid for it."""
+    """A submission is repeated only if it certainly was not paid for."""
     assert is_transient(error) is transient
     assert is_busy(error) is busy
     assert may_submit_again(error) is again

@@ -62,7 +62,7 @@ def test_a_refresh_asks_the_vendor_again(environ):
 
 
 @pytest.mark.parametrize("hours", [7, -7])
-def test_an_old_target_is_not_used_and_neither_is_one_from_the_future(environ, tmp_path, hours):
+def test_a_target_that_is_too_old_or_from_the_future_is_not_used(environ, tmp_path, hours):
     vendor = Vendor()
     fetch_target(QPU, resource=vendor, environ=environ)
     (file,) = tmp_path.rglob("*.json")
@@ -80,7 +80,7 @@ def test_the_same_name_at_another_endpoint_is_another_qpu(environ):
     assert cached_target(other, environ=environ) is None
 
 
-def test_an_answer_that_is_not_a_target_is_neither_returned_nor_kept(environ, tmp_path):
+def test_an_invalid_target_is_neither_returned_nor_cached(environ, tmp_path):
     with pytest.raises(ResourceError, match="sent no valid target") as caught:
         fetch_target(QPU, resource=Vendor("{}"), environ=environ)
 
@@ -88,7 +88,7 @@ def test_an_answer_that_is_not_a_target_is_neither_returned_nor_kept(environ, tm
     assert list(tmp_path.rglob("*.json")) == []
 
 
-def test_a_cache_that_cannot_be_written_costs_nothing_but_the_next_request(environ, tmp_path):
+def test_a_cache_that_cannot_be_written_does_not_fail_the_request(environ, tmp_path):
     (tmp_path / "qrmi-workflows").write_text("a file in place of the folder")
 
     assert fetch_target(QPU, resource=Vendor(), environ=environ).text == TEXT

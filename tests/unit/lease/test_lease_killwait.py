@@ -1,4 +1,4 @@
-"""KillWait: every process that holds a lease ends in time, however short KillWait is."""
+"""KillWait: the shares of each path fit into it, however short it is."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """Run as a job of a scheduler with this KillWait; nothing has been asked yet."""
+    """Return a function that enters a job of a scheduler with this KillWait."""
 
     def enter(seconds: float | None, job: JobIdentity | None = JOB) -> Cluster:
         scheduler = Cluster(seconds)

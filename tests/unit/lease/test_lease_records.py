@@ -38,7 +38,7 @@ RECORD = LeaseRecord(
 
 @pytest.fixture(autouse=True)
 def state(tmp_path, monkeypatch):
-    """A state folder for each test, outside of jobs."""
+    """Give each test its own state folder, and run it outside of jobs."""
     monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
     for name in ("QPU_LEASE_RECORD", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
@@ -56,7 +56,7 @@ def open_a_lease() -> OpenLease:
 
 
 def use(opened: OpenLease, *spans: tuple[float, float]) -> None:
-    """Account for tasks that ran in these spans, in seconds since the lease was acquired."""
+    """Record tasks that ran in these spans, in seconds since the lease was acquired."""
     for number, (start, end) in enumerate(spans):
         TaskUsage(
             qpu="ibm_fez",
@@ -171,7 +171,7 @@ def test_of_a_large_file_only_the_end_is_read(tmp_path, monkeypatch):
 # Open leases
 
 
-def test_the_file_of_an_open_lease_is_for_its_user_alone():
+def test_only_its_user_can_read_the_file_of_an_open_lease():
     opened = open_a_lease()
 
     assert stat.S_IMODE(opened.path.stat().st_mode) == 0o600
@@ -191,7 +191,7 @@ def test_a_closed_lease_leaves_a_record_without_its_token():
     assert not record.reaped
 
 
-def test_time_in_which_tasks_overlap_is_counted_once(monkeypatch):
+def test_overlapping_tasks_are_counted_once(monkeypatch):
     opened = open_a_lease()
     use(opened, (0, 2), (1, 3), (1.5, 2), (5, 6))
     monkeypatch.setattr(records.time, "time", lambda: opened.acquired + 10)
@@ -223,7 +223,7 @@ def test_a_renewed_lease_keeps_its_id_and_its_usage():
     assert again.usage_path == opened.usage_path
 
 
-def test_a_state_folder_that_cannot_be_written_costs_the_record_alone(monkeypatch, caplog):
+def test_without_a_writable_state_folder_a_lease_works_but_is_not_recorded(monkeypatch, caplog):
     monkeypatch.setenv("QPU_STATE", "/proc/absent")
 
     record = open_a_lease().close()

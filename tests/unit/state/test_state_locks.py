@@ -36,7 +36,7 @@ def test_a_created_file_is_locked_until_it_is_closed(tmp_path):
 
     with create_locked(path):
         assert is_locked(path)
-        assert is_locked(path), "the question does not change the answer"
+        assert is_locked(path), "asking does not change the answer"
 
     assert not is_locked(path)
 

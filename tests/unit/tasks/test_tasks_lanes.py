@@ -36,7 +36,7 @@ with LaneSemaphore(1, Path(sys.argv[1])).hold_for_task():
 
 
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:
-    """Start a program, and wait until it is ready to go on at its next line of input."""
+    """Start a program, and wait until it is ready; it continues after a line of input."""
     process = subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],
         stdin=subprocess.PIPE,
@@ -160,7 +160,7 @@ def test_a_task_that_waits_for_a_lane_of_its_process_can_be_stopped():
         assert stopped.wait(60)
 
 
-def test_a_folder_that_cannot_be_used_only_ends_the_sharing(tmp_path, caplog):
+def test_a_folder_that_cannot_be_used_only_disables_sharing(tmp_path, caplog):
     (tmp_path / "file").touch()
 
     with LaneSemaphore(1, tmp_path / "file" / "lanes").hold_for_task():

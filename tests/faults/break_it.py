@@ -1,10 +1,12 @@
-"""Breaking steps at random moments: what is run, what it left, and what must never be lost.
+"""Break steps at random moments, rerun them, and count what was lost.
 
-`BREAK_SEED` and `BREAK_RUNS` choose the dice and how often they are thrown: `make break-it` throws
-them 300 times. After each run the step is run again until it has its result. Results lost, tasks
-paid for twice, leases left open and processes left must all be none; a task that is ambiguous (the
-vendor's answer was lost) may be paid for twice, and is reported. A session whose grant was lost in
-the same way has an id that nobody knows: its time to live ends it.
+`BREAK_RUNS` sets the number of runs (`make break-it` does 300) and `BREAK_SEED` the seed of their
+random numbers. After each run the step is rerun until it has its result. No result may be lost, no
+task paid for twice, no lease left open and no process left running.
+
+Two things cannot be avoided, and are counted instead. If the vendor's answer to a submission was
+lost, the task is ambiguous: it is reported, and may be paid for twice. If the vendor's answer to
+an acquisition was lost, no process knows the session's id: it ends at its time to live.
 """
 
 from __future__ import annotations
@@ -33,15 +35,15 @@ from qrmi_workflows.journal.record import RecordState
 __all__ = [
     "LOSSES",
     "NO_INTENT",
+    "QPU_IMPATIENT",
     "RUNS",
     "SEED",
     "STATES",
     "Step",
     "Tally",
-    "await_no_session",
-    "hurried",
-    "judge",
     "new_step",
+    "require_no_losses",
+    "wait_for_lost_sessions",
     "write_config",
 ]
 
@@ -53,19 +55,19 @@ NO_INTENT = "no intent"
 STATES = (NO_INTENT, *RecordState)
 LOSSES = ("results lost", "tasks paid twice", "leases left open", "processes left")
 
-# The `qpu` command, with shorter deadlines, so that a vendor who hangs costs seconds.
-_HURRIED = """
+# The `qpu` command with short deadlines: a vendor that hangs then costs seconds.
+_IMPATIENT = """
 from qrmi_workflows.client import resource
 resource.DEADLINES, resource._DEFAULT_DEADLINE = {}, 3.0
 from qrmi_workflows.cli import main
 main()
 """
-hurried = (sys.executable, "-c", _HURRIED)
+QPU_IMPATIENT = (sys.executable, "-c", _IMPATIENT)
 
 
 @dataclass
 class Tally:
-    """What was done and what was lost, over all runs."""
+    """How the runs were broken, and what was lost in all of them together."""
 
     ways: Counter[str] = field(default_factory=Counter)
     states: Counter[str] = field(default_factory=Counter)
@@ -73,7 +75,7 @@ class Tally:
     losses: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(LOSSES, 0)))
 
     def __str__(self) -> str:
-        """What `make break-it` prints."""
+        """Render as `make break-it` prints it."""
         lines = {
             f"{self.ways.total()} runs, seed {SEED}": self.ways,
             "ended while the journal had": self.states,
@@ -85,17 +87,18 @@ class Tally:
 
 @dataclass
 class Step:
-    """One step of a user.
+    """A step that is broken and rerun.
 
     Attributes:
-        folder: The user's: payload, result, state.
+        folder: The folder of its payload, result and state.
         qpu: The QPU that it runs on.
-        environ: Its environment; a mark in it finds all of its processes.
-        argv: The command; it takes `--on-ambiguous`.
+        environ: Its environment, with a variable that identifies all of its processes.
+        argv: The command; it accepts `--on-ambiguous`.
         control: Returns the emulator's control endpoint.
-        results: What it writes, a file for each task.
+        results: The result files that it writes, one for each task.
         supervised: Whether the command runs under `qpu lease exec`.
-        lost_grants: How many sessions may be open although no process has heard of them.
+        lost_grants: How many sessions may be open without any process knowing their ids.
+        before: The counters of the QPU when this object was created.
     """
 
     folder: Path
@@ -120,7 +123,7 @@ class Step:
         return Path(self.environ["QPU_STATE"])
 
     def counted(self) -> dict[str, int]:
-        """Return how many tasks and sessions of the QPU there were since the step was made."""
+        """Count the QPU's tasks and sessions since this object was created."""
         return {key: number - self.before[key] for key, number in self._count().items()}
 
     def _count(self) -> dict[str, int]:
@@ -132,36 +135,40 @@ class Step:
             [*self.argv, *options], env=self.environ, stderr=subprocess.PIPE, text=True
         )
 
-    def hear(self, process: subprocess.Popen[str]) -> str:
-        """Wait for the end, and note a session that may be open although its grant was lost."""
-        said = process.communicate(timeout=60)[1]
-        self.lost_grants += "could not be acquired" in said
-        return said
+    def wait(self, process: subprocess.Popen[str]) -> str:
+        """Wait until a process has ended, and return its standard error.
+
+        If it failed to acquire the QPU, the vendor may have opened a session all the same.
+        """
+        stderr = process.communicate(timeout=60)[1]
+        self.lost_grants += "could not be acquired" in stderr
+        return stderr
 
     def journal_state(self) -> str:
-        """Return how far the journal says that the last task has come."""
+        """Return the state of the journal's latest record."""
         journal = Journal(self.state / "journal")
         records = [*journal.records(), *journal.records(archived=True)]
         last = max(records, key=lambda record: record.since, default=None)
         return str(last.state) if last else NO_INTENT
 
-    def note_lost_grant(self) -> None:
-        """Note a session of a process that was killed before it had written its lease's file."""
+    def count_unrecorded_session(self) -> None:
+        """Count the session of a process that was killed before it had recorded its lease."""
         if self.counted()["open"] > 0 and not list(self.state.glob("leases/open/*.json")):
             self.lost_grants += 1
 
     def run_until_done(self) -> int:
-        """Run it again until it has its result; return how often its task was ambiguous."""
+        """Rerun the step until it has its result; return how often its task was ambiguous."""
         for ambiguous in range(6):
             options = ("--on-ambiguous", "resubmit") if ambiguous else ()
             process = self.start(*options)
-            said = self.hear(process)
+            stderr = self.wait(process)
             if process.returncode == 0:
                 return ambiguous
-            assert "it is not known whether" in said, said
+            assert "it is not known whether" in stderr, stderr
         raise AssertionError("no result after six runs")
 
     def processes(self) -> list[psutil.Process]:
+        """Find all processes of the step."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -172,19 +179,19 @@ class Step:
         return found
 
     def wait_for_processes(self, seconds: float = 30) -> None:
-        """Wait until commands whose supervisor was killed have ended by themselves."""
-        with suppress(AssertionError):  # `judge` counts the processes that are left
+        """Wait for the processes to end: a command outlives its supervisor for a moment."""
+        with suppress(AssertionError):  # `require_no_losses` counts those that are left
             wait_until(lambda: not self.processes(), "the processes to end", seconds)
 
     def reap(self) -> None:
-        """Reap; once more, because a reaper before, beside another one, was killed on its way."""
+        """Reap in two processes at once and kill one of them; then reap again."""
         argv = [sys.executable, "-m", "qrmi_workflows", "reap"]
         quiet = {"env": self.environ, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        killed, beside = (subprocess.Popen(argv, **quiet) for _ in range(2))
+        killed, other = (subprocess.Popen(argv, **quiet) for _ in range(2))
         time.sleep(random.uniform(0.15, 0.25))
         killed.kill()
         killed.wait()
-        beside.wait(timeout=60)
+        other.wait(timeout=60)
         subprocess.run(argv, timeout=60, check=False, **quiet)
 
 
@@ -197,18 +204,18 @@ def new_step(
     control: Callable[[], Control],
     supervised: bool = False,
     environ: Mapping[str, str] = os.environ,
-    qpu_command: tuple[str, ...] = hurried,
+    qpu_command: tuple[str, ...] = QPU_IMPATIENT,
 ) -> Step:
-    """Make a step that runs one task: `qpu run`, in a lease of its own or under `qpu lease exec`.
+    """Create a step that runs one task with `qpu run`.
 
     Args:
-        folder: Its own.
+        folder: The step's folder, which must be empty.
         qpu: The QPU.
-        seed: Tells its payload and its processes from those of others.
+        seed: Distinguishes its payload and its processes from those of other steps.
         config: The site's `qrmi_config.json`.
         control: Returns the emulator's control endpoint.
-        supervised: Whether it runs under `qpu lease exec`.
-        environ: What its environment is made from.
+        supervised: Whether to run it under `qpu lease exec`.
+        environ: The environment to start from.
         qpu_command: The `qpu` command.
     """
     (folder / "out").mkdir()
@@ -236,7 +243,7 @@ def new_step(
 
 
 def write_config(emulated: Path, path: Path) -> Path:
-    """Write the emulator's qrmi_config.json anew, with a shorter time to live for sessions."""
+    """Copy the emulator's qrmi_config.json, and shorten the sessions' time to live."""
     document = json.loads(emulated.read_text())
     for resource in document["resources"]:
         resource["environment"]["QRMI_IBM_QCS_SESSION_MAX_TTL"] = str(SESSION_SECONDS)
@@ -245,14 +252,21 @@ def write_config(emulated: Path, path: Path) -> Path:
     return path
 
 
-def judge(step: Step, tally: Tally, *, ambiguous: int, story: str) -> None:
-    """Count what a step has lost, once it has its result; none of it may be."""
+def require_no_losses(step: Step, tally: Tally, *, ambiguous: int, story: str) -> None:
+    """Count what a step that has its result has lost; fail if it has lost anything.
+
+    Args:
+        step: The step.
+        tally: Where to add what is counted.
+        ambiguous: How often its task was ambiguous.
+        story: What happened to the step, for the message.
+    """
     step.wait_for_processes()
     step.reap()
     after = step.counted()
     paid = after["completed"] + after["running"]
     losses = {
-        "results lost": sum(not QuantumResult.load(one).counts() for one in step.results),
+        "results lost": sum(not QuantumResult.load(path).counts() for path in step.results),
         "tasks paid twice": max(0, paid - len(step.results) - ambiguous),
         "leases left open": max(0, after["open"] - step.lost_grants),
         "processes left": len(step.processes()),
@@ -262,8 +276,8 @@ def judge(step: Step, tally: Tally, *, ambiguous: int, story: str) -> None:
     assert not any(losses.values()), f"{story}: {losses}, {after}"
 
 
-def await_no_session(control: Control) -> None:
-    """Wait until the vendor has ended the sessions whose grant was lost."""
+def wait_for_lost_sessions(control: Control) -> None:
+    """Wait until the vendor has ended the sessions that no process knows."""
     wait_until(
         lambda: control.counters()["sessions"]["open"] == 0,
         "the end of the sessions",

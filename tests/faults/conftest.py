@@ -1,4 +1,4 @@
-"""An emulator with quick QPUs whose simulator computes nothing, for what happens around tasks."""
+"""Fixtures: an emulator whose QPUs are quick and compute nothing, and ways to make it fail."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def shared_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulat
 def emulator(
     shared_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Emulator]:
-    """The emulator without faults, and a user of it with a state folder of his own."""
+    """The shared emulator without faults, for a user with an empty state folder."""
     monkeypatch.setenv("QPU_CONFIG", str(shared_emulator.config_path))
     monkeypatch.setenv("QPU_SITE", str(shared_emulator.folder.parent / "site.toml"))
     monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
@@ -73,7 +73,7 @@ def emulator(
 
 @pytest.fixture
 def fault(emulator: Emulator) -> Callable[..., None]:
-    """Put a fault in force."""
+    """Activate a fault rule."""
     return lambda kind, **rule: emulator.control.ask("POST", "/faults", {"kind": kind, **rule})
 
 
@@ -85,7 +85,7 @@ def matched(emulator: Emulator) -> Callable[[], int]:
 
 @pytest.fixture
 def counted(emulator: Emulator) -> Callable[[], dict[str, int]]:
-    """Count tasks and sessions since the test began."""
+    """Count the tasks and sessions since the test started."""
 
     def now() -> dict[str, int]:
         counters = emulator.counters()
@@ -108,14 +108,14 @@ def payload_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quick(emulator: Emulator) -> Iterator[Lease]:
-    """A lease of the quick QPU, in a step of its own."""
+    """A lease of the quick QPU, for a step named `quick`."""
     with open_lease("ibm_quick", step="quick") as lease:
         yield lease
 
 
 @pytest.fixture(scope="session")
 def tally() -> Iterator[Tally]:
-    """What the runs that break a step have lost, printed at the end."""
+    """What all broken runs have lost in total; printed at the end."""
     counts = Tally()
     yield counts
     print(f"\n{counts}")

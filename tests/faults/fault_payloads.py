@@ -1,4 +1,4 @@
-"""Payloads for tests where it does not matter what is computed."""
+"""A payload for tests that do not care what is computed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ meas[1] = measure $1;
 
 
 def bell(shots: int = 100) -> dict[str, Any]:
-    """A payload; another number of shots makes another one."""
+    """Return a Bell circuit's payload; each number of shots makes a different one."""
     parameters = {"pubs": [[BELL, None, shots]], "version": 2, "support_qiskit": True}
     return {"program_id": "sampler", "parameters": parameters}

@@ -1,8 +1,8 @@
-"""One process of many, on one host of many, that runs steps over one journal and dies at times.
+"""One of many processes, on several hosts, that share a journal; each may kill itself at any time.
 
-Run as `python journal_worker.py STATE VENDOR SEED RUNS`. The vendor is a folder with a file for
-each task that it has accepted, and one for each that is reported as ambiguous. Claims of what
-another living process holds are written to a file `shared`.
+Run as `python journal_worker.py STATE VENDOR SEED RUNS`. The vendor is a folder. It has a file for
+each task that was accepted and one for each task that was reported as ambiguous. If two living
+processes ever hold the same task, the file `shared` is created.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from qrmi_workflows.journal.step import Entry
 from qrmi_workflows.results import QuantumResult
 
 STEPS = ("a", "b", "c")
-DIGESTS = [f"{number:064x}" for number in (1, 1, 2)]  # two are equal, on purpose
+DIGESTS = [f"{number:064x}" for number in (1, 1, 2)]  # two equal tasks on purpose
 
 
 class Worker:
-    """Runs steps; each of its moments may be its last."""
+    """Runs steps, and may die between any two actions."""
 
     def __init__(self, state: Path, vendor: Path, dice: random.Random) -> None:
         self.journal = Journal(state / "journal")
@@ -33,7 +33,7 @@ class Worker:
         self.held: list[Path] = []
 
     def run_step(self) -> None:
-        """Run a step from its first task to its end."""
+        """Run a step: all of its tasks, then archive it."""
         step = self.journal.step(self.dice.choice(STEPS))
         for digest in DIGESTS:
             entry, before = step.claim(digest, qpu="q", program="sampler")
@@ -44,7 +44,7 @@ class Worker:
         self.journal.archive(step.name)
 
     def run_task(self, entry: Entry, state: RecordState | None) -> None:
-        """Submit a task, or go on with it."""
+        """Submit a task, or continue it from the recorded state."""
         self.may_die()
         if state is RecordState.INTENT:
             (self.vendor / f"ambiguous-{uuid.uuid4().hex}").touch()
@@ -59,7 +59,7 @@ class Worker:
         self.may_die()
 
     def mark(self, entry: Entry) -> None:
-        """Note what is held, and whether somebody else does so at this moment."""
+        """Mark a task as held; report it if another process holds it at the same time."""
         marker = self.vendor / f"held-{entry.path.parent.name}-{entry.path.name}"
         try:
             marker.touch(exist_ok=False)
@@ -68,19 +68,19 @@ class Worker:
         self.held.append(marker)
 
     def unmark(self) -> None:
-        """Note that nothing is held any more."""
+        """Remove all marks."""
         while self.held:
             self.held.pop().unlink(missing_ok=True)
 
     def may_die(self, chance: float = 0.006) -> None:
-        """End as nobody can prevent, now and then."""
+        """Send this process SIGKILL, with the given probability."""
         if self.dice.random() < chance:
             self.unmark()
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def result_of(task_id: str) -> QuantumResult:
-    """Return a result whose task can be told."""
+    """Return a result that names its task."""
     return QuantumResult(
         qpu="q",
         type="t",

@@ -1,4 +1,4 @@
-"""A user's program under a lease: many tasks in turn, each with a result's file of its own."""
+"""A program under a lease that runs many tasks in turn, each with its own result file."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from qrmi_workflows import open_lease
 
 
 def main() -> None:
-    """Run the first `count` tasks, but those whose result is there."""
+    """Run the first `count` tasks, except those that already have a result."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("count", type=int)
     parser.add_argument("--on-ambiguous", default="fail")
-    asked = parser.parse_args()
-    for number in range(asked.count):
-        result = asked.folder / f"{number}.json"
+    options = parser.parse_args()
+    for number in range(options.count):
+        result = options.folder / f"{number}.json"
         if not result.exists():
-            with open_lease(step=f"{asked.folder} {number}") as lease:
-                lease.run(bell(number + 1), on_ambiguous=asked.on_ambiguous).save(result)
+            with open_lease(step=f"{options.folder} {number}") as lease:
+                lease.run(bell(number + 1), on_ambiguous=options.on_ambiguous).save(result)
 
 
 if __name__ == "__main__":

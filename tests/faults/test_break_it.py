@@ -1,4 +1,4 @@
-"""Kill, starve and confuse a step at random moments; rerun it; count what was lost."""
+"""Kill, starve and confuse a step at random moments, rerun it, and count what was lost."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from break_it import (
     STATES,
     Step,
     Tally,
-    await_no_session,
-    judge,
     new_step,
+    require_no_losses,
+    wait_for_lost_sessions,
     write_config,
 )
 from waiting import wait_until
@@ -33,7 +33,7 @@ from waiting import wait_until
 from qrmi_workflows.emulator import Emulator, start_emulator
 
 TASK_SECONDS = 0.25
-QPUS = 40  # so many that a session whose grant was lost has ended when its QPU's turn comes again
+QPUS = 40  # so many that a lost session has ended before its QPU is used again
 ROUTES = ("POST */jobs", "GET */jobs/*", "POST */sessions", "PATCH */sessions/*", "*")
 CONFIG = "".join(
     f"""
@@ -47,7 +47,7 @@ lanes = 5
 )
 STOPS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 SLOW = {"kind": "delay", "seconds": 0.4}
-SLOWED: dict[str, list[dict[str, Any]]] = {
+FAULTS_BY_STATE: dict[str, list[dict[str, Any]]] = {
     NO_INTENT: [{"route": "POST */sessions", **SLOW}],
     "intent": [{"route": "POST */jobs", **SLOW}],
     "submitted": [],
@@ -57,12 +57,12 @@ SLOWED: dict[str, list[dict[str, Any]]] = {
         {"route": "PATCH */sessions/*", **SLOW},
     ],
 }
-"""What keeps a step in a state of its journal for long enough to be ended in it."""
+"""Faults that keep a step in a state of its journal for long enough to be ended in it."""
 
 
 @dataclass
 class Vendor:
-    """One emulator that may be killed."""
+    """An emulator that can be killed and restarted."""
 
     emulator: Emulator
     folder: Path
@@ -85,9 +85,9 @@ def vendor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vendor]:
     folder = tmp_path_factory.mktemp("break")
     (folder / "emulator.toml").write_text(CONFIG)
     running = start_emulator(folder / "emulator", config=folder / "emulator.toml")
-    made = Vendor(running, folder)
-    yield made
-    made.emulator.stop()
+    vendor = Vendor(running, folder)
+    yield vendor
+    vendor.emulator.stop()
 
 
 def end_at_random(step: Step, vendor: Vendor, dice: random.Random) -> str:
@@ -97,28 +97,28 @@ def end_at_random(step: Step, vendor: Vendor, dice: random.Random) -> str:
 
 
 def end_in_a_state(step: Step, vendor: Vendor, dice: random.Random) -> str:
-    wanted = dice.choice(STATES)
-    with vendor.faults(*SLOWED[wanted]):
+    target = dice.choice(STATES)
+    with vendor.faults(*FAULTS_BY_STATE[target]):
         process = step.start(*dice.choice([(), ("--on-stop", "leave")]))
         wait_until(
-            lambda: step.journal_state() == wanted or process.poll() is not None,
-            f"the state {wanted}",
+            lambda: step.journal_state() == target or process.poll() is not None,
+            f"the state {target}",
         )
-        time.sleep(dice.uniform(0.0, {"submitted": TASK_SECONDS, NO_INTENT: 0.8}.get(wanted, 0.3)))
+        time.sleep(dice.uniform(0.0, {"submitted": TASK_SECONDS, NO_INTENT: 0.8}.get(target, 0.3)))
         return end(step, process, dice)
 
 
 def end(step: Step, process: subprocess.Popen[str], dice: random.Random) -> str:
-    """Signal the step's processes, or some of them; return how far its journal had come."""
+    """Signal some or all of the step's processes; return the state of its journal before."""
     number, state = dice.choice(STOPS), step.journal_state()
-    everyone = [process, *step.processes()]
-    for victim in dice.choice([everyone[:1], everyone[-1:], everyone]):
+    processes = [process, *step.processes()]
+    for each in dice.choice([processes[:1], processes[-1:], processes]):
         with suppress(psutil.NoSuchProcess):
-            victim.send_signal(number)
-    step.hear(process)
+            each.send_signal(number)
+    step.wait(process)
     if number == signal.SIGKILL:
         step.wait_for_processes()
-        step.note_lost_grant()
+        step.count_unrecorded_session()
     return state
 
 
@@ -131,7 +131,7 @@ def restart_vendor(step: Step, vendor: Vendor, dice: random.Random) -> str:
     time.sleep(random_moment(step, dice))
     state = step.journal_state()
     vendor.restart()
-    step.hear(process)
+    step.wait(process)
     return state
 
 
@@ -153,20 +153,21 @@ def inject(step: Step, vendor: Vendor, dice: random.Random, **rule: object) -> N
     rule |= {"route": dice.choice(ROUTES), "count": dice.randint(1, 3)}
     rule = {"after": dice.randint(0, 3), "when": dice.choice(["before", "after"])} | rule
     with vendor.faults(rule):
-        step.hear(step.start())
+        step.wait(step.start())
 
 
 def read_only_journal(step: Step, vendor: Vendor, dice: random.Random) -> None:
-    step.state.write_text("not a folder")  # root ignores permissions; nobody writes below a file
+    # Permissions do not stop root, but a file in place of the folder does.
+    step.state.write_text("not a folder")
     process = step.start()
-    said = step.hear(process)
+    stderr = step.wait(process)
     assert process.returncode == 1
-    assert "journal" in said
+    assert "journal" in stderr
     step.state.unlink()
 
 
 def full_disk(step: Step, vendor: Vendor, dice: random.Random) -> str:
-    """Fill the disk of the state, the result or both at a random moment; make room afterwards."""
+    """Fill the disk of the state, the result or both at a random moment; free it afterwards."""
     folders = dice.choice([[step.state], [step.out], [step.state, step.out]])
     with ExitStack() as disks:
         for folder in folders:
@@ -176,7 +177,7 @@ def full_disk(step: Step, vendor: Vendor, dice: random.Random) -> str:
         state = step.journal_state()
         for folder in folders:
             fill(folder / "filler")
-        step.hear(process)
+        step.wait(process)
         for folder in folders:
             (folder / "filler").unlink()
     return state
@@ -184,7 +185,7 @@ def full_disk(step: Step, vendor: Vendor, dice: random.Random) -> str:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """Make a folder a disk of its own; at the end its files move to where there is more room."""
+    """Mount a small disk on a folder; at the end, move its files to the disk below it."""
     folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], check=True)
     kept = folder.with_suffix(".kept")
@@ -207,13 +208,13 @@ WAYS: tuple[Callable[[Step, Vendor, random.Random], str | None], ...] = (
     *[end_at_random] * 5, *[end_in_a_state] * 5, restart_vendor, fail, fail, cut_off, cut_off,
     hang, hang, read_only_journal,
 )  # fmt: skip
-if os.geteuid() == 0:  # who else may mount a small disk
+if os.geteuid() == 0:  # only root can mount a disk
     WAYS = (*WAYS, full_disk, full_disk)
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("number", range(RUNS))
-def test_nothing_is_lost_and_nothing_is_left(
+def test_nothing_is_lost_and_nothing_is_left_behind(
     vendor: Vendor, tally: Tally, tmp_path: Path, number: int
 ):
     seed = SEED + number
@@ -234,14 +235,14 @@ def test_nothing_is_lost_and_nothing_is_left(
     tally.states.update([state] if state else [])
     ambiguous = 0 if step.results[0].exists() else step.run_until_done()
     story = f"seed {seed}: {way.__name__} in {state}, supervised {step.supervised}"
-    judge(step, tally, ambiguous=ambiguous, story=story)
+    require_no_losses(step, tally, ambiguous=ambiguous, story=story)
 
 
-def test_sessions_whose_grant_was_lost_end_by_themselves(vendor: Vendor):
-    await_no_session(vendor.emulator.control)
+def test_lost_sessions_end_at_their_time_to_live(vendor: Vendor):
+    wait_for_lost_sessions(vendor.emulator.control)
 
 
-if RUNS >= 300:  # fewer need not end in every state
+if RUNS >= 300:  # with fewer runs, some states may be missed
 
     def test_every_state_of_the_journal_was_hit(tally: Tally):
         assert set(tally.states) == set(STATES)

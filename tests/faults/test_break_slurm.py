@@ -1,4 +1,4 @@
-"""End Slurm jobs at random moments; run their steps again; count what was lost."""
+"""End Slurm jobs at random moments, rerun their steps, and count what was lost."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from break_it import (
     STATES,
     Step,
     Tally,
-    await_no_session,
-    judge,
     new_step,
+    require_no_losses,
+    wait_for_lost_sessions,
     write_config,
 )
 from emulated_site import emulated_site
@@ -36,11 +36,11 @@ pytestmark = pytest.mark.slurm
 
 AT_ONCE = 4
 CANCELLED = max(1, RUNS // 20)
-"""How many batches of `AT_ONCE` jobs are cancelled."""
+"""The number of batches of `AT_ONCE` jobs that are cancelled."""
 TIMED_OUT = max(1, RUNS // 100)
-"""How many batches of jobs reach their time limit; Slurm looks every 30 seconds for those."""
+"""The number of batches whose jobs reach their time limit; Slurm checks it every 30 seconds."""
 JOBS_PER_LIMIT = 12
-QPUS = 32  # so many that a session whose grant was lost has ended when its QPU's turn comes again
+QPUS = 32  # so many that a lost session has ended before its QPU is used again
 CONFIG = "".join(
     f"""
 [qpus.ibm_{number}]
@@ -55,7 +55,7 @@ QPU = (sys.executable, "-m", "qrmi_workflows")
 
 
 class Site:
-    """A sandbox and its QPUs, each for one step at a time."""
+    """A sandbox whose QPUs each serve one step at a time."""
 
     def __init__(self, box: Sandbox, folder: Path) -> None:
         self.box = box
@@ -82,7 +82,7 @@ class Site:
         return require_success(done).stdout.strip()
 
     def submit(self, step: Step, script: str) -> str:
-        """Submit a step's job, and wait until it runs."""
+        """Submit a step's job and wait until it is running."""
         (step.folder / "job.sh").write_text(f"#!/bin/sh\n{script}\n")
         grants = (f"--gres=qpu:{step.qpu}:1", f"--licenses=qpu_{step.qpu}:1", "--time=10")
         argv = ["sbatch", "--parsable", *grants, f"--output={step.folder}/job.out"]
@@ -90,8 +90,8 @@ class Site:
         self.wait_for(job, "RUNNING")
         return job
 
-    def end_now(self, job: str) -> None:
-        """Let a job's time be up; Slurm refuses that in the second in which it has started."""
+    def expire(self, job: str) -> None:
+        """Set a job's end to now; Slurm refuses that within a second of the job's start."""
         argv = ["scontrol", "update", f"JobId={job}", "EndTime=now"]
         wait_until(
             lambda: run_command(argv, environ=self.environ).returncode == 0,
@@ -116,20 +116,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def plain(step: Step) -> str:
-    """As most users write it: Slurm ends the shell at once, and with it what it waits for."""
+    """Run the command as most users do, as a child of the batch shell."""
     return shlex.join(step.argv)
 
 
 def replaced(step: Step) -> str:
+    """Run the command in place of the batch shell."""
     return f"exec {shlex.join(step.argv)}"
 
 
 def supervised(step: Step) -> str:
+    """Run the command under `qpu lease exec`."""
     return f"exec {shlex.join(under_lease(step, step.argv))}"
 
 
-def deaf(step: Step) -> str:
-    """Its command, and all that this starts, ignore SIGTERM."""
+def stubborn(step: Step) -> str:
+    """Run the command under `qpu lease exec`; it and its children ignore SIGTERM."""
     ignoring = ["sh", "-c", f"trap '' TERM; exec {shlex.join(step.argv)}"]
     return f"exec {shlex.join(under_lease(step, ignoring))}"
 
@@ -138,33 +140,37 @@ def under_lease(step: Step, argv: list[str]) -> list[str]:
     return [*QPU, "lease", "exec", "--qpu", step.qpu, "--grace", "1", "--", *argv]
 
 
-SCRIPTS: tuple[Callable[[Step], str], ...] = (plain, replaced, supervised, deaf)
+SCRIPTS: tuple[Callable[[Step], str], ...] = (plain, replaced, supervised, stubborn)
 
 
 def cancel(site: Site, step: Step, dice: random.Random, script: str) -> tuple[str, int]:
-    """Run a step's job and cancel it; return how far its journal had come, and the ambiguous."""
+    """Run a step's job, cancel it and finish the step.
+
+    Returns:
+        The state of the journal before, and how often a task was ambiguous.
+    """
     job = site.submit(step, script)
     if dice.random() < 0.5:
         time.sleep(dice.uniform(0, 2.0))
     else:
-        await_state(step, dice.choice(STATES))
+        wait_for_state(step, dice.choice(STATES))
     state = step.journal_state()
     how = dice.choice([(), (), ("--signal=KILL",), ("--full", "--signal=TERM")])
-    run_command(["scancel", *how, job], environ=site.environ)  # fails where the job has ended
+    run_command(["scancel", *how, job], environ=site.environ)  # fails if the job has ended
     return state, finish(site, step, job)
 
 
-def await_state(step: Step, wanted: str) -> None:
+def wait_for_state(step: Step, state: str) -> None:
     """Wait for a state of the journal, but not for long: a brief one may already have passed."""
     with suppress(AssertionError):
-        wait_until(lambda: step.journal_state() in (wanted, "completed"), wanted, seconds=5)
+        wait_until(lambda: step.journal_state() in (state, "completed"), state, seconds=5)
 
 
 def finish(site: Site, step: Step, job: str) -> int:
-    """Wait for a job's end, and run its step again; return how often a task was ambiguous."""
+    """Wait for a job's end and rerun its step; return how often a task was ambiguous."""
     site.wait_for(job, "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT")
     step.wait_for_processes()
-    step.note_lost_grant()
+    step.count_unrecorded_session()
     if all(result.exists() for result in step.results):
         return 0
     return step.run_until_done()
@@ -187,23 +193,25 @@ def test_scancel_at_random_moments(site: Site, tally: Tally, tmp_path: Path, bat
     for step, script, (state, ambiguous) in zip(steps, scripts, ended, strict=True):
         tally.ways[f"scancel of a {script.__name__} job"] += 1
         tally.states[state] += 1
-        judge(step, tally, ambiguous=ambiguous, story=f"{step.folder.name}: {script.__name__}")
+        require_no_losses(
+            step, tally, ambiguous=ambiguous, story=f"{step.folder.name}: {script.__name__}"
+        )
 
 
 def start_many(site: Site, step: Step) -> str:
-    """Start a job whose command runs one task after another and ignores SIGTERM."""
+    """Start a job whose command runs one task after another, ignoring SIGTERM."""
     step.argv = [sys.executable, str(PROGRAM), str(step.out), "10000"]
-    job = site.submit(step, deaf(step))
-    site.end_now(job)
+    job = site.submit(step, stubborn(step))
+    site.expire(job)
     return job
 
 
-def take_stock(step: Step) -> str:
-    """Find what the job had begun; return how far the last task had come."""
-    begun = len(list(step.state.glob("journal/open/*/*/*.json")))
-    step.results = [step.out / f"{number}.json" for number in range(begun)]
-    step.argv = under_lease(step, [*step.argv[:-1], str(begun)])
-    if all(result.exists() for result in step.results[-1:]):  # none where its time came first
+def find_started_tasks(step: Step) -> str:
+    """Have the rerun finish what the job had started; return the state of its last task."""
+    started = len(list(step.state.glob("journal/open/*/*/*.json")))
+    step.results = [step.out / f"{number}.json" for number in range(started)]
+    step.argv = under_lease(step, [*step.argv[:-1], str(started)])
+    if all(result.exists() for result in step.results[-1:]):  # also if it had started none
         return NO_INTENT
     return step.journal_state()
 
@@ -218,16 +226,16 @@ def test_the_time_limit_of_commands_that_ignore_sigterm(
     steps = [site.step(tmp_path / str(n), n, qpu=QPUS + n % JOBS_PER_LIMIT) for n in numbers]
     jobs = [start_many(site, step) for step in steps]
     assert {site.wait_for(job, "TIMEOUT", "COMPLETED", "FAILED") for job in jobs} == {"TIMEOUT"}
-    states = [take_stock(step) for step in steps]
+    states = [find_started_tasks(step) for step in steps]
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         ambiguous = list(pool.map(finish, [site] * len(steps), steps, jobs))
 
     for step, state, number in zip(steps, states, ambiguous, strict=True):
-        tally.ways["time limit of a deaf job"] += 1
+        tally.ways["time limit of a stubborn job"] += 1
         tally.states[state] += 1
-        judge(step, tally, ambiguous=number, story=f"{step.folder.name}: time limit")
+        require_no_losses(step, tally, ambiguous=number, story=f"{step.folder.name}: time limit")
 
 
-def test_sessions_whose_grant_was_lost_in_a_job_end_by_themselves(site: Site):
-    await_no_session(site.control())
+def test_lost_sessions_of_jobs_end_at_their_time_to_live(site: Site):
+    wait_for_lost_sessions(site.control())

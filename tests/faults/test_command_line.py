@@ -1,4 +1,4 @@
-"""The `qpu` command as scripts and administrators meet it: exit codes, messages, JSON, Ctrl-C."""
+"""The `qpu` command: exit codes, messages, JSON output, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def qpu(*argv: object, **options) -> subprocess.CompletedProcess:
     )
 
 
-def recorded(step: str = "s") -> Path:
-    """Run a task in a step that stays open; return its record's file."""
+def record_task(step: str = "s") -> Path:
+    """Run a task, leave its step open, and return the path of its record."""
     with open_lease("ibm_quick", step=step) as lease:
         lease.run(bell())
     (path,) = Journal().step(step).folder.glob("*.json")
     return path
 
 
-def test_ctrl_c_cancels_the_task_gives_the_lease_back_and_exits_with_130(
+def test_ctrl_c_cancels_the_task_releases_the_lease_and_exits_with_130(
     counted, payload_file, tmp_path
 ):
     argv = [*QPU, "run", str(payload_file), "-o", str(tmp_path / "r.json"), "--qpu", "ibm_slow"]
     with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
         assert "task " in process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        said = process.stderr.read()
+        stderr = process.stderr.read()
 
     assert process.returncode == 130
-    assert "Traceback" not in said
+    assert "Traceback" not in stderr
     assert counted()["tasks cancelled"] == 1
     assert counted()["sessions open"] == 0
 
@@ -67,7 +67,7 @@ def test_ctrl_c_cancels_the_task_gives_the_lease_back_and_exits_with_130(
         (["lease", "exec", "--qpu", "ibm_quick", "--", "sh", "-c", "kill -9 $$"], 137),
     ],
 )
-def test_the_exit_code_tells_what_happened_and_no_traceback_is_shown(counted, argv, code):
+def test_exit_codes_without_tracebacks(counted, argv, code):
     done = qpu(*argv)
 
     assert done.returncode == code, done.stderr
@@ -76,7 +76,7 @@ def test_the_exit_code_tells_what_happened_and_no_traceback_is_shown(counted, ar
     assert counted()["sessions open"] == 0
 
 
-def test_a_vendor_who_cannot_be_reached_is_one_message_with_what_to_do(
+def test_an_unreachable_vendor_gives_one_message_that_says_what_to_do(
     emulator, payload_file, tmp_path
 ):
     config = tmp_path / "gone.json"
@@ -87,13 +87,13 @@ def test_a_vendor_who_cannot_be_reached_is_one_message_with_what_to_do(
     done = qpu(*argv, env={**os.environ, "QPU_CONFIG": str(config)})
 
     assert done.returncode == 1
-    (said,) = done.stderr.splitlines()
-    assert said.startswith("qpu: QPU 'ibm_quick' could not be acquired: ")
-    assert said.endswith("Check its state with `qpu list` and try again later.")
+    (message,) = done.stderr.splitlines()
+    assert message.startswith("qpu: QPU 'ibm_quick' could not be acquired: ")
+    assert message.endswith("Check its state with `qpu list` and try again later.")
 
 
-def test_what_is_printed_as_json_is_json(emulator):
-    recorded()
+def test_json_output_is_valid(emulator):
+    record_task()
 
     listed = json.loads(qpu("list", "--json").stdout)
     (task,) = map(json.loads, qpu("journal", "list", "--json").stdout.splitlines())
@@ -105,9 +105,9 @@ def test_what_is_printed_as_json_is_json(emulator):
     assert shown["state"] == "completed"
 
 
-def test_a_record_that_cannot_be_read_hides_no_other(emulator):
-    recorded("good")
-    newer = recorded("newer")
+def test_an_unreadable_record_does_not_hide_the_others(emulator):
+    record_task("good")
+    newer = record_task("newer")
     newer.write_text(newer.read_text().replace('"version": 1', '"version": 2'))
 
     done = qpu("journal", "list", "--json")
@@ -119,26 +119,26 @@ def test_a_record_that_cannot_be_read_hides_no_other(emulator):
     assert '"version": 2' in newer.read_text()
 
 
-def test_open_steps_are_forgotten_when_that_is_asked_for(emulator):
-    recorded()
+def test_prune_forgets_open_steps_only_on_request(emulator):
+    record_task()
 
     assert qpu("journal", "prune", "--older-than", "0").stdout == "0 tasks forgotten\n"
     assert qpu("journal", "prune", "--older-than", "0", "--open").stdout == "1 tasks forgotten\n"
 
 
-def test_a_result_that_cannot_be_written_is_had_by_running_again(counted, payload_file, tmp_path):
-    """From the submission on, no file of the process may hold a byte, as on a full disk."""
+def test_after_a_failed_write_a_rerun_returns_the_result(counted, payload_file, tmp_path):
+    """Once it has submitted, the process can write no more bytes to files, as on a full disk."""
     output = tmp_path / "r.json"
     argv = ("run", str(payload_file), "-o", str(output), "--qpu", "ibm_slow")
     with subprocess.Popen([*QPU, *argv], stderr=subprocess.PIPE, text=True) as process:
         assert "task " in process.stderr.readline()
         hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)[1]
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, hard))
-        said = process.stderr.read()
+        stderr = process.stderr.read()
 
     assert process.returncode == 1
-    assert f"qpu: {output}: the result could not be written: File too large" in said
-    assert "Traceback" not in said
+    assert f"qpu: {output}: the result could not be written: File too large" in stderr
+    assert "Traceback" not in stderr
     again = qpu(*argv)
     assert again.returncode == 0, again.stderr
     assert QuantumResult.load(output).counts()
@@ -146,10 +146,10 @@ def test_a_result_that_cannot_be_written_is_had_by_running_again(counted, payloa
 
 
 @pytest.mark.parametrize("case", ["fifo", "device", "folder", "below-a-file", "payload", "link"])
-def test_an_output_that_would_be_lost_or_never_written_is_refused_first(
+def test_an_unsuitable_output_is_refused_before_anything_is_acquired(
     counted, payload_file, tmp_path, case
 ):
-    """A rename would put a file in the place of `/dev/null`, for root."""
+    """For root, a rename would replace `/dev/null` with a file."""
     output = tmp_path / "output"
     if case == "fifo":
         os.mkfifo(output)
@@ -175,24 +175,24 @@ def test_an_output_that_would_be_lost_or_never_written_is_refused_first(
     assert case not in ("fifo", "device", "link") or not output.is_file() or output.is_symlink()
 
 
-def test_files_may_have_names_that_are_no_utf_8(emulator, payload_file, tmp_path):
-    named = os.fsdecode(b"caf\xe9")
-    payload = payload_file.rename(tmp_path / f"{named}.json")
-    recorded(named)
+def test_file_names_need_not_be_utf_8(emulator, payload_file, tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    payload = payload_file.rename(tmp_path / f"{name}.json")
+    record_task(name)
 
-    done = qpu("run", payload, "-o", tmp_path / f"{named}.result.json", "--qpu", "ibm_quick")
+    done = qpu("run", payload, "-o", tmp_path / f"{name}.result.json", "--qpu", "ibm_quick")
     listed = qpu("journal", "list")
 
     assert done.returncode == 0, done.stderr
-    assert QuantumResult.load(tmp_path / f"{named}.result.json").counts() is not None
+    assert QuantumResult.load(tmp_path / f"{name}.result.json").counts() is not None
     assert listed.returncode == 0, listed.stderr
     assert "caf\\udce9" in listed.stdout
 
 
 @pytest.mark.parametrize("command", ["list", "journal list", "target ibm_quick", "run --help"])
 @pytest.mark.parametrize("output", ["closed", "full", "ascii"])
-def test_an_output_that_takes_nothing_is_no_traceback(emulator, command, output):
-    recorded("Ü")
+def test_unwritable_standard_output_gives_no_traceback(emulator, command, output):
+    record_task("Ü")
     argv = " ".join(
         [*QPU, command, *({"closed": "| true", "full": "> /dev/full"}.get(output, "")).split()]
     )
@@ -225,8 +225,8 @@ def test_json_nested_too_deeply_is_refused(emulator, counted, payload_file, tmp_
     assert counted()["sessions opened"] == 0
 
 
-def test_nothing_is_no_tasks_name(emulator):
-    recorded()
+def test_an_empty_task_id_is_refused(emulator):
+    record_task()
 
     assert qpu("journal", "show", "").returncode == 1
 
@@ -240,8 +240,8 @@ def test_nothing_is_no_tasks_name(emulator):
         ["target", "ibm_quick", "--max-age", "{}"],
     ],
 )
-def test_a_span_of_time_that_no_clock_knows_is_refused(emulator, counted, argv, span):
-    """A grace of `inf` never killed a command that ignores SIGTERM, nor said so."""
+def test_durations_out_of_range_are_refused(emulator, counted, argv, span):
+    """With a grace of `inf`, a command that ignores SIGTERM would never be killed."""
     done = qpu(*(span if word == "{}" else word for word in argv))
 
     assert done.returncode == 2

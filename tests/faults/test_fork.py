@@ -1,4 +1,4 @@
-"""A process that forks inside a lease: parent and child both run tasks, the parent releases."""
+"""A process that forks under a lease: parent and child both run tasks, the parent releases."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ with open_lease("ibm_quick", step="fork") as lease:
     wait_until(lambda: any(future.task_id for future in futures), "a task's id")
     child = os.fork()
     if child == 0:
-        signal.alarm(30)  # or it would outlive a test that fails
+        signal.alarm(30)  # do not outlive a failing test
         print(lease.run(bell(99)).task_id, flush=True)
-        sys.exit(7)  # through the end of the block
+        sys.exit(7)  # leaves the `with` block
     tasks = [future.result(timeout=60).task_id for future in futures]
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     print(json.dumps([*tasks, lease.run(bell(98)).task_id]), flush=True)
 """
-LINGERS = """
+LINGERING = """
 import os, sys, time
 sys.path[:0] = ["tests", "tests/faults"]
 from fault_payloads import bell
@@ -34,7 +34,7 @@ from qrmi_workflows import open_lease
 with open_lease("ibm_quick", step="lingers") as lease:
     futures = [lease.submit(bell(shots)) for shots in range(1, 41)]
     children = []
-    for future in futures:  # forked while lanes are held and records are written
+    for future in futures:  # fork while lanes are held and records are written
         future.result(timeout=60)
         children.append(os.fork())
         if children[-1] == 0:
@@ -51,7 +51,7 @@ def run(program: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_child_runs_tasks_under_its_parents_lease_and_leaves_it_open(counted):
+def test_a_forked_child_uses_its_parents_lease_and_leaves_it_open(counted):
     done = run(PROGRAM)
 
     assert done.returncode == 0, done.stderr
@@ -61,10 +61,10 @@ def test_a_child_runs_tasks_under_its_parents_lease_and_leaves_it_open(counted):
     assert (counted()["sessions opened"], counted()["sessions closed"]) == (1, 1)
 
 
-def test_children_that_live_on_hold_no_lock_of_their_parents(counted):
-    """Neither a lane nor the journal: each has the files open that its parent had just then."""
+def test_forked_children_hold_none_of_their_parents_locks(counted):
+    """Each child inherits the files that its parent has locked for lanes and the journal."""
     with subprocess.Popen(
-        [sys.executable, "-c", LINGERS],
+        [sys.executable, "-c", LINGERING],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Signals at the moments where a lease is neither held nor given back, or half of either."""
+"""Signals while a lease is being acquired, used or released."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qrmi_workflows import open_lease
 
 HERE = Path(__file__).parent
 PYTHONPATH = f"{HERE}:{HERE.parent}"
-GRANTED = """
+JUST_GRANTED = """
 import os
 from qrmi_workflows import open_lease
 from qrmi_workflows.lease.records import OpenLease
@@ -41,18 +41,18 @@ from qrmi_workflows.tasks.pool import TaskPool
 
 close = TaskPool.close
 
-def announced(self, seconds):
+def announce_and_close(self, seconds):
     print("stopping", flush=True)
     close(self, seconds)
 
-TaskPool.close = announced
+TaskPool.close = announce_and_close
 with open_lease("ibm_slow") as lease:
     future = lease.submit(bell())
     wait_until(lambda: future.task_id, "the task's id")
     print("ready", flush=True)
     time.sleep(600)
 """
-TWO = """
+TWO_LEASES = """
 from qrmi_workflows import open_lease
 
 first, second = open_lease("ibm_quick"), open_lease("ibm_other")
@@ -80,18 +80,18 @@ Lease._open_pool = interrupted
 signal.signal(signal.SIGTERM, end)
 lease.submit(bell())
 """
-ENDING = """
+RELEASING = """
 from qrmi_workflows import open_lease
 
 with open_lease("ibm_quick"):
     print("ready", flush=True)
     input()
-print("went on")
+print("continued")
 """
 
 
 def start(program: str) -> subprocess.Popen:
-    """Start a program, and wait until it says that it is ready."""
+    """Start a program and wait until it prints `ready`."""
     process = subprocess.Popen(
         [sys.executable, "-c", program],
         stdin=subprocess.PIPE,
@@ -105,30 +105,30 @@ def start(program: str) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_between_the_grant_and_its_record_leaves_no_lease_open(counted, number):
-    argv = [sys.executable, "-c", GRANTED.format(number=int(number))]
+def test_a_signal_between_grant_and_record_leaves_no_lease_open(counted, number):
+    argv = [sys.executable, "-c", JUST_GRANTED.format(number=int(number))]
     done = subprocess.run(argv, stderr=subprocess.PIPE, text=True, timeout=60)
 
     assert done.returncode == (143 if number == signal.SIGTERM else -signal.SIGINT)
     assert (counted()["sessions opened"], counted()["sessions open"]) == (1, 0)
 
 
-def test_ctrl_c_while_the_vendor_refuses_for_now_ends_the_asking(emulator, counted, fault):
+def test_ctrl_c_ends_the_wait_for_a_busy_qpu(emulator, counted, fault):
     fault("status", route="POST */sessions", status=429)
     argv = [sys.executable, "-m", "qrmi_workflows", "lease", "exec", "--qpu", "ibm_quick", "true"]
     with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
         assert "waiting for the QPU" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         emulator.control.ask("DELETE", "/faults")
-        said = process.stderr.read()
+        stderr = process.stderr.read()
 
     assert process.returncode == 130
-    assert "Traceback" not in said
+    assert "Traceback" not in stderr
     assert counted()["sessions opened"] == 0
 
 
-def test_a_second_sigterm_while_tasks_are_stopped_still_gives_the_lease_back(counted, fault):
-    """As Slurm's, which reaches a program both by itself and through its supervisor."""
+def test_a_second_sigterm_while_tasks_stop_does_not_prevent_the_release(counted, fault):
+    """Slurm signals all processes of a job, and a supervisor passes the signal on."""
     process = start(IN_FLIGHT)
     fault("hang", route="* */jobs/*", seconds=60)
 
@@ -138,27 +138,27 @@ def test_a_second_sigterm_while_tasks_are_stopped_still_gives_the_lease_back(cou
     process.communicate()
 
     assert process.returncode == 143
-    # The vendor ends the task first.
+    # The session closes once its task has ended.
     wait_until(lambda: counted()["sessions open"] == 0, "the end of the session")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_during_the_release_waits_for_it(counted, fault, matched, number):
-    process = start(ENDING)
+def test_a_signal_during_the_release_takes_effect_after_it(counted, fault, matched, number):
+    process = start(RELEASING)
     fault("delay", route="PATCH */sessions/*", seconds=1.5)
 
     process.stdin.write("\n")
     process.stdin.flush()
     wait_until(matched, "the call that releases")
     process.send_signal(number)
-    said, _ = process.communicate()
+    stdout, _ = process.communicate()
 
     assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGINT)
-    assert "went on" not in said
+    assert "continued" not in stdout
     assert counted()["sessions open"] == 0
 
 
-def test_a_programs_own_handler_may_release_in_the_middle_of_a_submission(counted):
+def test_a_signal_handler_may_release_in_the_middle_of_a_submission(counted):
     environ = {**os.environ, "PYTHONPATH": PYTHONPATH}
     done = subprocess.run([sys.executable, "-c", OWN_HANDLER], env=environ, timeout=60)
 
@@ -166,8 +166,8 @@ def test_a_programs_own_handler_may_release_in_the_middle_of_a_submission(counte
     assert counted()["sessions open"] == 0
 
 
-def test_ctrl_c_while_a_lease_awaits_its_tasks_gives_it_back(counted):
-    """Whoever catches it, as a notebook does, is left with no lease."""
+def test_ctrl_c_while_a_lease_awaits_its_tasks_releases_it(counted):
+    """A program that catches KeyboardInterrupt, as a notebook does, keeps no lease."""
 
     def interrupted() -> None:
         with open_lease("ibm_slow") as lease:
@@ -181,18 +181,18 @@ def test_ctrl_c_while_a_lease_awaits_its_tasks_gives_it_back(counted):
     assert counted()["sessions open"] == 0
 
 
-def test_a_release_that_fails_at_the_end_leaves_the_others_their_turn(counted, fault):
-    process = start(TWO)
+def test_a_failed_release_at_exit_does_not_prevent_the_others(counted, fault):
+    process = start(TWO_LEASES)
     fault("status", route="PATCH */sessions/*", status=403, count=1)
 
-    _, said = process.communicate("\n")
+    _, stderr = process.communicate("\n")
 
-    assert "the lease of QPU 'ibm_quick' could not be released" in said
-    assert "Traceback" not in said
+    assert "the lease of QPU 'ibm_quick' could not be released" in stderr
+    assert "Traceback" not in stderr
     assert counted()["sessions open"] == 1
 
 
-def test_a_release_that_fails_for_now_is_made_again(counted, fault):
+def test_a_release_is_retried_while_the_vendor_is_unavailable(counted, fault):
     fault("status", route="PATCH */sessions/*", status=503, count=2)
 
     with open_lease("ibm_quick"):
@@ -201,7 +201,7 @@ def test_a_release_that_fails_for_now_is_made_again(counted, fault):
     assert counted()["sessions open"] == 0
 
 
-def test_a_terminal_that_is_gone_costs_no_result(counted, payload_file, tmp_path):
+def test_a_closed_standard_error_does_not_lose_the_result(counted, payload_file, tmp_path):
     """As in `qpu run … 2>&1 | head -1`."""
     output = tmp_path / "result.json"
     read, write = os.pipe()

@@ -1,4 +1,4 @@
-"""What must not cost a lease: a journal that hangs or cannot be written, a list that is wrong."""
+"""Leases are released although the journal hangs or cannot be written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qrmi_workflows.errors import JournalError, RequestError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.state.locks import hold_lock
 
-RUN = """
+PROGRAM = """
 from fault_payloads import bell
 from qrmi_workflows import open_lease
 with open_lease("ibm_quick", step="hangs") as held:
@@ -23,11 +23,11 @@ with open_lease("ibm_quick", step="hangs") as held:
 """
 
 
-def test_a_journal_that_hangs_keeps_no_lease(counted, monkeypatch):
-    """As on a file server that is down: whoever waits for it cannot be asked to stop."""
+def test_a_hanging_journal_does_not_prevent_the_release(counted, monkeypatch):
+    """A thread that waits for a lock on a file server that is down cannot be stopped."""
     monkeypatch.setenv("PYTHONPATH", "tests/faults")
-    monkeypatch.setenv("QPU_KILL_WAIT", "4")  # waits less for the task that hangs
-    argv = [sys.executable, "-c", RUN]
+    monkeypatch.setenv("QPU_KILL_WAIT", "4")  # do not wait long for the task that hangs
+    argv = [sys.executable, "-c", PROGRAM]
     with (
         hold_lock(Journal().step("hangs").folder / ".lock"),
         subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
@@ -46,7 +46,7 @@ def test_a_journal_that_hangs_keeps_no_lease(counted, monkeypatch):
     assert counted()["tasks accepted"] == 0
 
 
-def test_a_folder_that_cannot_be_made_stops_before_anything_is_submitted(counted, monkeypatch):
+def test_nothing_is_submitted_if_the_journals_folder_cannot_be_created(counted, monkeypatch):
     monkeypatch.setenv("QPU_STATE", "/proc/none")
 
     with open_lease("ibm_quick") as lease, pytest.raises(JournalError, match="/proc/none"):
@@ -57,10 +57,10 @@ def test_a_folder_that_cannot_be_made_stops_before_anything_is_submitted(counted
 
 
 @pytest.mark.parametrize(
-    ("qpus", "said"), [([], "no QPU named"), (["ibm_quick"] * 2, "'ibm_quick' named twice")]
+    ("qpus", "message"), [([], "no QPU named"), (["ibm_quick"] * 2, "'ibm_quick' named twice")]
 )
-def test_a_list_of_qpus_names_each_once(counted, qpus, said):
-    with pytest.raises(RequestError, match=said):
+def test_a_list_of_qpus_must_name_each_once(counted, qpus, message):
+    with pytest.raises(RequestError, match=message):
         open_lease(qpus)
 
     assert counted()["sessions opened"] == 0

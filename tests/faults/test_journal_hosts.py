@@ -19,11 +19,11 @@ from qrmi_workflows.journal.record import RecordState
 WORKER = Path(__file__).with_name("journal_worker.py")
 HOSTS, PROCESSES, RUNS = 3, 5, 12
 
-pytestmark = pytest.mark.root  # or there are no namespaces to be had
+pytestmark = pytest.mark.root  # only root can create namespaces
 
 
 def on_host(name: str, state: Path, mount: Path, *argv: str) -> subprocess.Popen[bytes]:
-    """Start a Python program on a host of that name, which has the state folder elsewhere."""
+    """Start a Python program on a host of that name, where the state folder is mounted."""
     mount.mkdir(parents=True, exist_ok=True)
     script = f'hostname {name} && mount --bind {state} {mount} && exec "$@"'
     command = ["unshare", "--uts", "--mount", "sh", "-c", script, "sh", sys.executable, *argv]
@@ -32,13 +32,13 @@ def on_host(name: str, state: Path, mount: Path, *argv: str) -> subprocess.Popen
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """A folder that all hosts share."""
+    """A state folder that all hosts share."""
     (tmp_path / "state").mkdir()
     return tmp_path / "state"
 
 
 def crowd(state: Path, vendor: Path, tmp_path: Path, seed: float) -> Iterator[int]:
-    """Run all processes on all hosts at once; yield how each ended."""
+    """Run all processes on all hosts at once; yield their exit codes."""
     running = [
         on_host(
             f"n{host}",
@@ -56,7 +56,7 @@ def crowd(state: Path, vendor: Path, tmp_path: Path, seed: float) -> Iterator[in
 
 
 def test_many_processes_on_several_hosts_lose_nothing_and_pay_once(state, tmp_path):
-    """They run the same steps, re-attach, settle and die, all at once."""
+    """They run the same steps, re-attach, archive and die, all at once."""
     vendor = tmp_path / "vendor"
     vendor.mkdir()
     seed = time.time()
@@ -75,7 +75,8 @@ def test_many_processes_on_several_hosts_lose_nothing_and_pay_once(state, tmp_pa
     assert not (vendor / "shared").exists(), "two living processes held one task"
     assert len(set(recorded)) == len(recorded)
     assert set(recorded) <= accepted
-    # What the vendor accepted is recorded, but for what was reported or is still in doubt.
+    # What the vendor accepted is recorded, except ambiguous tasks: those reported already, and
+    # those that a rerun would report.
     assert len(accepted) - len(recorded) <= ambiguous + intents
     completed = [record for record in records if record.state is RecordState.COMPLETED]
     assert all(record.result.task_id == record.task_id for record in completed)
@@ -100,7 +101,7 @@ sys.stdin.readline()
 
 
 def claim_on(name: str, state: Path, tmp_path: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """Claim the step's task on a host; return the process that holds it, and what it found."""
+    """Claim the step's task on a host; return the process and the line that it printed."""
     mount = tmp_path / name
     process = on_host(name, state, mount, "-c", HOLD, str(mount))
     return process, process.stdout.readline().decode().strip()
@@ -108,7 +109,7 @@ def claim_on(name: str, state: Path, tmp_path: Path) -> tuple[subprocess.Popen[b
 
 @pytest.fixture
 def claim(state: Path, tmp_path: Path) -> Iterator:
-    """Claims the step's task on a host."""
+    """Claim the step's task on a host."""
     running = []
 
     def claim(name: str) -> tuple[subprocess.Popen[bytes], str]:
@@ -124,15 +125,15 @@ def claim(state: Path, tmp_path: Path) -> Iterator:
 FIRST, SECOND = (f"{'d' * 32}-q-{number}.json" for number in (0, 1))
 
 
-def test_what_lives_on_another_host_is_left_alone(claim):
+def test_the_task_of_a_living_process_on_another_host_is_left_alone(claim):
     _, first = claim("n1")
     _, second = claim("n2")
 
     assert (first, second) == (f"{FIRST} None", f"{SECOND} None")
 
 
-def test_what_died_on_another_host_is_taken_over(claim):
-    """No scheduler is asked: neither process is in a job."""
+def test_the_task_of_a_dead_process_on_another_host_is_taken_over(claim):
+    """Its lock tells: neither process is in a job that a scheduler could know."""
     process, first = claim("n1")
     process.kill()
     process.wait()
@@ -140,8 +141,8 @@ def test_what_died_on_another_host_is_taken_over(claim):
     assert (first, claim("n2")[1]) == (f"{FIRST} None", f"{FIRST} task")
 
 
-def test_what_a_process_has_closed_is_found_while_it_lives_on(claim):
-    """As where a workflow's engine tries a step again in another of its workers."""
+def test_the_task_of_a_closed_run_is_taken_over_while_its_process_lives(claim):
+    """As when an engine retries a step in another of its workers."""
     process, _ = claim("n1")
     process.stdin.write(b"\n")
     process.stdin.flush()

@@ -30,7 +30,7 @@ with open_lease("ibm_quick"):
 
 @pytest.fixture
 def holder(emulator):
-    """Start a program that holds a lease, and wait until it does."""
+    """Start programs that hold a lease, and wait until they do."""
     started = []
 
     def start(body: str = "time.sleep(60)", setup: str = "") -> subprocess.Popen:
@@ -56,7 +56,7 @@ def records(folder) -> list[dict]:
     return [json.loads(line) for file in lines for line in file]
 
 
-def test_it_is_released_on_return_and_leaves_one_record(counted, tmp_path):
+def test_leaving_the_block_releases_it_and_writes_one_record(counted, tmp_path):
     with open_lease("ibm_quick") as lease:
         assert counted()["sessions open"] == 1
         lease.run(bell())
@@ -70,14 +70,14 @@ def test_it_is_released_on_return_and_leaves_one_record(counted, tmp_path):
     assert list(open_leases()) == []
 
 
-def test_it_is_released_on_an_exception(counted):
+def test_an_exception_releases_it(counted):
     with pytest.raises(ZeroDivisionError), open_lease("ibm_quick"):
         _ = 1 / 0
 
     assert counted()["sessions open"] == 0
 
 
-def test_it_is_released_once_however_often_it_is_asked(counted):
+def test_releasing_it_twice_releases_it_once(counted):
     lease = open_lease("ibm_quick")
     lease.release()
     lease.release()
@@ -88,7 +88,7 @@ def test_it_is_released_once_however_often_it_is_asked(counted):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_is_released_when_the_program_is_asked_to_end(holder, counted, number):
+def test_a_signal_releases_it(holder, counted, number):
     process = holder()
 
     process.send_signal(number)
@@ -97,14 +97,14 @@ def test_it_is_released_when_the_program_is_asked_to_end(holder, counted, number
     assert counted()["sessions open"] == 0
 
 
-def test_it_is_released_when_the_program_just_ends(holder, counted):
+def test_exiting_releases_it(holder, counted):
     process = holder(body="sys.exit(4)")
 
     assert process.wait(timeout=60) == 4
     assert counted()["sessions open"] == 0
 
 
-def test_a_programs_own_way_with_sigterm_is_respected(holder, counted):
+def test_a_programs_own_handler_of_sigterm_is_kept(holder, counted):
     process = holder(
         setup="import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))",
     )
@@ -115,7 +115,7 @@ def test_a_programs_own_way_with_sigterm_is_respected(holder, counted):
     assert counted()["sessions open"] == 0
 
 
-def test_what_sigkill_left_is_reaped_once(holder, counted):
+def test_after_sigkill_it_is_reaped_once(holder, counted):
     process = holder()
     process.kill()
     process.wait()
@@ -128,7 +128,7 @@ def test_what_sigkill_left_is_reaped_once(holder, counted):
     assert counted()["sessions open"] == 0
 
 
-def test_the_next_lease_reaps_what_sigkill_left(holder, counted):
+def test_opening_another_lease_reaps_it_after_sigkill(holder, counted):
     process = holder()
     process.kill()
     process.wait()
@@ -139,18 +139,18 @@ def test_the_next_lease_reaps_what_sigkill_left(holder, counted):
     assert counted()["sessions open"] == 0
 
 
-def test_a_living_owners_lease_is_not_reaped(holder, counted):
+def test_the_lease_of_a_living_process_is_not_reaped(holder, counted):
     holder()
 
     assert reap() == []
     assert counted()["sessions open"] == 1
 
 
-def test_the_token_lies_only_in_a_file_of_mode_0600(quick, tmp_path):
+def test_the_token_is_only_in_a_file_of_mode_0600(quick, tmp_path):
     token = quick.environment()["ibm_quick_QRMI_JOB_ACQUISITION_TOKEN"]
-    holding = [f for f in tmp_path.rglob("*") if f.is_file() and token in f.read_text()]
+    files = [f for f in tmp_path.rglob("*") if f.is_file() and token in f.read_text()]
 
-    assert [oct(file.stat().st_mode & 0o777) for file in holding] == ["0o600"]
+    assert [oct(file.stat().st_mode & 0o777) for file in files] == ["0o600"]
     quick.run(bell())
     quick.release()
     assert not [f for f in tmp_path.rglob("*") if f.is_file() and token in f.read_text()]
@@ -169,7 +169,7 @@ def test_a_lease_in_the_environment_is_adopted_and_left_open(counted, quick, mon
     quick.release()
 
 
-def test_several_qpus_are_held_together_and_released_together(counted):
+def test_several_qpus_are_acquired_and_released_together(counted):
     with open_lease(["ibm_quick", "ibm_other"]) as leases:
         assert counted()["sessions open"] == 2
         assert leases["ibm_other"].run(bell()).qpu == "ibm_other"
@@ -178,10 +178,8 @@ def test_several_qpus_are_held_together_and_released_together(counted):
     assert counted()["sessions open"] == 0
 
 
-def test_vendors_who_are_silent_are_all_asked_within_the_deadline_of_one(
-    fault, emulator, matched, monkeypatch
-):
-    """Their releases share KillWait."""
+def test_releases_to_silent_vendors_run_at_the_same_time(fault, emulator, matched, monkeypatch):
+    """All share KillWait, so their releases must run at the same time."""
     monkeypatch.setenv("QPU_KILL_WAIT", "20")
     deadline = KillWait.divide(20).release_call
     leases = open_lease(["ibm_quick", "ibm_other"])
@@ -194,12 +192,12 @@ def test_vendors_who_are_silent_are_all_asked_within_the_deadline_of_one(
             released.result()
     emulator.control.ask("DELETE", "/faults")
 
-    for document in open_leases():
-        leases[document.qpu].resource.release(document.token)
-        document.close()
+    for opened in open_leases():
+        leases[opened.qpu].resource.release(opened.token)
+        opened.close()
 
 
-def test_several_qpus_are_held_or_none(fault, counted):
+def test_several_qpus_are_acquired_or_none(fault, counted):
     fault("status", route="POST */sessions", status=403, after=1)
 
     with pytest.raises(LeaseError, match="could not be acquired"):
@@ -219,7 +217,7 @@ def test_an_unknown_qpu_is_refused_before_anything_is_acquired(emulator, counted
     assert counted()["sessions opened"] == 0
 
 
-def test_a_release_that_fails_says_what_to_do_and_the_reaper_does_it(counted, fault, emulator):
+def test_a_failed_release_names_qpu_reap(counted, fault, emulator):
     fault("status", route="PATCH */sessions/*", status=403, count=1)
     lease = open_lease("ibm_quick")
 
@@ -227,13 +225,13 @@ def test_a_release_that_fails_says_what_to_do_and_the_reaper_does_it(counted, fa
         lease.release()
 
     assert counted()["sessions open"] == 1
-    document = next(iter(open_leases()))
-    assert document.owner.pid == os.getpid()  # it lives, so only its end makes it an orphan
-    lease.resource.release(document.token)
-    document.close()
+    opened = next(iter(open_leases()))
+    assert opened.owner.pid == os.getpid()  # not an orphan while this process lives
+    lease.resource.release(opened.token)
+    opened.close()
 
 
-def test_a_release_that_fails_hides_no_error_of_the_program(fault, counted, caplog):
+def test_a_failed_release_does_not_hide_the_programs_error(fault, counted, caplog):
     fault("status", route="PATCH */sessions/*", status=403, count=1)
 
     with pytest.raises(ZeroDivisionError), open_lease("ibm_quick"):
@@ -242,7 +240,9 @@ def test_a_release_that_fails_hides_no_error_of_the_program(fault, counted, capl
     assert "could not be released" in caplog.text
 
 
-def test_a_release_that_fails_costs_qpu_run_no_result(fault, counted, payload_file, tmp_path):
+def test_a_failed_release_does_not_lose_the_result_of_qpu_run(
+    fault, counted, payload_file, tmp_path
+):
     fault("status", route="PATCH */sessions/*", status=403, count=1)
     argv = ["run", str(payload_file), "-o", str(tmp_path / "r.json"), "--qpu", "ibm_quick"]
     argv = [sys.executable, "-m", "qrmi_workflows", *argv]
@@ -257,7 +257,7 @@ def test_a_release_that_fails_costs_qpu_run_no_result(fault, counted, payload_fi
     assert counted()["tasks accepted"] == 1
 
 
-def test_a_grant_that_comes_too_late_is_given_back(fault, counted, monkeypatch):
+def test_a_grant_after_the_deadline_is_released(fault, counted, monkeypatch):
     monkeypatch.setattr("qrmi_workflows.client.resource.DEADLINES", {"acquire": 0.3})
     fault("delay", route="POST */sessions", seconds=1.0, count=1, when="after")
 
@@ -268,13 +268,13 @@ def test_a_grant_that_comes_too_late_is_given_back(fault, counted, monkeypatch):
     assert (counted()["sessions opened"], counted()["sessions open"]) == (1, 0)
 
 
-def test_a_lease_that_cannot_be_described_is_given_back(counted, monkeypatch):
-    """Whatever it is that fails between the grant and its record."""
+def test_a_lease_that_cannot_be_recorded_is_released(counted, monkeypatch):
+    """Any failure between the grant and its record releases the lease."""
 
-    def fails(**_: object) -> None:
+    def fail(**_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("qrmi_workflows.lease.held.OpenLease.create", fails)
+    monkeypatch.setattr("qrmi_workflows.lease.held.OpenLease.create", fail)
 
     with pytest.raises(ZeroDivisionError):
         open_lease("ibm_quick")
@@ -282,12 +282,12 @@ def test_a_lease_that_cannot_be_described_is_given_back(counted, monkeypatch):
     assert (counted()["sessions opened"], counted()["sessions open"]) == (1, 0)
 
 
-def test_who_wants_to_send_a_lease_is_told_how_another_process_gets_it(quick):
+def test_pickling_it_fails_and_says_how_to_share_it(quick):
     with pytest.raises(TypeError, match="A child process adopts the lease"):
         pickle.dumps([quick])
 
 
-def test_a_session_that_the_vendor_closed_is_renewed_and_nothing_is_lost(counted, fault):
+def test_a_session_closed_by_the_vendor_is_renewed(counted, fault):
     with open_lease("ibm_quick") as lease:
         first = lease.run(bell(shots=1))
         fault("close-sessions")
@@ -296,10 +296,10 @@ def test_a_session_that_the_vendor_closed_is_renewed_and_nothing_is_lost(counted
 
     assert first.task_id != second.task_id
     assert counted()["sessions opened"] == 2
-    assert counted()["sessions open"] <= 0  # what a test before left open was closed as well
+    assert counted()["sessions open"] <= 0  # sessions of other tests were closed too
 
 
-def test_an_adopted_lease_whose_session_was_closed_says_so(quick, fault, monkeypatch):
+def test_an_adopted_lease_with_a_closed_session_says_so(quick, fault, monkeypatch):
     for name, value in quick.environment().items():
         monkeypatch.setenv(name, value)
     with open_lease("ibm_quick", step="adopted") as adopted:
@@ -310,7 +310,7 @@ def test_an_adopted_lease_whose_session_was_closed_says_so(quick, fault, monkeyp
             adopted.run(bell(shots=2))
 
 
-def test_acquiring_waits_while_the_vendor_refuses_for_now(counted, fault, caplog):
+def test_acquiring_waits_for_a_busy_qpu(counted, fault, caplog):
     fault("status", route="POST */sessions", status=429, count=1)
 
     with open_lease("ibm_quick"):
@@ -320,7 +320,7 @@ def test_acquiring_waits_while_the_vendor_refuses_for_now(counted, fault, caplog
     assert counted()["sessions open"] == 0
 
 
-def test_acquiring_does_not_wait_for_ever(fault, monkeypatch):
+def test_acquiring_does_not_wait_forever(fault, monkeypatch):
     monkeypatch.setattr("qrmi_workflows.lease.acquire.ACQUIRE_SECONDS", 0.5)
     fault("status", route="POST */sessions", status=423)
 

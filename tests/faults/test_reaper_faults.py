@@ -1,4 +1,4 @@
-"""Reapers that are killed, and reapers at once: every orphan is released, and recorded, once."""
+"""Reapers that are killed or run at the same time release and record every orphan once."""
 
 import json
 import random
@@ -27,7 +27,7 @@ REAP = (sys.executable, "-m", "qrmi_workflows", "reap", "--json")
 
 @pytest.fixture
 def orphans(emulator):
-    """Leave leases open, as a process does that is killed."""
+    """Leave the leases of a killed process open."""
     process = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     process.kill()
@@ -36,8 +36,8 @@ def orphans(emulator):
 
 
 @pytest.fixture
-def recorded(tmp_path):
-    """Count the lease records of every lease."""
+def records_by_lease(tmp_path):
+    """Count the records of each lease."""
 
     def count() -> Counter:
         files = (tmp_path / "state" / "leases").glob("*.jsonl")
@@ -51,25 +51,25 @@ def start_reaper() -> subprocess.Popen:
     return subprocess.Popen(REAP, stdout=subprocess.PIPE, text=True)
 
 
-def released(reaper: subprocess.Popen) -> list[str]:
-    said = reaper.communicate(timeout=60)[0]
-    return [one["lease"] for one in json.loads(said) if one["released"]]
+def released_by(reaper: subprocess.Popen) -> list[str]:
+    output = reaper.communicate(timeout=60)[0]
+    return [one["lease"] for one in json.loads(output) if one["released"]]
 
 
-def test_reapers_at_once_share_the_orphans(orphans, counted, fault, recorded):
+def test_concurrent_reapers_share_the_orphans(orphans, counted, fault, records_by_lease):
     fault("delay", route="PATCH */sessions/*", seconds=0.1)
     reapers = [start_reaper() for _ in range(3)]
 
-    done = [lease for reaper in reapers for lease in released(reaper)]
+    done = [lease for reaper in reapers for lease in released_by(reaper)]
 
     assert len(done) == len(set(done)) == ORPHANS
     assert counted()["sessions closed"] == ORPHANS
-    assert set(recorded().values()) == {1}
+    assert set(records_by_lease().values()) == {1}
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_reaper_killed_while_it_releases_leaves_the_rest_to_the_next(
-    orphans, counted, fault, matched, recorded, when
+def test_the_next_reaper_finishes_what_a_killed_one_left(
+    orphans, counted, fault, matched, records_by_lease, when
 ):
     fault("delay", route="PATCH */sessions/*", seconds=30, when=when, count=1, after=1)
     reaper = start_reaper()
@@ -81,10 +81,10 @@ def test_a_reaper_killed_while_it_releases_leaves_the_rest_to_the_next(
 
     assert len(json.loads(again.stdout)) == ORPHANS - 1
     assert counted()["sessions closed"] == ORPHANS
-    assert recorded().total() == len(recorded()) == ORPHANS
+    assert records_by_lease().total() == len(records_by_lease()) == ORPHANS
 
 
-def test_reapers_killed_at_random_lose_nothing(orphans, counted, fault, recorded):
+def test_reapers_killed_at_random_moments_lose_nothing(orphans, counted, fault, records_by_lease):
     fault("delay", route="PATCH */sessions/*", seconds=0.02)
     seed = random.SystemRandom().randrange(10**6)
     dice = random.Random(seed)
@@ -99,32 +99,31 @@ def test_reapers_killed_at_random_lose_nothing(orphans, counted, fault, recorded
 
     assert counted()["sessions closed"] == ORPHANS, f"seed {seed}"
     assert list(open_leases()) == []
-    assert recorded().total() == len(recorded()) == ORPHANS, f"seed {seed}"
+    assert records_by_lease().total() == len(records_by_lease()) == ORPHANS, f"seed {seed}"
 
 
-def test_orphans_of_a_silent_vendor_hold_up_no_other_lease(orphans, fault, matched, monkeypatch):
+def test_orphans_of_a_silent_vendor_do_not_delay_other_leases(orphans, fault, matched, monkeypatch):
     monkeypatch.setattr("qrmi_workflows.lease.open._REAP_SECONDS", 0.3)
     fault("hang", route="PATCH */sessions/*", count=1)
 
     with open_lease("ibm_other"):
-        assert matched() == 1, "the vendor is asked for one of them"
+        assert matched() == 1, "the vendor was asked to release one of them"
 
     assert len(list(open_leases())) == ORPHANS
 
 
-def test_a_silent_vendor_is_asked_once_for_all_its_orphans(orphans, fault, emulator):
+def test_a_silent_vendor_is_asked_once_for_all_its_orphans(orphans, fault, matched):
     fault("hang", route="PATCH */sessions/*", count=ORPHANS)
 
     done = reap(patience=0.3)
 
     assert [one.released for one in done] == [False] * ORPHANS
     assert all("did not answer release within 0.3 s" in one.error for one in done)
-    (rule,) = emulator.control.ask("GET", "/faults")
-    assert rule["matched"] == 1
+    assert matched() == 1
 
 
-def test_files_that_are_no_leases_hold_up_no_lease(orphans, counted, tmp_path, caplog):
-    """A folder stands for a file that another user, as root by `sudo`, left unreadable."""
+def test_invalid_files_do_not_prevent_a_lease(orphans, counted, tmp_path, caplog):
+    """A folder stands in for an unreadable file, because root can read every file."""
     (tmp_path / "state" / "leases" / "open" / "0.json").mkdir()
     (tmp_path / "state" / "leases" / "open" / "1.json").write_bytes(b"\xff\x00")
 
@@ -136,22 +135,22 @@ def test_files_that_are_no_leases_hold_up_no_lease(orphans, counted, tmp_path, c
     assert "1.json: not the file of an open lease" in caplog.text
 
 
-def test_an_orphan_that_cannot_be_locked_holds_up_no_lease(orphans, monkeypatch):
-    """As in a state folder that may only be read."""
+def test_an_orphan_that_cannot_be_locked_does_not_prevent_a_lease(orphans, monkeypatch):
+    """As in a read-only state folder."""
 
     def read_only(path):
         raise OSError(30, "Read-only file system", str(path))
 
     monkeypatch.setattr("qrmi_workflows.lease.reap.try_lock", read_only)
 
-    (one, *others) = reap(patience=1.0)
-    assert not one.released
-    assert "Read-only file system" in one.error
+    (first, *others) = reap(patience=1.0)
+    assert not first.released
+    assert "Read-only file system" in first.error
     assert len(others) == ORPHANS - 1
     open_lease("ibm_quick").release()
 
 
-def test_damaged_notes_of_what_tasks_used_hold_up_no_release(quick, counted):
+def test_a_damaged_usage_file_does_not_prevent_the_release(quick, counted):
     quick.held.usage_path().write_bytes(b"\xff\xfe not a line\n")
 
     quick.release()
@@ -159,7 +158,7 @@ def test_damaged_notes_of_what_tasks_used_hold_up_no_release(quick, counted):
     assert list(open_leases()) == []
 
 
-def test_a_clock_that_is_set_back_leaves_no_negative_times(quick, monkeypatch, tmp_path):
+def test_a_clock_set_back_gives_no_negative_durations(quick, monkeypatch, tmp_path):
     now = time.time()
     monkeypatch.setattr("qrmi_workflows.lease.records.time.time", lambda: now - 3600)
 

@@ -1,4 +1,4 @@
-"""A vendor that is silent, wrong or gone costs the deadline, and an error that says which."""
+"""A vendor that is silent, failing or gone gives an error that says which, within the deadline."""
 
 import socket
 import subprocess
@@ -35,7 +35,7 @@ def resource(emulator):
     return QRMIResource(qpu.name, qpu.type, qpu.environment)
 
 
-def test_a_silent_server_costs_the_deadline_and_the_process_still_exits():
+def test_a_silent_vendor_costs_one_deadline_and_does_not_delay_the_exit():
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         done = subprocess.run(
@@ -46,7 +46,7 @@ def test_a_silent_server_costs_the_deadline_and_the_process_still_exits():
     assert done.returncode == 0
 
 
-def test_it_is_the_papers_interface(resource):
+def test_it_implements_the_papers_interface(resource):
     assert isinstance(resource, QuantumResource)
     assert resource.is_accessible()
     assert resource.resource_id() == "ibm_quick"
@@ -55,7 +55,7 @@ def test_it_is_the_papers_interface(resource):
     assert str(resource.status().status).endswith("Online")
 
 
-def test_one_resource_serves_many_threads_at_once(resource):
+def test_one_resource_serves_many_threads(resource):
     states, errors = [], []
 
     def ask() -> None:
@@ -92,7 +92,7 @@ def test_it_works_after_a_fork(resource):
 
 
 @pytest.mark.parametrize(
-    ("status", "retryable", "refused"),
+    ("status", "retryable", "had_no_effect"),
     [
         (400, False, True),
         (403, False, True),
@@ -104,8 +104,8 @@ def test_it_works_after_a_fork(resource):
         (503, True, False),
     ],
 )
-def test_a_status_says_whether_to_try_again_and_whether_anything_happened(
-    resource, fault, status, retryable, refused
+def test_a_status_code_tells_whether_to_retry_and_whether_it_had_no_effect(
+    resource, fault, status, retryable, had_no_effect
 ):
     encoded = load_vendor("ibm").encode(Payload.from_content(bell()).content)
     fault("status", route="POST */jobs", status=status)
@@ -114,12 +114,12 @@ def test_a_status_says_whether_to_try_again_and_whether_anything_happened(
         resource.task_start(encoded)
 
     assert caught.value.status_code == status
-    assert (caught.value.retryable, caught.value.had_no_effect) == (retryable, refused)
+    assert (caught.value.retryable, caught.value.had_no_effect) == (retryable, had_no_effect)
     assert caught.value.call == "task_start"
 
 
 @pytest.mark.parametrize("kind", ["drop", "malformed"])
-def test_an_answer_that_was_cut_off_may_come_next_time(resource, fault, kind):
+def test_a_truncated_answer_is_retryable(resource, fault, kind):
     resource.status()
     fault(kind, route="GET */backends", count=1)
 
@@ -130,21 +130,21 @@ def test_an_answer_that_was_cut_off_may_come_next_time(resource, fault, kind):
     assert resource.status()
 
 
-def test_refused_credentials_are_told_apart(resource, fault):
+def test_refused_credentials_have_their_own_error(resource, fault):
     fault("status", route="GET */backends", status=401)
 
     with pytest.raises(AuthenticationError, match="Renew the QPU's credentials"):
         resource.status()
 
 
-def test_an_access_token_that_the_vendor_has_forgotten_is_renewed(resource, fault):
+def test_an_access_token_that_the_vendor_forgot_is_renewed(resource, fault):
     resource.status()
     fault("expire-tokens")
 
     assert resource.status()
 
 
-def test_a_vendor_that_is_gone_has_certainly_accepted_nothing(emulator):
+def test_an_unreachable_vendor_has_certainly_accepted_nothing(emulator):
     environment = dict(load_qpus(emulator.config_path)["ibm_quick"].environment)
     with socket.create_server(("127.0.0.1", 0)) as server:
         environment["QRMI_IBM_QCS_ENDPOINT"] = f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -164,7 +164,7 @@ def test_an_unknown_type_and_missing_settings_are_refused():
         QRMIResource("q", "ibm-quantum-compute-service", {}).status()
 
 
-def test_a_deadline_is_an_error_that_may_pass(resource, fault):
+def test_a_missed_deadline_is_retryable(resource, fault):
     fault("hang", route="GET */backends", count=1)
     resource._deadlines["status"] = 0.3
 
@@ -175,6 +175,6 @@ def test_a_deadline_is_an_error_that_may_pass(resource, fault):
     assert resource.status()
 
 
-def test_a_state_that_is_not_known_is_unknown():
+def test_an_unknown_state_is_not_final():
     assert TaskState.of("TaskStatus.Dreaming") is TaskState.UNKNOWN
     assert not TaskState.UNKNOWN.is_final

@@ -1,4 +1,4 @@
-"""Tasks that are stopped: what was paid for is not paid for again, and nothing runs unseen."""
+"""Stopped tasks: nothing is paid for twice, and nothing keeps running unnoticed."""
 
 from __future__ import annotations
 
@@ -16,29 +16,27 @@ from qrmi_workflows.lease.lease import Lease
 from qrmi_workflows.tasks.pool import TaskFuture
 
 
-def submitted(lease: Lease, **options) -> TaskFuture:
-    """Submit a task, and wait until the vendor has it."""
+def submit_one(lease: Lease, **options) -> TaskFuture:
+    """Submit a task and wait until the vendor has accepted it."""
     future = lease.submit(bell(), **options)
     wait_until(lambda: future.task_id, "the task's id")
     return future
 
 
-def test_a_task_that_completes_while_it_is_stopped_is_had_and_not_paid_for_again(
-    emulator, counted, monkeypatch
-):
-    """It ends between the last question and the request to stop it."""
+def test_a_task_that_completes_while_it_is_stopped_keeps_its_result(emulator, counted, monkeypatch):
+    """It completes between the last poll and the request to cancel it."""
     with open_lease("ibm_slow", step="s") as lease:
         stop = lease.resource.task_stop
 
-        def too_late(task_id: str) -> None:
+        def stop_late(task_id: str) -> None:
             wait_until(
                 lambda: str(lease.resource.task_status(task_id)) == "TaskStatus.Completed",
                 "the end of the task",
             )
             stop(task_id)
 
-        monkeypatch.setattr(lease.resource, "task_stop", too_late)
-        future = submitted(lease)
+        monkeypatch.setattr(lease.resource, "task_stop", stop_late)
+        future = submit_one(lease)
         future.cancel()
         assert future.result(timeout=60).task_id == future.task_id
 
@@ -47,9 +45,9 @@ def test_a_task_that_completes_while_it_is_stopped_is_had_and_not_paid_for_again
     assert counted()["tasks accepted"] == 1
 
 
-def test_a_task_that_could_not_be_stopped_is_waited_for_by_the_rerun(emulator, counted, fault):
+def test_a_rerun_waits_for_a_task_that_could_not_be_stopped(emulator, counted, fault):
     with open_lease("ibm_slow", step="s") as lease:
-        future = submitted(lease)
+        future = submit_one(lease)
         fault("status", route="* */jobs/*", status=503)
         future.cancel()
         with pytest.raises(TaskCancelledError, match="may still be running"):
@@ -64,9 +62,9 @@ def test_a_task_that_could_not_be_stopped_is_waited_for_by_the_rerun(emulator, c
     assert counted()["tasks accepted"] == 1
 
 
-def test_a_task_that_was_cancelled_while_nobody_looked_is_submitted_again(emulator, counted):
+def test_a_rerun_submits_a_task_that_was_cancelled_meanwhile(emulator, counted):
     with open_lease("ibm_slow", step="s") as lease:
-        future = submitted(lease, on_stop="leave")
+        future = submit_one(lease, on_stop="leave")
         future.cancel()
         with pytest.raises(TaskCancelledError, match="left for a rerun"):
             future.result(timeout=60)
@@ -77,7 +75,7 @@ def test_a_task_that_was_cancelled_while_nobody_looked_is_submitted_again(emulat
     assert counted()["tasks accepted"] == 2
 
 
-def test_what_on_state_raises_costs_no_result(quick, caplog):
+def test_an_error_in_on_state_does_not_lose_the_result(quick, caplog):
     def broken(*_: object) -> None:
         raise ValueError("the caller's own")
 
@@ -86,8 +84,8 @@ def test_what_on_state_raises_costs_no_result(quick, caplog):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, PayloadError])
-def test_payloads_that_end_in_an_error_leave_nothing_in_flight(emulator, counted, error):
-    """Raised by who makes them, or because one of them is none."""
+def test_an_error_among_the_payloads_of_map_cancels_the_tasks(emulator, counted, error):
+    """The error comes from the iterator, or from an invalid payload."""
 
     def payloads():
         yield bell(1)
@@ -101,47 +99,47 @@ def test_payloads_that_end_in_an_error_leave_nothing_in_flight(emulator, counted
     assert counted()["tasks completed"] == 0
 
 
-def test_who_takes_no_more_results_of_a_map_cancels_the_rest(emulator, counted):
+def test_closing_the_results_of_map_cancels_the_rest(emulator, counted):
     with open_lease("ibm_slow") as lease:
         results = lease.map([bell(shots) for shots in range(1, 13)])
         next(results)
         results.close()
-    assert counted()["tasks completed"] <= 5  # those that were in a lane beside the first
+    assert counted()["tasks completed"] <= 5  # at most those that were in a lane with the first
 
 
 def test_nothing_is_submitted_to_a_lease_that_is_being_released(quick, monkeypatch):
-    """A submission that had seen the lease open waited for ever."""
+    """A submission that had found the lease open would otherwise wait forever."""
     quick.run(bell())
-    begun, released = threading.Event(), threading.Event()
+    started, released = threading.Event(), threading.Event()
     open_pool = Lease._open_pool
 
     def slowly(self):
         pool = open_pool(self)
-        begun.set()
+        started.set()
         released.wait(1.0)
         return pool
 
     monkeypatch.setattr(Lease, "_open_pool", slowly)
-    said: list[object] = []
+    outcomes: list[object] = []
 
     def submit() -> None:
         try:
-            said.append(quick.submit(bell()))
+            outcomes.append(quick.submit(bell()))
         except LeaseError as error:
-            said.append(error)
+            outcomes.append(error)
 
     submitting = threading.Thread(target=submit)
     submitting.start()
-    begun.wait()
+    started.wait()
     quick.release()
     released.set()
     submitting.join()
 
-    (answer,) = said
-    assert isinstance(answer, LeaseError) or answer.done()
+    (outcome,) = outcomes
+    assert isinstance(outcome, LeaseError) or outcome.done()
 
 
-def test_threads_that_submit_cancel_and_release_at_once_end_all_futures(emulator, counted):
+def test_all_futures_end_when_threads_submit_cancel_and_release_at_once(emulator, counted):
     for _ in range(4):
         lease = open_lease("ibm_quick")
         futures: list[TaskFuture] = []
@@ -167,7 +165,7 @@ def test_threads_that_submit_cancel_and_release_at_once_end_all_futures(emulator
     assert counted()["sessions open"] == 0
 
 
-def test_a_future_that_waits_for_its_turn_is_cancelled_without_the_vendor(emulator, counted):
+def test_cancelling_a_waiting_future_needs_no_vendor(emulator, counted):
     with open_lease("ibm_slow") as lease:
         futures = [lease.submit(bell(shots)) for shots in range(1, 15)]
         assert futures[-1].cancel()
@@ -178,7 +176,7 @@ def test_a_future_that_waits_for_its_turn_is_cancelled_without_the_vendor(emulat
     assert counted()["tasks accepted"] <= 7
 
 
-def test_a_task_that_is_done_cannot_be_cancelled(quick):
+def test_a_finished_task_cannot_be_cancelled(quick):
     future = quick.submit(bell())
     future.result()
 

@@ -1,4 +1,4 @@
-"""Nothing that was paid for is lost, or paid for twice."""
+"""No task that was paid for is lost or paid for twice."""
 
 import json
 import logging
@@ -38,7 +38,7 @@ def run_cli(*argv: str, **options) -> subprocess.CompletedProcess:
 
 
 def start_run(payload_file, output, *options: str) -> subprocess.Popen:
-    """Start `qpu run` of a long task and wait until the task is known to run."""
+    """Start `qpu run` of a long task and wait until the task is running."""
     process = subprocess.Popen(
         [sys.executable, "-m", "qrmi_workflows", "run", str(payload_file), "-o", str(output),
          "--qpu", "ibm_slow", *options],
@@ -57,7 +57,7 @@ def test_a_task_runs_and_is_recorded_with_its_result(quick):
     assert record.result == result
 
 
-def test_identical_tasks_on_purpose_are_two_and_a_rerun_finds_both(emulator, counted):
+def test_a_rerun_finds_both_of_two_identical_tasks(emulator, counted):
     def step() -> list[str]:
         with open_lease("ibm_quick", step="twice") as lease:
             return [lease.run(bell()).task_id for _ in range(2)]
@@ -69,7 +69,7 @@ def test_identical_tasks_on_purpose_are_two_and_a_rerun_finds_both(emulator, cou
     assert counted()["tasks accepted"] == 2
 
 
-def test_without_a_name_every_run_is_new(emulator, counted):
+def test_without_a_step_name_every_run_is_new(emulator, counted):
     for _ in range(2):
         with open_lease("ibm_quick") as lease:
             lease.run(bell())
@@ -84,7 +84,7 @@ def test_a_requeued_slurm_job_finds_the_tasks_of_each_of_its_commands(
 
     def job() -> list[str]:
         ids = []
-        for _ in range(2):  # a batch script that runs the same command twice, on purpose
+        for _ in range(2):  # a batch script that runs the same command twice on purpose
             with open_lease("ibm_quick") as lease:
                 ids.append(lease.run(bell()).task_id)
         return ids
@@ -112,7 +112,7 @@ def test_after_sigkill_a_rerun_re_attaches(emulator, counted, payload_file, tmp_
     assert QuantumResult.load(output).counts()
 
 
-def test_after_its_result_was_written_qpu_run_runs_afresh(counted, payload_file, tmp_path):
+def test_qpu_run_runs_again_after_its_result_was_written(counted, payload_file, tmp_path):
     output = tmp_path / "result.json"
     argv = ("run", str(payload_file), "-o", str(output), "--qpu", "ibm_quick")
 
@@ -138,7 +138,7 @@ def test_sigterm_cancels_the_task_and_the_rerun_submits_it_again(
     assert counted()["tasks accepted"] == 2
 
 
-def test_an_interrupted_task_that_is_left_is_found_by_the_rerun(
+def test_a_rerun_finds_a_task_that_was_left_running(
     emulator, counted, payload_file, tmp_path, monkeypatch
 ):
     with open_lease("ibm_slow") as lease:
@@ -158,7 +158,7 @@ def test_an_interrupted_task_that_is_left_is_found_by_the_rerun(
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
-def test_answers_that_fail_for_now_lose_no_result(quick, fault, counted, status):
+def test_transient_errors_lose_no_result(quick, fault, counted, status):
     fault("status", route="GET */jobs/*", status=status, count=3)
 
     assert quick.run(bell()).task_id
@@ -168,7 +168,7 @@ def test_answers_that_fail_for_now_lose_no_result(quick, fault, counted, status)
 
 
 @pytest.mark.parametrize("kind", ["drop", "malformed"])
-def test_answers_that_are_cut_off_lose_no_result(quick, fault, counted, kind):
+def test_truncated_answers_lose_no_result(quick, fault, counted, kind):
     fault(kind, route="GET */jobs/*", count=3)
 
     assert quick.run(bell()).task_id
@@ -176,14 +176,14 @@ def test_answers_that_are_cut_off_lose_no_result(quick, fault, counted, kind):
 
 
 @pytest.mark.parametrize("status", [423, 429])
-def test_a_submission_refused_for_now_is_made_again(quick, fault, counted, status):
+def test_a_submission_to_a_busy_vendor_is_retried(quick, fault, counted, status):
     fault("status", route="POST */jobs", status=status, count=2)
 
     assert quick.run(bell()).task_id
     assert counted()["tasks accepted"] == 1
 
 
-def test_a_submission_refused_for_good_is_an_error_at_once(quick, fault, counted):
+def test_a_rejected_submission_is_an_error_at_once(quick, fault, counted):
     fault("status", route="POST */jobs", status=400)
 
     with pytest.raises(ResourceError, match="task_start failed"):
@@ -197,7 +197,7 @@ def test_a_submission_refused_for_good_is_an_error_at_once(quick, fault, counted
 @pytest.mark.parametrize(
     ("kind", "when"), [("drop", "after"), ("status", "after"), ("drop", "before")]
 )
-def test_a_lost_answer_is_reported_and_never_silent(emulator, fault, counted, kind, when, caplog):
+def test_a_lost_answer_is_reported(emulator, fault, counted, kind, when, caplog):
     fault(kind, route="POST */jobs", when=when, count=1)
     with open_lease("ibm_quick", step="lost") as lease:
         with pytest.raises(AmbiguousTaskError, match="--on-ambiguous resubmit"):
@@ -216,17 +216,17 @@ def test_a_lost_answer_is_reported_and_never_silent(emulator, fault, counted, ki
     assert counted()["tasks accepted"] == (2 if when == "after" else 1)
 
 
-def test_a_failed_task_says_why_and_is_not_paid_for_again(emulator, counted):
-    wrong = bell()
-    wrong["parameters"]["pubs"][0][0] = "OPENQASM 3.0; bit[1] c; nonsense $0; c[0] = measure $0;"
+def test_a_failed_task_says_why_and_is_not_submitted_again(emulator, counted):
+    invalid = bell()
+    invalid["parameters"]["pubs"][0][0] = "OPENQASM 3.0; bit[1] c; nonsense $0; c[0] = measure $0;"
 
     def step() -> None:
-        with open_lease("ibm_fez", step="wrong") as lease:
-            lease.run(wrong)
+        with open_lease("ibm_fez", step="invalid") as lease:
+            lease.run(invalid)
 
     with pytest.raises(TaskFailedError) as first:
         step()
-    with pytest.raises(TaskFailedError, match="qpu journal prune --step 'wrong'"):
+    with pytest.raises(TaskFailedError, match="qpu journal prune --step 'invalid'"):
         step()
 
     assert "failed at the vendor" in str(first.value)
@@ -245,7 +245,7 @@ def test_a_task_cancelled_at_the_vendor_is_submitted_by_the_rerun(emulator, coun
         assert records("cancelled")[0].retryable
 
 
-def test_a_task_that_the_vendor_has_forgotten_is_submitted_again(emulator, fault, counted):
+def test_a_task_that_the_vendor_forgot_is_submitted_again(emulator, fault, counted):
     with open_lease("ibm_slow", step="forgotten") as lease:
         lease.submit(bell(), on_stop="leave")
         wait_until(lambda: any(record.task_id for record in records("forgotten")), "the task's id")
@@ -296,14 +296,14 @@ def test_a_future_that_is_cancelled_cancels_its_task(emulator, counted):
     assert counted()["tasks cancelled"] == 1
 
 
-def test_leaving_a_lease_in_order_awaits_its_tasks(emulator):
+def test_leaving_the_block_normally_awaits_the_tasks(emulator):
     with open_lease("ibm_quick") as lease:
         futures = [lease.submit(bell(shots)) for shots in range(1, 8)]
 
     assert all(future.result(timeout=0) for future in futures)
 
 
-def test_a_journal_that_cannot_be_written_stops_before_anything_is_submitted(
+def test_nothing_is_submitted_if_the_journal_cannot_be_written(
     emulator, counted, monkeypatch, tmp_path
 ):
     (tmp_path / "file").write_text("in the way")
@@ -319,7 +319,7 @@ def test_a_journal_that_cannot_be_written_stops_before_anything_is_submitted(
     assert counted()["sessions open"] == 0
 
 
-def test_a_journal_of_a_newer_version_is_left_alone(quick):
+def test_a_record_of_a_newer_version_is_left_alone(quick):
     quick.run(bell())
     (path,) = Journal().step("quick").folder.glob("*.json")
     newer = path.read_text().replace('"version": 1', '"version": 2')
@@ -347,7 +347,7 @@ def test_a_journal_of_a_newer_version_is_left_alone(quick):
         "shots",
     ],
 )
-def test_bad_input_is_refused_with_exit_code_2_before_anything_is_acquired(
+def test_invalid_input_is_refused_before_anything_is_acquired(
     emulator, counted, payload_file, tmp_path, case
 ):
     output, qpu, environ, options = tmp_path / "r.json", "ibm_quick", dict(os.environ), []
@@ -384,7 +384,7 @@ def test_a_payload_for_another_vendor_never_reaches_the_vendor(quick, counted):
 
 
 @pytest.mark.root
-def test_a_full_disk_loses_no_result_in_hand(emulator, counted, tmp_path, monkeypatch):
+def test_a_full_disk_does_not_lose_a_result_in_memory(emulator, counted, tmp_path, monkeypatch):
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
@@ -407,14 +407,14 @@ def test_a_full_disk_loses_no_result_in_hand(emulator, counted, tmp_path, monkey
     assert counted()["sessions open"] == 0
 
 
-def test_map_submits_before_anyone_asks_for_a_result(quick, counted):
+def test_map_submits_before_the_first_result_is_requested(quick, counted):
     results = quick.map([bell(shots) for shots in range(1, 4)])
     wait_until(lambda: counted()["tasks accepted"] == 3, "the three tasks")
 
     assert len(list(results)) == 3
 
 
-def test_where_the_site_says_nothing_the_vendor_counts_the_lanes(emulator, monkeypatch, tmp_path):
+def test_the_vendor_tells_the_lanes_if_the_site_does_not(emulator, monkeypatch, tmp_path):
     monkeypatch.setenv("QPU_SITE", str(tmp_path / "absent.toml"))
     with open_lease("ibm_system") as lease:
         lease.submit(bell())

@@ -1,4 +1,4 @@
-"""What the tests on a real Slurm share."""
+"""Fixtures of the tests on a real Slurm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qrmi_workflows.sandbox import Sandbox
 
 @pytest.fixture
 def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """Makes sandboxes that are ended with the test."""
+    """Start sandboxes, and stop them at the end of the test."""
     sites: list[Site] = []
 
     def make(name: str = "site", **options: object) -> Site:
@@ -30,13 +30,13 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
 
 @pytest.fixture
 def site(make_site: Callable[..., Site]) -> Site:
-    """A sandbox of the test's own that is up."""
+    """A running sandbox for this test alone."""
     return make_site()
 
 
 @pytest.fixture
 def shared_site(sandbox: Sandbox, tmp_path: Path) -> Iterator[Site]:
-    """The sandbox of all tests, for those that leave it as it was; their jobs end with them."""
+    """The sandbox that tests share; jobs that are left at the end of the test are cancelled."""
     site = Site(sandbox, tmp_path / "work")
     yield site
     site.slurm("scancel", "--me")

@@ -1,4 +1,4 @@
-"""Watches folders: counts every opening, reading, writing and making of a file in them."""
+"""Count every access to the files of a folder, with inotify(7)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HEADER = struct.Struct("iIII")
 
 
 class Watch:
-    """Watches folders for as long as its context is open."""
+    """Watches folders; a context manager."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
         self._folders = tuple(folders)
@@ -36,7 +36,7 @@ class Watch:
         os.close(self._queue)
 
     def events(self) -> int:
-        """Return how many events there were since this was last asked."""
+        """Return the number of events since the last call."""
         try:
             data = os.read(self._queue, 1 << 16)
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Users of this machine, made for a test, and a Python that each of them may run."""
+"""Temporary users of this machine, and a Python that they may run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """A user without rights, and a folder of its own."""
+    """An unprivileged user and their home folder."""
 
     name: str
     home: Path
@@ -50,7 +50,7 @@ class User:
 
 @contextmanager
 def temporary_user(name: str, folder: Path) -> Iterator[User]:
-    """Make a user, and remove it at the end."""
+    """Create a user, and delete it at the end."""
     home = folder / name
     subprocess.run(
         ["useradd", "--no-create-home", "--home-dir", str(home), "--shell", "/bin/sh", name],
@@ -65,17 +65,17 @@ def temporary_user(name: str, folder: Path) -> Iterator[User]:
 
 
 def python_for_all(user: User, folder: Path) -> tuple[str, ...]:
-    """Return a Python with our packages that any user may run: this one, or else a twin of it.
+    """Return a Python with this package that any user may run: this one, or else a copy.
 
-    A checkout or an interpreter below a folder like /root is closed to other users. The twin is a
-    tree of hard links in a folder that is open: nothing is copied (but across file systems), and
-    no mode is changed.
+    Other users cannot reach a checkout or an interpreter in a folder like /root. The copy is a
+    tree of hard links in a folder that they can reach (of real copies, if that is on another file
+    system). No file's mode is changed.
     """
     if user.run(sys.executable, "-c", "import qrmi_workflows.cli.sandbox").returncode == 0:
         return (sys.executable,)
     base = Path(sys.executable).resolve()
     if user.run(str(base), "-c", "").returncode != 0:
-        base = _twin_of_base(base, folder / "python")
+        base = _link_base(base, folder / "python")
     libraries = f"LD_LIBRARY_PATH={base.parents[1] / 'lib'}"
     venv = folder / "venv"
     venv_of_base = ["env", libraries, str(base), "-m", "venv", "--without-pip", str(venv)]
@@ -86,8 +86,8 @@ def python_for_all(user: User, folder: Path) -> tuple[str, ...]:
     return ("env", libraries, str(venv / "bin" / "python"))
 
 
-def _twin_of_base(base: Path, folder: Path) -> Path:
-    """Link the interpreter, its library and its standard library."""
+def _link_base(base: Path, folder: Path) -> Path:
+    """Link the interpreter, its shared library and its standard library."""
     prefix = Path(sys.base_prefix)
     library = Path(sysconfig.get_path("stdlib")).relative_to(prefix)
     _link_tree(prefix / library, folder / library, leave_out=("site-packages", "test"))

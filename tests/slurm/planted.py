@@ -1,4 +1,4 @@
-"""A site whose every credential is known, and the search for them where they must not be."""
+"""A site with known credentials, and a search for them in places where they must not be."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ _REFUSED = {
     "felis_refused": "alice-bob-felis",
 }
 REFUSED = tuple(_REFUSED)
-"""QPUs whose vendors refuse the credentials that `qrmi_config.json` has for them."""
+"""QPUs whose vendors refuse the credentials in `qrmi_config.json`."""
 
-# Further ways that a vendor has to log in; each replaces the one that the emulator offers.
+# Other ways to log in that a vendor offers; each replaces the one in the emulator's file.
 _OTHER_LOGINS = {
     "EMU_FREE": ("QRMI_PASQAL_CLOUD_AUTH_TOKEN",),
     "EMU_MPS": ("PASQAL_USERNAME", "PASQAL_PASSWORD"),
 }
-_NO_SECRET = re.compile(r"(ENDPOINT|URL|BUCKET|REGION)$")
+_NOT_SECRET = re.compile(r"(ENDPOINT|URL|BUCKET|REGION)$")
 _LOGIN = re.compile(r"CLIENT_(ID|SECRET)$")
-# What clients make of credentials: JSON Web Tokens, credentials of MUNGE, signatures of URLs.
-_MADE = re.compile(rb"eyJ[\w-]+\.[\w-]+\.[\w-]+|MUNGE:[\w+/=]{20,}|X-Amz-Signature=[0-9a-f]{8,}")
+# What clients derive from credentials: JSON Web Tokens, MUNGE credentials, signed URLs.
+_DERIVED = re.compile(rb"eyJ[\w-]+\.[\w-]+\.[\w-]+|MUNGE:[\w+/=]{20,}|X-Amz-Signature=[0-9a-f]{8,}")
 
 
 def _emulator() -> str:
@@ -77,7 +77,14 @@ main()
 
 @dataclass
 class Vault:
-    """A sandbox, one user's folder, and everything that is secret there, by value."""
+    """A sandbox and a user whose secrets are known.
+
+    Attributes:
+        box: The sandbox.
+        folder: The folder of all of the user's files.
+        secrets: What each secret is, by its value.
+        seen_in_argv: The secrets that were seen in the arguments of a process.
+    """
 
     box: Sandbox
     folder: Path
@@ -98,7 +105,7 @@ class Vault:
 
     @property
     def environ(self) -> dict[str, str]:
-        """The user's environment: everything logs all it can, into the user's folder."""
+        """The user's environment, in which everything logs as much as it can to the folder."""
         environ = os.environ | self.box.environment()
         programs = f"{self.folder / 'bin'}:{environ['PATH']}:{Path(sys.executable).parent}"
         return environ | {
@@ -108,52 +115,52 @@ class Vault:
             "QPU_STATE": str(self.folder / "state"),
             "XDG_CACHE_HOME": str(self.folder / "cache"),
             "RUST_LOG": "trace",
-            "COLUMNS": "2000",  # a table that wraps would hide what is in it
+            "COLUMNS": "2000",  # a wrapped table would hide a secret
         }
 
     def plant(self) -> None:
-        """Write the user's qrmi_config.json, and learn what is secret in it."""
-        made = json.loads((self.box.directory / "emulator" / "qrmi_config.json").read_text())
-        for resource in made["resources"]:
+        """Write the user's qrmi_config.json and remember the secrets in it."""
+        document = json.loads((self.box.directory / "emulator" / "qrmi_config.json").read_text())
+        for resource in document["resources"]:
             name, settings = resource["name"], resource["environment"]
             if name in _REFUSED:
-                self._spoil(name, settings)
+                self._replace_secrets(name, settings)
             for key, value in settings.items():
-                if not _NO_SECRET.search(key):
+                if not _NOT_SECRET.search(key):
                     self.secrets.setdefault(value, f"{name} {key}")
         self.config.touch(mode=0o600)
-        self.config.write_text(json.dumps(made))
+        self.config.write_text(json.dumps(document))
         program = self.folder / "bin" / "qpu"
         program.parent.mkdir()
         program.write_text(_PROGRAM)
         program.chmod(0o755)
 
     @staticmethod
-    def _spoil(name: str, settings: dict[str, Any]) -> None:
+    def _replace_secrets(name: str, settings: dict[str, Any]) -> None:
         if others := _OTHER_LOGINS.get(name):
             for key in [key for key in settings if _LOGIN.search(key)]:
                 del settings[key]
             settings |= dict.fromkeys(others, "")
         for key in settings:
-            if not _NO_SECRET.search(key):
+            if not _NOT_SECRET.search(key):
                 settings[key] = _planted(f"{name}-{key.lower()}", settings[key])
 
     def run(
         self, name: str, *argv: str, environ: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end; what it says lies in a file that is searched, too."""
+        """Run a command to its end; keep its output in a file, which is searched too."""
         done = subprocess.run(
             argv, env={**self.environ, **(environ or {})}, cwd=self.folder, timeout=90,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )  # fmt: skip
-        (self.folder / f"{name}.said").write_text(done.stdout)
+        (self.folder / f"{name}.log").write_text(done.stdout)
         return done
 
     def slurm(self, *argv: str) -> str:
         return require_success(run_command(argv, environ=self.environ)).stdout
 
     def found(self) -> dict[str, set[str]]:
-        """Search everywhere; return what was found, by place."""
+        """Search everywhere; return the names of the secrets found in each place."""
         self._learn_sessions()
         texts = {str(path): self._names_in(path.read_bytes()) for path in self._files()}
         jobs = self.slurm("squeue", "--noheader", "--states=all", "--format=%A").split()
@@ -167,20 +174,20 @@ class Vault:
         return {place: names for place, names in texts.items() if names}
 
     def _files(self) -> Iterator[Path]:
-        """All files of the user, of Slurm, and the emulator's log; its own data are its own."""
+        """Return all files of the user and of Slurm, and the emulator's log but not its data."""
         spool = re.search(r"SlurmdSpoolDir\s*= (\S+)/", self.slurm("scontrol", "show", "config"))
         assert spool is not None
         runtime = Path(spool[1].split("/%n")[0])
         emulator = self.box.directory / "emulator"
         for top in (self.folder, self.box.directory, runtime):
             for path in top.rglob("*"):
-                vendors_own = emulator in path.parents and path.suffix != ".log"
-                if path.is_file() and path != self.config and not vendors_own:
+                is_emulators_data = emulator in path.parents and path.suffix != ".log"
+                if path.is_file() and path != self.config and not is_emulators_data:
                     yield path
 
     def _names_in(self, data: bytes) -> set[str]:
         names = {name for secret, name in self.secrets.items() if secret.encode() in data}
-        return names | {made[:30].decode() for made in _MADE.findall(data)}
+        return names | {match[:30].decode() for match in _DERIVED.findall(data)}
 
     def _learn_sessions(self) -> None:
         database = self.box.directory / "emulator" / "emulator.db"
@@ -190,7 +197,7 @@ class Vault:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Look at the arguments of all processes of the machine, again and again."""
+        """Search the arguments of all processes of this machine, again and again."""
         stop = threading.Event()
         thread = threading.Thread(target=self._watch, args=(stop,))
         thread.start()
@@ -217,7 +224,7 @@ def _planted(name: str, like: str) -> str:
 
 @contextmanager
 def open_vault(folder: Path) -> Iterator[Vault]:
-    """Start a sandbox with QPUs of every type, and plant the credentials."""
+    """Start a sandbox with QPUs of every type, and plant known credentials."""
     work = folder / "work"
     (work / "home").mkdir(parents=True)
     with emulated_site(folder, EMULATOR) as box:

@@ -1,4 +1,4 @@
-"""A sandbox as the tests use it: through commands, as a user would."""
+"""A sandbox that tests use through its commands, as a user does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QPU = (sys.executable, "-m", "qrmi_workflows", "sandbox")
 
 
 class Site:
-    """A sandbox used as a user would: through commands, in a folder for the user's files."""
+    """A sandbox and a folder for the user's files."""
 
     def __init__(self, box: Sandbox, work: Path) -> None:
         self.box = box
@@ -32,13 +32,13 @@ class Site:
         return run(*QPU, verb, "--dir", str(self.box.directory), *options)
 
     def slurm(self, *argv: str) -> str:
-        """Run one of Slurm's commands in the sandbox, and return what it prints."""
+        """Run one of Slurm's commands in the sandbox and return its output."""
         done = run(*argv, environ=os.environ | self.box.environment(), cwd=self.work)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def submit(self, script: str, *options: str) -> int:
-        """Submit a job, and return its id."""
+        """Submit a job and return its id."""
         path = self.work / f"job-{time.monotonic_ns()}.sh"
         path.write_text(f"#!/bin/sh\n{script}\n")
         return int(self.slurm("sbatch", "--parsable", *options, str(path)).split(";")[0])
@@ -49,11 +49,11 @@ class Site:
         return {int(row.split()[0]): row.split()[1] for row in rows}
 
     def wait_for(self, job: int, state: str = "COMPLETED") -> None:
-        """Wait until a job is in that state."""
+        """Wait until a job is in a state."""
         wait_until(lambda: self.states().get(job) == state, f"job {job} to be {state}")
 
     def show(self, job: int) -> dict[str, str]:
-        """Return what `scontrol show job` says."""
+        """Return the fields of `scontrol show job`."""
         words = self.slurm("scontrol", "show", "job", str(job)).split()
         return dict(word.partition("=")[::2] for word in words)
 
@@ -66,7 +66,7 @@ class Site:
         return [daemon.port for daemon in self.box.status().daemons if daemon.port]
 
     def processes(self) -> list[str]:
-        """Find all processes that show the sandbox's folder, whatever they are."""
+        """Return all processes whose arguments, environment or folder name the sandbox."""
         return [shown for shown in map(_shown, psutil.process_iter()) if self._is_in(shown)]
 
     def _is_in(self, shown: str) -> bool:

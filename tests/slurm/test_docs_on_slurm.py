@@ -1,4 +1,4 @@
-"""What the administrators' page says of Slurm, Slurm takes."""
+"""What the administrators' page says about Slurm works on a real Slurm."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "site.md"
 
 @pytest.mark.slurm
 @pytest.mark.usefixtures("in_sandbox")
-def test_the_options_that_a_policy_stands_for_are_granted():
-    """All but upstream's `--qpu`, which is its SPANK plugin's."""
+def test_the_options_of_the_policies_on_the_page_are_granted():
+    """All but `--qpu`, which needs upstream's SPANK plugin."""
     shown = re.findall(r"# sbatch (--\S+)", PAGE.read_text(encoding="utf-8"))
     options = [option.rstrip(":") for option in shown if not option.startswith("--qpu=")]
     assert [option.partition("=")[0] for option in options] == ["--gres", "--licenses"]
@@ -26,7 +26,7 @@ def test_the_options_that_a_policy_stands_for_are_granted():
 
 
 @pytest.mark.slurm
-def test_the_lines_of_slurm_conf_are_those_of_a_cluster_that_runs(in_sandbox):
+def test_the_slurm_conf_on_the_page_is_that_of_a_running_cluster(in_sandbox):
     (block,) = blocks(PAGE, "conf")
     shown = dict(pair.partition("=")[::2] for pair in block.split() if "=" in pair)
     running = run_command(["scontrol", "show", "config"], timeout=30).stdout

@@ -1,4 +1,4 @@
-"""Leases in real Slurm jobs: what the scheduler does to a job, the lease outlives by nothing."""
+"""Leases in real Slurm jobs: however a job ends, its lease does not outlive it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QPU = f"{sys.executable} -m qrmi_workflows"
 
 @pytest.fixture
 def submit(in_sandbox: Sandbox, tmp_path: Path) -> Callable[..., str]:
-    """Submit a script that asks for ibm_fez; return the job's id."""
+    """Submit a script that requests ibm_fez; return the job's id."""
     options = qpu_options(QPURequest(qpu="ibm_fez"), load_site_policy().qpu("ibm_fez"))
 
     def submit(body: str, *more: str) -> str:
@@ -57,14 +57,14 @@ def show(job: str) -> str:
     return require_success(run_command(["scontrol", "show", "job", job])).stdout
 
 
-def await_end(job: str, seconds: float = 60) -> str:
+def wait_for_end(job: str, seconds: float = 60) -> str:
     ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
     wait_until(lambda: gres_of_job(show(job))["state"] in ended, f"the end of job {job}", seconds)
     return gres_of_job(show(job))["state"]
 
 
 def processes_of(job: str) -> list[psutil.Process]:
-    """Return what runs in a job; Slurm's own supervisor is not in it."""
+    """Return the processes of a job, without slurmstepd."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -82,21 +82,21 @@ def test_a_job_holds_gres_licence_and_lease(submit, sessions, tmp_path):
     held = gres_of_job(show(job))
 
     assert (held["gres"], held["licences"]) == ("qpu:ibm_fez:1", "qpu_ibm_fez:1")
-    assert await_end(job) == "COMPLETED"
+    assert wait_for_end(job) == "COMPLETED"
     assert sessions() == 0
     seen = (tmp_path / "env").read_text()
     assert "QRMI_JOB_QPU_RESOURCES=ibm_fez" in seen
     assert f"QRMI_JOB_ID={job}" in seen
 
 
-def test_the_exit_code_of_the_command_is_the_jobs(submit):
+def test_the_command_sets_the_jobs_exit_code(submit):
     job = submit(f"{QPU} lease exec --qpu ibm_fez -- sh -c 'exit 7'")
 
-    assert await_end(job) == "FAILED"
+    assert wait_for_end(job) == "FAILED"
     assert "ExitCode=7:0" in show(job)
 
 
-def test_scancel_gives_the_lease_back_though_the_command_ignores_sigterm(submit, sessions):
+def test_scancel_releases_the_lease_although_the_command_ignores_sigterm(submit, sessions):
     body = f"exec {QPU} lease exec --qpu ibm_fez --grace 1 -- sh -c \"trap '' TERM; sleep 600\""
     job = submit(body)
     wait_until(lambda: sessions() == 1, "a session")
@@ -106,16 +106,16 @@ def test_scancel_gives_the_lease_back_though_the_command_ignores_sigterm(submit,
     wait_until(lambda: sessions() == 0, "the release")
 
     assert time.monotonic() - before < 30, "not because the command ended"
-    assert await_end(job) == "CANCELLED"
+    assert wait_for_end(job) == "CANCELLED"
 
 
-def test_what_a_sigkill_of_all_of_a_job_left_the_reaper_ends(submit, sessions):
+def test_qpu_reap_releases_the_lease_of_a_killed_job(submit, sessions):
     job = submit(f"exec {QPU} lease exec --qpu ibm_fez -- sleep 60")
     wait_until(lambda: bool(list(open_leases())), "the lease's record")
-    for process in processes_of(job):  # as the kernel does when memory is short
-        with suppress(psutil.NoSuchProcess):  # a child ends with its supervisor
+    for process in processes_of(job):  # as the kernel does when memory runs out
+        with suppress(psutil.NoSuchProcess):  # a child may have ended with its supervisor
             process.kill()
-    await_end(job)
+    wait_for_end(job)
     assert sessions() == 1
 
     done = run_command([sys.executable, "-m", "qrmi_workflows", "reap", "--json"])
@@ -124,7 +124,7 @@ def test_what_a_sigkill_of_all_of_a_job_left_the_reaper_ends(submit, sessions):
     assert sessions() == 0
 
 
-def test_two_jobs_that_want_one_qpu_take_turns_in_slurm(submit, sessions, tmp_path):
+def test_two_jobs_that_request_one_qpu_run_in_turn(submit, sessions, tmp_path):
     first = submit(f"exec {QPU} lease exec --qpu ibm_fez -- sleep 3")
     second = submit(f"exec {QPU} lease exec --qpu ibm_fez -- true")
     wait_until(lambda: sessions() == 1, "a session")
@@ -133,29 +133,29 @@ def test_two_jobs_that_want_one_qpu_take_turns_in_slurm(submit, sessions, tmp_pa
 
     assert gres_of_job(shown)["state"] == "PENDING"
     assert re.search(r"Reason=(Licenses|Resources|Priority)", shown)
-    assert {await_end(first), await_end(second)} == {"COMPLETED"}
+    assert {wait_for_end(first), wait_for_end(second)} == {"COMPLETED"}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_the_time_limit_gives_the_lease_back_inside_killwait(submit, sessions):
+def test_the_time_limit_releases_the_lease_within_killwait(submit, sessions):
     body = f"exec {QPU} lease exec --qpu ibm_fez -- sh -c \"trap '' TERM; sleep 600\""
     job = submit(body, "--time=1")
     wait_until(lambda: sessions() == 1, "a session")
 
     wait_until(lambda: sessions() == 0, "the release", seconds=150)
 
-    assert await_end(job, seconds=60) == "TIMEOUT"
+    assert wait_for_end(job, seconds=60) == "TIMEOUT"
 
 
-def test_no_credential_and_no_token_is_where_others_may_look(submit, tmp_path, in_sandbox):
+def test_others_can_see_no_credential_and_no_token(submit, tmp_path, in_sandbox):
     definition = load_qpus()["ibm_fez"]
     secrets = {value for key, value in definition.environment.items() if "APIKEY" in key}
     job = submit(f"exec {QPU} lease exec --qpu ibm_fez -- sh -c 'env > {tmp_path}/env; sleep 1'")
     wait_until(lambda: gres_of_job(show(job))["state"] == "RUNNING", "the job's start")
     argv = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True)
     shown = show(job)
-    await_end(job)
+    wait_for_end(job)
     environment = (tmp_path / "env").read_text()
     token = re.search(r"ibm_fez_QRMI_JOB_ACQUISITION_TOKEN=(\S+)", environment)
     assert token is not None

@@ -1,6 +1,6 @@
-"""What another host has left behind: only the scheduler can tell that its jobs have ended.
+"""Leases and tasks of another host, about whose jobs only the scheduler can tell.
 
-A namespace with a host name of its own stands for the other host.
+A namespace with its own host name stands in for the other host.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ HOLD = f"exec {ELSEWHERE} {sys.executable} -m qrmi_workflows lease exec --qpu ib
 def user(
     in_sandbox: Sandbox, shared_site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Site:
-    """A user with a state folder of his own, on a host that is in no job."""
+    """A user with an empty state folder, outside of any job."""
     monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
     return shared_site
 
@@ -51,8 +51,8 @@ def sessions(user: Site) -> Callable[[], int]:
     return lambda: control.counters()["qpus"]["ibm_fez"]["sessions"]["open"]
 
 
-def kill_all_of(user: Site, job: int) -> None:
-    """Kill a job as the end of its node does: nothing of it can release anything."""
+def crash(user: Site, job: int) -> None:
+    """Kill all processes of a job at once, as the crash of its node does."""
     wait_until(lambda: bool(list(open_leases())), "the lease's record")
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -62,12 +62,12 @@ def kill_all_of(user: Site, job: int) -> None:
     wait_until(lambda: user.states().get(job) in ("FAILED", "COMPLETED"), f"the end of job {job}")
 
 
-def test_the_next_lease_releases_what_a_job_on_another_host_left(user, sessions):
-    """It asks the scheduler once, and leaves alone what lives."""
+def test_the_next_lease_reaps_that_of_a_crashed_job_on_another_host(user, sessions):
+    """The lease of a running job is left alone."""
     job = user.submit(HOLD)
     wait_until(lambda: sessions() == 1, "a session")
     assert reap() == []
-    kill_all_of(user, job)
+    crash(user, job)
     (left,) = open_leases()
     assert (left.owner.host, left.owner.job, left.owner.is_alive()) == ("n9", str(job), None)
     assert sessions() == 1
@@ -78,9 +78,9 @@ def test_the_next_lease_releases_what_a_job_on_another_host_left(user, sessions)
     assert list(open_leases()) == []
 
 
-def test_a_task_of_a_job_array_on_another_host_lives(user, sessions):
-    """Its id is not the one that squeue shows first."""
-    array = user.submit(HOLD, "--array=7")
+def test_a_running_job_of_an_array_on_another_host_keeps_its_lease(user, sessions):
+    """squeue shows a job of an array under the array's id, not under its own."""
+    job = user.submit(HOLD, "--array=7")
     wait_until(lambda: bool(list(open_leases())), "the lease's record")
     (held,) = open_leases()
     assert held.owner.host == "n9"
@@ -88,16 +88,16 @@ def test_a_task_of_a_job_array_on_another_host_lives(user, sessions):
     assert reap() == []
     assert sessions() == 1
 
-    user.slurm("scancel", str(array))
+    user.slurm("scancel", str(job))
     wait_until(lambda: sessions() == 0, "the release")
 
 
-def test_a_scheduler_that_is_silent_costs_a_bounded_time_and_one_line(
+def test_a_silent_scheduler_costs_bounded_time_and_one_line(
     user, sessions, monkeypatch, tmp_path, caplog
 ):
     job = user.submit(HOLD)
     wait_until(lambda: sessions() == 1, "a session")
-    kill_all_of(user, job)
+    crash(user, job)
     text = Path(os.environ["SLURM_CONF"]).read_text()
     real = find_programs().clients["squeue"].parent
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -113,19 +113,21 @@ def test_a_scheduler_that_is_silent_costs_a_bounded_time_and_one_line(
                     pass
             took = time.monotonic() - before
 
-    said = [line for line in caplog.messages if "cannot tell whether jobs on other hosts" in line]
-    assert len(said) == 1, "the second asks nobody: the first has just done so"
+    messages = [
+        line for line in caplog.messages if "cannot tell whether jobs on other hosts" in line
+    ]
+    assert len(messages) == 1, "the second does not ask: the first has just done so"
     assert took < 30
     assert sessions() == 1
     assert [one.released for one in reap()] == [True]
 
 
-def test_where_there_is_no_scheduler_other_hosts_leases_are_left_alone(
+def test_without_a_scheduler_leases_of_other_hosts_are_left_alone(
     user, sessions, monkeypatch, caplog
 ):
     job = user.submit(HOLD)
     wait_until(lambda: sessions() == 1, "a session")
-    kill_all_of(user, job)
+    crash(user, job)
 
     with monkeypatch.context() as patch:
         patch.setenv("PATH", "")
@@ -146,21 +148,21 @@ sys.stdin.readline()
 """
 
 
-def test_a_lock_that_outlives_its_host_holds_no_task(user):
-    """A file server may keep the lock of a host that died; the scheduler knows of the job's end."""
+def test_a_lock_that_outlives_its_job_does_not_hold_its_task(user):
+    """A file server may keep the lock of a crashed host; the scheduler knows that the job ended."""
     job = user.submit("sleep 60")
     user.wait_for(job, "RUNNING")
     claim = ["unshare", "--uts", "sh", "-c", 'hostname n9 && exec "$@"', "sh"]
-    undying = subprocess.Popen(
+    holder = subprocess.Popen(
         [*claim, sys.executable, "-c", CLAIM],
         env={**os.environ, "SLURM_JOB_ID": str(job)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     try:
-        assert undying.stdout.readline() == b"held\n"
+        assert holder.stdout.readline() == b"held\n"
         _, before = Journal().step("s").claim("d" * 64, qpu="q", program="sampler")
-        assert before is None, "while the job lives, the task is its own"
+        assert before is None, "the running job holds the task"
 
         user.slurm("scancel", str(job))
         wait_until(lambda: user.states()[job] == "CANCELLED", "the job's end")
@@ -168,5 +170,5 @@ def test_a_lock_that_outlives_its_host_holds_no_task(user):
         _, before = Journal().step("s").claim("d" * 64, qpu="q", program="sampler")
         assert before.task_id == "task"
     finally:
-        undying.kill()
-        undying.communicate()
+        holder.kill()
+        holder.communicate()

@@ -1,8 +1,8 @@
-"""Credentials lie in qrmi_config.json, and acquisition tokens in the open lease's file: only there.
+"""Credentials are only in qrmi_config.json, and acquisition tokens only in the file of the lease.
 
-All that can log does so at its most talkative. Searched are the files of the user (state, work,
-cache, engines' logs), of Slurm (logs, spool, saved state), the arguments of every process, and what
-`scontrol` shows of every job.
+Everything logs as much as it can. The search covers the user's files (state, work, cache, engines'
+logs), Slurm's (logs, spool, saved state), the arguments of all processes, and what `scontrol`
+shows of each job.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def shared_vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
 
 @pytest.fixture
 def vault(shared_vault: Vault) -> Iterator[Vault]:
-    """The vault, in which nothing has leaked when the test is over."""
+    """The vault; fail if anything has leaked at the end of the test."""
     with shared_vault.watching():
         yield shared_vault
     shared_vault.control.ask("DELETE", "/faults")
     assert shared_vault.found() == {}
 
 
-def test_the_search_finds_what_leaks(shared_vault: Vault):
+def test_the_search_finds_a_leak(shared_vault: Vault):
     secret, name = next(iter(shared_vault.secrets.items()))
     leak = shared_vault.folder / "leak"
     leak.write_text(f"the key is {secret}.")
@@ -76,9 +76,9 @@ def test_the_search_finds_what_leaks(shared_vault: Vault):
 
 
 def test_the_list_of_qpus(vault: Vault):
-    said = vault.run("list", "qpu", "list")
+    done = vault.run("list", "qpu", "list")
 
-    assert all(name in said.stdout for name in REFUSED)
+    assert all(name in done.stdout for name in REFUSED)
 
 
 @pytest.mark.parametrize("qpu", ["ibm_fez", "ibm_system"])
@@ -91,10 +91,10 @@ def test_a_task_that_succeeds(vault: Vault, qpu: str):
 def test_a_task_that_fails(vault: Vault):
     body = "with open_lease('ibm_aer') as lease: lease.run('fails.json')"
 
-    said = vault.run("fails", sys.executable, "-c", OPEN.format(body=body)).stdout
+    output = vault.run("fails", sys.executable, "-c", OPEN.format(body=body)).stdout
 
-    assert "Traceback" in said
-    assert "failed at the vendor" in said
+    assert "Traceback" in output
+    assert "failed at the vendor" in output
 
 
 def test_a_command_under_a_lease(vault: Vault):
@@ -103,7 +103,7 @@ def test_a_command_under_a_lease(vault: Vault):
     assert vault.run("exec", *argv).returncode == 0
 
 
-def test_credentials_that_are_refused_and_shown_in_a_traceback(vault: Vault):
+def test_refused_credentials_in_a_traceback(vault: Vault):
     body = """
 import traceback
 for name in sys.argv[1:]:
@@ -117,42 +117,42 @@ for name in sys.argv[1:]:
 """
     vault.secrets |= {f"token-of-{name}": f"{name} token" for name in REFUSED}
 
-    said = vault.run("refused", sys.executable, "-c", OPEN.format(body=body), *REFUSED).stdout
+    output = vault.run("refused", sys.executable, "-c", OPEN.format(body=body), *REFUSED).stdout
 
-    assert said.count("AuthenticationError") + said.count("ResourceError") >= len(REFUSED)
-    assert "Traceback" in said
+    assert output.count("AuthenticationError") + output.count("ResourceError") >= len(REFUSED)
+    assert "Traceback" in output
 
 
 @pytest.mark.parametrize(
     ("status", "route"),
     [(400, "POST */jobs"), (401, "POST */jobs"), (503, "POST */jobs"), (403, "POST */sessions")],
 )
-def test_a_vendor_that_echoes_what_it_was_sent(vault: Vault, status: int, route: str):
+def test_a_vendor_that_echoes_the_credentials(vault: Vault, status: int, route: str):
     echo(vault, status, route)
 
     argv = ("qpu", "run", "bell.json", "-o", f"echo{status}.json", "--qpu", "ibm_fez")
-    said = vault.run(f"echo-{status}", *argv)
+    done = vault.run(f"echo-{status}", *argv)
 
-    assert said.returncode == 1
-    assert "not these: …" in said.stdout
+    assert done.returncode == 1
+    assert "sent: …" in done.stdout
 
 
 def echo(vault: Vault, status: int, route: str) -> None:
-    """Let the vendor answer with all that ibm_fez has of credentials."""
+    """Make the vendor answer with all credentials of ibm_fez."""
     sent = [secret for secret, name in vault.secrets.items() if name.startswith("ibm_fez QRMI")]
-    body = json.dumps({"error": f"not these: {' '.join(sent)}"})
+    body = json.dumps({"error": f"sent: {' '.join(sent)}"})
     fault = {"kind": "status", "status": status, "body": body, "route": route}
     vault.control.ask("POST", "/faults", fault)
 
 
-def test_a_crash_leaves_the_token_in_the_leases_file_alone(vault: Vault):
+def test_after_a_crash_only_the_file_of_the_lease_has_the_token(vault: Vault):
     argv = ["qpu", "run", "bell.json", "-o", "crash.json", "--qpu", "ibm_slow"]
-    said = vault.folder / "crash.said"
-    with said.open("w") as file:
+    log = vault.folder / "crash.log"
+    with log.open("w") as file:
         process = subprocess.Popen(
             argv, cwd=vault.folder, env=vault.environ, stdout=file, stderr=file
         )
-    wait_until(lambda: "\ntask " in said.read_text(), "a task")
+    wait_until(lambda: "\ntask " in log.read_text(), "a task")
 
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -167,10 +167,10 @@ def test_a_slurm_job(vault: Vault):
     body = "exec qpu lease exec --qpu ibm_fez -- qpu run bell.json -o job.json"
     grants = ("--gres=qpu:ibm_fez:1", "--licenses=qpu_ibm_fez:1")
 
-    said = vault.run("sbatch", "sbatch", "--wait", "--output=job.said", *grants, f"--wrap={body}")
+    done = vault.run("sbatch", "sbatch", "--wait", "--output=job.log", *grants, f"--wrap={body}")
 
-    assert said.returncode == 0, (vault.folder / "job.said").read_text()
-    assert "QRMI" not in (vault.folder / "job.said").read_text()
+    assert done.returncode == 0, (vault.folder / "job.log").read_text()
+    assert "QRMI" not in (vault.folder / "job.log").read_text()
 
 
 @pytest.mark.slow
@@ -182,8 +182,8 @@ def test_an_engines_step(vault: Vault, engine: str, where: str):
         echo(vault, 400, "POST */jobs")
     lease = ("qpu", "lease", "exec", "--qpu", "FRESNEL", "--") if "lease" in where else ()
 
-    said = vault.run(f"{engine}-{where}", *lease, sys.executable, *ENGINES[engine])
+    done = vault.run(f"{engine}-{where}", *lease, sys.executable, *ENGINES[engine])
 
     wait_until(lambda: not vault.open_leases, "the end of Parsl's block")
-    assert (said.returncode == 0) is (where != "refused"), said.stdout
+    assert (done.returncode == 0) is (where != "refused"), done.stdout
     assert all((vault.folder / log).is_dir() for log in LOGS[engine])

@@ -144,7 +144,8 @@ class Slurm:
         # With `:|` a field is printed whole and followed by a bar (squeue(1), --Format).
         fields = ("JobArrayID", "JobID", "State", "exit_code", "Reason", "Comment", "Name")
         form = f"--Format={','.join(f'{field}:|' for field in fields)}"
-        named = [] if name is None else [f"--name={name}"]
+        # A name with a comma cannot be listed alone: `--name` takes it for several names.
+        named = [] if name is None or "," in name else [f"--name={name}"]
         return ["squeue", "--me", "--noheader", "--states=all", *named, *self._clusters(), form]
 
     def history_argv(self, job_ids: Iterable[str]) -> list[str] | None:
@@ -155,8 +156,8 @@ class Slurm:
 
     def parse_status(self, output: str) -> dict[str, JobStatus]:
         """Parse what `status_argv` and `history_argv` print; array tasks have ids like `17_3`."""
-        rows = (line.rstrip().removesuffix("|").split("|", 6) for line in output.splitlines())
-        return {row[0].strip(): _status(*row[1:]) for row in rows if len(row) == 7}
+        rows = map(_fields, output.splitlines())
+        return {row[0]: _status(*row[1:]) for row in rows if row[1].isdigit() and row[2]}
 
     def cancel_argv(self, job_ids: Iterable[str]) -> list[str]:
         """Build the scancel of these jobs: SIGTERM now, SIGKILL after KillWait."""
@@ -268,8 +269,17 @@ def has_accounting(scontrol_output: str) -> bool:
     return match is not None and match[1].rpartition("/")[2] not in {"none", "(null)"}
 
 
-def _status(*fields: str) -> JobStatus:
-    job_id, state, exit_code, reason, comment, name = (field.strip() for field in fields)
+def _fields(line: str) -> list[str]:
+    """Split a line of squeue or sacct into its seven fields; missing ones are empty."""
+    # A job's comment may have line breaks. Its first line has the job's id and state, and must not
+    # be dropped: a live job that is not listed counts as ended, and its lease would be released.
+    fields = [field.strip() for field in line.rstrip().removesuffix("|").split("|", 6)]
+    return fields + [""] * (7 - len(fields))
+
+
+def _status(
+    job_id: str, state: str, exit_code: str, reason: str, comment: str, name: str
+) -> JobStatus:
     return JobStatus(
         state=_state(state),
         job_id=job_id,

@@ -161,6 +161,22 @@ def test_the_jobs_that_squeue_lists_are_read():
     }
 
 
+def test_a_job_whose_comment_has_line_breaks_is_listed():
+    """Recorded from squeue of Slurm 22.05.8; a job that is not listed would count as ended."""
+    output = "5|5|RUNNING|0|None|ticket 42\nowner me|multi-live|\n6|6|RUNNING|0|None|a\n\nb|c|x|\n"
+
+    listed = Slurm().parse_status(output)
+
+    assert {job: status.state for job, status in listed.items()} == {
+        "5": JobState.RUNNING,
+        "6": JobState.RUNNING,
+    }
+
+
+def test_a_name_with_a_comma_is_not_asked_for_as_two():
+    assert not any(option.startswith("--name") for option in Slurm().status_argv(name="a,b"))
+
+
 def test_the_jobs_that_sacct_lists_are_read():
     output = "4|4|CANCELLED by 0|0:15|None||x|\n5|5|OUT_OF_MEMORY|0:9|||y|\n6|6|FAILED|3:0|||z|\n"
 
@@ -211,6 +227,12 @@ def test_the_live_jobs_are_those_that_may_have_processes(commands):
     commands.write("squeue", f"printf '{rows}\\n'")
 
     assert Slurm().live_jobs() == {"1", "5"}
+
+
+def test_a_live_job_whose_comment_has_line_breaks_is_live(commands):
+    commands.write("squeue", r"printf '15|15|RUNNING|0|None|ticket 42\nowner me|multi-live|\n'")
+
+    assert Slurm().live_jobs() == {"15"}
 
 
 def test_another_cluster_is_asked_by_its_name(commands, monkeypatch):

@@ -78,6 +78,15 @@ def test_jobs_of_one_name_are_told_apart_by_their_comments(commands):
     assert submit_job(Slurm(), SBATCH, mark) == "18"
 
 
+def test_a_job_with_a_comma_in_its_name_is_found(commands):
+    commands.write("sbatch", LOST)
+    commands.write("squeue", lists(row(17, name="a"), row(18, name="a,b")))
+
+    assert submit_job(Slurm(), SBATCH, JobMark(name="a,b")) == "18"
+    (call,) = commands.calls("squeue")
+    assert "--name" not in call
+
+
 def test_a_rejected_job_is_an_error_with_the_schedulers_words(commands):
     commands.write("sbatch", "echo 'sbatch: error: invalid partition specified: x' >&2; exit 1")
     commands.write("squeue", lists(row(17, name="another")))

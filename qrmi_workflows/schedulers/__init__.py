@@ -48,8 +48,10 @@ def this_scheduler(environ: Mapping[str, str] = os.environ) -> Scheduler:
     """
     try:
         path = find_site_policy(environ)
-    except ConfigError:
-        path = None  # no site policy: a laptop, or a job whose environment says it all
+    except (ConfigError, OSError):
+        # No site policy: a laptop, or a job whose environment is enough. Or no access to the home
+        # folder, perhaps only for now; it must not keep a lease from being released.
+        path = None
     named = None if path is None else _named_by(path)
     return load_scheduler(named) if named else _by_environment(environ)
 

@@ -98,6 +98,17 @@ def test_a_malformed_policy_leaves_the_choice_to_the_environment(site):
     assert this_scheduler(site("[") | IN_TOY).name == "toy"
 
 
+def test_without_access_to_the_home_folder_the_environment_chooses(no_site, monkeypatch):
+    """A Kerberos ticket may expire while a lease is held, which must be released all the same."""
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+
+    assert this_job(no_site | IN_SLURM) == JobIdentity(id="17")
+
+
 def test_outside_of_jobs_the_scheduler_is_slurm(no_site):
     assert this_scheduler(no_site).name == "slurm"
 

@@ -1,4 +1,4 @@
-"""The file by which blocks notice that the program that submitted them has died.
+"""The file that tells blocks whether the program that submitted them is alive.
 
 Parsl's interchange and workers outlive a submitting process that is killed (Parsl 2026.10.26,
 https://github.com/Parsl/parsl/issues/3663), and would hold the QPU until the walltime. So
@@ -49,5 +49,5 @@ class AliveFile:
         while not self._stop.wait(_TOUCH_SECONDS):
             try:
                 self._file.touch()
-            except OSError as error:  # the file system is full or away, perhaps only for a while
+            except OSError as error:  # the file system is full or away, perhaps briefly
                 logger.warning("could not touch %s: %s", self._file, error)

@@ -47,8 +47,7 @@ def qpu_app(
             return lease.run(payload).counts()
 
     The tasks of a call are journaled, so that Parsl's retries of the call find them. If the caller
-    adds `qpu_step="NAME"`, which the function does not receive, other runs of the program find
-    them too.
+    adds `qpu_step="NAME"` (not passed to the function), other runs of the program find them too.
 
     Parameters
     ----------
@@ -93,7 +92,7 @@ def _call_as_step(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """Call an app under a step name, which Parsl passes again whenever it retries the call."""
+    """Call an app under a step name, which Parsl passes again each time it retries the call."""
     has_lease = _has_parameter(body, _LEASE)
     if has_lease:
         _refuse_lease_argument(body, args, kwargs)
@@ -158,7 +157,7 @@ def execute_in_lane(buffer: bytes, qpu: str | None = None) -> Any:
 
 
 def archive_step(step: str) -> None:
-    """Archive the journal records of a finished call, once no other call can look for them."""
+    """Archive the journal records of a finished call: no other call can look for them."""
     try:
         Journal().archive(step)
     except QPUError as error:  # this only costs some disk space

@@ -29,11 +29,11 @@ class CallLimiter:
 
     @property
     def queued(self) -> int:
-        """How many calls have not been started."""
+        """The number of calls that have not been started."""
         return len(self._queue)
 
     def submit(self, start: Callable[[], Future[Any]]) -> Future[Any]:
-        """Call `start` as soon as the limit allows; return a future of the result of its future."""
+        """Call `start` as soon as the limit allows; return a future that follows its future."""
         future: Future[Any] = Future()
         self._queue.append((future, start))
         self._start_queued()

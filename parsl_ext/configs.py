@@ -20,7 +20,7 @@ from qrmi_workflows.config.qpus import find_config, load_qpus, select_qpu
 
 __all__ = ["qpu_config"]
 
-_IDLE_SECONDS = 30.0  # Parsl's default of two minutes is long for a QPU that others wait for
+_IDLE_SECONDS = 30.0  # Parsl's default of two minutes is long while others wait for the QPU
 
 
 def qpu_config(

@@ -49,10 +49,10 @@ class QPUExecutor(HighThroughputExecutor):
     that has a `lease`, or a call with `parsl_resource_specification={"qpu": 1}`, uses the QPU, and
     calls that wait for a lane leave workers to the other apps.
 
-    In all else this is a `HighThroughputExecutor` with other defaults: the number of workers does
-    not depend on the block's cores, calls are not prefetched, and a lost worker pool is noticed
-    within 30 s. `start` asks the scheduler whether it offers the QPU, so that `parsl.load` fails if
-    it does not.
+    In all other respects this is a `HighThroughputExecutor` with different defaults: the number of
+    workers does not depend on the block's cores, calls are not prefetched, and a lost worker pool
+    is noticed within 30 s. `start` asks the scheduler whether it offers the QPU, so that
+    `parsl.load` fails if it does not.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ class QPUExecutor(HighThroughputExecutor):
         super().start()
 
     def shutdown(self, timeout: float = 10.0) -> None:
-        """Shut down; blocks that are left release their leases within half a minute."""
+        """Shut down; any remaining blocks release their leases within half a minute."""
         if self._alive_file is not None:
             self._alive_file.stop()
         super().shutdown(timeout)
@@ -243,8 +243,8 @@ class QPUExecutor(HighThroughputExecutor):
         return False
 
     def _get_launch_command(self, block_id: str) -> str:
-        # HTEX (read in Parsl 2026.10.26) formats the command a second time here, after it inserted
-        # paths, and quotes none of them: a run folder with braces or spaces would not work.
+        # HTEX (read in Parsl 2026.10.26) formats the command a second time here, after inserting
+        # paths without quoting them: a run folder with braces or spaces would not work.
         command = str(self.launch_cmd).replace("{block_id}", block_id)
         for option, path in (("--cert_dir ", self.cert_dir), ("--logdir=", self.worker_logdir)):
             command = command.replace(f"{option}{path} ", f"{option}{shlex.quote(str(path))} ")
@@ -266,7 +266,7 @@ class QPUExecutor(HighThroughputExecutor):
         read_results(super()._result_queue_worker, self._tasks)
 
     def _qpu_call_limit(self) -> int:
-        """Return how many QPU calls may be with the workers; a worker per block is kept free."""
+        """Return how many QPU calls may be with the workers; one worker per block is kept free."""
         # Parsl's poller thread replaces and changes `_status` (read in Parsl 2026.10.26): copy it.
         blocks = sum(status.state is JobState.RUNNING for status in list(self._status.values()))
         workers = int(self.max_workers_per_node)

@@ -72,7 +72,8 @@ class LeaseLauncher(Launcher):
         alive = Path(script_dir, ALIVE_FILE).absolute()
         if alive.exists():
             options.append(f"--alive={alive}")
-        # Quoted, so that the shell does not expand it; unique, so that no line of it is the end.
+        # The here-document is quoted, so that the shell does not expand it, and its end marker is
+        # unique, so that no line of the command matches it.
         end = f"BLOCK_{uuid.uuid4().hex}"
         return (
             f"block_command=$(cat <<'{end}'\n{drain}{inner}\n{end}\n)\n"

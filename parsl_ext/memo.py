@@ -22,9 +22,9 @@ def register_memo_types() -> None:
     """Make Parsl recognise circuits, sequences, payloads, results, arrays, bytes and files.
 
     Parsl memoises a call of a `cache=True` app only if it can identify all arguments; without this
-    function it refuses the types above. Call it once in a program, before the first app: it holds
-    for the whole process. With a checkpoint, a rerun then takes known results from the checkpoint
-    instead of the QPU::
+    function it refuses the types above. Call this function once in a program, before the first app:
+    it applies to the whole process. With a checkpoint, a rerun then takes known results from the
+    checkpoint instead of the QPU::
 
         register_memo_types()
         Config(..., memoizer=BasicMemoizer(checkpoint_mode="task_exit"))

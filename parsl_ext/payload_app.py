@@ -30,7 +30,7 @@ def run_payload(
 ) -> AppFuture:
     """Run one task in a block that holds a QPU.
 
-    A payload that exists already is read and checked at once. A future of another app's result, or
+    A payload that already exists is read and checked at once. A future of another app's result, or
     of its output file, is awaited first::
 
         bell = run_payload("bell.json", outputs=[File("bell.result.json")])
@@ -50,7 +50,7 @@ def run_payload(
     qpu : str | None
         The QPU to use, if the block holds several.
     executors : list of str, or str
-        Labels of the executors that it may run on. Default is "qpu", the default label of
+        Labels of the executors that the task may run on. Default is "qpu", the default label of
         `QPUExecutor`.
     cache : bool
         Whether Parsl memoises the call; see `register_memo_types`.
@@ -86,7 +86,7 @@ def run_payload(
 def _payload_app(
     qpu: str | None, executors: str | tuple[str, ...], cache: bool
 ) -> Callable[..., AppFuture]:
-    """Return the app for these arguments; made once, as a decorator would."""
+    """Return the app for these arguments, created once, as by a decorator."""
     labels = executors if isinstance(executors, str) else list(executors)
     return qpu_app(_run, qpu=qpu, executors=labels, cache=cache)
 
@@ -101,7 +101,7 @@ def _run(payload: Any, *, shots: int | None, outputs: list[File], lease: Any) ->
 
 
 def _read_early(payload: Any) -> Any:
-    """Read a payload that exists already, so that the caller learns now what is wrong with it."""
+    """Read a payload that already exists, so that the caller sees errors in it at once."""
     if isinstance(payload, Path | str) or (isinstance(payload, File) and payload.scheme == "file"):
         return Payload.from_file(Path(payload))
     if isinstance(payload, Mapping):

@@ -16,7 +16,7 @@ def require_valid_spec(specification: Mapping[str, Any] | None) -> None:
     Raises
     ------
     InvalidResourceSpecification
-        It is not a dict, has another key, or a value that is not allowed.
+        The specification is not a dict, or has another key or a value that is not allowed.
     """
     if not isinstance(specification or {}, Mapping):
         raise InvalidResourceSpecification(
@@ -32,7 +32,8 @@ def require_valid_spec(specification: Mapping[str, Any] | None) -> None:
         raise InvalidResourceSpecification(
             set(keys), f"unknown key {min(keys)!r}: must be one of: priority, qpu. Remove it."
         )
-    # Parsl's interchange (2026.10.26) sorts calls by priority, and crashes on what has no order.
+    # Parsl's interchange (2026.10.26) sorts calls by priority, and crashes on values without an
+    # order.
     if not isinstance(priority, int | float):
         raise InvalidResourceSpecification(
             {"priority"}, f"priority={priority!r}: must be a number; lower numbers run first."

@@ -14,8 +14,8 @@ __all__ = ["PendingCalls", "read_results"]
 class PendingCalls(dict[object, Future[Any]]):
     """The futures of unfinished calls, by Parsl's task id.
 
-    It stands in for `BlockProviderExecutor._tasks`. Parsl's reader removes a call from that table
-    and unpickles its result next, so if unpickling fails, `last_removed` is the call that failed.
+    It replaces `BlockProviderExecutor._tasks`. Parsl's reader removes a call from that table and
+    then unpickles its result, so if unpickling fails, `last_removed` is the future of that call.
 
     Attributes:
         last_removed: The future of the call that was removed last.

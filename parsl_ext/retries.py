@@ -19,7 +19,7 @@ __all__ = ["qpu_retry_handler", "replace_lost_blocks"]
 def qpu_retry_handler(exception: Exception, task_record: Any) -> float:  # noqa: ARG001 - Parsl's
     """Return the retry cost of a failed call, for `Config(retry_handler=…)`.
 
-    An error that would only occur again costs all retries: a wrong request or payload, a task that
+    An error that would occur again costs all retries: an invalid request or payload, a task that
     failed at the vendor, a task that the vendor may or may not have accepted, data that cannot be
     unpickled. Any other error costs one retry, including the loss of a worker or a block: the next
     attempt finds the task that the lost one submitted.

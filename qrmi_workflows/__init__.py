@@ -1,7 +1,7 @@
-"""Quantum computers as a native part of HPC workflows: leases, tasks and results on QRMI.
+"""Quantum computers in HPC workflows: leases, tasks and results, built on QRMI.
 
-Import what you need from here. Each name is loaded when it is first used, so that a plugin which
-needs only the errors does not load a vendor's client.
+Import the public names from here. Each is loaded on first use, so a plugin that needs only the
+errors does not load a vendor's client.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m qrmi_workflows` is the `qpu` command, for where PATH does not lead to it."""
+"""Run the `qpu` command as `python -m qrmi_workflows`, where `qpu` is not on PATH."""
 
 from qrmi_workflows.cli import main
 

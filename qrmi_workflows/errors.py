@@ -14,8 +14,8 @@ The tree::
     │   ├── DeadlineError        the vendor did not answer in time
     │   └── SessionEndedError    the vendor has closed the lease's session
     ├── TaskError                a task did not complete
-    │   ├── TaskFailedError      the vendor says Failed
-    │   ├── TaskCancelledError   the vendor says Cancelled
+    │   ├── TaskFailedError      the vendor reports Failed
+    │   ├── TaskCancelledError   the vendor reports Cancelled
     │   ├── TaskUnknownError     the vendor does not know the task
     │   └── AmbiguousTaskError   it is not known whether the vendor accepted the task
     ├── JournalError             the journal could not be read or written
@@ -23,9 +23,9 @@ The tree::
     ├── SandboxError             the personal Slurm cluster could not be started or stopped
     └── EmulatorError            a QPU, simulator or fault that the emulator does not have
 
-Each says whether the same request may succeed later (`retryable`). Each survives pickling: Parsl
-sends exceptions from its workers to the submitting process, and one that cannot be unpickled there
-stops the whole executor.
+Each error has an attribute `retryable`: whether the same request may succeed later. Each survives
+pickling: Parsl sends exceptions from its workers to the submitting process, and one that cannot be
+unpickled there stops the whole executor.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class UnknownQPUError(ConfigError):
     Args:
         qpu: The name asked for.
         allowed: The names that are known.
-        where: Where the name was looked up, a phrase: "in /etc/slurm/qrmi_config.json".
-        remedy: What to do next, a sentence.
+        where: Where the name was looked up, as a phrase: "in /etc/slurm/qrmi_config.json".
+        remedy: What to do next, as a sentence.
     """
 
     def __init__(self, qpu: str, allowed: Iterable[str], where: str, remedy: str = "") -> None:
@@ -172,7 +172,7 @@ class DeadlineError(ResourceError):
 
 
 class SessionEndedError(ResourceError):
-    """The vendor has closed the lease's session, or its time to live is over."""
+    """The vendor has closed the lease's session, or the session's time to live has expired."""
 
 
 class TaskError(QPUError):
@@ -191,11 +191,11 @@ class TaskError(QPUError):
 
 
 class TaskFailedError(TaskError):
-    """The vendor says that the task failed."""
+    """The vendor reports that the task failed."""
 
 
 class TaskCancelledError(TaskError):
-    """The vendor says that the task was cancelled."""
+    """The vendor reports that the task was cancelled."""
 
 
 class TaskUnknownError(TaskError):
@@ -207,7 +207,7 @@ class AmbiguousTaskError(TaskError):
 
 
 class JournalError(QPUError):
-    """The journal could not be read or written; no task was submitted without it."""
+    """The journal could not be read or written. No task is submitted without its record."""
 
 
 class SchedulerError(QPUError):

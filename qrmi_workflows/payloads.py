@@ -77,7 +77,7 @@ class Payload:
             shots: The number of shots; overrides the file's own.
             observables: For circuits: the observables to estimate, on the circuit's own qubits. A
                 Pauli label (`"ZZ"`), a mapping from labels to coefficients, or a list of these.
-            parameter_values: For circuits: values of the parameters, which the last axis runs over.
+            parameter_values: For circuits: parameter values; the last axis indexes the parameters.
             precision: For circuits: the standard error that the estimates must reach.
 
         Raises:
@@ -124,7 +124,7 @@ class Payload:
         return load_vendor(self.vendor).program(self.content)
 
     def with_shots(self, shots: int) -> Self:
-        """Return a copy of the payload with another number of shots.
+        """Return a copy of the payload with a different number of shots.
 
         Raises:
             PayloadError: The number is not a positive integer, or the program takes no shots.
@@ -133,10 +133,10 @@ class Payload:
         return type(self)(vendor=self.vendor, content=content)
 
     def require_type(self, qpu: str, resource_type: str) -> None:
-        """Refuse a QPU of another vendor.
+        """Refuse a QPU that belongs to another vendor.
 
         Raises:
-            PayloadError: The resource type is not one of the payload's vendor.
+            PayloadError: The payload's vendor does not have this resource type.
         """
         vendor = load_vendor(self.vendor)
         if resource_type not in vendor.types:
@@ -147,12 +147,12 @@ class Payload:
             )
 
     def require_fit(self, qpu: str, target: str | None) -> None:
-        """Refuse what the QPU would reject: unbound parameters, or circuits that are not ISA.
+        """Refuse a payload that the QPU would reject (unbound parameters, or not ISA).
 
         Args:
             qpu: The QPU's name.
-            target: The QPU's target, as `Lease.target` returns it. If it is `None`, only what every
-                QPU would reject is refused.
+            target: The QPU's target, as `Lease.target` returns it. If `None`, only the checks that
+                apply to every QPU are made.
 
         Raises:
             PayloadError: The payload cannot run on the QPU.

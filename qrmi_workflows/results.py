@@ -31,7 +31,7 @@ __all__ = ["COMPRESS_FROM", "FORMAT", "VERSION", "QuantumResult", "result_schema
 FORMAT = "qrmi-workflows-result"
 VERSION = 1
 COMPRESS_FROM = 1_000_000
-"""The size in bytes from which a result file is compressed."""
+"""Result files of at least this size, in bytes, are compressed."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -144,7 +144,7 @@ class QuantumResult:
             sequence: The sequence that was run, or its abstract representation.
 
         Raises:
-            ResultError: The task did not run a sequence, or ran another one.
+            ResultError: The task did not run a sequence, or ran a different one.
             ConfigError: The extra is not installed.
         """
         results: Results = self.convert("to_pulser_results", sequence)
@@ -154,7 +154,7 @@ class QuantumResult:
         """Convert the result to an object of the vendor's SDK.
 
         `to_primitive_result` and `to_pulser_results` are shortcuts for the conversions of this
-        package's vendors. Vendors of other packages may offer others.
+        package's vendors. Vendors from other packages may offer more.
 
         Args:
             name: The conversion's name (`to_primitive_result`).
@@ -170,7 +170,7 @@ class QuantumResult:
         return function(self.vendor_result, *args)
 
     def save(self, path: Path | str) -> None:
-        """Write the result file atomically; compress it from `COMPRESS_FROM` bytes.
+        """Write the result file atomically, compressed if it has at least `COMPRESS_FROM` bytes.
 
         Raises:
             OSError: The file cannot be written, or the path is a folder, device or FIFO.

@@ -1,4 +1,4 @@
-"""The one retry loop: how often a request is repeated, and for how long."""
+"""The only retry loop: how often a request is repeated, and for how long."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from qrmi_workflows.errors import AuthenticationError
 __all__ = ["RETRY_SECONDS", "retry"]
 
 RETRY_SECONDS = 120.0
-"""How long a request that is safe to repeat is retried while the vendor fails."""
+"""How long a request that is safe to repeat is retried while the vendor keeps failing."""
 
 _CREDENTIAL_ATTEMPTS = 4
 _T = TypeVar("_T")
@@ -38,13 +38,13 @@ def retry(
     max_pause: float = 10.0,
     before_pause: Callable[[float, BaseException], None] | None = None,
 ) -> _T:
-    """Make a request until it succeeds or fails for good, with growing random pauses.
+    """Repeat a request until it succeeds or fails for good, with growing random pauses.
 
     Args:
         request: Makes the request.
         is_retryable: Tells whether to retry after an error.
-        stop: When it is set, the request under way is the last.
-        seconds: How long to retry: no attempt but the first starts later.
+        stop: Once this event is set, no further attempt is made.
+        seconds: How long to retry; only the first attempt may start later than this.
         pause: The scale of the first pause, in seconds; it doubles with each attempt.
         max_pause: The longest pause, in seconds.
         before_pause: Called before each pause with the seconds since the start and the error.
@@ -70,7 +70,7 @@ def retry(
 
 
 class _CredentialsWrong(stop_base):
-    """Stops once credentials were refused too often to blame an identity service's outage."""
+    """Stops once credentials have been refused too often for a brief outage to be the cause."""
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         error = retry_state.outcome and retry_state.outcome.exception()

@@ -63,7 +63,7 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
     label : str
         Label of this provider.
     request : QPURequest
-        The QPU, and how many of the scheduler's units of it.
+        The QPU, and the number of the scheduler's units of it.
     scheduler : Scheduler
         The scheduler's hooks.
     site : str | None
@@ -147,7 +147,7 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         UnknownQPUError
             The scheduler does not offer the QPU.
         RequestError
-            The scheduler offers fewer units of it.
+            The scheduler offers fewer units of it than requested.
         SchedulerError
             The scheduler does not answer.
         """
@@ -207,7 +207,7 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
     def status(self, job_ids: Sequence[str]) -> list[BlockStatus]:
         """Return the states of blocks, and cancel stray jobs."""
         # ClusterProvider.status (read in Parsl 2026.10.26) calls `_status` only if it is given ids,
-        # but stray jobs may exist although there is no block.
+        # but stray jobs may exist without any block.
         self._status()
         return [self.resources[job_id]["status"] for job_id in job_ids]
 
@@ -224,7 +224,7 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         for job_id in open_jobs:
             self._update_status(job_id, listed.get(job_id))
         if strays := self._strays.find(listed):
-            logger.warning("cancelling jobs that should not exist: %s", ", ".join(strays))
+            logger.warning("cancelling stray jobs: %s", ", ".join(strays))
             self._start_cancelling(strays, [])
 
     def _update_status(self, job_id: str, listed: JobStatus | None) -> None:

@@ -31,8 +31,8 @@ class JobQueue:
         """Return this user's queued, running and recently ended jobs, by id.
 
         Args:
-            job_ids: Jobs to look up in the accounting if the queue no longer lists them. One that
-                is too new or too old for both is not returned.
+            job_ids: Jobs to look up in the accounting if the queue no longer lists them. A job that
+                is too new or too old for either is not returned.
 
         Raises:
             SchedulerError: The scheduler did not answer.

@@ -30,8 +30,8 @@ def render_job_script(
         options: The scheduler's options.
         scheduler_options: Lines with the user's own directives.
         worker_init: Commands to run before the block's command.
-        cores: Cores that a worker pool may use; all that the node has if `None`.
-        memory_gb: Memory in GB that a worker pool may use; all that the node has if `None`.
+        cores: Cores that a worker pool may use; all cores of the node if `None`.
+        memory_gb: Memory in GB that a worker pool may use; all memory of the node if `None`.
     """
     # Last, so that `scheduler_options` cannot override them: a block is found by its name.
     stdout, stderr = Path(f"{path}.stdout"), Path(f"{path}.stderr")

@@ -23,7 +23,7 @@ class QPUSlurmProvider(QPUProvider):
     qpu : str
         The QPU's name.
     count : int
-        How many of Slurm's units of the QPU. Default is 1.
+        The number of Slurm's units of the QPU. Default is 1.
     site : str | None
         Path of the site policy. If None, it is found as the `qpu` command finds it.
     partition, account, qos, constraint, clusters : str | None

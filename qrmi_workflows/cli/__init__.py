@@ -1,4 +1,4 @@
-"""The `qpu` command: thin over the API, one file for each group of commands."""
+"""The `qpu` command: a thin layer over the API, with one file for each group of commands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COMMANDS = {
 
 _EPILOG = "\b\n" + "\n".join(
     (
-        "Exit codes: 0 success; 1 failure, a retry may succeed; 2 the request is wrong;",
+        "Exit codes: 0 success; 1 failure, a retry may succeed; 2 invalid request;",
         "128+N ended by signal N.",
         "",
         "\b",
@@ -64,13 +64,13 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(package_name="qrmi-workflows", prog_name="qpu")
 def qpu() -> None:
-    """Quantum computers in HPC workflows: request a QPU, hold it, run on it, release it."""
+    """Use quantum computers in HPC workflows: lease a QPU, run tasks on it, release it."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the `qpu` command; turn every error into one message and an exit code."""
     logging.basicConfig(format="qpu: %(message)s")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and steps may contain any bytes
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and steps may contain any byte
         sys.stdout.reconfigure(errors="backslashreplace")
     if "RUST_LOG" not in os.environ:  # set by users who want to see the client's log
         for handler in logging.getLogger().handlers:

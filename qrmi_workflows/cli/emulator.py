@@ -36,7 +36,7 @@ _folder_option = click.option(
 def emulator() -> None:
     """Emulate QPUs behind their vendors' HTTP APIs.
 
-    Without a command, serve in the foreground.
+    Without a command, this runs `serve`.
     """
 
 
@@ -46,7 +46,7 @@ def emulator() -> None:
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    help="The port; by default the previous one of this folder if it is free, else any free port.",
+    help="The port; by default the one that this folder used last, or else any free port.",
 )
 @click.option(
     "--config",
@@ -73,12 +73,12 @@ def serve(
     record: bool,
     as_json: bool,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM.
+    """Serve emulated QPUs until Ctrl-C or SIGTERM.
 
     TYPE is alice-bob-felis, ibm-quantum-compute-service, ibm-quantum-system, iqm-server,
     pasqal-cloud, pasqal-local, or a type added by another package. MODEL is a fake backend of
     qiskit-ibm-runtime (fez), one of IQM's machines (garnet) or one of Pulser's devices
-    (AnalogDevice). The default is one QPU of IBM's and one of Pasqal's.
+    (AnalogDevice). By default, one IBM QPU and one Pasqal QPU are emulated.
     """
     from qrmi_workflows.vendors.base import needs_extra
 
@@ -113,7 +113,7 @@ def counters(folder: Path) -> None:
 @click.argument("name")
 @click.argument("availability", type=click.Choice(["online", "paused", "offline", "reserved"]))
 def set(folder: Path, name: str, availability: str) -> None:  # noqa: A001 - the command's name
-    """Bring a QPU online, pause it, take it offline, or reserve it for others."""
+    """Set a QPU to online, paused, offline, or reserved for others."""
     from qrmi_workflows.emulator.client import Control
 
     Control(folder).ask("PATCH", f"/qpus/{name}", {"availability": availability})
@@ -153,7 +153,7 @@ def add_fault(folder: Path, kind: str, **fields: object) -> None:
 @fault.command("list")
 @_folder_option
 def list_faults(folder: Path) -> None:
-    """Print the active rules and the number of requests each has matched, as JSON."""
+    """Print the active rules and how often each has matched, as JSON."""
     from qrmi_workflows.emulator.client import Control
 
     click.echo(json.dumps(Control(folder).ask("GET", "/faults"), indent=2))
@@ -163,7 +163,7 @@ def list_faults(folder: Path) -> None:
 @_folder_option
 @click.argument("number", type=int, required=False)
 def clear_faults(folder: Path, number: int | None) -> None:
-    """Remove the rule with this NUMBER, or all rules."""
+    """Remove the rule with the given NUMBER, or all rules."""
     from qrmi_workflows.emulator.client import Control
 
     Control(folder).ask("DELETE", "/faults" if number is None else f"/faults/{number}")

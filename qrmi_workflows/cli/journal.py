@@ -24,12 +24,14 @@ def journal() -> None:
 
 
 @journal.command("list")
-@click.option("--archived", is_flag=True, help="List the tasks of steps that have succeeded.")
+@click.option(
+    "--archived", is_flag=True, help="Instead, list the tasks of steps that have succeeded."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines, without results.")
 def list_tasks(archived: bool, as_json: bool) -> None:
     """List the tasks of open steps, which a rerun would find.
 
-    Exits with 1 if a record cannot be read; the others are listed all the same.
+    If a record cannot be read, the others are listed anyway, and the exit code is 1.
     """
     from qrmi_workflows.journal.journal import Journal
 
@@ -69,7 +71,7 @@ def show(task: str) -> None:
 
 
 @journal.command()
-@click.option("--step", metavar="NAME", help="Forget this open step, in any state.")
+@click.option("--step", metavar="NAME", help="Forget the tasks of this open step, in any state.")
 @click.option(
     "--older-than",
     "days",
@@ -84,7 +86,7 @@ def prune(step: str | None, days: float, open_too: bool) -> None:
     """Forget old tasks, or those of one step.
 
     A forgotten task is paid for again if its step is run again. Steps that have not changed for 90
-    days, or $QPU_JOURNAL_DAYS, are forgotten without this command.
+    days (or $QPU_JOURNAL_DAYS) are forgotten automatically.
     """
     from qrmi_workflows.journal.journal import Journal
 

@@ -26,7 +26,9 @@ def lease() -> None:
 @lease.command(
     "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
 )
-@click.option("--qpu", "qpus", metavar="NAME[,NAME…]", help="The QPU, or several: all or none.")
+@click.option(
+    "--qpu", "qpus", metavar="NAME[,NAME…]", help="The QPU, or several to lease together."
+)
 @CONFIG_OPTION
 @click.option(
     "--grace",
@@ -38,7 +40,7 @@ def lease() -> None:
 @click.option(
     "--step",
     metavar="NAME",
-    help="The step's name: a rerun finds its tasks, until COMMAND has exited with 0.",
+    help="The step's name, under which a rerun finds its tasks until COMMAND has exited with 0.",
 )
 @click.option(
     "--record",
@@ -46,13 +48,13 @@ def lease() -> None:
     metavar="FILE",
     help="Append the lease record to FILE instead of the state folder.",
 )
-# The engines' job scripts pass these three.
+# Hidden, because only the engines' job scripts pass these three.
 @click.option(
     "--alive",
     type=click.Path(path_type=Path),
     metavar="FILE",
     hidden=True,
-    help="Stop COMMAND if nobody has touched FILE for 30 s: the submitting process has died.",
+    help="Stop COMMAND if FILE was not touched for 30 s: the submitting process has died.",
 )
 @click.option(
     "--submitted",
@@ -81,11 +83,10 @@ def lease_exec(
 ) -> None:
     """Run COMMAND under the lease of a QPU.
 
-    Adopts the lease that this job already carries, or acquires one from qrmi_config.json, and
-    gives COMMAND the QPU's environment (QRMI_JOB_QPU_RESOURCES and the rest). Signals are passed
-    on, and the lease is always released. Exits with COMMAND's exit code; 128+N if signal N ended
-    it, 127 if the command was not found, 1 if the QPU could not be acquired, 2 if the request is
-    wrong.
+    Adopts the lease that this job already has, or acquires a QPU from qrmi_config.json, and gives
+    COMMAND the QPU's environment (QRMI_JOB_QPU_RESOURCES and the rest). Signals are passed on, and
+    the lease is always released. The exit code is that of COMMAND; 128+N if signal N ended it; 127
+    if it was not found; 1 if the QPU could not be acquired; 2 if the request is invalid.
 
     \b
     Example:
@@ -144,7 +145,7 @@ def _job_time() -> dict[str, str]:
 
     job = this_job()
     running = None if job is None else this_scheduler().running_job(job.id)
-    # Set even if empty, to hide what an outer job may have set.
+    # Set even if empty, to hide the values of an outer job.
     return {
         QPU_JOB_USED: "" if running is None else str(running.used),
         QPU_JOB_LEFT: "" if running is None or running.left is None else str(running.left),

@@ -73,11 +73,11 @@ def list_qpus(config: Path | None, as_json: bool) -> None:
 def target(
     qpu: str | None, output: Path | None, config: Path | None, refresh: bool, max_age: float
 ) -> None:
-    """Print the target of the QPU NAME: its capabilities, as the vendor's JSON.
+    """Print a QPU's target: its capabilities, as JSON.
 
-    The target of an IBM QPU has the backend's configuration and properties, so you can transpile on
-    any machine. No lease is needed. Targets are cached in $XDG_CACHE_HOME, so most calls send no
-    request to the vendor.
+    The JSON is the vendor's own. For an IBM QPU, it has the backend's configuration and properties,
+    so you can transpile on any machine. No lease is needed. Targets are cached in $XDG_CACHE_HOME,
+    so most calls send no request to the vendor.
     """
     from qrmi_workflows.cli.outputs import require_writable
     from qrmi_workflows.client.targets import fetch_target

@@ -1,4 +1,4 @@
-"""`qpu reap`: release leases whose process has died."""
+"""`qpu reap`: release leases whose processes have died."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["reap"]
 @click.command()
 @JSON_OPTION
 def reap(as_json: bool) -> None:
-    """Release your leases whose process has died.
+    """Release your leases whose processes have died.
 
     Checks this host's processes, and asks the scheduler about jobs on other hosts; a lease whose
-    owner may be alive is left alone. Opening a lease does the same in passing. It is safe to
-    repeat, and to run several at once. Prints nothing if there is nothing to release; exits with 1
-    if a lease could not be released.
+    owner may be alive is left alone. Opening a lease also does this. The command is safe to repeat,
+    and to run several times at once. It prints nothing if there is nothing to release; the exit
+    code is 1 if a lease could not be released.
     """
     from qrmi_workflows.lease.reap import reap as release_orphans
 

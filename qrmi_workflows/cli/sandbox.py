@@ -30,7 +30,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group()
 def sandbox() -> None:
-    """Run a site in miniature: a personal Slurm cluster with emulated QPUs."""
+    """Run a personal Slurm cluster with emulated QPUs."""
 
 
 @sandbox.command()
@@ -62,7 +62,7 @@ def up(directory: Path | None, nodes: int | None, qpus: Sequence[str], config: P
     type=click.FloatRange(0),
     default=10.0,
     show_default=True,
-    help="Seconds that jobs get to end on their own.",
+    help="Seconds for jobs to end on their own.",
 )
 def down(directory: Path | None, grace: float) -> None:
     """Cancel all jobs and stop the sandbox."""
@@ -76,7 +76,7 @@ def down(directory: Path | None, grace: float) -> None:
 @_json
 @click.pass_context
 def status(ctx: click.Context, directory: Path | None, as_json: bool) -> None:
-    """Show the daemons; exit with 0 if the sandbox is up, else with 1."""
+    """Show the daemons; the exit code is 0 if the sandbox is up, else 1."""
     report = _sandbox(directory).status()
     click.echo(_as_json(report) if as_json else _as_text(report))
     ctx.exit(0 if report.state == "up" else 1)
@@ -88,7 +88,7 @@ def status(ctx: click.Context, directory: Path | None, as_json: bool) -> None:
 def env(directory: Path | None, as_json: bool) -> None:
     r"""Print the variables that select the sandbox in a shell.
 
-    Evaluate the output: eval "$(qpu sandbox env)".
+    Use it as: eval "$(qpu sandbox env)"
     """
     variables = _require_up(directory).environment()
     if as_json:

@@ -31,7 +31,7 @@ class Duration(click.FloatRange):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Convert what the command line has."""
+        """Convert the command line's value."""
         number = float(super().convert(value, param, ctx))
         if math.isnan(number):
             self.fail(f"{value} is not in the range 0<=x<={self.max}.", param, ctx)

@@ -1,7 +1,7 @@
-"""Classification of failures: QRMI's exceptions become ours.
+"""Classify failures: translate QRMI's exceptions into this package's errors.
 
-QRMI's exceptions carry nothing but their class and a text (qrmi 0.26.4), so both are needed to tell
-what may be retried and what certainly had no effect.
+QRMI's exceptions have only a class and a text (qrmi 0.26.4), so both are needed to tell which calls
+may be retried and which certainly had no effect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["classify", "is_busy", "is_transient", "may_submit_again"]
 
 _STATUS = re.compile(r"(?:status(?: code)?|body|http)[ :=(]*([1-5]\d\d)\b", re.IGNORECASE)
 _TRANSIENT = frozenset({408, 423, 425, 429, 500, 502, 503, 504})
-# A gateway may answer 5xx for a server that has acted on the request; a 4xx comes before that.
+# A gateway may answer 5xx although the server has acted on the request. A 4xx rules that out.
 _WITHOUT_EFFECT = frozenset(range(400, 500)) - {408}
 _CLIENT_ERRORS = frozenset({"UnsupportedPayloadError", "UnsupportedFunctionError"})
 _STATUS_OF_CLASS = {
@@ -45,7 +45,7 @@ def classify(
         error: QRMI's exception.
         qpu: The QPU's name.
         method: The method that was called.
-        args: Its arguments; methods about a task have the task's id first.
+        args: Its arguments; for a method about a task, the first is the task's id.
     """
     name, text = type(error).__name__, str(error)
     match = _STATUS.search(text)
@@ -54,7 +54,7 @@ def classify(
     if name in ("ConfigError", "EnvVarNotSetError"):
         return ConfigError(f"{message}. Correct its `environment` in qrmi_config.json.")
     if status == 404 and method.startswith("task_") and method != "task_start":
-        return TaskUnknownError(f"{message}. The vendor does not know it.", qpu, str(args[0]))
+        return TaskUnknownError(f"{message}. The vendor does not know the task.", qpu, str(args[0]))
     if status == 401:
         remedy = "Renew the QPU's credentials in qrmi_config.json."
         return AuthenticationError(f"{message}. {remedy}", qpu, method, 401, had_no_effect=True)
@@ -70,7 +70,7 @@ def classify(
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether a request that changes nothing may succeed when it is repeated."""
+    """Return whether a read-only request may succeed if it is repeated."""
     # While an identity service is down, some clients call without a token and get a 401.
     return isinstance(error, AuthenticationError) or (
         isinstance(error, QPUError) and error.retryable
@@ -78,12 +78,12 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_busy(error: BaseException) -> bool:
-    """Return whether the vendor refused for now (busy, reserved, 429), certainly without effect."""
+    """Return whether the vendor refused temporarily (busy, reserved, 429), without any effect."""
     return isinstance(error, ResourceError) and error.retryable and error.had_no_effect
 
 
 def may_submit_again(error: BaseException) -> bool:
-    """Return whether a submission certainly had no effect, and may succeed when it is repeated."""
+    """Return whether a submission certainly had no effect and may succeed if it is repeated."""
     if isinstance(error, SessionEndedError):
         return False  # a closed session does not reopen
     return isinstance(error, AuthenticationError) or is_busy(error)

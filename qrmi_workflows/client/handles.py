@@ -1,6 +1,6 @@
-"""QRMI's handles to a QPU, each owned by a thread of its own.
+"""QRMI's handles to a QPU, each owned by its own thread.
 
-One of QRMI's handles serves one thread, does not survive a fork, and most of its calls have no
+A QRMI handle works in one thread only and does not survive a fork, and most of its calls have no
 timeout (measured with qrmi 0.26.4: calls to a silent server were still blocked after 15 minutes).
 So each call runs in the thread that owns the handle; if the vendor does not answer in time, both
 are abandoned and replaced.
@@ -47,7 +47,7 @@ class Handle:
         return future
 
     def dismiss(self) -> None:
-        """End the thread, once the call under way (if any) returns."""
+        """End the thread once any call in progress has returned."""
         self._inbox.put(None)
 
 
@@ -55,8 +55,8 @@ class HandlePool:
     """The idle handles to one QPU; safe to use from any thread and after a fork.
 
     Args:
-        make: Creates a handle. It must not refer to the pool's owner, which would then never be
-            garbage-collected while a thread waits.
+        make: Creates a handle. It must not refer to the pool's owner, or a waiting thread would
+            keep the owner from being garbage-collected.
         name: The name of their threads.
     """
 
@@ -85,7 +85,7 @@ class HandlePool:
             handle.dismiss()
 
     def replace(self) -> None:
-        """Use only new handles from now on: the settings that they are made with have changed."""
+        """Use only new handles from now on: the settings for making them have changed."""
         self._generation += 1
         self.close()
 

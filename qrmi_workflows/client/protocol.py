@@ -1,4 +1,4 @@
-"""QRMI's interface to one QPU, and what it says of a task."""
+"""QRMI's interface to one QPU, and the states of a task."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TaskState(StrEnum):
 
     @classmethod
     def of(cls, status: object) -> TaskState:
-        """Translate QRMI's `TaskStatus`; one that is not known becomes UNKNOWN."""
+        """Translate QRMI's `TaskStatus`; an unrecognised status becomes UNKNOWN."""
         name = str(status).rpartition(".")[2]
         return cls._value2member_map_.get(name, cls.UNKNOWN)  # type: ignore[return-value]
 
@@ -35,9 +35,9 @@ class QuantumResource(Protocol):
     """QRMI's interface to one QPU.
 
     Its methods are those of Table I of the QRMI paper (https://arxiv.org/abs/2506.10052), and the
-    newer `status` and `task_logs`. Arguments and return values are QRMI's own, so that code written
-    for `qrmi.QuantumResource` (`qrmi.primitives`, `qrmi.pulser`) takes this too. Every method
-    raises `ResourceError`.
+    newer `status` and `task_logs`. Arguments and return values are QRMI's own, so code written for
+    `qrmi.QuantumResource` (`qrmi.primitives`, `qrmi.pulser`) also works with this interface. Every
+    method may raise `ResourceError`.
     """
 
     def resource_id(self) -> str:
@@ -47,13 +47,13 @@ class QuantumResource(Protocol):
         """Return QRMI's `ResourceType`."""
 
     def is_accessible(self) -> bool:
-        """Return whether the QPU takes tasks."""
+        """Return whether the QPU accepts tasks."""
 
     def acquire(self) -> str:
         """Acquire the QPU and return the acquisition token."""
 
     def release(self, token: str) -> None:
-        """Release what `acquire` returned."""
+        """Release the QPU, given the token that `acquire` returned."""
 
     def task_start(self, payload: Any) -> str:
         """Start a task and return its id."""
@@ -68,13 +68,13 @@ class QuantumResource(Protocol):
         """Return QRMI's `TaskResult`; its `value` is the vendor's text."""
 
     def task_logs(self, task_id: str) -> str:
-        """Return what the vendor logged for a task."""
+        """Return the vendor's log of a task."""
 
     def target(self) -> Any:
         """Return QRMI's `Target`; its `value` is JSON."""
 
     def metadata(self) -> dict[str, str]:
-        """Return what the vendor says of the QPU."""
+        """Return the vendor's metadata on the QPU."""
 
     def status(self) -> Any:
         """Return QRMI's `ResourceStatus`."""

@@ -1,4 +1,4 @@
-"""Redaction: a vendor's message may echo the credentials that it was sent."""
+"""Redact credentials, because a vendor's message may echo those that it was sent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOOKS_SECRET = re.compile(
 
 
 def secrets_of(environment: Mapping[str, str]) -> frozenset[str]:
-    """Return the credentials among a QPU's settings: all values but addresses and limits."""
+    """Return the credentials among a QPU's settings: all values except addresses and limits."""
     return frozenset(
         value
         for name, value in environment.items()
@@ -27,7 +27,7 @@ def secrets_of(environment: Mapping[str, str]) -> frozenset[str]:
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """Redact credentials, plain or quoted for a URL, and whatever looks like one.
+    """Redact credentials, plain or URL-quoted, and anything that looks like one.
 
     Args:
         text: A message of a vendor or its client.

@@ -1,8 +1,8 @@
-"""The QPU through QRMI's client, with deadlines and classified errors.
+"""A QPU behind QRMI's client, with deadlines and classified errors.
 
-This is the only module that imports `qrmi`. It adds what the client lacks: a deadline for every
-call, which takes a thread for each handle (`handles`), and errors that tell what may be retried
-(`failures`).
+This is the only module that imports `qrmi`. It adds two things that the client lacks: a deadline
+for every call, which requires a thread for each handle (`handles`), and errors that tell whether a
+call may be retried (`failures`).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class QRMIResource:
         name: The QPU's name.
         type: QRMI's resource type (`pasqal-cloud`).
         environment: QRMI's settings, without the `NAME_` prefix.
-        token: The acquisition token that tasks run under, if one is held already.
+        token: The acquisition token that tasks run under, if the QPU has been acquired.
         deadlines: Seconds by method; these override `DEADLINES`.
 
     Raises:
@@ -99,32 +99,32 @@ class QRMIResource:
         return self._call("resource_type")
 
     def is_accessible(self) -> bool:
-        """Return whether the QPU takes tasks: whether its `status` is online."""
+        """Return whether the QPU accepts tasks, that is, whether its `status` is online."""
         # QRMI's own is_accessible is deprecated in favour of status (qrmi 0.26).
         return str(self.status().status).rpartition(".")[2] == "Online"
 
     def acquire(self) -> str:
         """Acquire the QPU and return the acquisition token.
 
-        A grant that arrives after the deadline is released at once. If this call is interrupted,
-        it waits a few seconds for the grant, to release it.
+        A token that arrives after the deadline is released at once. If this call is interrupted, it
+        waits a few seconds for the token, and releases it.
         """
         return str(self._call("acquire", on_late=self._release_late))
 
     def release(self, token: str, *, deadline: float | None = None) -> None:
-        """Release what `acquire` returned.
+        """Release the QPU, given the token that `acquire` returned.
 
         Args:
             token: The acquisition token.
-            deadline: Seconds that the call may take, if fewer than `DEADLINES` allows.
+            deadline: Seconds that the call may take, if less than in `DEADLINES`.
         """
         self._call("release", token, deadline=deadline)
 
     def task_start(self, payload: Any) -> str:
         """Start a task and return its id.
 
-        A vendor that has not answered for a second is asked for its status first. If that fails,
-        certainly nothing was submitted; a failed submission alone could not tell.
+        If the last answer of the vendor is more than a second old, this asks for its status first.
+        If that fails, nothing has been submitted; a failed submission would leave that open.
 
         Args:
             payload: A `VendorPayload`, or QRMI's own `Payload`.
@@ -147,7 +147,7 @@ class QRMIResource:
         return self._call("task_result", task_id)
 
     def task_logs(self, task_id: str) -> str:
-        """Return what the vendor logged for a task."""
+        """Return the vendor's log of a task."""
         return self._redact(str(self._call("task_logs", task_id)))
 
     def target(self) -> Any:
@@ -155,7 +155,7 @@ class QRMIResource:
         return self._call("target")
 
     def metadata(self) -> dict[str, str]:
-        """Return what the vendor says of the QPU."""
+        """Return the vendor's metadata on the QPU."""
         return dict(self._call("metadata"))
 
     def status(self) -> Any:
@@ -164,7 +164,7 @@ class QRMIResource:
 
     def use_token(self, token: str) -> None:
         """Run tasks under another acquisition token from now on."""
-        # Pasqal Local's handles read the token when they are made, so they are replaced.
+        # Pasqal Local's handles read the token when they are created, so replace them.
         self._environment[TOKEN] = token
         self._handles.replace()
 
@@ -188,8 +188,9 @@ class QRMIResource:
         except AuthenticationError:
             if not was_used:
                 raise
-        # IBM QCS's handle keeps an access token until its expiry, even if the vendor has forgotten
-        # it (qrmi 0.26.4); a new handle fetches another. A refused call has had no effect.
+        # IBM QCS's handle keeps an access token until it expires, even if the vendor has forgotten
+        # it (qrmi 0.26.4); a new handle fetches another. Repeating is safe: the refused call had no
+        # effect.
         self.close()
         return self._call_with(self._handles.take(), method, args, on_late, seconds)
 
@@ -256,7 +257,7 @@ class QRMIResource:
                 retryable=True,
             ) from error
         except Exception as error:
-            # In place, because a traceback shows the cause too.
+            # Redact in place, because a traceback also shows this cause.
             error.args = (self._redact(str(error), *(args if method == "release" else ())),)
             raise classify(error, self.name, method, args) from error
 
@@ -265,7 +266,7 @@ class QRMIResource:
 
 
 def _find_type(qpu: str, type_: str) -> ResourceType:
-    """Find a resource type: as its vendor has registered it, else by QRMI's own name for it."""
+    """Find a resource type among the registered ones, else by QRMI's own name for it."""
     if (registered := registered_type(type_)) is not None:
         return registered
     # QRMI exposes only its enum's members (`IQMServer`), not the names of types (`iqm-server`).
@@ -273,9 +274,9 @@ def _find_type(qpu: str, type_: str) -> ResourceType:
     if (member := members.get(type_.replace("-", ""))) is not None:
         return ResourceType(qrmi=member)
     raise ConfigError(
-        f"QPU {qpu!r} has the unknown type {type_!r}; must be one of "
-        f"{', '.join(registered_types())}, or another of QRMI's resource types. Correct `type` in "
-        "qrmi_config.json, or install the vendor's package."
+        f"QPU {qpu!r} has unknown type {type_!r}; must be one of {', '.join(registered_types())}, "
+        "or another of QRMI's resource types. Correct `type` in qrmi_config.json, or install the "
+        "vendor's package."
     )
 
 
@@ -285,7 +286,7 @@ def _make_handle(name: str, member: str, environment: Mapping[str, str]) -> Any:
 
 
 def _import_qrmi() -> Any:
-    # Unless told otherwise, every handle starts one thread per core; ours make one call at a time.
+    # By default, every handle starts one thread per core; ours make only one call at a time.
     os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
     # At debug level the client for IBM's systems logs URLs that hold credentials (qrmi 0.26.4).
     if (level := os.environ.get("RUST_LOG")) and _QUIET_LOGGER not in level:

@@ -1,7 +1,7 @@
-"""Targets: what QPUs can do, cached on disk.
+"""Targets, which describe the capabilities of QPUs, cached on disk.
 
-Fetching a target needs no lease, and transpiling for one needs no QPU. Targets are kept as their
-vendor sent them in `$XDG_CACHE_HOME/qrmi-workflows/targets`, one file for each QPU of each site;
+Fetching a target needs no lease, and transpiling for one needs no QPU. Each target is stored as its
+vendor sent it, in `$XDG_CACHE_HOME/qrmi-workflows/targets`, in one file for each QPU of each site;
 the file's modification time is when the target was fetched.
 """
 
@@ -37,7 +37,7 @@ _EXPIRY_SECONDS = 30 * 86400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QPUTarget:
-    """What a QPU can do.
+    """The capabilities of a QPU.
 
     Attributes:
         qpu: The QPU's name.
@@ -68,7 +68,7 @@ def cached_target(
     path = _path(qpu, environ)
     with suppress(OSError, ValueError, ResultError):
         fetched = path.stat().st_mtime
-        if abs(time.time() - fetched) < max_age_hours * 3600:  # a clock may have been set
+        if abs(time.time() - fetched) < max_age_hours * 3600:  # the clock may have been set back
             return _target(qpu, path.read_text(encoding="utf-8"), fetched)
     return None
 
@@ -84,8 +84,8 @@ def fetch_target(
     """Return a QPU's target from the cache, or fetch it from its vendor and cache it.
 
     Args:
-        qpu: The QPU, as `find_qpu` gives it; no lease of it is needed.
-        resource: The QPU to ask; one of its own if `None`.
+        qpu: The QPU, as `find_qpu` returns it; no lease is needed.
+        resource: The handle to use; a new one is created if `None`.
         refresh: Fetch it even if the cache has it.
         max_age_hours: How old a cached one may be.
         environ: The environment with `XDG_CACHE_HOME`.
@@ -119,7 +119,7 @@ def _target(qpu: JobQPU, text: str, fetched: float) -> QPUTarget:
 
 
 def _path(qpu: JobQPU, environ: Mapping[str, str]) -> Path:
-    """Return the file of a QPU; the same name at another endpoint is another QPU."""
+    """Return the cache file of a QPU; the same name at another endpoint is another QPU."""
     places = (key for key in qpu.environment if "ENDPOINT" in key or "URL" in key)
     where = "\n".join([qpu.type, *(f"{key}={qpu.environment[key]}" for key in sorted(places))])
     digest = hashlib.sha256(where.encode()).hexdigest()[:16]
@@ -127,7 +127,7 @@ def _path(qpu: JobQPU, environ: Mapping[str, str]) -> Path:
 
 
 def _cache(path: Path, text: str) -> None:
-    """Write the cache; if that fails, the target is merely fetched again."""
+    """Write the cache; if that fails, the target is fetched again next time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for old in path.parent.glob("*.json"):

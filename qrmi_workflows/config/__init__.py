@@ -1,1 +1,1 @@
-"""QPU definitions, the site policy, and what a process's environment says."""
+"""QPU definitions, the site policy and environment variables."""

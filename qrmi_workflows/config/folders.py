@@ -15,7 +15,7 @@ NO_SITE_REMEDY = (
     'Run `qpu sandbox up`, then `eval "$(qpu sandbox env)"`, for a site of your own; or ask your '
     "administrators."
 )
-"""What to do where nobody has configured a site."""
+"""The remedy in messages if no site is configured."""
 
 _PROJECT = "qrmi-workflows"
 
@@ -47,12 +47,12 @@ def state_folder(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder of what can be fetched again: `$XDG_CACHE_HOME/qrmi-workflows`."""
+    """Return the folder of data that can be fetched again: `$XDG_CACHE_HOME/qrmi-workflows`."""
     return _xdg_folder(environ, "XDG_CACHE_HOME", ".cache")
 
 
 def find_file(environ: Mapping[str, str], variable: str, name: str, site: Path) -> Path:
-    """Return a configuration file: where its variable says, the user's, or the site's.
+    """Find a configuration file: the one that its variable names, the user's, or the site's.
 
     Args:
         environ: The environment.
@@ -61,7 +61,7 @@ def find_file(environ: Mapping[str, str], variable: str, name: str, site: Path) 
         site: The site's file.
 
     Raises:
-        ConfigError: None of them exists.
+        ConfigError: None of these files exists.
     """
     if named := environ.get(variable):
         return Path(named)

@@ -1,19 +1,19 @@
 """The job's environment contract: the only reader and writer of `QRMI_*` variables.
 
-The contract is QRMI's: its SPANK plugin writes it, `qrmi.QRMIService` and `task_runner` read it.
-Programs written for either run unchanged under the other:
+The contract is QRMI's: its SPANK plugin writes these variables, and `qrmi.QRMIService` and
+`task_runner` read them. Programs written for QRMI run unchanged here, and the other way round:
 
 =================================  ==================================================
 `QRMI_JOB_QPU_RESOURCES`           comma-separated names (legacy: `SLURM_JOB_QPU_RESOURCES`)
 `QRMI_JOB_QPU_TYPES`               their types, in the same order (`SLURM_JOB_QPU_TYPES`)
 `QRMI_LIST_DELIMITER`              a separator other than the comma
-`NAME_QRMI_JOB_ACQUISITION_TOKEN`  what `acquire()` returned
+`NAME_QRMI_JOB_ACQUISITION_TOKEN`  the token that `acquire()` returned
 `NAME_QRMI_JOB_TIMEOUT_SECONDS`    the job's time limit
 `QRMI_JOB_ID`, `QRMI_JOB_UID`      the job and its owner
 `NAME_QRMI_<VENDOR>_…`             the QPU's endpoint and credentials
 =================================  ==================================================
 
-The two legacy names are QRMI's, not Slurm's: they are read here under any scheduler.
+The two legacy names belong to QRMI, not to Slurm: they are read here under any scheduler.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _JOB_ID, _JOB_UID = "QRMI_JOB_ID", "QRMI_JOB_UID"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobQPU:
-    """A QPU as a job's environment carries it.
+    """A QPU as described by a job's environment.
 
     Attributes:
         name: The QPU's name.
@@ -53,7 +53,7 @@ class JobQPU:
 
 
 def read_job(environ: Mapping[str, str] = os.environ) -> dict[str, JobQPU]:
-    """Read the QPUs that a job's environment carries, by name; empty outside such a job.
+    """Read the QPUs that a job's environment describes, by name; empty if it describes none.
 
     Raises:
         ConfigError: The two lists differ in length.
@@ -97,17 +97,17 @@ def describe_job(job_id: str | None, environ: Mapping[str, str] = os.environ) ->
 
     Args:
         job_id: The scheduler's id of this process's job, if it runs in one.
-        environ: Where a `QRMI_JOB_ID` that the site has set takes precedence.
+        environ: The environment. If the site has set `QRMI_JOB_ID` in it, that value is kept.
     """
     job = environ.get(_JOB_ID) or job_id
     return {_JOB_UID: str(os.getuid())} | ({_JOB_ID: job} if job else {})
 
 
 def without_leases(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return an environment without this job's leases, to submit another job from.
+    """Return an environment without this job's leases, for the submission of another job.
 
     The other job has leases of its own, and a scheduler may store a submission's environment on
-    disk. QPUs without a token stay: the user has put them there.
+    disk. QPUs without a token are kept: the user has set them.
 
     Raises:
         ConfigError: The two lists of QPUs and types differ in length.

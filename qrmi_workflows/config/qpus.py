@@ -1,4 +1,4 @@
-"""QPU definitions (`qrmi_config.json`): which QPUs exist, and with which credentials.
+"""QPU definitions (`qrmi_config.json`): which QPUs exist, and the credentials for each.
 
 The file is QRMI's own. A QPU that the site grants through QRMI's SPANK plugin needs no definition
 that users can read: the plugin reads its own.
@@ -43,7 +43,7 @@ def find_config(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the path of `qrmi_config.json`: `$QPU_CONFIG`, the user's, or the site's.
 
     Raises:
-        ConfigError: None of them exists.
+        ConfigError: None of these files exists.
     """
     return find_file(environ, QPU_CONFIG, "qrmi_config.json", _SITE_FILE)
 
@@ -62,7 +62,7 @@ def load_qpus(path: Path | None = None) -> dict[str, QPUDefinition]:
     entries = document.get("resources") if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise ConfigError(
-            f"{path}: no list `resources`; must be "
+            f"{path}: `resources` is missing or not a list; must be "
             '{"resources": [{"name": …, "type": …, "environment": {…}}, …]}. '
             "See QRMI's documentation of qrmi_config.json."
         )
@@ -71,7 +71,7 @@ def load_qpus(path: Path | None = None) -> dict[str, QPUDefinition]:
 
 
 def select_qpu(name: str | None, qpus: Mapping[str, QPUDefinition], path: Path) -> QPUDefinition:
-    """Return the QPU of that name, or the only one if no name is given.
+    """Return the QPU with that name, or the only one if no name is given.
 
     Raises:
         UnknownQPUError: No QPU has that name.
@@ -90,14 +90,14 @@ def select_qpu(name: str | None, qpus: Mapping[str, QPUDefinition], path: Path) 
 
 
 def require_valid_name(name: str, where: str) -> None:
-    """Refuse a QPU name that could not stand in a scheduler's options.
+    """Refuse a QPU name that cannot be used in a scheduler's options.
 
     Args:
         name: The name.
         where: The place it was read from, for the message.
 
     Raises:
-        ConfigError: The name has other characters than `[A-Za-z0-9_.-]`.
+        ConfigError: The name has characters other than `[A-Za-z0-9_.-]`.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(
@@ -110,7 +110,7 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not JSON: {error}. Correct that place.") from error
+        raise ConfigError(f"{path}: not valid JSON: {error}. Correct the file.") from error
     except OSError as error:
         raise ConfigError(
             f"{path}: {error.strerror or error}. Name a file that you can read. {NO_SITE_REMEDY}"
@@ -125,7 +125,7 @@ def _definition(entry: object, where: str) -> QPUDefinition:
         )
     for key in ("name", "type"):
         if not isinstance(entry.get(key), str) or not entry[key]:
-            raise ConfigError(f"{where}: no string `{key}`. Add it.")
+            raise ConfigError(f"{where}: `{key}` is missing or not a string. Add it.")
     require_valid_name(entry["name"], where)
     environment = entry.get("environment", {})
     if not isinstance(environment, dict) or not all(

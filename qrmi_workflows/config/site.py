@@ -26,11 +26,11 @@ class QPUPolicy:
     Attributes:
         name: The QPU's name.
         gres: Slurm's GRES without its count (`qpu:ibm_fez`); counted per node.
-        licence: Slurm's licence without its count (`qpu_ibm_fez`); excludes across the cluster.
+        licence: Slurm's licence without its count (`qpu_ibm_fez`); counted across the cluster.
         qpu_option: Whether sbatch takes `--qpu=NAME`, the option of QRMI's SPANK plugin.
-        partition: The partition of jobs that hold the QPU; the scheduler's default if `None`.
+        partition: The partition for jobs that hold the QPU; the scheduler's default if `None`.
         lanes: How many tasks the QPU prepares in parallel.
-        options: Settings of a scheduler other than Slurm, strings by names that it defines.
+        options: Settings for a scheduler other than Slurm; that scheduler defines their names.
     """
 
     name: str
@@ -49,7 +49,7 @@ class SitePolicy:
     Attributes:
         path: The file it was read from.
         qpus: The QPUs on offer, by name.
-        scheduler: The site's scheduler; found by its environment if `None`.
+        scheduler: The site's scheduler; detected from the environment if `None`.
     """
 
     path: Path
@@ -72,7 +72,7 @@ def find_site_policy(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the path of the site policy: `$QPU_SITE`, the user's, or the site's.
 
     Raises:
-        ConfigError: None of them exists.
+        ConfigError: None of these files exists.
     """
     return find_file(environ, QPU_SITE, "site.toml", _SITE_FILE)
 
@@ -119,7 +119,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}. Correct that place.") from error
+        raise ConfigError(f"{path}: not valid TOML: {error}. Correct the file.") from error
     except OSError as error:
         raise ConfigError(
             f"{path}: {error.strerror or error}. Name a file that you can read. {NO_SITE_REMEDY}"

@@ -1,4 +1,4 @@
-"""Every `QPU_*` variable of the environment, and how the ones with a value are read.
+"""Every `QPU_*` environment variable, and functions that read the numeric ones.
 
 QRMI's own variables (`QRMI_JOB_QPU_RESOURCES`, …) are in `config.job`.
 """
@@ -50,29 +50,29 @@ QPU_STATE = "QPU_STATE"
 QPU_STEP = "QPU_STEP"
 
 USER_VARIABLES: Mapping[str, str] = {
-    QPU_CONFIG: "the QPUs: path of qrmi_config.json",
-    QPU_SITE: "how the site grants them: path of site.toml",
+    QPU_CONFIG: "which QPUs exist: path of qrmi_config.json",
+    QPU_SITE: "how the site grants QPUs: path of site.toml",
     QPU_STATE: "folder of the journal and the leases, on a shared file system",
     QPU_STEP: "the step's name, under which a rerun finds its tasks",
-    QPU_LANES: "how many tasks of a lease run at once",
+    QPU_LANES: "how many tasks may run at once under a lease",
     QPU_JOURNAL_DAYS: "days for which the journal keeps inactive steps (90)",
     QPU_KILL_WAIT: "seconds between the scheduler's SIGTERM and SIGKILL",
     QPU_LEASE_RECORD: "file that lease records are appended to",
     QPU_SANDBOX: "folder of the sandbox",
 }
-"""What a user or a site may set, and its meaning in a few words, for help texts."""
+"""Variables that users and sites may set, with short descriptions for help texts."""
 
 INTERNAL_VARIABLES: Mapping[str, str] = {
-    QPU_ATTEMPT: "the attempt at the step, set for all that runs under one `qpu lease exec`",
-    QPU_LEASE_USAGE: "file in which the tasks of an adopted lease are accounted for",
-    QPU_JOB_USED: "seconds that the job had run when the command started",
-    QPU_JOB_LEFT: "seconds of its time limit that the job had left then",
+    QPU_ATTEMPT: "the attempt at the step, set for all processes under one `qpu lease exec`",
+    QPU_LEASE_USAGE: "file in which the tasks of an adopted lease record their usage",
+    QPU_JOB_USED: "seconds for which the job had run when the command started",
+    QPU_JOB_LEFT: "seconds that the job had left when the command started",
     QPU_SANDBOX_DAEMON: "marks the sandbox's own processes",
 }
-"""What this project's programs set for each other, and nobody else should."""
+"""Variables that this project's programs set for each other; users must not set them."""
 
 STAGE_VARIABLES = (QPU_STEP, QPU_ATTEMPT, QPU_LEASE_USAGE)
-"""What belongs to one stage, and must not be inherited by a job that is another one."""
+"""Variables of one stage; a job that belongs to another stage must not inherit them."""
 
 _JOURNAL_DAYS = 90.0
 

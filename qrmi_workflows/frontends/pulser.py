@@ -1,6 +1,6 @@
 """Pulser's remote backend over a lease: tasks are journaled, and run in the QPU's lanes.
 
-A Pulser batch is one call of `submit`, and each of its jobs is one task.
+A Pulser batch is one call to `submit`, and each of its jobs is one task.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class _Connection:
 
         if open or batch_id:
             raise NotImplementedError(
-                "open batches are not supported. Submit all jobs in one call of `run`."
+                "open batches are not supported. Submit all jobs in one call to `run`."
             )
         # A method of `RemoteConnection`, also internal to Pulser.
         measured = self._add_measurement_to_sequence(sequence)  # type: ignore[attr-defined]

@@ -1,15 +1,15 @@
 """The write-ahead journal of tasks: nothing paid for is lost, or paid for twice.
 
-There is one file for each task, on a file system that all hosts of a job share: *intent* before the
-vendor is asked, *submitted* with the vendor's id, *completed* with the result, or *failed* with the
-reason. Each is written atomically and synced, so that a rerun of the step finds where a killed
-process had got to.
+Each task has one file, on a file system that all hosts of a job share. Its state is *intent* before
+the vendor is asked, then *submitted* with the vendor's id, and finally *completed* with the result
+or *failed* with the reason. Each state is written atomically and synced, so that a rerun of the
+step finds out how far a killed process had got.
 
 A task's key is its step, its QPU, its payload's digest and its number among equal tasks. A rerun
-asks in the same order and so finds the same keys; two identical tasks on purpose have two numbers.
-A step is named by what runs it (`$QPU_STEP`, which the engines set; the output file of `qpu run`).
-Without a name the step is the scheduler's job, which a requeue runs again under the same id.
-Outside a job it is this process alone, which cannot be run again.
+claims tasks in the same order and so finds the same keys; identical tasks submitted on purpose have
+different numbers. A step is named by the program that runs it (`$QPU_STEP`, which the engines set;
+the output file of `qpu run`). Without a name, the step is the scheduler's job, which a requeue runs
+again under the same id. Outside a job, it is this process alone, which cannot be run again.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class Journal:
         self.folder = folder or state_folder() / "journal"
 
     def step(self, name: str) -> Step:
-        """Return the step of that name."""
+        """Return the step with that name."""
         return Step(self._folder_of(name), name)
 
     def this_step(self, environ: Mapping[str, str] = os.environ) -> Step:
         """Return the step that this process runs: `$QPU_STEP`, its job, or the process itself.
 
-        A requeued job runs the same commands again: the n-th run of a command finds the tasks of
-        its n-th run before, while a command that a job runs twice on purpose is two steps.
+        A requeued job runs its commands again: the n-th run of a command finds the tasks of its
+        n-th run before the requeue. A command that a job runs twice on purpose is two steps.
 
         Raises:
             JournalError: The journal could not be written.
@@ -91,7 +91,7 @@ class Journal:
                 logger.info("%s", error)
 
     def archive(self, name: str) -> None:
-        """Archive a step's records: it has succeeded, and the next run of it starts afresh.
+        """Archive a step's records: the step has succeeded, and its next run starts afresh.
 
         Raises:
             JournalError: The journal could not be written.
@@ -104,7 +104,7 @@ class Journal:
         """Read the records of all open steps, or of all archived ones.
 
         Args:
-            archived: Read those of archived steps.
+            archived: Read the records of archived steps.
             on_error: Called with the error of each record that cannot be read; raised if `None`.
 
         Raises:
@@ -114,16 +114,17 @@ class Journal:
             yield from read_records(folder, on_error)
 
     def prune(self, *, older_than_days: float, open_too: bool = False) -> int:
-        """Forget archived steps that have not changed for some time.
+        """Forget archived steps that have not changed for a number of days.
 
         Args:
-            older_than_days: That time.
-            open_too: Also forget open steps that no process runs; what they paid for is lost.
+            older_than_days: The number of days.
+            open_too: Also forget open steps that no process is running. Their results, already paid
+                for, are lost.
 
         Returns:
             How many tasks were forgotten.
         """
-        limit = max(0.0, time.time() - older_than_days * _DAY)  # also for an infinite time
+        limit = max(0.0, time.time() - older_than_days * _DAY)  # the days may be infinite
         tasks = sum(remove_step(folder) for folder in self._archived_before(limit))
         if not open_too:
             return tasks
@@ -145,18 +146,18 @@ class Journal:
         return remove_step(self.step(name).folder)
 
     def _folder_of(self, name: str) -> Path:
-        # Names may be long and have any characters. Two levels keep directories small: parallel
-        # file systems are slow with many entries in one.
+        # Names may be long and contain any character. Two levels keep directories small: parallel
+        # file systems are slow with many entries in one directory.
         key = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
         return self.folder / "open" / key[:2] / key
 
     def _count_run(self, name: str, *, attempt: str) -> int:
-        """Return the index of this run among those of the same name in one attempt of its job."""
+        """Return the index of this run among those with its name since the job's last start."""
         folder = self.folder / "jobs" / hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
         with raising_journal_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for number in itertools.count():
-                # Creating a file exclusively is atomic between hosts, so each run gets a number.
+                # Exclusive creation is atomic across hosts, so each run gets a number of its own.
                 with suppress(FileExistsError), (folder / f"{attempt}-{number}").open("x"):
                     return number
         raise AssertionError("unreachable")
@@ -167,7 +168,7 @@ class Journal:
             self._prune_daily()
 
     def _prune_daily(self) -> None:
-        """Prune, at most once a day, what is older than `$QPU_JOURNAL_DAYS`."""
+        """Prune steps that are older than `$QPU_JOURNAL_DAYS`, at most once a day."""
         marker = self.folder / "pruned"
         # The absolute value, because the clock may have been set back.
         if abs(time.time() - _modified(marker, absent=0.0)) < _DAY:
@@ -180,7 +181,7 @@ class Journal:
 
     def _archived_before(self, limit: float) -> Iterator[Path]:
         for day in self.folder.glob("archived/????-??-??"):
-            # The folder may not be ours, may have been removed, or may still hold younger steps.
+            # The folder may belong to someone else, be gone, or still hold newer steps.
             with suppress(ValueError, OSError):
                 if date.fromisoformat(day.name) <= date.fromtimestamp(limit + _DAY):
                     yield from (folder for folder in day.iterdir() if _modified(folder) <= limit)

@@ -20,7 +20,7 @@ _REMEDY = "Remove the file to have its task submitted again."
 
 
 class RecordState(StrEnum):
-    """How far a task has come, as far as is certain."""
+    """How far a task is known to have come."""
 
     INTENT = "intent"
     SUBMITTED = "submitted"
@@ -70,7 +70,7 @@ class TaskRecord:
     result: QuantumResult | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse a record without its id or result, whose task would be paid for again."""
+        """Refuse a record that lacks its id or result: its task would be paid for again."""
         needs_id = self.state in (RecordState.SUBMITTED, RecordState.COMPLETED)
         if needs_id and not isinstance(self.task_id, str):
             raise ValueError(f"state {self.state} without a task_id")
@@ -90,7 +90,7 @@ class TaskRecord:
             where: Its path, for messages.
 
         Raises:
-            JournalError: It is not a record, or of another version.
+            JournalError: The text is not a record, or has another version.
         """
         try:
             document = json.loads(text)

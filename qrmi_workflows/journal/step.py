@@ -1,8 +1,8 @@
 """One step's tasks in the journal: claimed, written, and archived once the step has succeeded.
 
-A *run* of a step is one process's claim on the step's tasks, and a lock that ends with the process.
-A later run, on any host, takes over the records that no other run holds. Claiming and archiving
-happen under a lock of the step's folder.
+A *run* of a step is one process's hold on the step's tasks, backed by a lock that ends with the
+process. A later run, on any host, takes over the records that no other run holds. Claiming and
+archiving happen under a lock on the step's folder.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Entry:
     step: Step = field(repr=False)
 
     def submitted(self, task_id: str) -> None:
-        """Record the vendor's id, as soon as it is known."""
+        """Record the vendor's id as soon as it is known."""
         self._write(state=RecordState.SUBMITTED, task_id=task_id, reason=None)
 
     def completed(self, result: QuantumResult) -> None:
@@ -68,7 +68,7 @@ class Entry:
             JournalError: The journal could not be written.
         """
         with raising_journal_errors(self.path):
-            # While the vendor knows the id, a lost result can be fetched again; an id cannot.
+            # A lost result can be fetched again while the vendor knows the id; a lost id cannot.
             durable = not self.record.state.is_final
             write_atomically(self.path, self.record.to_json(), mode=0o600, durable=durable)
         self.step._track(self.path, self.record.state)
@@ -86,8 +86,8 @@ class Step:
         name: Its name.
         named: Whether it can be run again under that name.
         attempt: The attempt at the step, for processes that found the step's name in their
-            environment; empty if not known. What another command or rank of the attempt, or
-            another lease of this process, has completed is theirs: an equal task here is new.
+            environment; empty if not known. A completed task of another command or rank of the
+            attempt, or of another lease in this process, is not reused: an equal task here is new.
     """
 
     def __init__(
@@ -107,8 +107,8 @@ class Step:
         """Claim the next task with that payload.
 
         Returns:
-            Its entry, in state *intent* if it is new, held by this step until it is closed; and
-            the record that an earlier run of the step had left of it.
+            The task's entry, held until this step is closed, in state *intent* if the task is new;
+            and the record that an earlier run of the step left of it.
 
         Raises:
             JournalError: The journal could not be read or written.
@@ -116,7 +116,7 @@ class Step:
         # Two locks: one between this process's threads, one between processes and hosts.
         with self._lock, raising_journal_errors(self.folder), hold_lock(self.folder / ".lock"):
             run = self._begin_run()
-            # The number is part of the file's name, so that a rerun which asks in the same order
+            # The number is part of the file's name, so that a rerun that claims in the same order
             # finds the same records. Numbers in use by others are skipped.
             while True:
                 number = self._claimed[digest, qpu]
@@ -126,7 +126,7 @@ class Step:
                 if before is not None and (self._is_held(before) or self._is_anothers(before)):
                     continue  # an equal task of the same step, repeated on purpose
                 record = self._record(before, digest, number, qpu, program, run)
-                # Written under the lock: whoever asks next sees that this run holds the task.
+                # Write under the lock: the next claim must see that this run holds the task.
                 entry = Entry(path, record, self)
                 entry.write()
                 return entry, before
@@ -162,7 +162,7 @@ class Step:
         return not self._unfinished
 
     def close(self, seconds: float = 1.0) -> None:
-        """End this run of the step: the next one takes its tasks over.
+        """End this run of the step; the next run takes over its tasks.
 
         Args:
             seconds: How long to wait for a claim that hangs on its file system; its lock ends with
@@ -194,7 +194,7 @@ class Step:
         now = datetime.now(UTC)
         target = archived / f"{now:%Y-%m-%d}" / f"{self.folder.name}-{now:%H%M%S%f}"
         with raising_journal_errors(self.folder), hold_lock(self.folder / ".lock"):
-            # Another process may be running the same step again already; its records stay.
+            # Another process may already be running the same step again; its records stay.
             others = self._other_runs()
             for path in sorted(self.folder.glob("*.json")):
                 if not others or (found := _read(path)) is None or found.run not in others:
@@ -225,7 +225,7 @@ class Step:
         return self._run[0]
 
     def _is_held(self, record: TaskRecord) -> bool:
-        # The lock tells, not the owner's pid: it works between hosts, and ends with the process.
+        # Check the lock, not the owner's pid: a lock works across hosts, and ends with its process.
         is_held = is_locked(self.folder / f"{record.run}{_RUN}")
         return is_held and not _has_crashed(record.owner)
 
@@ -233,7 +233,7 @@ class Step:
         """Return whether another part of this attempt has already used the task's result."""
         if self._part is None or record.part is None or record.state is not RecordState.COMPLETED:
             return False
-        # Only results are kept apart: an unfinished task of a dead part is taken over by any.
+        # Only results are kept apart: any part may take over an unfinished task of a dead one.
         attempt, command, process = self._part
         their_attempt, their_command, their_process = record.part
         if their_process == process:
@@ -255,7 +255,7 @@ class Step:
 
 
 def _command_digest() -> str:
-    """Identify this process's command: the same one again in the same attempt is a retry."""
+    """Identify this process's command: the same command again in one attempt is a retry."""
     job = this_job()
     ranks = [
         job.rank if job else None,
@@ -264,7 +264,7 @@ def _command_digest() -> str:
     return hashlib.sha256(os.fsencode(repr([sys.argv, ranks]))).hexdigest()[:16]
 
 
-# Weak, so that a closed step can be collected; os.register_at_fork cannot be undone.
+# Weak references, because os.register_at_fork cannot be undone: closed steps can be collected.
 _steps: weakref.WeakSet[Step] = weakref.WeakSet()
 
 

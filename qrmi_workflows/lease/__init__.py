@@ -1,1 +1,1 @@
-"""The lease of a QPU: open it, hold it, release it on every path."""
+"""The lease on a QPU: open it, hold it, release it on every path."""

@@ -20,7 +20,7 @@ __all__ = ["ACQUIRE_SECONDS", "acquire", "find_qpu"]
 logger = logging.getLogger(__name__)
 
 ACQUIRE_SECONDS = 300.0
-"""How long to retry while the vendor refuses for now (busy, reserved, 429)."""
+"""How long to retry while the vendor refuses temporarily (busy, reserved, 429)."""
 
 
 def find_qpu(
@@ -37,7 +37,7 @@ def find_qpu(
         environ: The job's environment.
 
     Raises:
-        UnknownQPUError: Neither has it.
+        UnknownQPUError: Neither of them has it.
         ConfigError: There is no usable `qrmi_config.json`.
     """
     carried = read_job(environ)
@@ -58,12 +58,12 @@ def find_qpu(
 
 
 def acquire(found: JobQPU, resource: QRMIResource, stop: threading.Event) -> str:
-    """Acquire a QPU and return the token; retry, within bounds, while the vendor refuses for now.
+    """Acquire a QPU and return the token; retry for a while if the vendor refuses temporarily.
 
     Args:
         found: The QPU.
         resource: The handle to it.
-        stop: Set it to give up.
+        stop: Set this event to give up.
 
     Raises:
         ConfigError: The QPU's settings are incomplete.

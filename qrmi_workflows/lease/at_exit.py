@@ -1,4 +1,4 @@
-"""What happens to leases when their process ends: at exit, at SIGTERM, at Ctrl-C."""
+"""Release leases when their process ends: at exit, on SIGTERM and on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _deferred: list[int] | None = None
 
 
 def release_at_exit(owned: object, release: Callable[[], None]) -> None:
-    """Call `release` when this process exits, but not when a fork of it does.
+    """Call `release` when this process exits, but not when a fork of it exits.
 
     Functions are called in the order in which they were registered.
     """
@@ -42,7 +42,7 @@ def release_at_exit(owned: object, release: Callable[[], None]) -> None:
 
 
 def forget_at_exit(owned: object) -> None:
-    """Forget what has been released."""
+    """Cancel `release_at_exit` for a lease that has been released."""
     _to_release.pop(id(owned), None)
 
 
@@ -56,7 +56,7 @@ def exit_on_sigterm() -> None:
 @contextmanager
 def exit_deferred() -> Iterator[None]:
     """Defer SIGTERM and Ctrl-C until the block has ended; the block must be bounded in time."""
-    global _deferred  # it belongs to the process, as signal handlers do
+    global _deferred  # one per process, like signal handlers
     if threading.current_thread() is not threading.main_thread() or _deferred is not None:
         yield
         return
@@ -82,13 +82,13 @@ def exit_deferred() -> Iterator[None]:
 def run_uninterrupted(
     work: Callable[[threading.Event], _T], undo: Callable[[_T], None], *, late_seconds: float
 ) -> _T:
-    """Do work that a signal must not cut off half done, in a thread, which no signal interrupts.
+    """Run work in a thread, where no signal can interrupt it.
 
     Args:
-        work: Does the work. If a signal arrives, its event is set, and nobody waits for it further.
-        undo: Called with the result of work that nobody waits for.
-        late_seconds: How long an interrupted process waits for the work, to undo it before its
-            end.
+        work: Does the work. If a signal arrives, the event is set and the caller stops waiting.
+        undo: Called with a result that arrives after the caller has stopped waiting.
+        late_seconds: How long an interrupted process waits for the work, in order to undo it before
+            the process ends.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -99,7 +99,7 @@ def run_uninterrupted(
     try:
         return done.result()
     except BaseException:
-        # Either the work failed, or a signal's handler raised here while the work goes on.
+        # Either the work failed, or a signal handler raised here while the work goes on.
         stop.set()
         if not done.done() or done.exception() is None:  # interrupted, and likely about to end
             wait([done], timeout=late_seconds)
@@ -133,7 +133,7 @@ def _release_all() -> None:
 
 
 def _try_to_release(release: Callable[[], None]) -> None:
-    """Release one lease; if that fails, the others are released all the same."""
+    """Release one lease; a failure must not keep the others from being released."""
     try:
         with suppress(SystemExit, KeyboardInterrupt):  # the process is ending anyway
             release()

@@ -33,7 +33,7 @@ __all__ = ["HeldQPU", "lease_environment"]
 logger = logging.getLogger(__name__)
 
 _RENEWAL_SECONDS = 2.0
-_SHORTEST_CALL = 0.5  # seconds: a call to release needs some time, however late it is made
+_SHORTEST_CALL = 0.5  # seconds: a release call needs some time, however late it is made
 
 
 class HeldQPU:
@@ -41,9 +41,9 @@ class HeldQPU:
 
     Attributes:
         qpu: The QPU, with its acquisition token.
-        resource: The QPU, as QRMI gives it; its tasks run under that token.
+        resource: QRMI's handle to the QPU; its tasks run under that token.
         released: Whether it has been released.
-        queue_wait: How many seconds its job was pending, if known; else the scheduler is asked.
+        queue_wait: How many seconds its job was pending; if `None`, the scheduler is asked.
     """
 
     def __init__(self, qpu: JobQPU, opened: OpenLease | None) -> None:
@@ -59,7 +59,7 @@ class HeldQPU:
 
     @classmethod
     def adopt(cls, carried: JobQPU) -> Self:
-        """Use a QPU that another process has acquired, and will release."""
+        """Use a QPU that another process has acquired and will release."""
         return cls(carried, None)
 
     @classmethod
@@ -70,15 +70,15 @@ class HeldQPU:
 
         Args:
             found: The QPU, as `find_qpu` returns it.
-            step: The name of the step that it is held for.
+            step: The name of the step that the QPU is held for.
             config: The `qrmi_config.json` that defines it.
-            stop: Set it to give up.
+            stop: Set this event to give up.
 
         Raises:
             ConfigError: The QPU's settings are incomplete.
             LeaseError: The vendor did not grant it.
         """
-        # In the background, while the vendor is asked: it takes a command of the scheduler.
+        # In the background while the vendor is asked, because this runs a scheduler command.
         threading.Thread(target=learn_kill_wait, name="kill-wait", daemon=True).start()
         start = time.monotonic()
         held = replace(found, token=acquire(found, _resource(found), stop))
@@ -91,7 +91,7 @@ class HeldQPU:
                 config=config,
                 token=held.token or "",
             )
-        except BaseException:  # without a record nothing would ever release it
+        except BaseException:  # without a record, nothing would ever release it
             with suppress(QPUError):
                 _resource(held).release(held.token or "")
             raise
@@ -109,7 +109,7 @@ class HeldQPU:
         named = environ.get(QPU_LEASE_USAGE)
         return Path(named) if named else None
 
-    # Cached: counting may ask the vendor, and the number does not change under a lease.
+    # Cached, because counting may ask the vendor and the number does not change under a lease.
     @functools.cached_property
     def lanes(self) -> LaneSemaphore:
         """The QPU's lanes, shared with all processes that use the lease."""
@@ -134,7 +134,7 @@ class HeldQPU:
             name = self.qpu.name
             logger.warning("the vendor has closed the session of QPU %r; acquiring it again", name)
             # A handle that knows the old token would ask the vendor to reuse the closed session
-            # (IBM QCS, qrmi 0.26.4), so a new one without token acquires.
+            # (IBM QCS, qrmi 0.26.4), so acquire with a new handle without a token.
             unheld = replace(self.qpu, token=None)
             token = acquire(unheld, _resource(unheld), threading.Event())
             with self._lock:
@@ -149,7 +149,7 @@ class HeldQPU:
         return False
 
     def release(self) -> None:
-        """Release the QPU and write the lease record; leave an adopted one to its owner.
+        """Release the QPU and write the lease record; leave an adopted QPU to its owner.
 
         Raises:
             LeaseError: The release failed.
@@ -165,14 +165,15 @@ class HeldQPU:
                 self._opened.close(queue_wait=self._find_queue_wait())
         except QPUError as error:
             raise LeaseError(
-                f"the lease of QPU {self.qpu.name!r} could not be released: {error} `qpu reap` "
-                "tries again; at the latest, the vendor ends it when its time to live is over.",
+                f"the lease of QPU {self.qpu.name!r} could not be released: {error} Run `qpu "
+                "reap` to try again; at the latest, the vendor ends the session when its time to "
+                "live expires.",
                 self.qpu.name,
                 retryable=True,
             ) from error
 
     def _release_in_time(self) -> None:
-        """Release within KillWait's share, also if the vendor fails or hangs."""
+        """Release within this share of KillWait, even if the vendor fails or hangs."""
         budget = current_kill_wait()
         end = time.monotonic() + budget.release
 
@@ -202,7 +203,7 @@ def lease_environment(held: Iterable[HeldQPU]) -> dict[str, str]:
 
 
 def _lanes_folder(qpu: str, usage: Path | None) -> Path | None:
-    """Return where the processes of a lease lock its lanes; `None` if no other can share it."""
+    """Return the folder for locking the lease's lanes; `None` if no other process can share it."""
     if usage is not None:
         return OpenLease.lanes_folder(usage) / qpu
     # A lease that the site acquired is shared by the processes of its job.
@@ -211,7 +212,7 @@ def _lanes_folder(qpu: str, usage: Path | None) -> Path | None:
 
 
 def _count_lanes(qpu: str, resource: QRMIResource) -> int:
-    """Return the number of lanes: as `$QPU_LANES`, the site or the vendor says, else 1."""
+    """Return the number of lanes: from `$QPU_LANES`, the site policy or the vendor, else 1."""
     if (lanes := requested_lanes()) is not None:
         return lanes
     with suppress(ConfigError):

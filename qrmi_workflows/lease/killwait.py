@@ -1,16 +1,16 @@
-"""KillWait: the seconds between the scheduler's SIGTERM and its SIGKILL, and who may use how many.
+"""KillWait, the seconds between the scheduler's SIGTERM and its SIGKILL, and how it is shared.
 
-A lease must be released before SIGKILL. Two kinds of processes have to manage that:
+A lease must be released before SIGKILL. Two kinds of processes have to achieve that:
 
-- A program that holds a lease stops its tasks (twice: the one that it waits for, then the rest),
+- A program that holds a lease stops its tasks (first the one that it waits for, then the rest),
   releases the QPU and records the lease.
 - A supervisor (`qpu lease exec`) lets its command end, kills what is left, releases and records.
 
-Every wait on these paths takes its length from the shares here; no other module has a time-out for
+Every wait on these paths takes its length from the shares here; no other module sets a timeout for
 the end of a process.
 
-Shares are of the time that is left. So several leases that a process releases in turn fit into
-KillWait too, and what one of them did not use is for the next.
+Shares are fractions of the time that is left. So several leases that a process releases one after
+the other also fit into KillWait, and each can use the time that the previous ones did not need.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ __all__ = [
 ]
 
 DEFAULT_SECONDS = 30.0
-"""Slurm's default (slurm.conf(5), KillWait); assumed where the scheduler does not say."""
+"""Slurm's default (slurm.conf(5), KillWait); assumed if the scheduler does not tell."""
 
-# Seconds of the default, in the order of the paths above. What is not given to anyone is for what
+# Seconds out of the default, in the order of the paths above. The rest is a reserve for work that
 # takes time without waiting: starting threads, writing files, a busy node.
 _TASKS, _COMMAND, _KILL, _RELEASE, _RECORD = 4.0, 5.0, 2.0, 15.0, 3.0
 
-# A vendor that hangs on one call to release must leave time for another.
+# If the vendor hangs on one release call, there must be time for another.
 _RELEASE_CALL = _RELEASE / 2
 
 
@@ -52,7 +52,7 @@ class KillWait:
         command: How long a supervised command may take to end after SIGTERM.
         kill: How long to wait for killed processes to disappear.
         release: How long to try to release the QPU.
-        release_call: How long each call of that may take.
+        release_call: How long each release call may take.
         record: How long the lease record and the journal may take.
     """
 
@@ -68,8 +68,9 @@ class KillWait:
     def divide(cls, seconds: float) -> Self:
         """Divide KillWait.
 
-        A KillWait longer than the default is not used up: nobody waits longer for a QPU than need
-        be. A shorter one is divided in the same proportions.
+        If KillWait is longer than the default, the excess is not used, so that the next job does
+        not wait for the QPU longer than necessary. A shorter KillWait is divided in the same
+        proportions.
         """
         scale = min(1.0, seconds / DEFAULT_SECONDS)
         return cls(
@@ -84,12 +85,12 @@ class KillWait:
 
     @property
     def program_needs(self) -> float:
-        """What a program that holds a lease may take from SIGTERM to its end."""
+        """The longest time that a program with a lease may take from SIGTERM to its end."""
         return 2 * self.tasks + self.release + self.record
 
     @property
     def supervisor_needs(self) -> float:
-        """What a supervisor may take from SIGTERM to its end."""
+        """The longest time that a supervisor may take from SIGTERM to its end."""
         return self.command + self.kill + self.release + self.record
 
 
@@ -100,23 +101,23 @@ _has_asked = False
 
 
 def current_kill_wait() -> KillWait:
-    """Return what is left of KillWait, divided.
+    """Return the rest of KillWait, divided.
 
-    KillWait is what `$QPU_KILL_WAIT` or the scheduler says, else the default.
+    KillWait comes from `$QPU_KILL_WAIT` or the scheduler; otherwise it is the default.
     """
     seconds = _full_seconds()
     left = seconds - _seconds_used()
-    # A process that has outlived KillWait was not told to end by the scheduler.
+    # A process that has outlived KillWait did not get its SIGTERM from the scheduler.
     return KillWait.divide(left if left > 0 else seconds)
 
 
 def start_kill_wait(since: float | None = None) -> None:
-    """Count KillWait from now, because SIGTERM has arrived; do nothing if it is being counted.
+    """Start counting KillWait, because SIGTERM has arrived; only the first call has an effect.
 
     Args:
         since: When it started, by the monotonic clock, if that was earlier.
     """
-    global _started  # it belongs to the process, as its end does
+    global _started  # a process ends only once
     if not 0.0 < _seconds_used() < _full_seconds():
         _started = time.monotonic() if since is None else since
 
@@ -124,9 +125,9 @@ def start_kill_wait(since: float | None = None) -> None:
 def learn_kill_wait() -> None:
     """Ask the scheduler for KillWait, once for this process.
 
-    Nothing is asked outside jobs, or if `$QPU_KILL_WAIT` is set.
+    Does nothing outside of jobs, or if `$QPU_KILL_WAIT` is set.
     """
-    global _has_asked, _learned  # they belong to the process, as its end does
+    global _has_asked, _learned  # a process ends only once
     with _lock:
         if _has_asked or kill_wait_seconds() is not None or this_job() is None:
             return

@@ -55,7 +55,7 @@ class Lease:
         qpu: The QPU's name.
         type: QRMI's resource type.
         adopted: Whether another process owns the lease; then `release` leaves it open.
-        resource: The QPU under this lease, as QRMI gives it.
+        resource: QRMI's handle to the QPU under this lease.
         held: The QPU and its acquisition; leases of other steps may share it (see `for_step`).
     """
 
@@ -92,7 +92,7 @@ class Lease:
         return self._journal.step(name) if name else self._journal.this_step()
 
     def for_step(self, name: str) -> Lease:
-        """Return this lease for the tasks of another step; releasing that leaves this one open."""
+        """Return a lease on the same QPU for another step; releasing it leaves this one open."""
         return Lease(self.held, step=name, shares=True)
 
     def run(
@@ -100,7 +100,7 @@ class Lease:
     ) -> QuantumResult:
         """Run one task and return its result (see `submit`).
 
-        If it is interrupted, the task is cancelled, or left for a rerun, as `on_stop` says.
+        If the call is interrupted, the task is cancelled or left for a rerun, as `on_stop` says.
 
         Raises:
             PayloadError: The payload is not valid, or cannot run on this QPU (see `check`).
@@ -181,7 +181,7 @@ class Lease:
             _cancel_all(futures)
 
     def lane(self) -> AbstractContextManager[None]:
-        """Hold one of the QPU's lanes, for code that uses the QPU without this lease's tasks.
+        """Hold one of the QPU's lanes, for code that uses the QPU other than by this lease's tasks.
 
         The processes that share the lease never hold more lanes than the QPU has. Tasks need no
         `with lease.lane()`: each takes a lane on its own, or shares the one held here.
@@ -189,13 +189,13 @@ class Lease:
         return self.held.lanes.hold_for_call()
 
     def check(self, payload: PayloadLike, *, shots: int | None = None) -> Payload:
-        """Return a payload as `submit` would send it; send nothing.
+        """Check a payload, and return it as `submit` would send it, without sending it.
 
-        It is checked against the QPU's target if that is in the cache (`qpu target`,
+        The payload is checked against the QPU's target if the target is in the cache (`qpu target`,
         `Lease.target`) and at most a few hours old.
 
         Raises:
-            PayloadError: It is not valid, for another vendor, or cannot run on this QPU.
+            PayloadError: The payload is invalid, for another vendor, or cannot run on this QPU.
         """
         valid = to_payload(payload, shots=shots)
         valid.require_type(self.qpu, self.type)
@@ -203,7 +203,7 @@ class Lease:
         return valid
 
     def target(self, *, refresh: bool = False) -> str:
-        """Return what the QPU can do, as its vendor's JSON.
+        """Return the QPU's target, which describes its capabilities, as the vendor's JSON.
 
         Args:
             refresh: Ask the vendor even if the cache has a recent target.
@@ -262,7 +262,7 @@ class Lease:
         """Return Pulser's backend for a sequence; its tasks are journaled like all others.
 
         Args:
-            sequence: For a device that the QPU offers.
+            sequence: A sequence for a device that the QPU offers.
             config: As Pulser's `QPUBackend` takes it.
 
         Raises:
@@ -275,8 +275,8 @@ class Lease:
     def frontend(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Return one of the front ends that the QPU's vendor offers, by its name.
 
-        The methods above are those of the vendors that this project knows; a vendor of another
-        package may offer others.
+        The methods above cover the vendors in this package; a vendor from another package may offer
+        other front ends.
 
         Args:
             name: The front end's name (`sampler`).
@@ -300,7 +300,7 @@ class Lease:
         return lease_environment([self.held])
 
     def release(self) -> None:
-        """Release the lease, once; leave one that another process owns open.
+        """Release the lease, once; an adopted lease stays open for its owner.
 
         Tasks in flight are stopped first; leaving a `with` block normally awaits them instead.
 
@@ -316,7 +316,7 @@ class Lease:
         try:
             if pool is not None:
                 pool.close(budget.tasks)
-        finally:  # also if that is interrupted
+        finally:  # even if closing the pool is interrupted
             self._release_qpu(pool, budget)
 
     def _release_qpu(self, pool: TaskPool | None, budget: KillWait) -> None:

@@ -1,7 +1,7 @@
-"""Open leases: adopt what this job carries, or acquire.
+"""Open leases: adopt the one that this job has, or acquire one.
 
-`open_lease` adopts what the job's environment carries: the site's SPANK plugin, or an outer
-`qpu lease exec`, has acquired it and will release it. Otherwise it acquires a QPU of
+`open_lease` adopts a lease that it finds in the job's environment: the site's SPANK plugin, or an
+outer `qpu lease exec`, has acquired it and will release it. Otherwise it acquires a QPU from
 `qrmi_config.json`, and releases it on return, exception, SIGTERM and exit.
 """
 
@@ -65,7 +65,7 @@ class LeaseSet(Mapping[str, Lease]):
             lease.await_tasks()
 
     def release(self) -> None:
-        """Release all leases at the same time, so that all share KillWait.
+        """Release all leases in parallel, so that all of them fit into KillWait.
 
         Raises:
             LeaseError: A release failed.
@@ -105,17 +105,17 @@ def open_lease(
     config: Path | str | None = None,
     step: str | None = None,
 ) -> Lease | LeaseSet:
-    """Open the lease of a QPU: adopt the one that this job carries, or acquire it.
+    """Open a lease on a QPU: adopt the one that this job has, or acquire the QPU.
 
     Args:
-        qpu: The QPU's name; may be omitted if the job carries, or the file defines, exactly one.
-            A list of names opens all of them, or none.
+        qpu: The QPU's name; may be omitted if the job has, or the file defines, exactly one. For a
+            list of names, all of them are opened, or none.
         config: The path of `qrmi_config.json`; `find_config` finds it if `None`.
-        step: The name under which a rerun finds this step's tasks; if `None` it is `$QPU_STEP`,
-            else the scheduler's job. Outside a job every run is then a new step.
+        step: The name under which a rerun finds this step's tasks. If `None`, it is taken from
+            `$QPU_STEP`, else from the scheduler's job; without either, every run is a new step.
 
     Returns:
-        A lease, or for a list a `LeaseSet`: context managers that release.
+        A lease, or a `LeaseSet` for a list. Both are context managers that release at the end.
 
     Raises:
         RequestError: The list is empty, or names a QPU twice.
@@ -152,11 +152,11 @@ def _find_config() -> Path | None:
 
 def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
     late_seconds = current_kill_wait().command  # raises before anything is acquired or adopted
-    # Before anything is acquired: SIGTERM's default action would end the process at once.
+    # Before acquiring anything: by default, SIGTERM would end the process at once.
     exit_on_sigterm()
     if found.token is not None:
         return Lease(HeldQPU.adopt(found), step=step)
-    # An orphan of an exclusive QPU would keep this lease waiting until its session ends.
+    # An orphaned lease on an exclusive QPU would block this one until its session ends.
     reap(patience=_REAP_SECONDS)
     return run_uninterrupted(
         lambda stop: _acquire(found, step, config, stop),

@@ -1,8 +1,8 @@
-"""Release the leases whose process was killed by SIGKILL, or died with its node.
+"""Release leases whose process was killed by SIGKILL or died with its node.
 
-The files of open leases name their owners. This host knows its own processes, the scheduler knows
-the jobs of other hosts; a lease is released if its owner has certainly died. Reaping may be
-repeated, and may run in several processes at once.
+The files of open leases name their owners. This host knows its own processes, and the scheduler
+knows the jobs on other hosts; a lease is released only if its owner has certainly died. Reaping can
+safely be repeated, or run in several processes at once.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _ASK_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reaped:
-    """What reaping did about one orphaned lease.
+    """The outcome of reaping one orphaned lease.
 
     Attributes:
         lease: The lease's own id.
         qpu: The QPU's name.
         released: Whether it has been released.
-        error: Why not, if it has not.
+        error: Why it has not been released, if so.
     """
 
     lease: str
@@ -51,21 +51,21 @@ class Reaped:
 
 
 def reap(*, patience: float | None = None) -> list[Reaped]:
-    """Release this user's orphaned leases; ask a silent vendor or scheduler only once.
+    """Release this user's orphaned leases; query a silent vendor or scheduler only once.
 
     Args:
-        patience: How many seconds a release, or an answer of the scheduler, may take. It is given
-            where reaping is a side job; then the scheduler is asked at most once a minute, by all
-            processes together. If `None`, each call has its own deadline.
+        patience: Seconds that a release, or an answer of the scheduler, may take. Set it where
+            reaping is a side job: then all processes together query the scheduler at most once a
+            minute. If `None`, each call has its own deadline.
 
     Returns:
-        What was done about each orphan.
+        One outcome for each orphaned lease.
     """
     reaped: list[Reaped] = []
     silent: dict[str, str] = {}
-    # All files are read before the scheduler is asked, so a job that it does not list has ended.
+    # Read all files before querying the scheduler, so that a job that it does not list has ended.
     found = list(open_leases())
-    # Only what is not alive here costs a question to the scheduler.
+    # The scheduler is queried only for owners that are not alive on this host.
     jobs = _Jobs(patience)
     for opened in found:
         if _is_orphaned(opened.owner, jobs):
@@ -80,7 +80,7 @@ def reap(*, patience: float | None = None) -> list[Reaped]:
 
 
 class _Jobs:
-    """The live jobs of each cluster, asked for once."""
+    """The live jobs of each cluster, queried only once."""
 
     def __init__(self, patience: float | None) -> None:
         self._patience = patience
@@ -108,7 +108,7 @@ class _Jobs:
 
 
 def _is_first_in(seconds: float) -> bool:
-    """Return whether no process has asked the scheduler for so long; record that one does now."""
+    """Return whether the last query is at least this old; if so, record a new one."""
     marker = state_folder() / "leases" / "asked"
     try:
         # The absolute value, because the clock may have been set back.

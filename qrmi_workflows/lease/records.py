@@ -1,8 +1,8 @@
 """The user's leases on the shared file system: files of open ones, records of ended ones.
 
-The file of an open lease can be read by its user alone, because it holds the acquisition token:
-with it `qpu reap` releases a lease whose process was killed. The file is removed at the release;
-what remains is the lease record, one line of JSON without token or credentials.
+The file of an open lease is readable only by its user, because it holds the acquisition token, with
+which `qpu reap` releases a lease whose process was killed. The file is removed at the release. It
+leaves the lease record: one line of JSON, without token or credentials.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ __all__ = ["LeaseRecord", "OpenLease", "open_leases", "records_of_job"]
 
 logger = logging.getLogger(__name__)
 
-_CLOCK_SKEW = timedelta(minutes=1)  # that a node's clock may be behind
-_TAIL_BYTES = 1 << 18  # some 500 records; that of a job that has just ended is among the last
+_CLOCK_SKEW = timedelta(minutes=1)  # by which a node's clock may be behind
+_TAIL_BYTES = 1 << 18  # about 500 records; a job that has just ended is among them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +44,15 @@ class LeaseRecord:
         lease: The lease's own id.
         qpu: The QPU's name.
         type: QRMI's resource type.
-        step: The step that it was held for.
+        step: The step that the QPU was held for.
         owner: The process that held it.
         acquired: When it was acquired, ISO 8601 in UTC.
         released: When it was released, ISO 8601 in UTC.
         queue_wait: How long the job was pending; `None` outside a job.
         acquire: How long acquiring took.
         held: How long it was held, from acquire to release.
-        busy: How much of that the vendor had at least one task.
-        idle: The rest of it.
+        busy: How long of that time the vendor had at least one task.
+        idle: The rest of that time.
         tasks: The number of tasks.
         task_ids: The vendor's ids of the tasks.
         reaped: Whether `qpu reap` released it, because its owner had died.
@@ -79,7 +79,7 @@ class LeaseRecord:
         """Parse a line of a file of records.
 
         Raises:
-            ValueError: It is not a lease record.
+            ValueError: The line is not a lease record.
         """
         try:
             document = json.loads(line)
@@ -88,11 +88,11 @@ class LeaseRecord:
             raise ValueError(f"not a lease record: {error!r}") from error
 
     def to_json(self) -> str:
-        """Render as one line."""
+        """Render the record as one line of JSON."""
         return json.dumps(asdict(self))
 
     def save(self, environ: Mapping[str, str] = os.environ) -> None:
-        """Append it to `$QPU_LEASE_RECORD`, else to this host's file in the state folder.
+        """Append the record to `$QPU_LEASE_RECORD`, else to this host's file in the state folder.
 
         Raises:
             OSError: The file could not be written.
@@ -103,7 +103,7 @@ class LeaseRecord:
         append_line(Path(named) if named else default, self.to_json())
 
     def describe(self) -> str:
-        """Render as a line for a log."""
+        """Render the record as a line for a log."""
         pending = "" if self.queue_wait is None else f"job pending {self.queue_wait:.0f} s, "
         ids = ", ".join(self.task_ids) or "none"
         return (
@@ -121,7 +121,7 @@ class OpenLease:
         lease: The lease's own id.
         qpu: The QPU's name.
         type: QRMI's resource type.
-        step: The step that it is held for.
+        step: The step that the QPU is held for.
         owner: The process that holds it.
         acquired: When it was acquired, in seconds since the epoch.
         acquire: How long acquiring took, in seconds.
@@ -153,8 +153,8 @@ class OpenLease:
     ) -> Self:
         """Write the file of a lease that this process has just acquired.
 
-        If the state folder cannot be written, the lease is used all the same, but `qpu reap` will
-        not know it.
+        If the state folder cannot be written, the lease is used anyway, but `qpu reap` cannot find
+        it.
         """
         lease = uuid.uuid4().hex
         opened = cls(
@@ -183,7 +183,7 @@ class OpenLease:
         """Read the file of an open lease.
 
         Raises:
-            ConfigError: It is not one.
+            ConfigError: The file is malformed.
             FileNotFoundError: The lease has ended.
         """
         try:
@@ -205,7 +205,7 @@ class OpenLease:
         """Return the folder in which the processes of a lease lock its lanes.
 
         Args:
-            usage: The lease's usage file, which is all that an adopting process knows of it.
+            usage: The lease's usage file, the only path that an adopting process knows.
         """
         return usage.with_suffix(".lanes")
 
@@ -273,9 +273,9 @@ def records_of_job(
 
     Args:
         job_id: The scheduler's id of the job.
-        since: When the job was submitted; another cluster, or this one years ago, has used the same
-            ids.
-        environ: Where `QPU_LEASE_RECORD` and `QPU_STATE` are looked up.
+        since: When the job was submitted; another cluster, or this one years ago, may have used the
+            same id.
+        environ: The environment with `QPU_LEASE_RECORD` and `QPU_STATE`.
     """
     named = environ.get(QPU_LEASE_RECORD)
     files = [Path(named)] if named else sorted(_records_folder(environ).glob("*.jsonl"))
@@ -296,7 +296,7 @@ def _last_records(file: Path) -> Iterator[LeaseRecord]:
     except OSError:
         return
     for line in text.splitlines():
-        with suppress(ValueError):  # the first line may be cut
+        with suppress(ValueError):  # the first line may be incomplete
             yield LeaseRecord.from_json(line)
 
 

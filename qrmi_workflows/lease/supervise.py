@@ -1,11 +1,11 @@
 """Run a command under leases: pass signals on, stop it in time, and always release the leases.
 
-Slurm sends SIGTERM, and SIGKILL after KillWait. A supervisor that waited for a command which
-ignores SIGTERM would be killed with its leases open; so the command gets its share of KillWait
-(`killwait`), and the release the rest.
+Slurm sends SIGTERM, and SIGKILL after KillWait. A supervisor that waited for a command that ignores
+SIGTERM would be killed with its leases open. So the command gets one share of KillWait
+(`killwait`), and the release gets the rest.
 
-Processes that a command leaves behind end with it: one that outlived the lease would go on using a
-QPU that may be another job's by then.
+Processes that a command leaves behind are ended too: one that outlived the lease could go on using
+the QPU after another job has been granted it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["ALIVE_SECONDS", "run_supervised"]
 logger = logging.getLogger(__name__)
 
 ALIVE_SECONDS = 30.0
-"""Seconds without a touch of its file after which the submitting process counts as dead."""
+"""The submitting process counts as dead if its file was not touched for this many seconds."""
 
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 _LOOK_SECONDS = 5.0
@@ -55,14 +55,14 @@ def run_supervised(
     grace: float | None = None,
     alive: Path | None = None,
 ) -> int:
-    """Run a command to its end, end the processes that it left, and call `release`, on every path.
+    """Run a command, end the processes that it leaves behind, and call `release`, on every path.
 
     Args:
         argv: The command and its arguments; no shell.
         environ: Its environment.
         release: Releases the leases; it may be called from another thread.
         grace: Seconds between SIGTERM and SIGKILL; the command's share of KillWait if `None`.
-        alive: A file that the submitting process keeps touching. If nobody has touched it for
+        alive: A file that the submitting process keeps touching. If it has not been touched for
             `ALIVE_SECONDS`, the command is stopped as by SIGTERM.
 
     Returns:
@@ -71,15 +71,15 @@ def run_supervised(
     Raises:
         OSError: The command could not be started; `release` has been called.
     """
-    # By ctypes: the standard library has no prctl, and one call is not worth a dependency.
-    # Orphans of the command become children of this process, which can then find them.
+    # Orphans of the command become children of this process, which can then find them. With ctypes,
+    # because the standard library has no prctl.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     stopper = _Stopper(release, grace)
     with _signals_passed_to(stopper):
         try:
             # In this process's own group: Slurm may track a job by its process group
             # (proctrack/pgid), and a terminal sends signals to a group.
-            # Signals that arrive until `watch` are kept by the stopper.
+            # The stopper keeps signals that arrive before `watch`.
             child = subprocess.Popen(_tied_to_this_process(argv), env=dict(environ))
             stopper.watch(child)
             if alive is not None:
@@ -98,7 +98,7 @@ def _tied_to_this_process(argv: Sequence[str]) -> list[str]:
 
 
 class _Stopper:
-    """Passes signals to a command; after the first that asks it to stop, its time is limited."""
+    """Passes signals on to a command; the first one that asks it to stop starts a time limit."""
 
     def __init__(self, release: Callable[[], None], grace: float | None) -> None:
         self._release = release
@@ -116,7 +116,7 @@ class _Stopper:
         return self._budget.command if self._given_grace is None else self._given_grace
 
     def watch(self, child: subprocess.Popen[bytes]) -> None:
-        """Take charge of the command, and pass on signals that arrived before it had started."""
+        """Take charge of the command, and pass on signals that arrived before it started."""
         self._child = child
         for number in self._early:
             self(number, None)
@@ -137,7 +137,7 @@ class _Stopper:
             self._after(self._grace, self._kill)
 
     def end_orphans(self) -> None:
-        """End the processes that the command left, within what remains of its grace."""
+        """End the processes that the command left behind, in the rest of its grace period."""
         orphans = psutil.Process().children(recursive=True)
         for orphan in orphans:
             with suppress(psutil.Error):
@@ -145,7 +145,7 @@ class _Stopper:
         used = 0.0 if self._stopped is None else time.monotonic() - self._stopped
         psutil.wait_procs(orphans, timeout=max(0.0, self._grace - used))
         limit = time.monotonic() + self._budget.kill
-        # Kill those that ignore SIGTERM, and what they have started in the meantime.
+        # Kill those that ignore SIGTERM, and any that they have started in the meantime.
         while orphans and time.monotonic() < limit:
             orphans = psutil.Process().children(recursive=True)
             for orphan in orphans:
@@ -157,9 +157,9 @@ class _Stopper:
         started = time.monotonic()
         if self._given_grace is None:
             learn_kill_wait()
-        # Slurm sends a job that is cancelled while it starts no SIGTERM, but SIGKILL after KillWait
-        # (seen with Slurm 22.05). So the job's state is checked once, early enough to release;
-        # most commands have ended by then, and a fan-out of short ones asks nothing.
+        # A job that is cancelled while it starts gets no SIGTERM, only SIGKILL after KillWait (seen
+        # with Slurm 22.05). So check the job's state once, early enough to release the lease. Short
+        # commands have ended by then, so a fan-out of them causes no queries.
         time.sleep(min(self._grace, self._budget.command))
         job = this_job()
         running = None if job is None else this_scheduler().running_job(job.id)
@@ -224,7 +224,7 @@ def _family(pid: int) -> list[psutil.Process]:
 
 @contextmanager
 def _signals_passed_to(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    # Not SIGCHLD, SIGTSTP and their like: those are between the shell and each process.
+    # Not SIGCHLD, SIGTSTP and the like, which the shell handles for each process.
     before = {number: signal.signal(number, handler) for number in _PASSED_ON}
     try:
         yield

@@ -1,7 +1,7 @@
 """Schedulers that grant QPUs: one file each, found by entry point.
 
-The site policy names the site's scheduler (`scheduler = "slurm"`). Where it does not, it is the one
-whose job this process runs in, and outside of jobs Slurm.
+The site policy names the site's scheduler (`scheduler = "slurm"`). If it does not, the scheduler is
+the one whose job this process runs in; outside of jobs, it is Slurm.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _named_by(policy: Path) -> str | None:
     try:
         return load_site_policy(policy).scheduler
     except ConfigError:
-        return None  # whatever needs the policy itself says what is wrong with it
+        return None  # the code that needs the policy reports the error
 
 
 def _by_environment(environ: Mapping[str, str]) -> Scheduler:

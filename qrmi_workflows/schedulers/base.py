@@ -1,9 +1,9 @@
-"""What every scheduler implements (`Scheduler`), and the data that its hooks exchange.
+"""The interface that every scheduler implements (`Scheduler`), and the data it exchanges.
 
 A scheduler is one file with one class, and one entry point in the group
-`qrmi_workflows.schedulers`. Its hooks come in three kinds: what a process reads from its own
-environment, pure pairs of an argv builder and the parser of what that command prints, and bounded
-questions to the scheduler.
+`qrmi_workflows.schedulers`. There are three kinds of hooks: those that read a process's
+environment; pure pairs of an argv builder and a parser of that command's output; and queries to the
+scheduler, which have a timeout.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class QPURequest:
 
     Attributes:
         qpu: The QPU's name.
-        count: How many of the scheduler's units of it, at least 1.
+        count: The number of the scheduler's units of the QPU, at least 1.
     """
 
     qpu: str
@@ -73,8 +73,8 @@ class JobStatus:
 
     Attributes:
         state: Its state.
-        job_id: The id that the job's own processes know it by; in Slurm, a task of an array is
-            listed by another (`17_3`).
+        job_id: The id that the job's own processes see. Slurm lists a task of a job array under a
+            different one (`17_3`).
         name: Its name.
         comment: Its comment; empty if it has none.
         exit_code: Its exit code, 128 + N if signal N ended it; `None` if not known.
@@ -98,8 +98,8 @@ class RunningJob:
 
     Attributes:
         is_ending: Whether the scheduler is ending it.
-        used: Seconds for which it has been running.
-        left: Seconds that its time limit leaves; `None` if it has no limit.
+        used: Seconds that it has been running.
+        left: Seconds until its time limit; `None` if it has no limit.
     """
 
     is_ending: bool
@@ -112,13 +112,13 @@ class Scheduler(Protocol):
 
     @property
     def name(self) -> str:
-        """The name that a site policy has for it (`slurm`)."""
+        """Its name in a site policy (`slurm`)."""
 
     @property
     def request_options(self) -> tuple[str, ...]:
-        """The options that a request for a QPU sets, so that a user must not (`gres`)."""
+        """The options that a request for a QPU sets, and that users must not set (`gres`)."""
 
-    # What a process of a job reads from its environment
+    # The environment of a job's processes
 
     def this_job(self, environ: Mapping[str, str]) -> JobIdentity | None:
         """Return the job that a process with this environment runs in."""
@@ -130,17 +130,17 @@ class Scheduler(Protocol):
 
         Raises:
             UnknownQPUError: The site policy or the scheduler does not offer it.
-            RequestError: The scheduler offers fewer units of it.
+            RequestError: The scheduler offers fewer units of it than requested.
             SchedulerError: The scheduler did not answer.
         """
 
     def qpu_options(self, request: QPURequest, site: SitePolicy) -> list[str]:
-        """Render the options that ask for the QPU and exclude others from it."""
+        """Render the options that request the QPU and exclude other jobs from it."""
 
-    # Commands, and the parsers of what they print
+    # Commands, and the parsers of their output
 
     def name_options(self, name: str, *, stdout: Path, stderr: Path) -> list[str]:
-        """Render the options that name a job, and the files of its output."""
+        """Render the options that name a job and its output files."""
 
     def directive(self, option: str) -> str:
         """Render an option as a line of a job script (`#SBATCH --gres=…`)."""
@@ -149,7 +149,7 @@ class Scheduler(Protocol):
         """Build the command that submits a script."""
 
     def parse_job_id(self, output: str) -> str | None:
-        """Parse the job's id from what the submission printed; `None` if it printed none."""
+        """Parse the job's id from the output of the submission; `None` if it has none."""
 
     def status_argv(self, *, name: str | None = None) -> list[str]:
         """Build the command that lists this user's jobs, recently ended ones included.
@@ -159,15 +159,15 @@ class Scheduler(Protocol):
         """
 
     def parse_status(self, output: str) -> dict[str, JobStatus]:
-        """Parse the listed jobs, by the ids that the scheduler lists them under."""
+        """Parse the listed jobs, keyed by the id under which the scheduler lists each."""
 
     def history_argv(self, job_ids: Iterable[str]) -> list[str] | None:
-        """Build the command that looks jobs up in the accounting; `None` if there is none."""
+        """Build the command that looks up jobs in the accounting; `None` without accounting."""
 
     def cancel_argv(self, job_ids: Iterable[str]) -> list[str]:
         """Build the command that cancels jobs."""
 
-    # Questions, each bounded in time
+    # Queries, each with a timeout
 
     def live_jobs(
         self, cluster: str | None = None, *, timeout: float = COMMAND_TIMEOUT
@@ -179,17 +179,17 @@ class Scheduler(Protocol):
             timeout: Seconds that each command may take.
 
         Returns:
-            The ids, as `this_job` has them; `None` if the scheduler is not installed here.
+            The ids, as `this_job` returns them; `None` if the scheduler is not installed here.
 
         Raises:
             SchedulerError: The scheduler did not answer, or knows no such cluster.
         """
 
     def running_job(self, job_id: str, *, timeout: float = BRIEF_TIMEOUT) -> RunningJob | None:
-        """Return what the scheduler knows of a started job; `None` if nothing."""
+        """Return a started job's times; `None` if the scheduler does not know the job."""
 
     def queue_wait(self, job_id: str, *, timeout: float = BRIEF_TIMEOUT) -> float | None:
-        """Return how many seconds a started job was pending; `None` if not known."""
+        """Return for how many seconds a started job was pending; `None` if not known."""
 
     def kill_wait(self, *, timeout: float = BRIEF_TIMEOUT) -> float | None:
         """Return the seconds between SIGTERM and SIGKILL at a job's end; `None` if not known."""

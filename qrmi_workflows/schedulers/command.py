@@ -1,4 +1,4 @@
-"""The one function that runs schedulers' commands: an argv list, a timeout, never a shell."""
+"""Run schedulers' commands: an argv list, a timeout, never a shell."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMAND_TIMEOUT = 30.0
 """Seconds: Slurm's clients retry three times, with a message timeout of 10 s (slurm.conf(5))."""
 
 BRIEF_TIMEOUT = 2.0
-"""Seconds for a question whose answer nothing depends on."""
+"""Seconds for a query whose answer is only nice to have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ def run_command(
         environ: Its environment; this process's if `None`.
 
     Raises:
-        SchedulerError: It is not installed, or did not end in time.
+        SchedulerError: The command is not installed, or did not end in time.
     """
     command = tuple(argv)
     try:
@@ -79,7 +79,7 @@ def require_success(done: Completed) -> Completed:
     """Return a completed command; raise if it failed.
 
     Raises:
-        SchedulerError: Its exit status is not 0; the message has what it printed.
+        SchedulerError: Its exit status is not 0; the message quotes its output.
     """
     if done.returncode == 0:
         return done

@@ -13,7 +13,7 @@ __all__ = ["gres_of_job", "offered_gres", "require_count", "require_gres", "unit
 
 
 def offered_gres(sinfo_output: str) -> dict[str, int]:
-    """Parse `sinfo --noheader --format=%G`: each GRES, and the most that any node has of it.
+    """Parse `sinfo --noheader --format=%G`: each GRES, and the highest count on any node.
 
     `qpu:ibm_fez:1(S:0),gpu:2` gives `{"qpu:ibm_fez": 1, "gpu": 2}`.
     """
@@ -22,7 +22,7 @@ def offered_gres(sinfo_output: str) -> dict[str, int]:
         name, _, count = entry.rpartition(":")
         if not count[:1].isdigit():
             name, count = entry, "1"
-        # A count with a suffix (4G) does not count QPUs: only whether there is one matters.
+        # A count with a suffix (4G) is not a count of QPUs; it only shows that the GRES exists.
         found[name] = max(found.get(name, 0), int(count) if count.isdigit() else 1)
     found.pop("", None)
     return found
@@ -52,10 +52,10 @@ def units_of(policy: QPUPolicy, offered: Mapping[str, int]) -> int | None:
 
 
 def require_count(request: QPURequest, policy: QPUPolicy, offered: Mapping[str, int]) -> None:
-    """Refuse more units of a QPU than any node has: sbatch's own message names none of them.
+    """Refuse more units of a QPU than any node has; sbatch's own message names no numbers.
 
     Raises:
-        RequestError: No node has as many.
+        RequestError: No node has that many.
     """
     most = units_of(policy, offered)
     if most is not None and request.count > most:

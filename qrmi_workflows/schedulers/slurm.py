@@ -1,10 +1,10 @@
-"""Slurm: sbatch options for a QPU request, and what Slurm's commands say of jobs.
+"""Slurm: sbatch options for a QPU request, and parsers of Slurm's commands.
 
-Argv builders and parsers are pure; the methods under "Questions" run Slurm's commands. Supported:
+Argv builders and parsers are pure; the methods under "Queries" run Slurm's commands. Supported:
 Slurm 22.05 and later.
 
-GRES are counted per node, so a GRES alone lets as many jobs hold one QPU as there are nodes that
-list it. A licence excludes across the cluster.
+GRES are counted per node: with a GRES alone, one job on each node that lists the QPU can hold it at
+the same time. Licences are counted across the cluster.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _STATES = {
     "RESV_DEL_HOLD": JobState.HELD,
     "SPECIAL_EXIT": JobState.HELD,
     "RUNNING": JobState.RUNNING,
-    "COMPLETING": JobState.RUNNING,  # its processes, and with them a lease, may still be there
+    "COMPLETING": JobState.RUNNING,  # its processes may be alive, and hold a lease
     "SIGNALING": JobState.RUNNING,
     "STAGE_OUT": JobState.RUNNING,
     "RESIZING": JobState.RUNNING,
@@ -70,7 +70,7 @@ _STATES = {
     "PREEMPTED": JobState.TIMEOUT,
     "TIMEOUT": JobState.TIMEOUT,
 }
-"""Slurm's job states (https://slurm.schedmd.com/job_state_codes.html), and how each counts here."""
+"""Slurm's job states (https://slurm.schedmd.com/job_state_codes.html), and what each means here."""
 
 _UNKNOWN_REASONS = frozenset({"", "None", "(null)"})
 
@@ -80,7 +80,7 @@ class Slurm:
     """Slurm's hooks (see `Scheduler`).
 
     Attributes:
-        clusters: The clusters to submit to, comma-separated, in a multi-cluster site.
+        clusters: The clusters to submit to, comma-separated, at a multi-cluster site.
     """
 
     name: ClassVar[str] = "slurm"
@@ -89,7 +89,7 @@ class Slurm:
     clusters: str | None = None
 
     def this_job(self, environ: Mapping[str, str]) -> JobIdentity | None:
-        """Read `$SLURM_JOB_ID` and its like."""
+        """Read `$SLURM_JOB_ID` and related variables."""
         job_id = environ.get("SLURM_JOB_ID")
         if not job_id:
             return None
@@ -113,17 +113,17 @@ class Slurm:
         require_count(request, policy, offered)
 
     def qpu_options(self, request: QPURequest, site: SitePolicy) -> list[str]:
-        """Render the options of sbatch that ask for the QPU."""
+        """Render the sbatch options that request the QPU."""
         return qpu_options(request, site.qpu(request.qpu))
 
-    # Commands, and the parsers of what they print
+    # Commands, and the parsers of their output
 
     def name_options(self, name: str, *, stdout: Path, stderr: Path) -> list[str]:
         """Render `--job-name`, `--output` and `--error`."""
         return [f"--job-name={name}", f"--output={stdout}", f"--error={stderr}"]
 
     def directive(self, option: str) -> str:
-        """Render `#SBATCH --gres=…`; sbatch splits such a line as a shell does."""
+        """Render `#SBATCH --gres=…`; sbatch splits such a line like a shell."""
         is_plain = not set(option) & set(" \t'\"\\#")
         return f"#SBATCH {option if is_plain else shlex.quote(option)}"
 
@@ -132,12 +132,12 @@ class Slurm:
         return ["sbatch", "--parsable", *self._clusters(), str(script)]
 
     def parse_job_id(self, output: str) -> str | None:
-        """Parse `17` or `17;cluster` in the last line: a site's submit plugin may print more."""
+        """Parse `17` or `17;cluster`, the last line: a site's submit plugin may print others."""
         last = output.strip().rpartition("\n")[2].partition(";")[0]
         return last if last.isdigit() else None
 
     def status_argv(self, *, name: str | None = None) -> list[str]:
-        """Build a squeue of the user's jobs, in all states.
+        """Build the squeue command that lists the user's jobs in all states.
 
         Jobs are not listed by id, because squeue fails if it does not know one of the ids.
         """
@@ -149,29 +149,29 @@ class Slurm:
         return ["squeue", "--me", "--noheader", "--states=all", *named, *self._clusters(), form]
 
     def history_argv(self, job_ids: Iterable[str]) -> list[str] | None:
-        """Build the sacct of these jobs, with the fields of `status_argv`."""
+        """Build the sacct command for these jobs, with the fields of `status_argv`."""
         form = "--format=JobID,JobIDRaw,State,ExitCode,Reason,Comment,JobName"
         jobs = f"--jobs={','.join(job_ids)}"
         return ["sacct", "-X", "--noheader", "--parsable", *self._clusters(), form, jobs]
 
     def parse_status(self, output: str) -> dict[str, JobStatus]:
-        """Parse what `status_argv` and `history_argv` print; array tasks have ids like `17_3`."""
+        """Parse the output of `status_argv` or `history_argv`; array tasks have ids like `17_3`."""
         rows = map(_fields, output.splitlines())
         return {row[0]: _status(*row[1:]) for row in rows if row[1].isdigit() and row[2]}
 
     def cancel_argv(self, job_ids: Iterable[str]) -> list[str]:
-        """Build the scancel of these jobs: SIGTERM now, SIGKILL after KillWait."""
+        """Build the scancel command for these jobs: SIGTERM now, SIGKILL after KillWait."""
         return ["scancel", *self._clusters(), *job_ids]
 
     def _clusters(self) -> list[str]:
         return [f"--clusters={self.clusters}"] if self.clusters else []
 
-    # Questions
+    # Queries
 
     def live_jobs(
         self, cluster: str | None = None, *, timeout: float = COMMAND_TIMEOUT
     ) -> set[str] | None:
-        """Ask squeue, of another cluster if need be."""
+        """Ask squeue, on another cluster if one is named."""
         if shutil.which("squeue") is None:
             return None
         is_other = cluster is not None and cluster != _this_cluster(timeout)
@@ -204,10 +204,10 @@ class Slurm:
 
 
 def qpu_options(request: QPURequest, policy: QPUPolicy) -> list[str]:
-    """Render the sbatch options that ask for a QPU as the site grants it.
+    """Render the sbatch options that request a QPU as the site grants it.
 
     Returns:
-        Whole options, one a string: `["--gres=qpu:ibm_fez:1", "--licenses=qpu_ibm_fez:1"]`.
+        One string for each option: `["--gres=qpu:ibm_fez:1", "--licenses=qpu_ibm_fez:1"]`.
     """
     options = []
     if policy.partition:
@@ -222,15 +222,15 @@ def qpu_options(request: QPURequest, policy: QPUPolicy) -> list[str]:
 
 
 def refuse_options(options: str, names: Iterable[str], *, where: str) -> None:
-    """Refuse sbatch options that the request for a QPU sets: of two, sbatch takes the last.
+    """Refuse sbatch options that a request for a QPU sets: sbatch uses the last of repeated ones.
 
     Args:
-        options: Options as a user wrote them, on a command line or as directives.
+        options: The user's options, on a command line or as directives.
         names: The names of options to refuse, without dashes.
-        where: What holds the options, for the message.
+        where: The place that the options were read from, for the message.
 
     Raises:
-        RequestError: One of them is among the options.
+        RequestError: One of the names is among the options.
     """
     for name in names:
         if re.search(rf"(?:^|\s)--{name}(?:[=\s]|$)", options):
@@ -241,7 +241,7 @@ def refuse_options(options: str, names: Iterable[str], *, where: str) -> None:
 
 
 def parse_running_job(squeue_output: str, job_id: str) -> RunningJob | None:
-    """Parse `squeue --format=%A|%T|%M|%L`; squeue lists the first job of an array with the rest."""
+    """Parse `squeue --format=%A|%T|%M|%L`; for an array's first job, squeue lists all of them."""
     for line in squeue_output.splitlines():
         listed, _, rest = line.strip().partition("|")
         if listed == job_id:
@@ -264,7 +264,7 @@ def kill_wait_of(scontrol_output: str) -> float | None:
 
 
 def has_accounting(scontrol_output: str) -> bool:
-    """Parse from `scontrol show config` whether `sacct` can answer at this site."""
+    """Parse from `scontrol show config` whether `sacct` works at this site."""
     match = re.search(r"^AccountingStorageType\s*=\s*(\S+)", scontrol_output, re.MULTILINE)
     return match is not None and match[1].rpartition("/")[2] not in {"none", "(null)"}
 

@@ -1,4 +1,4 @@
-"""Submitting a job, and finding it again when the scheduler's answer was lost.
+"""Submit a job, and find it again if the scheduler's answer was lost.
 
 A scheduler may have accepted a job although its command failed or timed out (the controller is
 busy, the answer was lost). Such a job would hold a QPU for nobody, so the queue is searched for it
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobMark:
-    """What tells one job from all others of the user.
+    """The name and comment that distinguish a job from the user's other jobs.
 
     Attributes:
         name: The job's name.
-        comment: The job's comment, where several jobs share the name.
+        comment: The job's comment, if several jobs share the name.
     """
 
     name: str
@@ -54,19 +54,19 @@ def submit_job(
     timeout: float = COMMAND_TIMEOUT,
     search_seconds: float = 0.0,
 ) -> str:
-    """Submit a job and return its id, also when the scheduler's answer was lost.
+    """Submit a job and return its id, even if the scheduler's answer was lost.
 
     Args:
         scheduler: The scheduler.
-        argv: The command that submits.
-        mark: What the command marks the job with.
-        stdin: What the command reads: the job script, for some schedulers.
+        argv: The submission command.
+        mark: The mark that this command gives the job.
+        stdin: The command's input; for some schedulers, the job script.
         environ: The command's environment; this process's if `None`.
         timeout: Seconds that each command may take.
-        search_seconds: How long the queue is asked again while it does not answer.
+        search_seconds: How long to keep querying a queue that does not answer.
 
     Raises:
-        SchedulerError: The scheduler rejected the job, or did not answer and lists no such job.
+        SchedulerError: The scheduler rejected the job, or did not answer and does not list the job.
     """
     try:
         done = run_command(argv, stdin=stdin, timeout=timeout, environ=environ)
@@ -75,7 +75,7 @@ def submit_job(
         found = find_job(scheduler, mark, timeout=timeout, search_seconds=search_seconds)
         if found is None:
             raise
-        logger.warning("job %s was accepted, although: %s", found, error)
+        logger.warning("job %s was accepted despite this error: %s", found, error)
         return found
 
 
@@ -99,7 +99,7 @@ def find_job(
     timeout: float = COMMAND_TIMEOUT,
     search_seconds: float = 0.0,
 ) -> str | None:
-    """Return the id of the job with a mark; `None` if none is listed, or nobody answers."""
+    """Return the id of the job with a mark; `None` if it is not listed or nothing answers."""
 
     def look() -> str | None:
         listed = list_jobs(scheduler, scheduler.status_argv(name=mark.name), timeout=timeout)
@@ -113,7 +113,7 @@ def find_job(
 def list_jobs(
     scheduler: Scheduler, argv: Sequence[str], *, timeout: float = COMMAND_TIMEOUT
 ) -> dict[str, JobStatus]:
-    """Run a command that lists jobs, and parse what it prints.
+    """Run a command that lists jobs, and parse its output.
 
     Raises:
         SchedulerError: The scheduler did not answer.

@@ -1,1 +1,1 @@
-"""What is on disk and who owns it: files, locks, process identity."""
+"""State on disk and the processes that own it: files, locks, process identity."""

@@ -1,4 +1,4 @@
-"""Writing files that other processes and hosts read: whole, or a line at a time."""
+"""Write files that other processes and hosts read: whole files, or single lines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_atomically(
         durable: Also sync the folder, so that the file survives a power failure.
 
     Raises:
-        OSError: The file could not be written; an older one is left as it was.
+        OSError: The file could not be written; an existing file is left unchanged.
     """
     temporary = path.with_name(f".{uuid.uuid4().hex}")
     try:
@@ -45,7 +45,7 @@ def write_atomically(
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line to a file that other processes append to at the same time.
+    """Append a line to a file that other processes may append to at the same time.
 
     Raises:
         OSError: The file could not be written.

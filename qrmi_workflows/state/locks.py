@@ -1,7 +1,7 @@
 """Locks between threads, processes and hosts: `flock` on a shared file system.
 
-A lock ends with the process that holds it, however that ends. NFS honours `flock` between hosts
-(nfs(5), since Linux 2.6.12); Lustre does when it is mounted with `-o flock`.
+A lock ends with the process that holds it, however the process ends. NFS honours `flock` between
+hosts (nfs(5), since Linux 2.6.12); Lustre does if it is mounted with `-o flock`.
 
 Every lock is released explicitly before its file is closed: a forked child inherits the open file,
 and would otherwise keep the lock.
@@ -21,7 +21,7 @@ from pathlib import Path
 __all__ = ["create_locked", "hold_any_lock", "hold_lock", "is_locked", "lock_file", "try_lock"]
 
 _ATTEMPTS = 100
-_FRACTION, _SHORTEST, _LONGEST = 0.02, 0.0005, 0.05  # pauses: of the time waited; seconds
+_FRACTION, _SHORTEST, _LONGEST = 0.02, 0.0005, 0.05  # of a pause: share of the wait; seconds
 
 
 @contextmanager
@@ -76,10 +76,10 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 @contextmanager
 def hold_any_lock(paths: Sequence[Path], is_stopped: Callable[[], bool]) -> Iterator[bool]:
-    """Wait for the lock of any of these files and hold it; create the files if need be.
+    """Wait until one of several files can be locked, and hold its lock; create missing files.
 
     Args:
-        paths: The files, in one folder or several that exist.
+        paths: The files; their folders must exist.
         is_stopped: Tells whether to stop waiting.
 
     Yields:
@@ -96,7 +96,7 @@ def _lock_any(paths: Sequence[Path], is_stopped: Callable[[], bool], stack: Exit
     with ExitStack() as opened:
         files = [opened.enter_context(FileIO(path, "a")) for path in paths]
         start = time.monotonic()
-        # Polled, because flock waits for one file, and any of these will do.
+        # Polled, because flock can wait for one file only.
         while not is_stopped():
             for file in files:
                 if _try_flock(file):
@@ -110,7 +110,7 @@ def _lock_any(paths: Sequence[Path], is_stopped: Callable[[], bool], stack: Exit
 
 
 def lock_file(path: Path) -> FileIO:
-    """Lock a file until the returned file is closed; create it, readable by its owner, if absent.
+    """Lock a file until the returned file is closed; create it with mode 0600 if it is missing.
 
     Raises:
         BlockingIOError: Another process holds the lock.
@@ -126,7 +126,7 @@ def lock_file(path: Path) -> FileIO:
 
 
 def create_locked(path: Path) -> FileIO:
-    """Create a file and lock it until the returned file is closed, also in forked children.
+    """Create a file and lock it until the returned file is closed here and in forked children.
 
     Raises:
         OSError: The file exists or could not be created, or its file system has no locks.

@@ -14,7 +14,7 @@ __all__ = ["JobIdentity", "Owner"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobIdentity:
-    """A scheduler's job, as one of its processes knows it.
+    """A scheduler's job, as seen by one of its processes.
 
     Attributes:
         id: The job's id.
@@ -59,7 +59,7 @@ class Owner:
         """Describe the calling process.
 
         Args:
-            job: The job it runs in, as its scheduler tells (`schedulers.this_job`).
+            job: The job it runs in, as returned by `schedulers.this_job`.
         """
         pid = os.getpid()
         return cls(
@@ -87,7 +87,7 @@ class Owner:
         return started == self.started and state not in ("Z", "X")
 
     def was_requeued(self, job: JobIdentity | None) -> bool:
-        """Return whether `job` is a later run of this owner's job, which ended its processes."""
+        """Return whether `job` is a later run of this owner's job; the requeue ended the owner."""
         return (
             job is not None
             and (self.job, self.cluster) == (job.id, job.cluster)
@@ -111,5 +111,5 @@ def _stat(pid: int) -> tuple[str, int]:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return "X", 0
-    after_name = text.rpartition(")")[2].split()  # the name may contain blanks and parentheses
+    after_name = text.rpartition(")")[2].split()  # the name may contain spaces and parentheses
     return after_name[0], int(after_name[19])

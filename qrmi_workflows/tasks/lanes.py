@@ -1,7 +1,6 @@
 """A QPU's lanes, shared by all processes that use one lease.
 
-A lane in use is a locked file in the lease's folder: when a process dies, however it dies, its
-lanes are free again.
+A lane in use is a locked file in the lease's folder: however a process dies, its lanes become free.
 """
 
 from __future__ import annotations
@@ -27,14 +26,15 @@ _STOP_LATENCY = 0.1  # seconds within which a task that waits for a lane notices
 class LaneSemaphore:
     """Limits how many tasks and calls use a QPU at once, across processes.
 
-    A *task* holds a lane while its vendor has it. A *call* is code that uses the QPU on its own: it
-    holds a lane throughout, and this process's tasks share that lane instead of taking another.
-    Otherwise a call that submits a task would wait for a lane that only its own end can free.
+    A *task* holds a lane while the vendor has the task. A *call* is code that uses the QPU on its
+    own: it holds a lane throughout, and this process's tasks share that lane instead of taking
+    another. Otherwise a call that submits a task could wait for a lane that is only freed when the
+    call ends.
 
     Args:
         count: How many lanes the QPU has.
-        folder: Where the processes that share the lease lock lanes; created if absent. If it is
-            `None` or cannot be used, only this process's tasks are counted.
+        folder: The folder in which the processes that share the lease lock lanes; created if
+            absent. If it is `None` or cannot be used, only this process's tasks are counted.
     """
 
     def __init__(self, count: int, folder: Path | None = None) -> None:
@@ -44,7 +44,7 @@ class LaneSemaphore:
         _semaphores.add(self)
 
     def _reset(self) -> None:
-        """Count from zero, also in a forked child: its parent's tasks do not run there."""
+        """Start counting from zero, as a forked child must: its parent's tasks do not run there."""
         self._changed = threading.Condition()
         self._free = self.count
         self._shared = 0  # lanes held by calls, not in use by a task at the moment
@@ -53,10 +53,10 @@ class LaneSemaphore:
 
     @contextmanager
     def hold_for_task(self, stop: threading.Event | None = None) -> Iterator[None]:
-        """Hold a lane for one task: one that a call of this process holds, if there is one.
+        """Hold a lane for one task, or share one that a call of this process holds.
 
         Args:
-            stop: When it is set, the block is entered without a lane.
+            stop: Once this event is set, the block is entered without a lane.
         """
         is_shared = self._take(stop)
         if is_shared is None:
@@ -95,7 +95,7 @@ class LaneSemaphore:
     def _take(self, stop: threading.Event | None) -> bool | None:
         """Wait for a lane of this process; return whether a call shares it, `None` if stopped."""
         with self._changed:
-            # A Condition cannot wait for an Event too, so the event is looked at now and then.
+            # A Condition cannot wait for an Event as well, so poll the event.
             while not self._changed.wait_for(self._is_available, timeout=_STOP_LATENCY):
                 if stop is not None and stop.is_set():
                     return None
@@ -117,8 +117,8 @@ class LaneSemaphore:
             self._changed.notify_all()
 
     def _share(self, calls: int) -> None:
-        """Add or remove the lane of a call, once no task uses it."""
-        # Removing waits: a task may have borrowed the lane, and must not outlive the call's lock.
+        """Share a call's lane with tasks, or take it back once no task uses it."""
+        # Wait before taking it back: a task that uses the lane must not outlive the call's lock.
         with self._changed:
             self._calls += calls
             if calls > 0:
@@ -144,7 +144,7 @@ class LaneSemaphore:
             yield
 
 
-# Weak, so that a semaphore can be collected; os.register_at_fork cannot be undone.
+# Weak references, because os.register_at_fork cannot be undone: semaphores can be collected.
 _semaphores: weakref.WeakSet[LaneSemaphore] = weakref.WeakSet()
 
 
@@ -157,7 +157,7 @@ os.register_at_fork(after_in_child=_reset_all)
 
 
 def lane_semaphore(count: int, folder: Path | None) -> LaneSemaphore:
-    """Return this process's one semaphore for a lease's folder, or a new one without a folder."""
+    """Return this process's semaphore for a lease's folder; a new one if there is no folder."""
     return LaneSemaphore(count) if folder is None else _semaphore_of(count, folder)
 
 

@@ -43,9 +43,9 @@ class TaskPool:
     """Runs tasks on one QPU, as many at once as it has lanes.
 
     A lane is held from submitting a task until its end. There are more threads than lanes, so that
-    what needs no vendor (the journal, decoding) overlaps with other tasks. Threads are started as
-    needed, and are daemons: a silent vendor must not delay the process's exit. Tasks never run in
-    the main thread, where a signal could interrupt a submission.
+    work that needs no vendor (the journal, decoding) overlaps with other tasks. Threads are started
+    as needed, and are daemons: a silent vendor must not delay the process's exit. Tasks never run
+    in the main thread, where a signal could interrupt a submission.
 
     Args:
         lanes: The QPU's lanes.
@@ -62,7 +62,7 @@ class TaskPool:
 
     @property
     def is_inherited(self) -> bool:
-        """Whether it belongs to a parent process: a forked child has none of its threads."""
+        """Whether the pool belongs to the parent: a forked child has none of its threads."""
         return self._pid != os.getpid()
 
     def submit(self, run: TaskRun) -> TaskFuture:
@@ -82,7 +82,7 @@ class TaskPool:
         wait(self._pending())
 
     def close(self, seconds: float) -> None:
-        """Stop the tasks that have not ended, and the threads.
+        """Stop all unfinished tasks, and the threads.
 
         Args:
             seconds: How long to wait for the tasks to stop.

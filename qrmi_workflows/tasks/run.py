@@ -41,10 +41,10 @@ __all__ = ["OnAmbiguous", "OnStop", "TaskRun"]
 logger = logging.getLogger(__name__)
 
 OnAmbiguous = Literal["fail", "resubmit"]
-"""What to do about a task if it is not known whether the vendor accepted it."""
+"""The treatment of a task if it is not known whether the vendor accepted it."""
 
 OnStop = Literal["cancel", "leave"]
-"""What happens to tasks in flight when their step is stopped."""
+"""The treatment of tasks in flight when their step is stopped."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,17 +52,17 @@ class TaskRun:
     """One task on its way from payload to result; call it once, to run the task to its end.
 
     Attributes:
-        resource: The QPU, acquired where it needs to be.
+        resource: The QPU, acquired if its type requires that.
         resource_type: QRMI's type of the QPU.
         payload: The task's input, for the QPU's vendor.
         step: The step it belongs to.
-        stop: Set it to end the run.
+        stop: Set this event to end the run.
         on_stop: Whether a stopped task is cancelled at the vendor, or left for a rerun.
         on_ambiguous: What to do if it is not known whether the vendor accepted it.
         on_state: Called with the task's id and each new state.
         usage: The lease's usage file, if it has one.
-        renew: Acquires again after the vendor has closed the session; returns `False` if this
-            process must not.
+        renew: Acquires again after the vendor has closed the session; returns `False` if only
+            another process may do so.
         task_id: The vendor's id, once it is known.
     """
 
@@ -142,7 +142,7 @@ class TaskRun:
 
     def _start(self, entry: Entry) -> str:
         encoded = load_vendor(self.payload.vendor).encode(self.payload.content)
-        # Each turn but the last ends with a session renewed, or with a resubmission as asked.
+        # Every pass but the last ends in a renewed session, or in a resubmission as requested.
         while not self.stop.is_set():
             try:
                 task_id: str = retry(
@@ -186,7 +186,7 @@ class TaskRun:
                 self._report_state(state)
             if state.is_final:
                 return state
-            # Waits for the stop rather than sleeping, so that a stop takes effect at once.
+            # Wait on the event rather than sleep, so that a stop takes effect at once.
             if self.stop.wait(next_pause(state, time.monotonic() - since)):
                 return self._stop(entry)
 
@@ -203,7 +203,8 @@ class TaskRun:
         if self.on_stop == "leave":
             raise self._cancelled("was left for a rerun: the step was stopped")
         try:
-            # A vendor may accept a cancellation that comes too late; only the state tells.
+            # A vendor may accept a cancellation that comes too late; only the task's state is
+            # reliable.
             self.resource.task_stop(str(self.task_id))
             state = TaskState.of(self.resource.task_status(str(self.task_id)))
         except TaskUnknownError:
@@ -214,7 +215,7 @@ class TaskRun:
             ) from error
         if state in (TaskState.COMPLETED, TaskState.FAILED):
             return state
-        if state is TaskState.CANCELLED:  # otherwise a rerun checks what became of it
+        if state is TaskState.CANCELLED:  # otherwise a rerun checks its state
             _try_to_record(entry.failed, "stopped with its step", retryable=True)
         raise self._cancelled("was stopped")
 
@@ -261,8 +262,8 @@ class TaskRun:
         )
         if self.on_ambiguous == "fail":
             raise AmbiguousTaskError(
-                f"{message} Check the vendor's list of tasks. To submit it again, which may pay "
-                "for it twice, rerun the step with `--on-ambiguous resubmit` "
+                f"{message} Check the vendor's list of tasks. To submit it again, at the risk of "
+                "paying twice, rerun the step with `--on-ambiguous resubmit` "
                 "(on_ambiguous='resubmit').",
                 qpu,
             ) from cause
@@ -275,7 +276,8 @@ class TaskRun:
     def _failed_earlier(self, before: TaskRecord) -> TaskFailedError:
         return TaskFailedError(
             f"{before.reason} This was recorded by an earlier run of step {before.step!r}, so the "
-            f"task is not submitted again. `qpu journal prune --step {before.step!r}` forgets it.",
+            "task is not submitted again. To forget it, run `qpu journal prune --step "
+            f"{before.step!r}`.",
             before.qpu,
             before.task_id or "",
         )
@@ -295,7 +297,7 @@ class TaskRun:
 
 
 def _try_to_record(write: Callable[..., None], *args: object, **kwargs: object) -> None:
-    """Record what has already happened; a failing journal must not lose what is in hand."""
+    """Record an event that has already happened; if the journal fails, only log that."""
     try:
         write(*args, **kwargs)
     except JournalError as error:

@@ -71,7 +71,7 @@ class ProgramSettings:
         shots: The number of shots.
         observables: The observables to estimate: Pauli labels, mappings from label to coefficient,
             or nested lists of these.
-        parameter_values: Values for the circuit's parameters, which the last axis runs over.
+        parameter_values: Values for the circuit's parameters; the last axis indexes the parameters.
         precision: The standard error that the estimates must reach.
     """
 
@@ -182,10 +182,10 @@ class Vendor(Protocol):
         """Encode a payload for QRMI's client."""
 
     def with_shots(self, content: Mapping[str, Any], shots: int) -> Mapping[str, Any]:
-        """Return a copy of a payload's content with another number of shots.
+        """Return a copy of a payload's content with a different number of shots.
 
         Raises:
-            PayloadError: The program takes no number of shots.
+            PayloadError: The program has no number of shots.
         """
 
     def decode(self, program: str, text: str) -> list[dict[str, Any]]:

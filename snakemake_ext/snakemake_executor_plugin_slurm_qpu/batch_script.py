@@ -1,4 +1,4 @@
-"""The batch script of a job that holds a QPU, and the tail of the log that the job leaves."""
+"""The batch script of a job that holds a QPU, and the tail of the job's log."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ exit "$status"
 """
 # bash, because dash (Debian's /bin/sh) drops environment variables whose names are not valid in a
 # shell: those of a QPU with a hyphen in its name would not reach the command.
-# rm: a requeued job must not find the marker of its first run, or it would be taken for ended.
-# trap: the shell must outlive the lease's supervisor. Slurm signals both at scancel and at the time
-# limit; if the batch script ended then, Slurm would at once kill the rest of the job, and the
-# supervisor could not release the lease.
-# mv: the executor must never read half a marker.
+# rm, because the marker of its first run would make a requeued job look as if it had ended.
+# trap, because the shell must outlive the lease's supervisor. Slurm signals both at scancel and at
+# the time limit; if the batch script ended then, Slurm would kill the rest of the job at once, and
+# the supervisor could not release the lease.
+# mv, because the executor must never read half a marker.
 
 
 def lease_argv(
@@ -51,7 +51,7 @@ def lease_argv(
         command: The command and its arguments.
         submitted: When the job is submitted, in seconds since the epoch.
         kill_wait: Slurm's KillWait in seconds; the job asks Slurm if `None`.
-        lanes: How many of the QPU's lanes the job holds; as many as the site says if `None`.
+        lanes: How many of the QPU's lanes the job holds; taken from the site policy if `None`.
     """
     # A variable, not `--step`, which archives the step's tasks as soon as COMMAND has succeeded. A
     # Snakemake step has succeeded only once its outputs are found; then the executor archives it.
@@ -59,7 +59,7 @@ def lease_argv(
     if lanes is not None:
         head.append(f"{QPU_LANES}={lanes}")
     if kill_wait is not None:
-        # Saves each job of a fan-out an `scontrol show config`.
+        # Spares each job of a fan-out an `scontrol show config`.
         head.append(f"{QPU_KILL_WAIT}={kill_wait:g}")
     options = ["--qpu", qpu, f"--submitted={submitted:.1f}"]
     return [*head, *python, "-m", "qrmi_workflows", "lease", "exec", *options, "--", *command]

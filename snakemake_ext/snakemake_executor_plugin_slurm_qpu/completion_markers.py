@@ -1,8 +1,8 @@
 """Completion markers: files that jobs write when their command has ended.
 
 A marker only decides *when* Slurm is asked about a job; Slurm's answer decides how the job ended.
-So nothing is lost with a marker that cannot be seen (no shared file system, a full disk): the job
-is then checked on the stock executor's schedule.
+So a marker that cannot be seen (no shared file system, a full disk) costs only time: the job is
+then checked on the stock executor's schedule.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from time import monotonic
 __all__ = ["POLL_SECONDS", "CompletionMarkers"]
 
 POLL_SECONDS = 0.1
-"""Seconds between two looks at the folder. Each costs one `scandir`, and no question to Slurm."""
+"""Seconds between two scans of the folder. Each costs one `scandir`, and no query to Slurm."""
 
 _FIRST_PAUSE = 0.2
 """Seconds from a marker to the first check: slurmctld needs them to notice a batch script's end."""
 
 _LONGEST_FIRST_PAUSE = 0.8
-"""Limit up to which the first pause doubles, for all later jobs, when it was too short for one."""
+"""Limit of the first pause, which doubles for all later jobs when it was too short for one."""
 
 _LONGEST_PAUSE = 30.0
-"""Limit up to which the pause doubles while Slurm reports the job as running (a long epilog)."""
+"""Limit of the pause, which doubles while Slurm reports the job as running (a long epilog)."""
 
 _MAX_HOLD = 10.0
-"""Seconds after which a job is checked even if the workflow gains nothing from the answer."""
+"""Seconds after which a job is checked even if the workflow cannot go on with the answer."""
 
 
 class CompletionMarkers:
@@ -79,7 +79,7 @@ class CompletionMarkers:
                 (self.folder / marker).unlink()
 
     def back_off(self, job_id: str) -> None:
-        """Wait twice as long before the next check of a job that has not ended for Slurm."""
+        """Double the pause before the next check of a job that Slurm reports as not ended."""
         if job_id in self._check_at:
             # On a busy machine slurmctld is slow for every job, not only for this one.
             if self._pause[job_id] == self._first_pause:

@@ -1,4 +1,4 @@
-"""What the executor needs to know about Snakemake's graph of jobs."""
+"""Queries on Snakemake's graph of jobs, for the executor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def unblocks_jobs(dag: Any, ended: Collection[Any], running: Collection[Any]) ->
         return True
     done = {member for job in ended for member in jobs_in(job)}
     if any(job.is_checkpoint for job in done):
-        return True  # Snakemake learns only afterwards which jobs depend on a checkpoint.
+        return True  # Which jobs depend on a checkpoint is only known after it has run.
     # `list`: the scheduler's thread changes these dictionaries while this thread reads them.
     return any(
         all(other in done or dag.finished(other) or not dag.needrun(other) for other in needed)

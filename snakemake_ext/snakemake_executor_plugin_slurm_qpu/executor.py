@@ -1,4 +1,4 @@
-"""The executor: jobs with a QPU run under a lease; all other jobs run as under the stock executor.
+"""The executor: jobs with a QPU run under a lease, all other jobs as under the stock executor.
 
 A job with a QPU has no job step and no srun. Its batch script runs one supervisor, which holds the
 lease and starts the rule's shell command, or a single Snakemake where the rule needs one.
@@ -49,14 +49,14 @@ from snakemake_executor_plugin_slurm_qpu.telemetry import log_leases
 __all__ = ["Executor"]
 
 SBATCH_SECONDS = COMMAND_TIMEOUT
-"""How long `sbatch` may take. After that, Slurm may have accepted the job all the same."""
+"""How long `sbatch` may take. After that, Slurm may still have accepted the job."""
 
 SEARCH_SECONDS = 30.0
-"""How long the queue is searched for a job whose submission Slurm did not answer."""
+"""How long to search the queue for a job whose submission Slurm did not answer."""
 
-# Whether the Snakemake call that is being rendered is that of a job with a QPU. The interface asks
-# for its parts by methods without a job (`get_snakefile`, `additional_general_args`), and two
-# threads render calls at the same time, so an attribute of the executor would not do.
+# Whether the Snakemake call being rendered is for a job with a QPU. The methods that render its
+# parts (`get_snakefile`, `additional_general_args`) are not told the job, and two threads render
+# calls at the same time, so an attribute of the executor would not do.
 _RENDERS_QPU_JOB: ContextVar[bool] = ContextVar("_RENDERS_QPU_JOB", default=False)
 
 
@@ -84,7 +84,7 @@ class Executor(MarkerExecutor):
     # Submission
 
     def run_jobs(self, jobs: Sequence[Any]) -> None:
-        """Submit jobs that are ready; those with a QPU one by one, never as a job array."""
+        """Submit jobs that are ready, those with a QPU one by one and never as a job array."""
         # The stock executor calls `run_job` in a thread pool and ignores the future: an exception
         # raised there is lost, and Snakemake waits for the job for ever. Here, in the thread of
         # Snakemake's scheduler, a bad request ends the workflow with its message.
@@ -94,7 +94,7 @@ class Executor(MarkerExecutor):
             if not self._is_plain_shell(job):
                 require_parsable_wildcards(job)
         # A job array passes the commands of its tasks in an option of the job step executor
-        # (`--slurm-jobstep-array-execs`). Jobs with a QPU do without that executor, so each task
+        # (`--slurm-jobstep-array-execs`). Jobs with a QPU do not use that executor, so each task
         # would run the first one's command.
         super().run_jobs([job for job, request in requests.items() if request is None])
         for job in with_qpu:
@@ -102,7 +102,7 @@ class Executor(MarkerExecutor):
                 self._submit_job(job)
 
     def _prepare(self, job: Any) -> bool:
-        """Do for a plain shell job what a Snakemake inside the job would do first."""
+        """Prepare a plain shell job as a Snakemake inside the job would."""
         # `Job.prepare` removes old outputs and creates folders. Otherwise the local executor of the
         # Snakemake inside the job calls it, right before the command.
         if not self._is_plain_shell(job):
@@ -174,7 +174,8 @@ class Executor(MarkerExecutor):
         )
 
     def _log_file(self, job: Any) -> Path:
-        # Where the stock executor has it (`run_job`), except for characters special to sbatch.
+        # In the same place as the stock executor (`run_job`), except for characters special to
+        # sbatch.
         kind = "group" if job.is_group() else "rule"
         folder = self.slurm_logdir / f"{kind}_{job.name}" / log_folder_name(job)
         folder.mkdir(parents=True, exist_ok=True)
@@ -212,7 +213,7 @@ class Executor(MarkerExecutor):
         return [*shlex.split(call + set_gres_string(job)), *requeue, *after, *options]
 
     def _after_orphans(self, job: Any) -> list[str]:
-        """Make a job wait for those that a killed Snakemake has left running for its outputs."""
+        """Make a job wait for the jobs of a killed Snakemake that still run for its outputs."""
         # By then their tasks are in the journal. Snakemake keeps the ids of submitted jobs with its
         # marks of incomplete outputs (`PersistenceBase.external_jobids`).
         external_jobids = self.workflow.persistence.external_jobids
@@ -235,14 +236,14 @@ class Executor(MarkerExecutor):
             _RENDERS_QPU_JOB.reset(token)
 
     def get_job_args(self, job: Any, **kwargs: Any) -> str:
-        """Render the arguments of that call that depend on the job."""
+        """Render the job's own arguments of that call."""
         arguments = str(super().get_job_args(job, **kwargs))
         return quote_job_args(arguments, job, self.tmpdir) if _RENDERS_QPU_JOB.get() else arguments
 
     def get_snakefile(self) -> str:
         """Return the Snakefile's path, quoted for a shell where it needs to be."""
-        # The interface quotes it with `repr` (see `quoting`), but leaves alone a string that is
-        # quoted already (`format_cli_value`).
+        # The interface quotes it with `repr` (see `quoting`), but leaves a string alone that is
+        # already quoted (`format_cli_value`).
         path = str(super().get_snakefile())
         return shlex.quote(path) if _RENDERS_QPU_JOB.get() else path
 
@@ -258,7 +259,7 @@ class Executor(MarkerExecutor):
         if _RENDERS_QPU_JOB.get() or not self._leaves_marker(job):
             return ""
         # The interface renders `COMMAND && SUFFIX`, here `COMMAND && touch … || { … }`: the braces
-        # run if COMMAND has failed, leave the marker too, and keep the failure.
+        # run if COMMAND has failed, leave the marker too, and preserve the failure.
         marker = shlex.quote(str(self._markers.folder / marker_name(job)))
         return f"touch {marker} || {{ touch {marker}; exit 1; }}"
 
@@ -278,14 +279,14 @@ class Executor(MarkerExecutor):
     # Completion
 
     def report_job_success(self, job_info: SubmittedJobInfo) -> None:
-        """Report a job that has ended as COMPLETED, and what its leases used."""
+        """Report a job that has ended as COMPLETED, and the usage of its leases."""
         self._log_leases(job_info)
         super().report_job_success(job_info)
 
     def report_job_error(
         self, job_info: SubmittedJobInfo, msg: str | None = None, **kwargs: Any
     ) -> None:
-        """Report a job that has failed, with the tail of its log and what its leases used."""
+        """Report a job that has failed, with the tail of its log and the usage of its leases."""
         self._log_leases(job_info)
         tail = read_log_tail((job_info.aux or {}).get("slurm_logfile"))
         if tail and self._requests.request_of(job_info.job) is not None:
@@ -297,8 +298,8 @@ class Executor(MarkerExecutor):
 
     def handle_job_success(self, job: Any) -> None:
         """Archive the step of a job whose outputs Snakemake has found."""
-        # Not earlier: if outputs are missing, a retry must find the tasks that are already paid
-        # for. From now on, running the job again means new tasks.
+        # Not earlier: if outputs are missing, a retry must find the tasks that have been paid for.
+        # From now on, running the job again means new tasks.
         super().handle_job_success(job)
         if self._requests.request_of(job) is not None:
             try:
@@ -345,8 +346,9 @@ class Executor(MarkerExecutor):
 def _drop_own_leases() -> None:
     """Remove the leases of the job that Snakemake itself runs in from the environment.
 
-    Every job, with a QPU or not, inherits this environment (`sbatch --export=ALL`), and Slurm keeps
-    it on disk: a job would adopt the lease of another, and Slurm would keep that lease's token.
+    Every job, with a QPU or not, inherits this environment (`sbatch --export=ALL`), and Slurm
+    stores it on disk: a job would adopt another job's lease, and Slurm would store that lease's
+    token.
     """
     kept = without_leases()
     for name in os.environ.keys() - kept.keys():

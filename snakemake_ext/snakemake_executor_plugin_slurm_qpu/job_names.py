@@ -23,7 +23,7 @@ def job_comment(job: Any) -> str:
     """Describe a job as the stock executor does, and uniquely among the jobs of a run."""
     wildcards = get_job_wildcards(job)
     described = f"rule_{job.name}" + (f"_wildcards_{wildcards}" if wildcards else "")
-    # Other characters would break the lines of squeue, in which the job is looked up by comment.
+    # Other characters would break the output of squeue, in which the job is found by its comment.
     return re.sub(r"[^\w.,=+@%/-]", "_", f"{described}_job_{marker_name(job)}")
 
 

@@ -1,4 +1,4 @@
-"""How a job with a completion marker ended.
+"""Decide how a job with a completion marker ended.
 
 A marker only shows that the job's command has ended. Slurm knows how the job ended: it may have
 been cancelled, or its node may have failed. Where Slurm has forgotten the job, its marker decides.
@@ -32,8 +32,7 @@ def decide_outcome(listed: JobStatus | None, exit_status: str) -> Outcome:
     Args:
         listed: The job as Slurm lists it; `None` if Slurm has answered but does not list the job,
             because it forgets jobs `MinJobAge` seconds after their end (slurm.conf(5)).
-        exit_status: What the job's marker holds; empty if it holds nothing, as the marker of a job
-            without a QPU.
+        exit_status: The content of the job's marker; empty for a job without a QPU.
     """
     has_good_marker = exit_status in {"0", ""}
     if listed is None:

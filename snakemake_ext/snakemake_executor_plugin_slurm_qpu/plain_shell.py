@@ -1,9 +1,9 @@
-"""Running a rule's shell command in its job without a Snakemake around it.
+"""Run a rule's shell command in its job without a Snakemake around it.
 
 A Snakemake inside the job takes seconds to start, and a QPU task may take 50 ms. For a plain
-`shell:` rule it does little that the submitting Snakemake does not do anyway: that one checks the
-outputs, keeps the metadata and cleans up after a failure. The rest is done at submission: folders
-are prepared, and the command is rendered as Snakemake's own `shell` would run it.
+`shell:` rule, the submitting Snakemake does most of its work anyway: it checks the outputs, keeps
+the metadata and cleans up after a failure. The rest is done at submission: folders are prepared,
+and the command is rendered as Snakemake's own `shell` would run it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from snakemake_executor_plugin_slurm_qpu.qpu_requests import TO_BE_DETERMINED
 __all__ = ["is_plain_shell", "render_shell_command"]
 
 # Linux refuses an argument of more than 128 KiB (execve(2), MAX_ARG_STRLEN). Snakemake can write a
-# longer command into a script (`shell.MAX_ARG_LEN` in 9.27.1), so that gets a Snakemake in the job.
+# longer command into a script (`shell.MAX_ARG_LEN` in 9.27.1), so its job gets a Snakemake.
 _MAX_CHARACTERS = 100_000
 
 # The variables that snakemake 9.27.1 sets to a rule's threads (`snakemake.shell.shell.__new__`).
@@ -46,8 +46,8 @@ def is_plain_shell(job: Any, workflow: Any) -> bool:
 
 def render_shell_command(job: Any) -> str:
     """Render the text for `bash -c` that runs a job's shell command as Snakemake's `shell` does."""
-    # Imported here: Snakemake imports every plugin at start-up, and no `snakemake` command would
-    # work any more if a later version moved this.
+    # Imported here, because Snakemake imports every plugin at start-up: if a later version moved
+    # this, no `snakemake` command would work any more.
     from snakemake.shell import shell
 
     # `_get_process_prefix` and `_process_suffix` (private, read in snakemake 9.27.1) hold

@@ -1,9 +1,9 @@
 """From the resources of a Snakemake job to a checked request for a QPU.
 
-A rule may set `qpu` (how many of the scheduler's units of the QPU, each of them a lane where the
-site counts lanes; 0 is a rule without a QPU, so that a profile can set it for all rules),
-`qpu_name`, and `qpu_exclusive` (all units). A group of jobs shares one lease, so its rules must all
-name the same QPU.
+A rule may set `qpu` (the number of the scheduler's units of the QPU; at sites that count lanes, a
+unit is a lane), `qpu_name`, and `qpu_exclusive` (all units). `qpu=0` means no QPU, so that a
+profile can set it for all rules. A group of jobs shares one lease, so its rules must all name the
+same QPU.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from snakemake_executor_plugin_slurm_qpu.quoting import require_parsable_wildcar
 __all__ = ["TO_BE_DETERMINED", "QPURequests"]
 
 TO_BE_DETERMINED = "<TBD>"
-"""How Snakemake writes a value that it can only evaluate later, or only inside the job."""
+"""Snakemake's text for a value that it can only evaluate later, or inside the job."""
 # The text of `snakemake.common.tbdstring.TBDString` in 9.27.1; not imported, see `__init__.py`.
 
 
 class QPURequests:
-    """The requests of one workflow; Slurm is asked once what it offers."""
+    """The requests of one workflow; Slurm is queried once for the GRES of its nodes."""
 
     # Needs no lock: the main thread asks for the request of every job before the submitting threads
     # do, so these find it in `_checked`, and the cached properties computed.
@@ -47,7 +47,7 @@ class QPURequests:
 
     @cached_property
     def _nodes(self) -> list[str]:
-        """What each kind of node has: `GRES|CPUs`."""
+        """The GRES and CPUs of each kind of node, as `GRES|CPUs`."""
         # --exact: otherwise sinfo merges nodes that differ, and writes `8+` for their CPUs.
         argv = ["sinfo", "--noheader", "--exact", "--format=%G|%c"]
         return require_success(run_command(argv)).stdout.splitlines()
@@ -121,7 +121,7 @@ class QPURequests:
         return [o for o in options if partition or not o.startswith("--partition=")]
 
     def lanes(self, request: QPURequest) -> int | None:
-        """Return how many lanes a request is for; `None` if the site's units are not lanes."""
+        """Return the number of lanes in a request; `None` if the site's units are not lanes."""
         units = units_of(self.site.qpu(request.qpu), self._offered)
         return request.count if units is not None and units > 1 else None
 
@@ -132,9 +132,9 @@ class QPURequests:
         names = sorted({request.qpu for request in requests})
         if len(names) > 1:
             raise RequestError(
-                f"group {job.groupid!r} asks for the QPUs {', '.join(names)}; one group is one "
-                "Slurm job and shares one lease, so one QPU is allowed. Put the rules of each QPU "
-                "into a group of their own."
+                f"group {job.groupid!r} asks for the QPUs {', '.join(names)}; a group is one Slurm "
+                "job with one lease, so it must use only one QPU. Put the rules of each QPU into a "
+                "group of their own."
             )
         return max(requests, key=lambda request: request.count)
 
@@ -197,8 +197,8 @@ def _is_undetermined(job: Any) -> bool:
 def _refuse_conflicting_options(resources: Any) -> None:
     if gres := resources.get("gres"):
         raise RequestError(
-            f"it asks for gres={gres!r} and for qpu={resources.qpu!r}; sbatch keeps only one "
-            "--gres, so with `qpu` no `gres` is allowed. Remove `gres` (GPUs: use `gpu`)."
+            f"it sets both gres={gres!r} and qpu={resources.qpu!r}; sbatch uses only one --gres, "
+            "so a rule with `qpu` must not set `gres`. Remove `gres` (GPUs: use `gpu`)."
         )
     extra = resources.get("slurm_extra") or ""
     refuse_options(extra, Slurm.request_options, where=f"slurm_extra={extra!r}")
@@ -220,6 +220,6 @@ def _name_qpu_for_siblings(group: Any, qpu: str) -> None:
         elif name != qpu:
             raise QPURequestError(
                 f"rule {job.rule.name!r} of group {group.groupid!r} has qpu_name={name!r}, but the "
-                f"group asks for QPU {qpu!r}; within a group one qpu_name is allowed. Set "
-                f'qpu_name="{qpu}" for that rule, or take it out of the group.'
+                f"group asks for QPU {qpu!r}; all rules of a group must have the same qpu_name. "
+                f'Set qpu_name="{qpu}" for that rule, or take it out of the group.'
             )

@@ -1,4 +1,4 @@
-"""Quoting the file names and wildcards that are passed to the Snakemake inside a job.
+"""Quote the file names and wildcards that are passed to the Snakemake inside a job.
 
 Snakemake quotes them with Python's `repr` (`utils.format_cli_value` of
 snakemake-interface-executor-plugins 9.4.0). A shell reads such a string differently if it has a
@@ -22,7 +22,7 @@ __all__ = ["quote_job_args", "require_parsable_wildcards"]
 
 
 def quote_job_args(arguments: str, job: Any, tmpdir: str) -> str:
-    """Quote the target jobs and the files to wait for as a shell reads them.
+    """Quote the target jobs and the files to wait for, for a shell.
 
     Args:
         arguments: The arguments as `get_job_args` of the interface has rendered them.
@@ -45,24 +45,24 @@ def require_parsable_wildcards(job: Any) -> None:
     """Refuse a job with a wildcard that the Snakemake inside the job would misread.
 
     Raises:
-        QPURequestError: A wildcard has a comma, or a quote at an end.
+        QPURequestError: A wildcard's value has a comma, or starts or ends with a quote.
     """
     for rule, wildcards in job.get_target_spec():
         for name, value in wildcards.items():
             if not _survives_round_trip(TargetSpec(rule, {name: value})):
                 raise QPURequestError(
-                    f"rule {rule!r}: wildcard {name}={str(value)!r} has a comma, or a quote at an "
-                    "end, which a Snakemake inside a job misreads; anything else is allowed. "
+                    f"rule {rule!r}: wildcard {name}={str(value)!r} must not contain a comma, or "
+                    "start or end with a quote, because a Snakemake inside a job would misread it. "
                     "Rename the file, or use the QPU in a plain `shell:` rule outside of groups, "
                     "whose job needs no Snakemake."
                 )
 
 
 def _survives_round_trip(spec: TargetSpec) -> bool:
-    # Asks the parser itself, so that the check disappears with the bugs. Those of snakemake 9.27.1:
-    # commas split a value (https://github.com/snakemake/snakemake/issues/2366), and quotes are
-    # stripped from its ends (https://github.com/snakemake/snakemake/issues/4298).
-    # Imported here, as every import of Snakemake's own modules (see `plain_shell`).
+    # Ask the parser itself, so that the check disappears with the bugs. In snakemake 9.27.1, commas
+    # split a value (https://github.com/snakemake/snakemake/issues/2366), and quotes are stripped
+    # from its ends (https://github.com/snakemake/snakemake/issues/4298). Imported here, like all of
+    # Snakemake's own modules (see `plain_shell`).
     from snakemake.target_jobs import parse_target_jobs_cli_args
 
     try:

@@ -1,4 +1,4 @@
-"""The plugin's settings: those of the stock Slurm executor, and two more."""
+"""The plugin's settings: those of the stock Slurm executor, and two of its own."""
 
 # No `from __future__ import annotations`: Snakemake reads the fields' types at run time.
 from dataclasses import dataclass, field

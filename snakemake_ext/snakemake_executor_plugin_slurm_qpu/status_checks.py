@@ -1,9 +1,9 @@
-"""Checking jobs' status: on the stock executor's schedule, and at once after a completion marker.
+"""Check the status of jobs: on the stock executor's schedule, and soon after a completion marker.
 
-The stock executor (snakemake-executor-plugin-slurm 2.8.0) asks Slurm every 40 to 180 s. That spares
-Slurm, but a chain of short jobs mostly waits. Here a marker triggers the question if the workflow
-can go on once the answer is known; otherwise the question waits until more jobs have ended. So a
-chain costs one question per job, and a fan-out one or two.
+The stock executor (snakemake-executor-plugin-slurm 2.8.0) queries Slurm every 40 to 180 s. That
+spares Slurm, but a chain of short jobs spends most of its time waiting. Here a marker triggers a
+query if the workflow can go on once the answer is known; otherwise the query is deferred until more
+jobs have ended. So a chain costs one query per job, and a fan-out one or two.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class MarkerExecutor(SlurmExecutor):
         super().__init__(workflow, logger)
 
     def __post_init__(self, test_mode: bool = False) -> None:
-        """Read from Slurm's configuration how it can be asked, and its KillWait."""
+        """Read from Slurm's configuration whether it has accounting, and its KillWait."""
         super().__post_init__(test_mode)
         try:
             config = run_command(["scontrol", "show", "config"]).stdout
@@ -94,8 +94,8 @@ class MarkerExecutor(SlurmExecutor):
 
     def get_status_command(self) -> str:
         """Return `sacct` or `squeue`, but never `sacct` where Slurm has no accounting."""
-        # The stock executor uses `sacct` if it is installed, and takes an empty answer for "not in
-        # the database yet": without a database it would wait for ever.
+        # The stock executor uses `sacct` if it is installed, and interprets an empty answer as "not
+        # in the database yet": without a database it would wait for ever.
         return str(super().get_status_command()) if self._has_accounting else "squeue"
 
     async def check_active_jobs(
@@ -140,7 +140,7 @@ class MarkerExecutor(SlurmExecutor):
         has_unexplained_failure = False
         for job_id in asked:
             status, exit_status = (listed or {}).get(job_id), self._markers.exit_status(job_id)
-            # An answer without the job means that Slurm has forgotten it. No answer says nothing.
+            # An answer without the job means that Slurm has forgotten it. No answer means nothing.
             outcome = Outcome.UNDECIDED if listed is None else decide_outcome(status, exit_status)
             if outcome is Outcome.UNDECIDED:
                 self._markers.back_off(job_id)

@@ -1,4 +1,4 @@
-"""What a job's leases used: logged for the user and for logger plugins, and kept for the report.
+"""The usage of a job's leases: logged for the user and logger plugins, and kept for the report.
 
 A Snakemake inside a job loads no logger plugins, so the job cannot log events. Instead, each lease
 leaves a lease record; the executor reads the records of a job when the job has ended.
@@ -25,7 +25,7 @@ WORKFLOW_RECORDS = Path(".snakemake/slurm_qpu/leases.jsonl")
 
 
 def log_leases(logger: Any, rule: str, job_id: str, submitted: datetime) -> None:
-    """Log what the leases of an ended job used, and append it to the workflow's records.
+    """Log the usage of an ended job's leases, and append it to the workflow's records.
 
     Args:
         logger: Snakemake's logger.

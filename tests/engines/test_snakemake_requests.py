@@ -32,7 +32,7 @@ BAD = {
     'qpu="one", qpu_name="ibm_fez"': r"qpu='one' for QPU 'ibm_fez': must be a positive integer",
     'qpu=True, qpu_name="ibm_fez"': r"qpu=True for QPU 'ibm_fez': must be a positive integer",
     'qpu=2, qpu_name="ibm_fez"': r"qpu=2 for QPU 'ibm_fez': no node .* has more than 1 of GRES",
-    'qpu=1, qpu_name="ibm_fez", gres="tape:1"': r"gres='tape:1' and for qpu=1; .*Remove `gres`",
+    'qpu=1, qpu_name="ibm_fez", gres="tape:1"': r"gres='tape:1' and qpu=1; .*Remove `gres`",
     'qpu=1, qpu_name="ibm_fez", slurm_extra="-x n1 --licenses=a"': r"--licenses would override",
     'qpu=1, qpu_name="ibm_fez"\n                threads: 9': r"for 9 CPUs, .* more than 8. Lower",
     'qpu=1, qpu_name="ibm_fez", slurm_extra="-L a:1"': r"-L would override the request .*Remove -L",
@@ -87,7 +87,7 @@ def test_the_message_names_the_value_what_is_allowed_and_what_to_do(
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        ('qpu=1, qpu_name="FRESNEL"', "asks for the QPUs FRESNEL, ibm_fez; .* one QPU is allowed"),
+        ('qpu=1, qpu_name="FRESNEL"', "asks for the QPUs FRESNEL, ibm_fez; .* only one QPU"),
         ('qpu=0, qpu_name="FRESNEL"', "has qpu_name='FRESNEL', but the group asks for QPU 'ibm_"),
     ],
 )

@@ -189,7 +189,7 @@ def test_a_wildcard_that_a_snakemake_in_the_job_would_misread_is_refused(
 
     output = project.run(*options, fails=True)
 
-    assert f"rule 'quantum': wildcard name={name!r} has a comma, or a quote" in output
+    assert f"rule 'quantum': wildcard name={name!r} must not contain a comma" in output
     assert "has been submitted" not in output
 
 

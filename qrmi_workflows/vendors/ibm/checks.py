@@ -21,8 +21,8 @@ _LABEL = re.compile(r"[IXYZ01+lr-]+")
 def check_pub(program: str, pub: Any, *, index: int, qpu: str, target: str | None) -> None:
     """Refuse a PUB that cannot run on a QPU.
 
-    Circuits are inspected only if they are OpenQASM 3, and for their gates only if the target is
-    known. Whatever is not inspected here is left to the vendor.
+    Circuits are inspected only if they are OpenQASM 3, and their gates only if the target is known.
+    Everything else is left to the vendor.
 
     Raises:
         PayloadError: The parameters have no values, a sampler's circuit has no measurements, an
@@ -92,8 +92,8 @@ def _check_parameter_values(values: Any, parameters: tuple[str, ...], where: str
             f"{where} has unbound parameters: {names}. Add their values to the PUB, or bind them "
             "with `circuit.assign_parameters`."
         )
-    # As in Qiskit's `BindingsArray`, the last axis runs over the parameters. A single parameter
-    # needs no axis of its own: a list of numbers is then a list of parameter sets.
+    # As in Qiskit's `BindingsArray`, the last axis indexes the parameters. A single parameter needs
+    # no axis of its own: a list of numbers is then a list of parameter sets.
     if not (count == 1 or (count and array.ndim and array.shape[-1] == count)):
         raise PayloadError(
             f"{where}: parameter values of shape {array.shape} do not match its {count} parameters "

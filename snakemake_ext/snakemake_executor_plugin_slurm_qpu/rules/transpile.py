@@ -36,7 +36,7 @@ def estimator_pub(circuit: QuantumCircuit, observables: Any, precision: float) -
 
 
 def _on_physical_qubits(observables: Any, circuit: QuantumCircuit) -> Any:
-    # The transpiler has assigned the circuit's qubits to others of the QPU; observables follow.
+    # The transpiler has mapped the circuit's qubits to qubits of the QPU; observables must follow.
     if isinstance(observables, list):
         return [_on_physical_qubits(each, circuit) for each in observables]
     physical = SparsePauliOp.from_list(observables.items()).apply_layout(circuit.layout)
@@ -47,8 +47,8 @@ def _main(rule: Any) -> None:
     texts = {name: Path(path).read_text(encoding="utf-8") for name, path in rule.input.items()}
     circuit, target = qasm3.loads(texts["circuit"]), texts["target"]
     if "observables" in texts:
-        # The estimator adds measurements of its own. After the circuit's, it would measure a state
-        # that has already collapsed.
+        # The estimator adds its own measurements. After those of the circuit, they would measure a
+        # collapsed state.
         unmeasured = circuit.remove_final_measurements(inplace=False)
         observables = json.loads(texts["observables"])
         pub = estimator_pub(transpile(unmeasured, target), observables, rule.params.precision)

@@ -24,13 +24,13 @@ def test_definitions_are_read_by_name_without_credentials_in_their_repr(tmp_path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not JSON"),
-        ("[" * 100_000, "not JSON"),
-        ("[]", "no list `resources`"),
-        ('{"resources": {}}', "no list `resources`"),
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("[]", "`resources` is missing or not a list"),
+        ('{"resources": {}}', "`resources` is missing or not a list"),
         ('{"resources": ["x"]}', "resources[0]: is a str"),
-        ('{"resources": [{"type": "t"}]}', "no string `name`"),
-        ('{"resources": [{"name": "a", "type": 1}]}', "no string `type`"),
+        ('{"resources": [{"type": "t"}]}', "`name` is missing or not a string"),
+        ('{"resources": [{"name": "a", "type": 1}]}', "`type` is missing or not a string"),
         ('{"resources": [{"name": "a b", "type": "t"}]}', "invalid QPU name 'a b'"),
         (
             '{"resources": [{"name": "a", "type": "t", "environment": {"K": 1}}]}',

@@ -54,7 +54,7 @@ def test_the_message_about_a_qpu_that_is_not_offered_lists_those_that_are(tmp_pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[", "not TOML"),
+        ("[", "not valid TOML"),
         ("", "offers no QPU"),
         ("[qpu.a]", "unknown key 'qpu'"),
         ("[qpus]\na = 1", "1 is not a table"),

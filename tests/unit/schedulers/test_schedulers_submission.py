@@ -50,7 +50,7 @@ def test_a_job_whose_answer_was_lost_is_found_by_its_mark(commands, caplog):
     with caplog.at_level(logging.WARNING):
         assert submit_job(Slurm(), SBATCH, MARK) == "17"
 
-    assert "job 17 was accepted, although" in caplog.text
+    assert "job 17 was accepted despite this error" in caplog.text
     assert "Socket timed out" in caplog.text
     (call,) = commands.calls("squeue")
     assert "--name=step-a" in call

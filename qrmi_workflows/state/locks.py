@@ -36,7 +36,7 @@ def hold_lock(path: Path) -> Iterator[None]:
     for attempt in itertools.count(1):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = FileIO(path, "a")
+            file = FileIO(str(path), "a")  # else an error's message would have the Path's repr
         except (FileExistsError, FileNotFoundError):
             if attempt == _ATTEMPTS:
                 raise
@@ -94,7 +94,7 @@ def hold_any_lock(paths: Sequence[Path], is_stopped: Callable[[], bool]) -> Iter
 
 def _lock_any(paths: Sequence[Path], is_stopped: Callable[[], bool], stack: ExitStack) -> bool:
     with ExitStack() as opened:
-        files = [opened.enter_context(FileIO(path, "a")) for path in paths]
+        files = [opened.enter_context(FileIO(str(path), "a")) for path in paths]
         start = time.monotonic()
         # Polled, because flock can wait for one file only.
         while not is_stopped():

@@ -95,6 +95,11 @@ def test_lines_of_several_processes_are_never_mixed(tmp_path):
     assert set(lines) == expected
 
 
+def test_an_append_that_fails_names_the_file_in_plain_words(tmp_path):
+    with pytest.raises(OSError, match=f"directory: '{tmp_path}'$"):
+        append_line(tmp_path, "line")
+
+
 def test_a_forked_child_does_not_keep_the_lock_of_an_append(tmp_path, monkeypatch):
     """The child inherits the open file; the next append must not wait for the child's end."""
     path = tmp_path / "records.jsonl"

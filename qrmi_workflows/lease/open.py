@@ -32,6 +32,7 @@ from qrmi_workflows.lease.held import HeldQPU, lease_environment
 from qrmi_workflows.lease.killwait import current_kill_wait
 from qrmi_workflows.lease.lease import Lease, finish
 from qrmi_workflows.lease.reap import reap
+from qrmi_workflows.schedulers import this_scheduler
 
 __all__ = ["LeaseSet", "open_lease"]
 
@@ -151,7 +152,9 @@ def _find_config() -> Path | None:
 
 
 def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
-    late_seconds = current_kill_wait().command  # raises before anything is acquired or adopted
+    # These two refuse a wrong $QPU_KILL_WAIT or site.toml before anything is acquired or adopted.
+    late_seconds = current_kill_wait().command
+    this_scheduler()
     # Before acquiring anything: by default, SIGTERM would end the process at once.
     exit_on_sigterm()
     if found.token is not None:

@@ -101,15 +101,21 @@ class _Jobs:
         if self._patience is not None and not _is_first_in(_ASK_SECONDS):
             return None
         try:
-            return this_scheduler().live_jobs(cluster, timeout=self._patience or COMMAND_TIMEOUT)
+            live = this_scheduler().live_jobs(cluster, timeout=self._patience or COMMAND_TIMEOUT)
         except SchedulerError as error:
             logger.warning("cannot tell whether jobs on other hosts still hold leases: %s", error)
             return None
+        if live is None:
+            # The scheduler is not installed on this host. That must not keep one where it is from
+            # querying it.
+            with suppress(OSError):
+                _query_marker().unlink()
+        return live
 
 
 def _is_first_in(seconds: float) -> bool:
     """Return whether the last query is at least this old; if so, record a new one."""
-    marker = state_folder() / "leases" / "asked"
+    marker = _query_marker()
     try:
         # The absolute value, because the clock may have been set back.
         if abs(time.time() - marker.stat().st_mtime) < seconds:
@@ -119,6 +125,10 @@ def _is_first_in(seconds: float) -> bool:
     with suppress(OSError):
         marker.touch()
     return True
+
+
+def _query_marker() -> Path:
+    return state_folder() / "leases" / "asked"
 
 
 def _is_orphaned(owner: Owner, jobs: _Jobs) -> bool:

@@ -283,9 +283,15 @@ def records_of_job(
     return [
         record
         for record in records
-        if record.owner.job == job_id
-        and datetime.fromisoformat(record.acquired) >= since - _CLOCK_SKEW
+        if record.owner.job == job_id and _is_since(record, since - _CLOCK_SKEW)
     ]
+
+
+def _is_since(record: LeaseRecord, earliest: datetime) -> bool:
+    try:
+        return datetime.fromisoformat(record.acquired) >= earliest
+    except (TypeError, ValueError):  # a damaged record, or one without a time zone
+        return False
 
 
 def _last_records(file: Path) -> Iterator[LeaseRecord]:

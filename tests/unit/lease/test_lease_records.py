@@ -159,6 +159,14 @@ def test_lines_that_cannot_be_read_are_skipped(tmp_path):
     assert records_of_job("17", NOON, {"QPU_LEASE_RECORD": "/absent"}) == []
 
 
+@pytest.mark.parametrize("acquired", [None, "yesterday", "2026-01-01T12:00:00"])
+def test_records_without_a_valid_time_are_skipped(acquired):
+    replace(RECORD, lease="l0", acquired=acquired).save()
+    RECORD.save()
+
+    assert records_of_job("17", NOON) == [RECORD]
+
+
 def test_of_a_large_file_only_the_end_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "_TAIL_BYTES", 3 * len(RECORD.to_json()))
     environ = {"QPU_LEASE_RECORD": str(tmp_path / "records")}

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from qrmi_workflows.lease.records import records_of_job
-from qrmi_workflows.state.files import append_line
 
 __all__ = ["LEASE_EVENT", "WORKFLOW_RECORDS", "log_leases"]
 
@@ -38,8 +37,16 @@ def log_leases(logger: Any, rule: str, job_id: str, submitted: datetime) -> None
         lease = {"rule": rule, **asdict(record)}
         logger.info(record.describe(), extra={"event": LEASE_EVENT, "lease": lease})
         try:
-            append_line(WORKFLOW_RECORDS, json.dumps(lease))
+            _append(json.dumps(lease))
         except OSError as error:
             logger.warning(
                 f"{WORKFLOW_RECORDS}: {error}; the report will not include job {job_id}."
             )
+
+
+def _append(line: str) -> None:
+    # Without a lock: no other process writes to this file, and the workflow's folder may be on a
+    # file system that has no locks (Lustre without `-o flock`).
+    WORKFLOW_RECORDS.parent.mkdir(parents=True, exist_ok=True)
+    with WORKFLOW_RECORDS.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")

@@ -1,5 +1,6 @@
 """What the leases of a job used: found among the records of others, logged, and kept."""
 
+import fcntl
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -124,6 +125,20 @@ def test_the_workflow_keeps_its_records_with_their_rules(state):
     kept = [json.loads(line) for line in WORKFLOW_RECORDS.read_text().splitlines()]
     assert kept == leases
     assert len(kept) == 4
+
+
+def test_the_workflows_file_system_needs_no_locks(state, monkeypatch):
+    """Lustre has none unless it is mounted with `-o flock`."""
+
+    def refuse(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+    logger = logged()
+
+    assert not logger.warnings
+    assert len(WORKFLOW_RECORDS.read_text().splitlines()) == 2
 
 
 def test_records_that_cannot_be_kept_are_logged_all_the_same(state):

@@ -15,6 +15,7 @@ __all__ = [
     "INTERNAL_VARIABLES",
     "QPU_ATTEMPT",
     "QPU_CONFIG",
+    "QPU_GRACE",
     "QPU_JOB_LEFT",
     "QPU_JOB_USED",
     "QPU_JOURNAL_DAYS",
@@ -36,6 +37,7 @@ __all__ = [
 
 QPU_ATTEMPT = "QPU_ATTEMPT"
 QPU_CONFIG = "QPU_CONFIG"
+QPU_GRACE = "QPU_GRACE"
 QPU_JOB_LEFT = "QPU_JOB_LEFT"
 QPU_JOB_USED = "QPU_JOB_USED"
 QPU_JOURNAL_DAYS = "QPU_JOURNAL_DAYS"
@@ -65,13 +67,14 @@ USER_VARIABLES: Mapping[str, str] = {
 INTERNAL_VARIABLES: Mapping[str, str] = {
     QPU_ATTEMPT: "the attempt at the step, set for all processes under one `qpu lease exec`",
     QPU_LEASE_USAGE: "file in which the tasks of an adopted lease record their usage",
+    QPU_GRACE: "seconds between SIGTERM and SIGKILL for the command of a `qpu lease exec`",
     QPU_JOB_USED: "seconds for which the job had run when the command started",
     QPU_JOB_LEFT: "seconds that the job had left when the command started",
     QPU_SANDBOX_DAEMON: "marks the sandbox's own processes",
 }
 """Variables that this project's programs set for each other; users must not set them."""
 
-STAGE_VARIABLES = (QPU_STEP, QPU_ATTEMPT, QPU_LEASE_USAGE)
+STAGE_VARIABLES = (QPU_STEP, QPU_ATTEMPT, QPU_LEASE_USAGE, QPU_GRACE)
 """Variables of one stage; a job that belongs to another stage must not inherit them."""
 
 _JOURNAL_DAYS = 90.0
@@ -104,12 +107,15 @@ def journal_days(environ: Mapping[str, str] = os.environ) -> float:
 
 
 def kill_wait_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
-    """Return `$QPU_KILL_WAIT`, or `None` if it is not set.
+    """Return the seconds between SIGTERM and SIGKILL, if the environment sets them.
+
+    The supervisor's `$QPU_GRACE` takes precedence over `$QPU_KILL_WAIT`.
 
     Raises:
         ConfigError: It is not a number, or negative.
     """
-    return _number(environ, QPU_KILL_WAIT)
+    grace = _number(environ, QPU_GRACE)
+    return _number(environ, QPU_KILL_WAIT) if grace is None else grace
 
 
 def _number(environ: Mapping[str, str], name: str) -> float | None:

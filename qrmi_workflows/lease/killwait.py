@@ -10,7 +10,8 @@ Every wait on these paths takes its length from the shares here; no other module
 the end of a process.
 
 Shares are fractions of the time that is left. So several leases that a process releases one after
-the other also fit into KillWait, and each can use the time that the previous ones did not need.
+the other also fit into KillWait, and each can use the time that the previous ones did not need. The
+command of a supervisor may hold leases too: it divides its own share in the same way.
 """
 
 from __future__ import annotations
@@ -84,6 +85,11 @@ class KillWait:
         )
 
     @property
+    def adopted_tasks(self) -> float:
+        """How long to wait for tasks to stop if another process releases the QPU."""
+        return self.tasks + self.release / 2
+
+    @property
     def program_needs(self) -> float:
         """The longest time that a program with a lease may take from SIGTERM to its end."""
         return 2 * self.tasks + self.release + self.record
@@ -112,7 +118,7 @@ def current_kill_wait() -> KillWait:
 
 
 def start_kill_wait(since: float | None = None) -> None:
-    """Start counting KillWait, because SIGTERM has arrived; only the first call has an effect.
+    """Start counting KillWait, because SIGTERM has arrived; do nothing if it is being counted.
 
     Args:
         since: When it started, by the monotonic clock, if that was earlier.

@@ -114,7 +114,7 @@ class Lease:
         except BaseException:
             # Interrupted (Ctrl-C, SIGTERM), or the task failed: then there is nothing to cancel.
             if future.cancel() and not future.cancelled():
-                wait([future], timeout=current_kill_wait().tasks)
+                wait([future], timeout=self._seconds_to_stop(current_kill_wait()))
             raise
 
     def submit(
@@ -315,9 +315,12 @@ class Lease:
         pool, budget = self._own_pool(), current_kill_wait()
         try:
             if pool is not None:
-                pool.close(budget.tasks)
+                pool.close(self._seconds_to_stop(budget))
         finally:  # even if closing the pool is interrupted
             self._release_qpu(pool, budget)
+
+    def _seconds_to_stop(self, budget: KillWait) -> float:
+        return budget.adopted_tasks if self.adopted else budget.tasks
 
     def _release_qpu(self, pool: TaskPool | None, budget: KillWait) -> None:
         try:

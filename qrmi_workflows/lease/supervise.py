@@ -26,6 +26,7 @@ from types import FrameType
 
 import psutil
 
+from qrmi_workflows.config.variables import QPU_GRACE
 from qrmi_workflows.lease.killwait import (
     KillWait,
     current_kill_wait,
@@ -75,12 +76,14 @@ def run_supervised(
     # because the standard library has no prctl.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     stopper = _Stopper(release, grace)
+    seconds = min(stopper.grace, current_kill_wait().total)
+    variables = {**environ, QPU_GRACE: f"{seconds:g}"}  # the command may hold leases too
     with _signals_passed_to(stopper):
         try:
             # In this process's own group: Slurm may track a job by its process group
             # (proctrack/pgid), and a terminal sends signals to a group.
             # The stopper keeps signals that arrive before `watch`.
-            child = subprocess.Popen(_tied_to_this_process(argv), env=dict(environ))
+            child = subprocess.Popen(_tied_to_this_process(argv), env=variables)
             stopper.watch(child)
             if alive is not None:
                 _stop_if_abandoned(alive)
@@ -112,7 +115,8 @@ class _Stopper:
         return current_kill_wait()
 
     @property
-    def _grace(self) -> float:
+    def grace(self) -> float:
+        """Seconds between SIGTERM and SIGKILL for the command."""
         return self._budget.command if self._given_grace is None else self._given_grace
 
     def watch(self, child: subprocess.Popen[bytes]) -> None:
@@ -134,7 +138,7 @@ class _Stopper:
         self._child.send_signal(number)
         if number in _STOPPING and self._stopped is None:
             self._stopped = time.monotonic()
-            self._after(self._grace, self._kill)
+            self._after(self.grace, self._kill)
 
     def end_orphans(self) -> None:
         """End the processes that the command left behind, in the rest of its grace period."""
@@ -143,7 +147,7 @@ class _Stopper:
             with suppress(psutil.Error):
                 orphan.terminate()
         used = 0.0 if self._stopped is None else time.monotonic() - self._stopped
-        psutil.wait_procs(orphans, timeout=max(0.0, self._grace - used))
+        psutil.wait_procs(orphans, timeout=max(0.0, self.grace - used))
         limit = time.monotonic() + self._budget.kill
         # Kill those that ignore SIGTERM, and any that they have started in the meantime.
         while orphans and time.monotonic() < limit:
@@ -160,7 +164,7 @@ class _Stopper:
         # A job that is cancelled while it starts gets no SIGTERM, only SIGKILL after KillWait (seen
         # with Slurm 22.05). So check the job's state once, early enough to release the lease. Short
         # commands have ended by then, so a fan-out of them causes no queries.
-        time.sleep(min(self._grace, self._budget.command))
+        time.sleep(min(self.grace, self._budget.command))
         job = this_job()
         running = None if job is None else this_scheduler().running_job(job.id)
         if running is not None and running.is_ending:

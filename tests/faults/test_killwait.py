@@ -87,6 +87,7 @@ open_lease("ibm_quick")
 IGNORING = "trap '' TERM; echo ready; while true; do sleep 1; done"
 ORPHANING = f'sh -c "{IGNORING}" & wait'
 SUPERVISED = (*QPU, "lease", "exec", "--qpu", "ibm_slow", "--")
+SUPERVISED_TWICE = (*SUPERVISED, *QPU, "lease", "exec", "--qpu", "ibm_quick", "--")
 EXITED, KILLED = 128 + signal.SIGTERM, 128 + signal.SIGKILL
 
 PROCESSES = {
@@ -99,7 +100,12 @@ PROCESSES = {
     # It may still be waiting for its tasks when its share of KillWait is used up.
     "command with tasks in flight": ((*SUPERVISED, *python(IN_FLIGHT)), {EXITED, KILLED}),
 }
-"""Commands, and the exit codes that tell that SIGKILL came from none but a supervisor."""
+"""Commands, and the exit codes that they may have if only their supervisor sends SIGKILL."""
+
+UNDER_A_LEASE = {
+    "command under two leases": ((*SUPERVISED_TWICE, "sh", "-c", IGNORING), KILLED),
+    "program that opens another lease": ((*SUPERVISED, *python(IDLE)), EXITED),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,12 +132,12 @@ class Process:
         )
         assert self._process.stdout.readline() == "ready\n"
 
-    def end(self) -> End:
+    def end(self, kill_wait: float = BUDGET.total) -> End:
         """Send SIGTERM to all of the group, and SIGKILL after KillWait, as Slurm does."""
         start = time.monotonic()
         self._signal_group(signal.SIGTERM)
         try:
-            self._process.wait(timeout=BUDGET.total + LOAD_SECONDS)
+            self._process.wait(timeout=kill_wait + LOAD_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
         seconds = time.monotonic() - start
@@ -231,6 +237,24 @@ def test_it_releases_and_ends_although_the_first_calls_fail_and_hang(
     assert not process.is_alive(), "a process outlived its supervisor"
     assert list(open_leases()) == []
     assert [one["reaped"] for one in lease_records()] == [False] * counted()["sessions opened"]
+    wait_until(lambda: counted()["sessions open"] == 0, "the end of the sessions")
+
+
+@pytest.mark.parametrize("name", UNDER_A_LEASE)
+def test_a_lease_under_a_lease_is_released_before_the_supervisor_sends_sigkill(
+    start, fails_then_hangs, monkeypatch, counted, lease_records, name
+):
+    """It has only the command's share of KillWait, so KillWait must not be very short."""
+    monkeypatch.setenv("QPU_KILL_WAIT", "24")
+    fails_then_hangs(hangs=1)
+    argv, code = UNDER_A_LEASE[name]
+    process = start(*argv)
+
+    end = process.end(kill_wait=24)
+
+    assert end.code == code, f"{end}"
+    assert list(open_leases()) == []
+    assert [record["reaped"] for record in lease_records()] == [False, False]
     wait_until(lambda: counted()["sessions open"] == 0, "the end of the sessions")
 
 

@@ -40,6 +40,10 @@ def test_kill_wait_is_unknown_by_default():
     assert kill_wait_seconds({"QPU_KILL_WAIT": "60"}) == 60
 
 
+def test_the_grace_of_a_supervisor_takes_precedence_over_kill_wait():
+    assert kill_wait_seconds({"QPU_KILL_WAIT": "60", "QPU_GRACE": "5"}) == 5
+
+
 @pytest.mark.parametrize(("reader", "name"), NUMBERS)
 @pytest.mark.parametrize("value", ["soon", "-1", "nan"])
 def test_a_duration_must_be_a_number_and_not_negative(reader, name, value):

@@ -42,6 +42,10 @@ _TASKS, _COMMAND, _KILL, _RELEASE, _RECORD = 4.0, 5.0, 2.0, 15.0, 3.0
 # If the vendor hangs on one release call, there must be time for another.
 _RELEASE_CALL = _RELEASE / 2
 
+# Longer than other questions may take: whether a release fits into a short KillWait depends on the
+# answer, and nothing waits for it.
+_ASK_SECONDS = 5.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KillWait:
@@ -138,7 +142,7 @@ def learn_kill_wait() -> None:
         if _has_asked or kill_wait_seconds() is not None or this_job() is None:
             return
         _has_asked = True
-    _learned = this_scheduler().kill_wait()
+    _learned = this_scheduler().kill_wait(timeout=_ASK_SECONDS)
 
 
 def _full_seconds() -> float:

@@ -28,10 +28,11 @@ class Cluster:
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
         self.requests = 0
+        self.answers_after = 0.0
 
-    def kill_wait(self) -> float | None:
+    def kill_wait(self, *, timeout: float) -> float | None:
         self.requests += 1
-        return self.seconds
+        return self.seconds if timeout > self.answers_after else None
 
 
 @pytest.fixture
@@ -122,6 +123,15 @@ def test_the_default_is_assumed_until_the_scheduler_has_been_asked(cluster):
     assert current_kill_wait() == KillWait.divide(DEFAULT_SECONDS)
     learn_kill_wait()
     assert current_kill_wait() == KillWait.divide(60)
+
+
+def test_a_busy_scheduler_has_some_seconds_to_answer(cluster):
+    scheduler = cluster(10)
+    scheduler.answers_after = 4.0
+
+    learn_kill_wait()
+
+    assert current_kill_wait() == KillWait.divide(10)
 
 
 def test_the_scheduler_is_asked_once(cluster):

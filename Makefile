@@ -24,13 +24,13 @@ test:
 test-noslurm: lint
 	@$(IN_VENV) pytest $(AT_ONCE) -m 'not slurm and not slow' $(TIERS)
 
-# How much of the core the tests that need no Slurm run, processes that they start included.
+# The core's coverage by the tests that need no Slurm, including the processes that they start.
 coverage:
 	@tools/setup venv
 	@$(IN_VENV) pytest $(AT_ONCE) -q -m 'not slurm and not slow' --cov --cov-report=term \
 		tests/unit tests/emulator tests/faults
 
-# The tests that need no Slurm, with each other Python that is supported and installed.
+# Run the tests that need no Slurm with every other supported Python that is installed.
 test-pythons:
 	@for version in 3.12 3.13; do \
 		tools/setup python $$version || { [ $$? -eq 3 ] && continue; exit 1; }; \

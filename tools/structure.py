@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Print the structure of a checkout in numbers, to compare it before and after a change.
+"""Print the structure of a checkout in numbers, for comparison before and after a change.
 
-The three packages are parsed, not imported. A room is one of their top-level modules or
-sub-packages; modules of the old layout count for the room that replaced them. All imports count, at
-the top, in functions and under TYPE_CHECKING, but not relative ones (a test forbids them), modules
-named in strings, or `a` where `a.b` is imported. Blank lines, comments and docstrings are no code.
+The three packages are parsed, not imported. A layer is one of their top-level modules or
+sub-packages; a module of the old layout counts as part of the layer that replaced it. All imports
+count, whether at the top, in functions or under TYPE_CHECKING, except relative ones (a test forbids
+them), modules named in strings, and `a` where `a.b` is imported. Blank lines, comments and
+docstrings do not count as code.
 """
 
 import argparse
@@ -23,7 +24,7 @@ PACKAGES = (CORE, "parsl_ext", "snakemake_ext/snakemake_executor_plugin_slurm_qp
 ORDER: tuple[str, ...] = ("errors", "retry", "state", "config", "schedulers", "vendors")
 ORDER += ("payloads", "results", "client", "journal", "tasks", "lease", "frontends")
 ORDER += ("site", "report", "emulator", "sandbox", "cli")
-PLACES = {f"{CORE}.{room}": place for place, room in enumerate(ORDER)}
+PLACES = {f"{CORE}.{layer}": place for place, layer in enumerate(ORDER)}
 OLD_MODULES = {
     "state": "owner locks",
     "config": "environment",
@@ -32,7 +33,7 @@ OLD_MODULES = {
     "tasks": "gate lanes progress",
     "lease": "acquire opening holding exits supervise reap ledger",
 }
-NEW_ROOMS = {old: room for room, modules in OLD_MODULES.items() for old in modules.split()}
+NEW_LAYERS = {old: layer for layer, modules in OLD_MODULES.items() for old in modules.split()}
 FOR_LINTERS = re.compile(r"(#\s*(noqa(:[A-Z0-9, ]+)?|type:\s*ignore(\[[\w, -]+\])?)\s*)+")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -55,15 +56,15 @@ def read_modules(folder: Path) -> Iterator[Module]:
             yield Module(name, source, ast.parse(source, filename=str(path)))
 
 
-def room_of(module: str) -> str:
-    """Return a module's room: `PACKAGE.ROOM`, or `PACKAGE` for its `__init__` and `__main__`."""
+def layer_of(module: str) -> str:
+    """Return a module's layer: `PACKAGE.LAYER`, or `PACKAGE` for its `__init__` and `__main__`."""
     package, name = f"{module}.__main__".split(".")[:2]
-    room = NEW_ROOMS.get(name, name) if package == CORE else name
-    return package if room == "__main__" else f"{package}.{room}"
+    layer = NEW_LAYERS.get(name, name) if package == CORE else name
+    return package if layer == "__main__" else f"{package}.{layer}"
 
 
 def find_imports(module: Module, known: set[str]) -> Iterator[tuple[str, int, str, str]]:
-    """Find a module's imports of known ones: importer, line, imported, where the import is."""
+    """Find a module's imports of known modules: importer, line, imported module, place."""
     waiting: list[tuple[ast.AST, str]] = [(module.tree, "top")]
     while waiting:
         node, where = waiting.pop()
@@ -133,7 +134,7 @@ def count_code(module: Module) -> tuple[int, int]:
 
 
 def add_up(modules: list[Module]) -> dict[str, float]:
-    """Return the size of a room and its comments per 100 lines of code."""
+    """Return the size of a layer and its comments per 100 lines of code."""
     lines = sum(module.source.count("\n") for module in modules)
     code, comments = map(sum, zip(*map(count_code, modules), strict=True))
     density = round(100 * comments / max(code, 1), 1)
@@ -149,18 +150,18 @@ def spread(sizes: list[tuple[str, int]]) -> dict[str, Any]:
 
 
 def measure(modules: list[Module]) -> dict[str, Any]:
-    """Measure what was read."""
-    known = {module.name: room_of(module.name) for module in modules}
-    rooms = sorted(set(known.values()), key=lambda room: (PLACES.get(room, 99), room))
-    groups = {room: [m for m in modules if known[m.name] == room] for room in rooms}
+    """Measure the modules of a checkout."""
+    known = {module.name: layer_of(module.name) for module in modules}
+    layers = sorted(set(known.values()), key=lambda layer: (PLACES.get(layer, 99), layer))
+    groups = {layer: [m for m in modules if known[m.name] == layer] for layer in layers}
     links = sorted({link for module in modules for link in find_imports(module, set(known))})
     upward = [k for k in links if PLACES.get(known[k[0]], 99) < PLACES.get(known[k[2]], -1)]
     return {
-        "rooms": {room: add_up(group) for room, group in (groups | {"total": modules}).items()},
+        "layers": {layer: add_up(group) for layer, group in (groups | {"total": modules}).items()},
         "cycles": find_cycles({(a, b) for a, _, b, _ in links}),
         "cycles at run time": find_cycles({(a, b) for a, _, b, at in links if at != "typing"}),
         "upward imports": ["{}:{} imports {} ({})".format(*link) for link in upward],
-        "not placed": [r for r in rooms if r.startswith(f"{CORE}.") and r not in PLACES],
+        "not placed": [r for r in layers if r.startswith(f"{CORE}.") and r not in PLACES],
         "lines per module": spread([(m.name, m.source.count("\n")) for m in modules]),
         "lines per function": spread([f for m in modules for f in measure_functions(m)]),
         "public names per module": spread([(m.name, len(public_names(m))) for m in modules]),
@@ -172,9 +173,9 @@ def as_text(found: dict[str, Any]) -> Iterator[str]:
     row = "{:<52}{:>8}{:>8}{:>8}{:>18}"
     numbers = "{}: median {median:g}, 90th percentile {90th}, max {max} ({of})"
     for title, value in found.items():
-        if title == "rooms":
-            yield row.format("room", *value["total"])
-            yield from (row.format(room, *sizes.values()) for room, sizes in value.items())
+        if title == "layers":
+            yield row.format("layer", *value["total"])
+            yield from (row.format(layer, *sizes.values()) for layer, sizes in value.items())
         elif isinstance(value, dict):
             yield numbers.format(title, **value)
         else:
@@ -183,7 +184,7 @@ def as_text(found: dict[str, Any]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Measure the checkout that the command line names."""
+    """Measure the checkout named on the command line."""
     parser = argparse.ArgumentParser(description="Print the structure of a checkout in numbers.")
     here = Path(__file__).resolve().parents[1]
     parser.add_argument("folder", nargs="?", type=Path, default=here, help="default: this checkout")

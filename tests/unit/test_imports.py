@@ -23,7 +23,7 @@ SDKS = ("qiskit", "qiskit_aer", "qiskit_ibm_runtime", "qiskit_qasm3_import")
 SDKS += ("pulser", "pulser_simulation", "qutip")
 PROGRAMS = "rules"  # scripts that Snakemake's rules run in jobs: nothing imports them
 
-ROOMS = (
+LAYERS = (
     "errors",
     "retry",
     "state",
@@ -41,9 +41,9 @@ ROOMS = (
     "sandbox",
     "cli",
 )
-"""The core's rooms; each imports only from those before it."""
+"""The core's layers; each imports only from those before it."""
 
-TOP = ("__init__", "__main__")  # the package's own doors to its rooms
+TOP = ("__init__", "__main__")  # the package's own doors to its layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +126,8 @@ def shown(imports: list[Import]) -> list[str]:
     return [str(each) for each in imports]
 
 
-def room_of(name: str) -> str | None:
-    """Return the core's room that a dotted name is in."""
+def layer_of(name: str) -> str | None:
+    """Return the core's layer that a dotted name is in."""
     parts = name.split(".")
     return parts[1] if parts[0] == CORE and len(parts) > 1 else None
 
@@ -144,19 +144,19 @@ def edges() -> dict[str, set[str]]:
     return graph
 
 
-def test_every_module_of_the_core_is_in_a_room() -> None:
+def test_every_module_of_the_core_is_in_a_layer() -> None:
     """A new top-level module or package gets a place in the order."""
     found = {path.stem for path in (ROOT / CORE).iterdir() if path.suffix == ".py"}
     found |= {path.parent.name for path in (ROOT / CORE).glob("*/__init__.py")}
-    assert found == {*ROOMS, *TOP}
+    assert found == {*LAYERS, *TOP}
 
 
-def test_no_room_imports_back() -> None:
-    """Each room imports only from those before it in the order."""
+def test_no_layer_imports_back() -> None:
+    """Each layer imports only from those before it in the order."""
     wrong = []
     for each in IMPORTS:
-        room, other = room_of(each.module), room_of(each.imported)
-        if room in ROOMS and other in ROOMS and ROOMS.index(other) > ROOMS.index(room):
+        layer, other = layer_of(each.module), layer_of(each.imported)
+        if layer in LAYERS and other in LAYERS and LAYERS.index(other) > LAYERS.index(layer):
             wrong.append(each)
     assert shown(wrong) == []
 
@@ -222,7 +222,7 @@ def test_the_emulator_is_for_the_sandbox_and_the_command_line() -> None:
     assert shown([each for each in users if not is_in(each.module, *allowed)]) == []
 
 
-SCHEDULER_ROOMS = (f"{CORE}.schedulers", f"{CORE}.sandbox")
+SCHEDULER_LAYERS = (f"{CORE}.schedulers", f"{CORE}.sandbox")
 LEGACY = {"SLURM_JOB_QPU_RESOURCES", "SLURM_JOB_QPU_TYPES"}  # QRMI's own contract, read anywhere
 A_SCHEDULERS_OWN = re.compile(
     r"\b(SLURM_[A-Z_]+|squeue|sbatch|scancel|scontrol|sinfo|sacct|srun)\b"
@@ -233,7 +233,7 @@ def test_the_core_outside_schedulers_knows_no_scheduler() -> None:
     """It reads no scheduler's variable and runs none of its commands; `sandbox/` is a Slurm."""
     found = []
     for name, path in MODULES.items():
-        if not is_in(name, CORE) or is_in(name, *SCHEDULER_ROOMS):
+        if not is_in(name, CORE) or is_in(name, *SCHEDULER_LAYERS):
             continue
         for line, text in strings_of(path):
             words = set(A_SCHEDULERS_OWN.findall(text))
@@ -258,14 +258,16 @@ def strings_of(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
-def test_vendors_are_named_in_their_room_alone() -> None:
+def test_vendors_are_named_in_their_layer_alone() -> None:
     """The lease, results, tasks and the client look front ends and converters up."""
     vendor = re.compile(r"\b(ibm|pasqal|iqm|felis)\b", re.IGNORECASE)
-    rooms = tuple(f"{CORE}.{room}" for room in ("client", "journal", "tasks", "lease", "results"))
+    layers = tuple(
+        f"{CORE}.{layer}" for layer in ("client", "journal", "tasks", "lease", "results")
+    )
     found = [
         f"{name}:{line} {text!r}"
         for name, path in MODULES.items()
-        if is_in(name, *rooms)
+        if is_in(name, *layers)
         for line, text in strings_of(path)
         if vendor.search(text)
     ]

@@ -1,9 +1,9 @@
-"""The reference pages say what the code does: the variables, the rooms and the places they name."""
+"""The reference pages agree with the code on the variables, layers and places that they name."""
 
 import re
 from pathlib import Path
 
-from test_imports import MODULES, ROOMS, strings_of
+from test_imports import LAYERS, MODULES, strings_of
 
 from qrmi_workflows.config.variables import INTERNAL_VARIABLES, USER_VARIABLES
 
@@ -21,8 +21,8 @@ def rows(page: Path, heading: str) -> list[str]:
 def test_the_page_of_variables_lists_all_of_ours():
     page = DOCS / "environment.md"
 
-    assert rows(page, "What users and sites set") == list(USER_VARIABLES)
-    internal = rows(page, "What this project's programs set for each other")
+    assert rows(page, "Variables for users and sites") == list(USER_VARIABLES)
+    internal = rows(page, "Internal variables")
     assert internal == list(INTERNAL_VARIABLES)
 
 
@@ -46,13 +46,13 @@ def test_every_variable_of_ours_is_named_in_one_file():
     assert unknown == []
 
 
-def test_the_picture_of_the_rooms_has_them_in_their_order():
+def test_the_picture_of_the_layers_has_them_in_their_order():
     picture = (DOCS / "architecture.md").read_text(encoding="utf-8").split("```")[1]
     drawn = re.findall(
         r"^ +(?:(?:for tests|and demos) +)?(\w+)/?  (?! *snake)", picture, re.MULTILINE
     )
 
-    assert drawn == list(ROOMS)
+    assert drawn == list(LAYERS)
 
 
 def test_the_places_that_the_architecture_names_exist():

@@ -74,8 +74,8 @@ def found(checkout):
     return json.loads(run(checkout, "--json").stdout)
 
 
-def test_modules_lines_and_comments_are_counted_by_room(found):
-    assert {room: list(sizes.values()) for room, sizes in found["rooms"].items()} == {
+def test_modules_lines_and_comments_are_counted_by_layer(found):
+    assert {layer: list(sizes.values()) for layer, sizes in found["layers"].items()} == {
         "qrmi_workflows.errors": [1, 7, 4, 50.0],
         "qrmi_workflows.state": [1, 13, 9, 0.0],
         "qrmi_workflows.config": [2, 10, 6, 0.0],
@@ -86,7 +86,7 @@ def test_modules_lines_and_comments_are_counted_by_room(found):
         "snakemake_executor_plugin_slurm_qpu.executor": [1, 1, 1, 0.0],
         "total": [9, 37, 26, 7.7],
     }
-    assert list(found["rooms"]["total"]) == ["modules", "lines", "code", "comments per 100"]
+    assert list(found["layers"]["total"]) == ["modules", "lines", "code", "comments per 100"]
 
 
 def test_a_cycle_for_types_alone_is_none_at_run_time(found):
@@ -115,7 +115,7 @@ def test_sizes_are_summed_up(found):
 def test_the_text_says_the_same(checkout):
     text = run(checkout).stdout.splitlines()
 
-    assert text[0].split() == ["room", "modules", "lines", "code", "comments", "per", "100"]
+    assert text[0].split() == ["layer", "modules", "lines", "code", "comments", "per", "100"]
     assert text[9].split() == ["total", "9", "37", "26", "7.7"]
     assert text[10:13] == ["cycles: 2", "  2 modules:", f"    {TYPING_CYCLE[0]}"]
     assert "upward imports: 2" in text

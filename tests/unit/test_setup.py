@@ -216,7 +216,7 @@ def test_another_python_gets_a_venv_of_its_own(machine: Machine) -> None:
     done = machine.setup("python", "3.12")
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
-        "Python 3.12 is not installed here, so nothing is tested with it."
+        "Python 3.12 is not installed here, so the tests do not run with it."
     ]
     (machine.checkout / ".venv-3.12/bin").mkdir(parents=True)
     machine.write(machine.checkout / ".venv-3.12/bin/python", RECORD)

@@ -1,7 +1,7 @@
 """An HTTP server that speaks the vendors' APIs and computes real results.
 
-QRMI talks to it as to a vendor when no QPU is available. Only the sandbox, the command line and
-tests import this package.
+QRMI talks to it as it would to a vendor, so workflows run without a QPU. Only the sandbox, the
+command line and tests import this package.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Control:
         Args:
             method: The HTTP method.
             path: The path below `/control`, such as `/faults`.
-            body: What to send as JSON; `None`: no body.
+            body: The request body, sent as JSON; `None`: no body.
 
         Raises:
             EmulatorError: The emulator rejected the request, or is not running.

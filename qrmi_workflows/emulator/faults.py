@@ -83,7 +83,7 @@ class FaultRule:
 
         Args:
             table: The rule's fields.
-            where: What to call the rule in error messages.
+            where: The rule's name, for error messages.
 
         Raises:
             EmulatorError: A field is unknown or has a value that is not allowed.

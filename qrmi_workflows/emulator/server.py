@@ -38,7 +38,7 @@ __all__ = ["Readiness", "serve"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """What an emulator announces once it serves.
+    """The announcement that an emulator is ready.
 
     Attributes:
         url: Its base URL.
@@ -172,7 +172,7 @@ async def _announce(
 
 def _listen(host: str, port: int | None, previous_port: int) -> socket.socket:
     if port is None and previous_port:
-        with contextlib.suppress(OSError):  # taken in the meantime: any other will do
+        with contextlib.suppress(OSError):  # taken in the meantime: use any free port
             return _bind(host, previous_port)
     try:
         return _bind(host, port or 0)

@@ -122,7 +122,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise EmulatorError(f"{path}: not TOML: {error}. Correct the file.") from error
+        raise EmulatorError(f"{path}: not valid TOML: {error}. Correct the file.") from error
     except OSError as error:
         raise EmulatorError(
             f"{path}: {error.strerror or error}. Name a readable TOML file."

@@ -43,7 +43,7 @@ class _Worker:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=environment,
-            start_new_session=True,  # so that Ctrl-C reaches the emulator alone
+            start_new_session=True,  # so that Ctrl-C reaches only the emulator
         )
         return cls(process)
 

@@ -42,7 +42,7 @@ _TASKS, _COMMAND, _KILL, _RELEASE, _RECORD = 4.0, 5.0, 2.0, 15.0, 3.0
 # If the vendor hangs on one release call, there must be time for another.
 _RELEASE_CALL = _RELEASE / 2
 
-# Longer than other questions may take: whether a release fits into a short KillWait depends on the
+# Longer than other queries may take: whether a release fits into a short KillWait depends on the
 # answer, and nothing waits for it.
 _ASK_SECONDS = 5.0
 

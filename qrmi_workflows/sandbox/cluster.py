@@ -155,7 +155,7 @@ class Sandbox:
         """Cancel all jobs and stop every process of the sandbox.
 
         Args:
-            grace: How many seconds jobs get to end on their own.
+            grace: Seconds for jobs to end on their own.
 
         Returns:
             False if the sandbox was already down.
@@ -239,8 +239,8 @@ class Sandbox:
             _wait_for_jobs(layout, grace)
         else:
             _delete_saved_jobs(layout)
-        # Jobs that outlived the grace period are terminated while the emulator still runs, so
-        # that they can release their leases.
+        # Terminate jobs that have outlived the grace period while the emulator still runs, so that
+        # they can release their leases.
         daemon_pids = process_tree_pids([*services, *([controller] if controller else [])])
         daemon_pids |= {record.pid for record in slurm.values()}
         job_processes = without_slurmstepd(find_processes(layout))
@@ -260,8 +260,8 @@ class Sandbox:
             if time.monotonic() > deadline:
                 pids = [process.pid for process in remaining]
                 raise SandboxError(
-                    f"processes {pids} of the sandbox in {self.directory} outlived SIGKILL. See "
-                    "what blocks them with `ps`, then run `qpu sandbox down` again."
+                    f"processes {pids} of the sandbox in {self.directory} outlived SIGKILL. Use "
+                    "`ps` to find out what blocks them, then run `qpu sandbox down` again."
                 )
             terminate(find_processes(self._layout), grace=0.0)
             time.sleep(_POLL_SECONDS)
@@ -343,7 +343,7 @@ def _cancel_jobs(layout: Layout) -> None:
 
 
 def _wait_for_jobs(layout: Layout, seconds: float) -> None:
-    """Wait until the queue is empty. Completing jobs count: their nodes have yet to report."""
+    """Wait until the queue is empty, also of completing jobs: their nodes have yet to report."""
     squeue = [str(layout.wrappers / "squeue"), "--noheader", "--format=%i"]
     deadline = time.monotonic() + seconds
     with suppress(SchedulerError):

@@ -1,8 +1,8 @@
 """Start, identify and terminate the processes of a sandbox.
 
-A daemon is identified by its process id and creation time, because ids are reused. What a killed
-daemon leaves behind (slurmstepd, a worker) is identified by a variable in its environment, and a
-job's processes by their environment or their ancestors.
+A daemon is identified by its process id and creation time, because ids are reused. Processes that a
+killed daemon leaves behind (slurmstepd, a worker) are identified by a variable in their
+environment, and a job's processes by their environment or their ancestors.
 """
 
 from __future__ import annotations

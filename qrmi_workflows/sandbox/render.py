@@ -1,6 +1,7 @@
 """Render a sandbox's files: Slurm's configuration, the site policy and the wrappers.
 
-Every function is pure. The settings suit Slurm 22.05 and later; slurm.conf says what each is for.
+Every function is pure. The settings suit Slurm 22.05 and later; comments in slurm.conf explain
+them.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def test_bad_arguments_are_rejected_with_the_allowed_values(tmp_path, arguments,
         ("[qpus.FRESNEL]\ntype = 'pasqal-cloud'\nexecution_seconds = -1", "[low, high]"),
         ("[qpus.FRESNEL]\n", "type"),
         ("qpus = 3", "[qpus.NAME]"),
-        ("= 3", "not TOML"),
+        ("= 3", "not valid TOML"),
     ],
 )
 def test_a_bad_file_is_rejected_with_the_allowed_values(tmp_path, text, expected):

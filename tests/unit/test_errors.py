@@ -31,8 +31,7 @@ def test_the_message_about_an_unknown_qpu_suggests_a_similar_name():
     error = errors.UnknownQPUError("ibm_fex", ["ibm_fez", "FRESNEL"], "in a.json", "Look.")
 
     assert str(error) == (
-        "unknown QPU 'ibm_fex' in a.json; must be one of: FRESNEL, ibm_fez. "
-        "Did you mean 'ibm_fez'?"
+        "unknown QPU 'ibm_fex' in a.json; must be one of: FRESNEL, ibm_fez. Did you mean 'ibm_fez'?"
     )
 
 

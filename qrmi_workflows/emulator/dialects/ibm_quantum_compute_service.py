@@ -143,7 +143,7 @@ class QuantumComputeService(IBMDialect):
         response = JSONResponse(self._job_document(task))
         if request.query_params.get("exclude_params", "").lower() == "true":
             return response
-        # The stored input is JSON: to parse it at each poll would cost more than everything else.
+        # The stored input is JSON. Parsing it at each poll would cost more than everything else.
         params = self.fleet.store.request(task.id).encode()
         body = bytes(response.body)[:-1] + b',"params":' + params + b"}"
         return Response(body, media_type="application/json")

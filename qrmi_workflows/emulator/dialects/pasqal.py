@@ -68,7 +68,7 @@ def sequence_text(text: object, field: str) -> str:
     """Return a field's value after checking that it looks like a serialised sequence.
 
     Raises:
-        RefusalError: It does not (400).
+        RefusalError: The value is not a serialised sequence (400).
     """
     if not isinstance(text, str):
         raise RefusalError(400, f"The field {field!r} must be a string, not {text!r:.80}.")

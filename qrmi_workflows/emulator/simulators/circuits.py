@@ -70,7 +70,7 @@ def parameter_sets(values: object, parameters: Sequence[Any]) -> Any:
     """Convert parameter values to a `BindingsArray`.
 
     Args:
-        values: Nested lists whose last axis runs over the parameters, a mapping by name, or a
+        values: Nested lists whose last axis indexes the parameters, a mapping by name, or a
             `BindingsArray`.
         parameters: The circuit's parameters, in the order of that axis.
 

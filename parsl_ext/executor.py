@@ -1,7 +1,7 @@
 """A Parsl executor whose workers share a QPU's lanes.
 
 It extends `HighThroughputExecutor` (HTEX), partly in private methods. Comments say why, and in
-which version of Parsl the overridden code was read. `tests/unit/test_parsl_signatures.py` fails
+which version of Parsl the overridden code was read. `tests/unit/parsl_ext/` has a test that fails
 when a signature changes.
 """
 

@@ -66,7 +66,7 @@ class Executor(MarkerExecutor):
     # What is overridden or called, some of it private, was read in snakemake 9.27.1,
     # snakemake-executor-plugin-slurm 2.8.0 (the stock executor) and
     # snakemake-interface-executor-plugins 9.4.0 (the interface).
-    # tests/unit/test_snakemake_stock_executor.py fails if a signature has changed.
+    # tests/unit/snakemake_ext/test_snakemake_stock_executor.py fails if a signature has changed.
 
     def __init__(self, workflow: Any, logger: Any) -> None:
         # Before super(), which starts the thread that checks jobs (see MarkerExecutor).

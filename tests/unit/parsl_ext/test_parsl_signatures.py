@@ -36,7 +36,7 @@ from parsl.serialize.errors import DeserializationError, SerializationError
 
 from parsl_ext import LeaseLauncher, QPUExecutor, QPUProvider
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OVERRIDES = (
     (QPUExecutor, HighThroughputExecutor),
     (QPUProvider, ClusterProvider),

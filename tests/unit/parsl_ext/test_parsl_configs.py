@@ -11,7 +11,7 @@ from pages import blocks
 
 from parsl_ext import qpu_config
 
-PAGE = Path(__file__).parents[2] / "docs" / "parsl.md"
+PAGE = Path(__file__).parents[3] / "docs" / "parsl.md"
 
 
 @pytest.fixture(autouse=True)

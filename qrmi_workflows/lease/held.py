@@ -22,7 +22,7 @@ from qrmi_workflows.config.variables import QPU_LEASE_USAGE, requested_lanes
 from qrmi_workflows.errors import ConfigError, LeaseError, QPUError
 from qrmi_workflows.lease.acquire import acquire
 from qrmi_workflows.lease.at_exit import exit_deferred
-from qrmi_workflows.lease.killwait import current_kill_wait, learn_kill_wait
+from qrmi_workflows.lease.killwait import current_kill_wait, learn_kill_wait, release_budget
 from qrmi_workflows.lease.records import OpenLease
 from qrmi_workflows.retry import retry
 from qrmi_workflows.schedulers import this_job, this_scheduler
@@ -174,11 +174,11 @@ class HeldQPU:
 
     def _release_in_time(self) -> None:
         """Release within this share of KillWait, even if the vendor fails or hangs."""
-        budget = current_kill_wait()
-        end = time.monotonic() + budget.release
+        end = time.monotonic() + release_budget().release
 
         def request() -> None:
-            seconds = min(budget.release_call, end - time.monotonic())
+            # Looked up for each call: SIGTERM may have arrived since the last one.
+            seconds = min(release_budget().release_call, end - time.monotonic())
             self.resource.release(self.qpu.token or "", deadline=max(_SHORTEST_CALL, seconds))
 
         seconds = max(0.0, end - time.monotonic() - _SHORTEST_CALL)

@@ -29,6 +29,7 @@ __all__ = [
     "KillWait",
     "current_kill_wait",
     "learn_kill_wait",
+    "release_budget",
     "start_kill_wait",
 ]
 
@@ -119,6 +120,16 @@ def current_kill_wait() -> KillWait:
     left = seconds - _seconds_used()
     # A process that has outlived KillWait did not get its SIGTERM from the scheduler.
     return KillWait.divide(left if left > 0 else seconds)
+
+
+def release_budget() -> KillWait:
+    """Return the shares for releasing a QPU now.
+
+    Until SIGTERM has arrived they are those of the default. Otherwise releases by a vendor that is
+    merely slow would fail wherever KillWait, or the grace of a supervisor, is short.
+    """
+    is_counted = _started is not None and _seconds_used() < _full_seconds()
+    return current_kill_wait() if is_counted else KillWait.divide(DEFAULT_SECONDS)
 
 
 def start_kill_wait(since: float | None = None) -> None:

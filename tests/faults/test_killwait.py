@@ -1,7 +1,7 @@
-"""SIGTERM, and SIGKILL after KillWait: in between a process releases its leases and ends.
+"""Between SIGTERM and SIGKILL a process releases its leases and ends, whatever hangs.
 
-Real processes are ended as Slurm ends a job. Meanwhile the vendor fails and hangs, and what the
-processes wait for does not stop.
+Real processes are ended as Slurm ends a job, while the vendor fails and hangs, tasks do not stop,
+and commands ignore SIGTERM.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ PROCESSES = {
     "program that releases at exit": (python(AT_EXIT), {EXITED}),
     "command that ignores SIGTERM": ((*SUPERVISED, "sh", "-c", IGNORING), {KILLED}),
     "command that leaves a process": ((*SUPERVISED, "sh", "-c", ORPHANING), {EXITED}),
-    # It may still be waiting for its tasks when its share of KillWait is used up.
+    # On a loaded machine, its share of KillWait may be used up before it has exited.
     "command with tasks in flight": ((*SUPERVISED, *python(IN_FLIGHT)), {EXITED, KILLED}),
 }
 """Commands, and the exit codes that they may have if only their supervisor sends SIGKILL."""
@@ -114,8 +114,8 @@ class End:
 
     Attributes:
         code: Its exit code.
-        seconds: How long after SIGTERM.
-        stderr: What it had printed to standard error.
+        seconds: How many seconds after SIGTERM.
+        stderr: Its standard error.
     """
 
     code: int

@@ -66,7 +66,8 @@ def show(task: str) -> None:
                 return
     unreadable = f" {len(errors)} records could not be read." if errors else ""
     raise JournalError(
-        f"no record of task {task!r}.{unreadable} `qpu journal list` lists the recorded tasks."
+        f"no record of task {task!r}.{unreadable} To list the recorded tasks, run "
+        "`qpu journal list`."
     )
 
 
@@ -96,7 +97,9 @@ def prune(step: str | None, days: float, open_too: bool) -> None:
     elif kept.step(step).folder.exists():
         forgotten = kept.forget(step)
     else:
-        raise RequestError(f"no record of step {step!r}. `qpu journal list` lists the open steps.")
+        raise RequestError(
+            f"no record of step {step!r}. To list the open steps, run `qpu journal list`."
+        )
     click.echo(f"{forgotten} tasks forgotten")
 
 

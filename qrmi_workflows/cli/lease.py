@@ -20,7 +20,7 @@ __all__ = ["lease"]
 
 @click.group()
 def lease() -> None:
-    """Hold a QPU for a command."""
+    """Hold a QPU while a command runs."""
 
 
 @lease.command(

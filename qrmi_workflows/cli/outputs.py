@@ -25,7 +25,7 @@ def require_writable(output: Path, *, source: Path | None = None) -> None:
     """
     if source is not None and output.exists() and output.samefile(source):
         raise RequestError(
-            f"{output}: is the payload's own file and would be overwritten. Name another file."
+            f"{output}: is the payload's own file; must not be overwritten. Name another file."
         )
     is_special = output.exists() and not output.is_file()
     if is_special or not output.parent.is_dir() or not os.access(output.parent, os.W_OK | os.X_OK):

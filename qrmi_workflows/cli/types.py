@@ -13,7 +13,9 @@ __all__ = ["CONFIG_OPTION", "JSON_OPTION", "Duration", "Seconds"]
 _DAY = 86400.0
 
 CONFIG_OPTION = click.option(
-    "--config", type=click.Path(path_type=Path), help="qrmi_config.json; by default $QPU_CONFIG."
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Path of qrmi_config.json; by default $QPU_CONFIG.",
 )
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

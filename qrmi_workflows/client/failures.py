@@ -17,7 +17,7 @@ from qrmi_workflows.errors import (
     TaskUnknownError,
 )
 
-__all__ = ["classify", "is_busy", "is_transient", "may_submit_again"]
+__all__ = ["TRY_LATER", "classify", "is_busy", "is_transient", "may_submit_again"]
 
 _STATUS = re.compile(r"(?:status(?: code)?|body|http)[ :=(]*([1-5]\d\d)\b", re.IGNORECASE)
 _TRANSIENT = frozenset({408, 423, 425, 429, 500, 502, 503, 504})
@@ -33,6 +33,8 @@ _STATUS_OF_CLASS = {
 _CUT_OFF = re.compile(
     r"error sending request|error decoding|serde|EOF while parsing", re.IGNORECASE
 )
+TRY_LATER = "Check the QPU's state with `qpu list` and try again later."
+
 _SESSION = re.compile(r"\bsession\b.*\b(closed|expired|ended|not found)\b", re.IGNORECASE)
 
 
@@ -62,10 +64,9 @@ def classify(
         return SessionEndedError(message, qpu, method, status, retryable=True, had_no_effect=True)
     is_transient = status in _TRANSIENT or (status is None and bool(_CUT_OFF.search(text)))
     had_no_effect = name in _CLIENT_ERRORS or status in _WITHOUT_EFFECT
-    if is_transient:
-        message = (
-            f"{message.removesuffix('.')}. Check its state with `qpu list` and try again later."
-        )
+    # The remedy for a submission whose outcome is unknown is another one: see `tasks.run`.
+    if is_transient and (had_no_effect or method != "task_start"):
+        message = f"{message.removesuffix('.')}. {TRY_LATER}"
     return ResourceError(message, qpu, method, status, is_transient, had_no_effect)
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
-from qrmi_workflows.client.failures import classify
+from qrmi_workflows.client.failures import TRY_LATER, classify
 from qrmi_workflows.client.handles import Handle, HandlePool
 from qrmi_workflows.client.redaction import redact, secrets_of
 from qrmi_workflows.config.job import TOKEN
@@ -249,9 +249,9 @@ class QRMIResource:
         try:
             return future.result(timeout=seconds)
         except TimeoutError as error:
+            remedy = "" if method == "task_start" else f" {TRY_LATER}"
             raise DeadlineError(
-                f"QPU {self.name!r} did not answer {method} within {seconds:.3g} s. "
-                "Check its state with `qpu list` and try again later.",
+                f"QPU {self.name!r} did not answer {method} within {seconds:.3g} s.{remedy}",
                 self.name,
                 method,
                 retryable=True,
@@ -274,7 +274,7 @@ def _find_type(qpu: str, type_: str) -> ResourceType:
     if (member := members.get(type_.replace("-", ""))) is not None:
         return ResourceType(qrmi=member)
     raise ConfigError(
-        f"QPU {qpu!r} has unknown type {type_!r}; must be one of {', '.join(registered_types())}, "
+        f"QPU {qpu!r} has unknown type {type_!r}; must be one of: {', '.join(registered_types())}, "
         "or another of QRMI's resource types. Correct `type` in qrmi_config.json, or install the "
         "vendor's package."
     )

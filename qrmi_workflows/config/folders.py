@@ -12,8 +12,8 @@ from qrmi_workflows.errors import ConfigError
 __all__ = ["NO_SITE_REMEDY", "cache_folder", "find_file", "home_folder", "state_folder"]
 
 NO_SITE_REMEDY = (
-    'Run `qpu sandbox up`, then `eval "$(qpu sandbox env)"`, for a site of your own; or ask your '
-    "administrators."
+    'For a site of your own, run `qpu sandbox up`, then `eval "$(qpu sandbox env)"`; otherwise ask '
+    "your administrators."
 )
 """The remedy in messages if no site is configured."""
 
@@ -69,8 +69,10 @@ def find_file(environ: Mapping[str, str], variable: str, name: str, site: Path) 
     for candidate in candidates:
         if candidate.exists():
             return candidate
-    paths = " or ".join(str(candidate) for candidate in candidates)
-    raise ConfigError(f"no {name}: ${variable} is not set, and no {paths}. {NO_SITE_REMEDY}")
+    paths = " nor ".join(str(candidate) for candidate in candidates)
+    raise ConfigError(
+        f"no {name}: ${variable} is not set, and neither {paths} exists. {NO_SITE_REMEDY}"
+    )
 
 
 def _xdg_folder(environ: Mapping[str, str], variable: str, below_home: str) -> Path:

@@ -120,7 +120,7 @@ def _read_json(path: Path) -> Any:
 def _definition(entry: object, where: str) -> QPUDefinition:
     if not isinstance(entry, dict):
         raise ConfigError(  # without its value, which may hold credentials
-            f"{where}: is a {type(entry).__name__}; must be an object with `name`, `type` and "
+            f"{where}: has type {type(entry).__name__}; must be an object with `name`, `type` and "
             "`environment`. Correct it."
         )
     for key in ("name", "type"):
@@ -131,5 +131,7 @@ def _definition(entry: object, where: str) -> QPUDefinition:
     if not isinstance(environment, dict) or not all(
         isinstance(value, str) for value in environment.values()
     ):
-        raise ConfigError(f"{where} ({entry['name']}): `environment` must map strings to strings.")
+        raise ConfigError(
+            f"{where} ({entry['name']}): `environment` must map strings to strings. Correct it."
+        )
     return QPUDefinition(name=entry["name"], type=entry["type"], environment=environment)

@@ -162,6 +162,6 @@ def _check_setting(key: str, value: object, where: str) -> None:
 def _refuse_unknown_keys(table: Mapping[str, object], known: set[str], where: str) -> None:
     if unknown := sorted(set(table) - known):
         raise ConfigError(
-            f"{where}: unknown key {unknown[0]!r}; must be one of {', '.join(sorted(known))}. "
+            f"{where}: unknown key {unknown[0]!r}; must be one of: {', '.join(sorted(known))}. "
             "Correct or remove it."
         )

@@ -52,12 +52,12 @@ QPU_STATE = "QPU_STATE"
 QPU_STEP = "QPU_STEP"
 
 USER_VARIABLES: Mapping[str, str] = {
-    QPU_CONFIG: "which QPUs exist: path of qrmi_config.json",
-    QPU_SITE: "how the site grants QPUs: path of site.toml",
+    QPU_CONFIG: "path of qrmi_config.json, which defines the QPUs",
+    QPU_SITE: "path of site.toml, which says how the site grants them",
     QPU_STATE: "folder of the journal and the leases, on a shared file system",
     QPU_STEP: "the step's name, under which a rerun finds its tasks",
     QPU_LANES: "how many tasks may run at once under a lease",
-    QPU_JOURNAL_DAYS: "days for which the journal keeps inactive steps (90)",
+    QPU_JOURNAL_DAYS: "days that the journal keeps inactive steps (default 90)",
     QPU_KILL_WAIT: "seconds between the scheduler's SIGTERM and SIGKILL",
     QPU_LEASE_RECORD: "file that lease records are appended to",
     QPU_SANDBOX: "folder of the sandbox",
@@ -125,4 +125,4 @@ def _number(environ: Mapping[str, str], name: str) -> float | None:
     with suppress(ValueError):
         if (number := float(value)) >= 0:
             return number
-    raise ConfigError(f"${name}={value!r}: must be a number, 0 or greater. Correct or unset it.")
+    raise ConfigError(f"${name}={value!r}: must be a non-negative number. Correct or unset it.")

@@ -38,8 +38,9 @@ class Control:
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise EmulatorError(
-                f"{path}: {error}. Name the --dir of a running emulator, "
+                f"{path}: {reason}. Name the --dir of a running emulator, "
                 "or start one with `qpu emulator --dir DIR`."
             ) from error
         self._url: str = document["url"]

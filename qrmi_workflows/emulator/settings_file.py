@@ -160,7 +160,7 @@ def _make_qpu(
         **settings,
     )
     if dialect.names and name not in dialect.names:
-        raise _unknown_value(f"name of a {type_} QPU", name, dialect.names)
+        raise _unknown_value(f"for type {type_}, the QPU name", name, dialect.names)
     if qpu.model not in dialect.models():
         raise _unknown_value(f"{where}: model", qpu.model, dialect.models())
     if qpu.simulator not in dialect.simulators:

@@ -88,8 +88,9 @@ def acquire(found: JobQPU, resource: QRMIResource, stop: threading.Event) -> str
     except (ConfigError, LeaseError):
         raise
     except QPUError as error:
+        reason = str(error).removeprefix(f"QPU {found.name!r}: ")
         raise LeaseError(
-            f"QPU {found.name!r} could not be acquired: {error}",
+            f"QPU {found.name!r} could not be acquired: {reason}",
             found.name,
             retryable=error.retryable,
         ) from error

@@ -141,7 +141,7 @@ def _require_distinct(qpus: list[str]) -> None:
     twice = next((name for name in qpus if qpus.count(name) > 1), None)
     if not qpus or twice is not None:
         what = "no QPU named" if twice is None else f"QPU {twice!r} named twice"
-        raise RequestError(f"{what}: must be one or more QPUs, each once. Correct the list.")
+        raise RequestError(f"{what}: must be one or more different QPUs. Correct the list.")
 
 
 def _find_config() -> Path | None:

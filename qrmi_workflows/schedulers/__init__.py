@@ -33,7 +33,7 @@ def load_scheduler(name: str) -> Scheduler:
     installed = _installed()
     if name not in installed.names:
         raise ConfigError(
-            f"unknown scheduler {name!r}; must be one of {', '.join(sorted(installed.names))}. "
+            f"unknown scheduler {name!r}; must be one of: {', '.join(sorted(installed.names))}. "
             "Correct `scheduler` in site.toml, or install its package."
         )
     scheduler: Scheduler = installed[name].load()()

@@ -258,7 +258,7 @@ class TaskRun:
         qpu = self.resource.resource_id()
         message = (
             f"it is not known whether QPU {qpu!r} accepted a task of step {self.step.name!r} "
-            f"(payload {self.payload.digest[:12]}): {reason}."
+            f"(payload {self.payload.digest[:12]}): {reason.removesuffix('.')}."
         )
         if self.on_ambiguous == "fail":
             raise AmbiguousTaskError(

@@ -99,7 +99,7 @@ def vendor_of_payload(content: object, *, where: str) -> Vendor:
     """
     if not isinstance(content, Mapping):
         raise PayloadError(
-            f"{where}: a payload must be a JSON object, not {type(content).__name__}. "
+            f"{where}: has type {type(content).__name__}, which is not a payload. "
             f"{_describe_formats()}"
         )
     for vendor in _vendors().values():
@@ -204,7 +204,7 @@ def _describe_formats() -> str:
         f"a program in {' or '.join(vendor.reads)}"
         for name, vendor in sorted(_vendors().items())
     )
-    return f"Must be one of: {'; '.join(formats)}."
+    return f"Must be, {'; '.join(formats)}. Correct the payload."
 
 
 def _check_schema(content: Mapping[str, Any], vendor: Vendor, where: str) -> None:

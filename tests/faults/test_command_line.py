@@ -89,7 +89,7 @@ def test_an_unreachable_vendor_gives_one_message_that_says_what_to_do(
     assert done.returncode == 1
     (message,) = done.stderr.splitlines()
     assert message.startswith("qpu: QPU 'ibm_quick' could not be acquired: ")
-    assert message.endswith("Check its state with `qpu list` and try again later.")
+    assert message.endswith("Check the QPU's state with `qpu list` and try again later.")
 
 
 def test_json_output_is_valid(emulator):

@@ -30,7 +30,7 @@ def test_the_keys_identify_the_vendor():
     ("text", "message"),
     [
         ("{", "not valid JSON"),
-        ("[1]", "must be a JSON object, not list"),
+        ("[1]", "has type list, which is not a payload"),
         (
             '{"sequence": {"a": 1, "a": 2}}',
             "not valid JSON: duplicate key 'a'. .* Correct the file",
@@ -38,7 +38,7 @@ def test_the_keys_identify_the_vendor():
         ('{"sequence": {"a": -Infinity}}', "not valid JSON: -Infinity is not a JSON number"),
         (
             "{}",
-            r"keys \(none\) do not match any vendor's payload. Must be one of: for ibm, ",
+            r"keys \(none\) do not match any vendor's payload. Must be, for ibm, ",
         ),
         ('{"circuit": 1}', r"the keys \('circuit'\)"),
         ('{"program_id": "sampler"}', "'parameters' is a required property"),

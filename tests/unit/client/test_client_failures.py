@@ -32,8 +32,8 @@ def test_a_temporary_failure_is_retryable_and_says_what_to_do(status):
     assert type(error) is ResourceError
     assert (error.status_code, error.retryable) == (status, True)
     assert str(error) == (
-        f"QPU 'ibm_fez': task_status failed: HTTP status {status}. Check its state with "
-        "`qpu list` and try again later."
+        f"QPU 'ibm_fez': task_status failed: HTTP status {status}. Check the QPU's state "
+        "with `qpu list` and try again later."
     )
 
 

@@ -50,7 +50,9 @@ def test_the_message_about_a_missing_file_names_where_it_was_looked_for(tmp_path
         find_file({"XDG_CONFIG_HOME": str(tmp_path)}, "QPU_CONFIG", "a.json", site)
 
     own = tmp_path / "qrmi-workflows" / "a.json"
-    assert f"no a.json: $QPU_CONFIG is not set, and no {own} or {site}." in str(caught.value)
+    assert f"no a.json: $QPU_CONFIG is not set, and neither {own} nor {site} exists." in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize(

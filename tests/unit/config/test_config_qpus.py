@@ -28,7 +28,7 @@ def test_definitions_are_read_by_name_without_credentials_in_their_repr(tmp_path
         ("[" * 100_000, "not valid JSON"),
         ("[]", "`resources` is missing or not a list"),
         ('{"resources": {}}', "`resources` is missing or not a list"),
-        ('{"resources": ["x"]}', "resources[0]: is a str"),
+        ('{"resources": ["x"]}', "resources[0]: has type str"),
         ('{"resources": [{"type": "t"}]}', "`name` is missing or not a string"),
         ('{"resources": [{"name": "a", "type": 1}]}', "`type` is missing or not a string"),
         ('{"resources": [{"name": "a b", "type": "t"}]}', "invalid QPU name 'a b'"),

@@ -59,7 +59,7 @@ def test_the_message_about_a_qpu_that_is_not_offered_lists_those_that_are(tmp_pa
         ("[qpu.a]", "unknown key 'qpu'"),
         ("[qpus]\na = 1", "1 is not a table"),
         ('[qpus."a b"]', "invalid QPU name 'a b'"),
-        ("[qpus.a]\nlane = 2", "unknown key 'lane'; must be one of gres, lanes"),
+        ("[qpus.a]\nlane = 2", "unknown key 'lane'; must be one of: gres, lanes"),
         ("[qpus.a]\nlanes = 0", "lanes = 0: must be a positive integer"),
         ("[qpus.a]\nlanes = true", "lanes = True: must be a positive integer"),
         ("[qpus.a]\nqpu_option = 1", "must be true or false"),

@@ -51,7 +51,7 @@ def test_a_duration_must_be_a_number_and_not_negative(reader, name, value):
         getattr(variables, reader)({name: value})
 
     assert str(caught.value) == (
-        f"${name}={value!r}: must be a number, 0 or greater. Correct or unset it."
+        f"${name}={value!r}: must be a non-negative number. Correct or unset it."
     )
 
 

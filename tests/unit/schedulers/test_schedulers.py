@@ -61,7 +61,7 @@ def test_a_name_that_is_not_installed_is_refused_with_those_that_are():
         load_scheduler("pbs")
 
     assert str(caught.value) == (
-        "unknown scheduler 'pbs'; must be one of slurm, toy. Correct `scheduler` in site.toml, or "
+        "unknown scheduler 'pbs'; must be one of: slurm, toy. Correct `scheduler` in site.toml, or "
         "install its package."
     )
 

@@ -18,7 +18,7 @@ from pages import blocks
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-INSTALL = "pip install snakemake '.[parsl,ibm,pasqal]' ./snakemake_ext"
+INSTALL = "pip install snakemake '.[parsl,ibm,pasqal,emulator]' ./snakemake_ext"
 RUN_ELSEWHERE = {
     "make demo": "tests/unit/test_setup.py::test_make_demo_with_slurm",
     "make test": "tests/unit/test_setup.py::test_ci_runs_make_test",

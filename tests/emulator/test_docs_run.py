@@ -1,7 +1,7 @@
 """The commands and snippets of the pages for users run as printed.
 
-The files and circuits that a snippet expects are made here. Commands between backticks in the text
-run too. One that needs an argument of a new kind fails until `runnable` knows its value.
+The files and circuits that a snippet expects are made here. Commands in backticks in the text run
+too. A command with a new kind of argument fails until `runnable` knows a value for it.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def test_the_task_of_a_living_process_on_another_host_is_left_alone(claim):
 
 
 def test_the_task_of_a_dead_process_on_another_host_is_taken_over(claim):
-    """Its lock tells: neither process is in a job that a scheduler could know."""
+    """Its lock shows this: neither process is in a job that a scheduler could know."""
     process, first = claim("n1")
     process.kill()
     process.wait()

@@ -1,4 +1,4 @@
-"""Leases and tasks of another host, about whose jobs only the scheduler can tell.
+"""Leases and tasks of another host, whose jobs only the scheduler knows.
 
 A namespace with its own host name stands in for the other host.
 """

@@ -37,7 +37,7 @@ def test_python_blocks_are_parts_of_the_toy(page: str) -> None:
 
 @pytest.mark.parametrize("page", ["add-a-vendor.md", "add-a-scheduler.md"])
 def test_entry_points_are_those_of_the_toy(page: str) -> None:
-    """What a page has users write in `pyproject.toml` is what the toy's metadata says."""
+    """The lines for `pyproject.toml` on a page are those in the toy's metadata."""
     (metadata,) = PAGES[page].glob("*.dist-info/entry_points.txt")
     shown: dict[str, dict[str, str]] = {}
     for block in blocks(ROOT / "docs" / page, "toml"):

@@ -1,6 +1,6 @@
-"""The layout's import rules: who may import whom (docs/architecture.md).
+"""The import rules of the layout (docs/architecture.md): who may import whom.
 
-Imports are counted wherever they stand: at the top, in functions, and for type checkers alone.
+All imports count: at the top, in functions, and for type checkers only.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def test_no_layer_imports_back() -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    """Also not by way of functions or types."""
+    """Not even through imports in functions or for types."""
     try:
         graphlib.TopologicalSorter(edges()).prepare()
     except graphlib.CycleError as error:
@@ -195,8 +195,8 @@ def test_engines_do_not_know_each_other() -> None:
         ("vendors", (f"{CORE}.schedulers",)),
     ],
 )
-def test_schedulers_and_vendors_do_not_meet(package: str, forbidden: tuple[str, ...]) -> None:
-    """Either grows without the other."""
+def test_schedulers_and_vendors_are_independent(package: str, forbidden: tuple[str, ...]) -> None:
+    """Each can change without the other."""
     assert shown([i for i in of(f"{CORE}.{package}") if is_in(i.imported, *forbidden)]) == []
 
 
@@ -216,7 +216,7 @@ def test_only_the_client_imports_qrmi() -> None:
 
 
 def test_the_emulator_is_for_the_sandbox_and_the_command_line() -> None:
-    """What runs on a real site does not depend on it."""
+    """Code that runs on a real site does not depend on it."""
     allowed = (f"{CORE}.emulator", f"{CORE}.sandbox", f"{CORE}.cli")
     users = [each for each in IMPORTS if is_in(each.imported, f"{CORE}.emulator")]
     assert shown([each for each in users if not is_in(each.module, *allowed)]) == []
@@ -275,7 +275,7 @@ def test_vendors_are_named_in_their_layer_alone() -> None:
 
 
 def test_an_import_is_seen_wherever_it_stands() -> None:
-    """The reader of imports itself: at the top, in a class, in a function, for types alone."""
+    """This tests the finder of imports itself: at the top, in classes and functions, for types."""
     source = """
 import a.b
 from c import d

@@ -1,4 +1,4 @@
-"""What starting costs: no SDK, no engine and no web server is imported before it is needed."""
+"""Start-up cost: no SDK, no engine and no web server is imported before it is needed."""
 
 from __future__ import annotations
 

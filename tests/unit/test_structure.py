@@ -1,4 +1,4 @@
-"""tools/structure.py: what it counts in a tree whose numbers are known."""
+"""tools/structure.py, on a tree whose numbers are known."""
 
 import json
 import subprocess
@@ -89,7 +89,7 @@ def test_modules_lines_and_comments_are_counted_by_layer(found):
     assert list(found["layers"]["total"]) == ["modules", "lines", "code", "comments per 100"]
 
 
-def test_a_cycle_for_types_alone_is_none_at_run_time(found):
+def test_an_import_cycle_for_types_only_is_not_one_at_run_time(found):
     assert found["cycles"] == [TYPING_CYCLE, CYCLE]
     assert found["cycles at run time"] == [CYCLE]
 

@@ -1,4 +1,4 @@
-"""Our resource over QRMI's client, as far as no vendor is needed."""
+"""Our resource over QRMI's client, where no vendor is needed."""
 
 from __future__ import annotations
 

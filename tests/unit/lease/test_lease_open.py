@@ -1,4 +1,4 @@
-"""What is refused before a QPU is acquired."""
+"""Requests that are refused before a QPU is acquired."""
 
 from __future__ import annotations
 

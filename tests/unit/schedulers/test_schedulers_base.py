@@ -1,4 +1,4 @@
-"""What every scheduler implements, and the data that its hooks exchange."""
+"""The interface that every scheduler implements, and the data it exchanges."""
 
 from __future__ import annotations
 

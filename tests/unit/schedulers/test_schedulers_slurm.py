@@ -1,4 +1,4 @@
-"""Slurm: argv builders and parsers on recorded output, and questions to fake commands."""
+"""Slurm: argv builders, parsers on recorded output, and queries answered by fake commands."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def test_where_slurm_is_not_installed_the_live_jobs_are_not_known(monkeypatch, t
     assert Slurm().live_jobs() is None
 
 
-def test_questions_are_answered_by_slurms_commands(commands):
+def test_queries_are_answered_by_slurms_commands(commands):
     commands.write(
         "squeue",
         """
@@ -270,7 +270,7 @@ esac""",
     assert Slurm().kill_wait() == 60
 
 
-def test_questions_that_slurm_does_not_answer_have_no_answer(commands):
+def test_queries_without_an_answer_return_none_or_raise(commands):
     for name in ("squeue", "scontrol"):
         commands.write(name, "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
 

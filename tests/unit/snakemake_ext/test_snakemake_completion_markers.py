@@ -1,4 +1,4 @@
-"""When the executor asks Slurm about a job, as the folder of markers tells it."""
+"""When the executor asks Slurm about a job, given the folder of markers."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier

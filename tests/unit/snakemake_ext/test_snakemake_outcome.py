@@ -1,4 +1,4 @@
-"""How a job with a completion marker ended, by Slurm's answer and by the marker."""
+"""How a job with a completion marker ended, decided from Slurm's answer and the marker."""
 
 import pytest
 

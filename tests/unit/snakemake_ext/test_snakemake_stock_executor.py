@@ -1,7 +1,7 @@
-"""What the plugin overrides and uses of the stock executor and of Snakemake is as it was read.
+"""The parts of the stock executor and of Snakemake that the plugin overrides or uses.
 
-Much of it is private. If a test fails after an upgrade, read the new source of what has moved,
-correct the plugin and the versions in its comments, and then this file.
+Much of it is private. If a test fails after an upgrade, read the new source of the parts that
+have changed, correct the plugin and the versions in its comments, and then this file.
 Read in snakemake 9.27.1, snakemake-executor-plugin-slurm 2.8.0 and
 snakemake-interface-executor-plugins 9.4.0.
 """

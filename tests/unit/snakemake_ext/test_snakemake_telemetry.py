@@ -1,4 +1,4 @@
-"""What the leases of a job used: found among the records of others, logged, and kept."""
+"""The usage of a job's leases: found among other records, logged, and kept."""
 
 import fcntl
 import json

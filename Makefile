@@ -35,7 +35,7 @@ test-pythons:
 	@for version in 3.12 3.13; do \
 		tools/setup python $$version || { [ $$? -eq 3 ] && continue; exit 1; }; \
 		PATH="$(CURDIR)/.venv-$$version/bin:$$PATH" python -m pytest $(AT_ONCE) \
-			-m 'not slurm and not slow' tests/unit tests/emulator || exit 1; \
+			-m 'not slurm and not slow' tests/unit tests/emulator tests/faults || exit 1; \
 	done
 
 test-slow:

@@ -84,6 +84,10 @@ class HandlePool:
         else:
             handle.dismiss()
 
+    def prepare(self) -> None:
+        """Start a thread for the next call, if none is idle."""
+        self.put_back(self.take())
+
     def replace(self) -> None:
         """Use only new handles from now on: the settings for making them have changed."""
         self._generation += 1

@@ -167,6 +167,11 @@ class QRMIResource:
         # Pasqal Local's handles read the token when they are created, so replace them.
         self._environment[TOKEN] = token
         self._handles.replace()
+        self._handles.prepare()
+
+    def prepare(self) -> None:
+        """Start a thread for the next call: Python 3.12 starts none while it shuts down."""
+        self._handles.prepare()
 
     def close(self) -> None:
         """End the idle threads and their connections; the next call opens new ones."""

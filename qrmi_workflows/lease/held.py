@@ -95,7 +95,9 @@ class HeldQPU:
             with suppress(QPUError):
                 _resource(held).release(held.token or "")
             raise
-        return cls(held, opened)
+        acquired = cls(held, opened)
+        acquired.resource.prepare()  # for the release, which may come at exit
+        return acquired
 
     @property
     def is_adopted(self) -> bool:

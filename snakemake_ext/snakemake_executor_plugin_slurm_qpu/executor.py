@@ -63,7 +63,7 @@ _RENDERS_QPU_JOB: ContextVar[bool] = ContextVar("_RENDERS_QPU_JOB", default=Fals
 class Executor(MarkerExecutor):
     """Runs jobs on Slurm, those with `qpu=1` under a lease of their QPU."""
 
-    # What is overridden or called, some of it private, was read in snakemake 9.27.1,
+    # The overridden and called methods, some of them private, were read in snakemake 9.27.1,
     # snakemake-executor-plugin-slurm 2.8.0 (the stock executor) and
     # snakemake-interface-executor-plugins 9.4.0 (the interface).
     # tests/unit/snakemake_ext/test_snakemake_stock_executor.py fails if a signature has changed.
@@ -86,7 +86,7 @@ class Executor(MarkerExecutor):
     def run_jobs(self, jobs: Sequence[Any]) -> None:
         """Submit jobs that are ready, those with a QPU one by one and never as a job array."""
         # The stock executor calls `run_job` in a thread pool and ignores the future: an exception
-        # raised there is lost, and Snakemake waits for the job for ever. Here, in the thread of
+        # raised there is lost, and Snakemake waits for the job forever. Here, in the thread of
         # Snakemake's scheduler, a bad request ends the workflow with its message.
         requests = {job: self._requests.request_of(job) for job in jobs}
         with_qpu = [job for job, request in requests.items() if request is not None]

@@ -95,7 +95,7 @@ class MarkerExecutor(SlurmExecutor):
     def get_status_command(self) -> str:
         """Return `sacct` or `squeue`, but never `sacct` where Slurm has no accounting."""
         # The stock executor uses `sacct` if it is installed, and interprets an empty answer as "not
-        # in the database yet": without a database it would wait for ever.
+        # in the database yet": without a database it would wait forever.
         return str(super().get_status_command()) if self._has_accounting else "squeue"
 
     async def check_active_jobs(
@@ -104,7 +104,7 @@ class MarkerExecutor(SlurmExecutor):
         """Ask Slurm how jobs ended; report those that did, and yield the others."""
         self._reported.clear()
         rest = {info.external_jobid: info for info in active_jobs}
-        # A check triggered by a marker asks only about jobs with markers. That question would miss
+        # A check triggered by a marker asks only about jobs with markers. That query would miss
         # jobs on other clusters, so with several clusters the stock executor asks.
         if monotonic() < self._next_scheduled_check and not self._submitted_job_clusters:
             if not self._report_marked(rest, self._markers.jobs_to_check()):
@@ -117,7 +117,7 @@ class MarkerExecutor(SlurmExecutor):
             del rest[info.external_jobid]
             yield info
         # If its query fails, the stock executor neither reports nor yields its jobs. The interface
-        # then drops them from `active_jobs`, and Snakemake would wait for them for ever; compare
+        # then drops them from `active_jobs`, and Snakemake would wait for them forever; compare
         # https://github.com/snakemake/snakemake-executor-plugin-slurm/issues/207.
         for job_id in rest.keys() - self._reported:
             self._markers.back_off(job_id)

@@ -3,10 +3,11 @@
 import csv
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from qrmi_workflows.lease.records import LeaseRecord
 from snakemake_executor_plugin_slurm_qpu.telemetry import WORKFLOW_RECORDS
 
 COLUMNS = ("rule", "qpu", "job", "acquired", "queue_wait", "held", "busy", "idle", "tasks")
@@ -14,8 +15,7 @@ COLUMNS = ("rule", "qpu", "job", "acquired", "queue_wait", "held", "busy", "idle
 
 def rows_of(lines: Iterable[str]) -> list[list[Any]]:
     """Parse lease records, one JSON object per line, into the rows of the table."""
-    records = [json.loads(line) for line in lines]
-    return [[_cell(record, name) for name in COLUMNS] for record in records]
+    return [_row(json.loads(line)) for line in lines]
 
 
 def render_page(rows: Sequence[Sequence[Any]]) -> str:
@@ -30,8 +30,11 @@ def render_page(rows: Sequence[Sequence[Any]]) -> str:
     )
 
 
-def _cell(record: Mapping[str, Any], name: str) -> Any:
-    return record["owner"]["job"] if name == "job" else record[name]
+def _row(document: dict[str, Any]) -> list[Any]:
+    rule = document.pop("rule")
+    record = LeaseRecord.from_json(json.dumps(document))
+    others = {"rule": rule, "job": record.owner.job}
+    return [others[name] if name in others else getattr(record, name) for name in COLUMNS]
 
 
 def _text(cell: object) -> str:

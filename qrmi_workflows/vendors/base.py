@@ -64,7 +64,7 @@ class Converter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramSettings:
-    """What a task needs beyond its circuit or sequence.
+    """The settings that a task needs in addition to its circuit or sequence.
 
     Attributes:
         program: `sampler` or `estimator`, for circuits.

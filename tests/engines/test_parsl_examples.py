@@ -59,7 +59,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 @dataclass(frozen=True)
 class Run:
-    """What the programs that ran in one folder left."""
+    """The output of the programs that ran in one folder."""
 
     folder: Path
     printed: dict[str, str]

@@ -138,7 +138,7 @@ class Step:
     def wait(self, process: subprocess.Popen[str]) -> str:
         """Wait until a process has ended, and return its standard error.
 
-        If it failed to acquire the QPU, the vendor may have opened a session all the same.
+        If it failed to acquire the QPU, the vendor may still have opened a session.
         """
         stderr = process.communicate(timeout=60)[1]
         self.lost_grants += "could not be acquired" in stderr

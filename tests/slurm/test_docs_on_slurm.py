@@ -1,4 +1,4 @@
-"""What the administrators' page says about Slurm works on a real Slurm."""
+"""The administrators' page is right about Slurm, on a real Slurm."""
 
 from __future__ import annotations
 

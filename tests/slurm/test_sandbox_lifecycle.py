@@ -112,7 +112,7 @@ def test_a_second_up_says_that_it_is_already_up(shared_site: Site) -> None:
 
 
 def test_a_second_down_says_that_it_is_already_down(site: Site) -> None:
-    """It succeeds all the same."""
+    """It succeeds anyway."""
     assert site.qpu("down").stdout == f"The sandbox in {site.box.directory} is down.\n"
     done = site.qpu("down")
     assert done.returncode == 0

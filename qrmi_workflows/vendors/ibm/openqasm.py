@@ -48,7 +48,7 @@ class GateCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What a program requires of a QPU.
+    """A program's requirements on a QPU.
 
     Attributes:
         inputs: The names of its parameters, in the order of their declaration.

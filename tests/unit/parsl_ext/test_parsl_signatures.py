@@ -112,7 +112,7 @@ def signature(function: Callable[..., Any]) -> str:
 
 
 def overrides() -> list[tuple[Callable[..., Any], Callable[..., Any]]]:
-    """Return each method of ours that overrides one of Parsl's, with that one."""
+    """Return each of our methods that overrides one of Parsl's, with the method it overrides."""
     return [
         (method, getattr(theirs, name))
         for ours, theirs in OVERRIDES

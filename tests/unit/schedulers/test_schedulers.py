@@ -94,12 +94,12 @@ def test_a_policy_that_names_no_scheduler_leaves_the_choice_to_the_environment(s
 
 
 def test_a_malformed_policy_leaves_the_choice_to_the_environment(site):
-    """What needs the policy reports the mistake; a lease that is about to end must not."""
+    """Code that needs the policy reports the mistake; a lease that is ending must not."""
     assert this_scheduler(site("[") | IN_TOY).name == "toy"
 
 
 def test_without_access_to_the_home_folder_the_environment_chooses(no_site, monkeypatch):
-    """A Kerberos ticket may expire while a lease is held, which must be released all the same."""
+    """A Kerberos ticket may expire while a lease is held, which must still be released."""
 
     def refuse(path: Path, *_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))

@@ -11,7 +11,7 @@ RECORDED = f"""\
 16|16|RUNNING|0|None|rule_quantum_job_2-1|{RUN}|
 17|17|FAILED|768|NonZeroExitCode|rule_quantum_job_3-1|{RUN}|
 """
-"""What the squeue of Slurm 22.05 prints for `Slurm.status_argv`."""
+"""The output of Slurm 22.05's squeue for `Slurm.status_argv`."""
 
 
 def listed(state: str, exit_code: str):

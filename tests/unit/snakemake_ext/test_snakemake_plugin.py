@@ -36,7 +36,7 @@ def test_the_import_is_quick_and_needs_neither_slurm_nor_qrmi_nor_snakemake(tmp_
     assert done.returncode == 0, done.stderr
     added = set(done.stdout.split())
     assert "snakemake_executor_plugin_slurm_qpu.executor" in added
-    # What takes long to import; a wall-clock limit would fail on a loaded machine.
+    # Packages that are slow to import; a time limit would fail on a loaded machine.
     assert not {"numpy", "jsonschema", "rich", "qiskit", "pulser"} & added
 
 

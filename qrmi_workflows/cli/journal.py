@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
 
+from qrmi_workflows.cli.tables import print_table
 from qrmi_workflows.cli.types import Duration
 from qrmi_workflows.errors import JournalError, RequestError
 
@@ -43,7 +43,8 @@ def list_tasks(archived: bool, as_json: bool) -> None:
             del document["result"]
             click.echo(json.dumps(document))
     else:
-        _print(records)
+        headings = ("TASK", "QPU", "PROGRAM", "STATE", "SINCE", "STEP")
+        print_table(headings, map(_row, records))
     for error in errors:
         click.echo(f"qpu: {error}", err=True)
     sys.exit(1 if errors else 0)
@@ -100,18 +101,10 @@ def prune(step: str | None, days: float, open_too: bool) -> None:
         raise RequestError(
             f"no record of step {step!r}. To list the open steps, run `qpu journal list`."
         )
-    click.echo(f"{forgotten} tasks forgotten")
+    click.echo(f"{forgotten} task{'' if forgotten == 1 else 's'} forgotten")
 
 
-def _print(records: Iterable[TaskRecord]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("TASK", "QPU", "PROGRAM", "STATE", "SINCE", "STEP"):
-        table.add_column(heading, overflow="fold")
-    for record in records:
-        since = record.since[:19].replace("T", " ")
-        task = record.task_id or f"({record.digest[:12]})"
-        table.add_row(task, record.qpu, record.program, record.state, since, record.step)
-    Console().print(table)
+def _row(record: TaskRecord) -> tuple[str, ...]:
+    since = record.since[:19].replace("T", " ")
+    task = record.task_id or f"({record.digest[:12]})"
+    return task, record.qpu, record.program, record.state, since, record.step

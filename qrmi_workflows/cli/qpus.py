@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import click
 
+from qrmi_workflows.cli.tables import print_table
 from qrmi_workflows.cli.types import CONFIG_OPTION, JSON_OPTION, Duration
 from qrmi_workflows.config.qpus import QPUDefinition, load_qpus
 from qrmi_workflows.config.site import QPUPolicy, load_site_policy
@@ -46,7 +47,8 @@ def list_qpus(config: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=1))
     else:
-        _print_table(rows)
+        headings = ("QPU", "TYPE", "STATE", "PENDING", "GRES", "LICENCE")
+        print_table(headings, map(astuple, rows))
 
 
 @click.command()
@@ -131,6 +133,7 @@ def _describe(item: tuple[str, _Entry]) -> _Row:
 
 def _fetch_status(definition: QPUDefinition) -> tuple[str, int | None]:
     """Return the QPU's state and its number of pending tasks."""
+    from qrmi_workflows.client.failures import TRY_LATER
     from qrmi_workflows.client.resource import QRMIResource
 
     try:
@@ -142,18 +145,5 @@ def _fetch_status(definition: QPUDefinition) -> tuple[str, int | None]:
         )
         status = resource.status()
     except QPUError as error:
-        return f"unknown: {error}", None
+        return f"unknown: {error}".removesuffix(f" {TRY_LATER}"), None
     return str(status.status).rpartition(".")[2].lower(), status.pending_job_count
-
-
-def _print_table(rows: list[_Row]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("QPU", "TYPE", "STATE", "PENDING", "GRES", "LICENCE"):
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        cells = (row.name, row.type, row.state, row.pending, row.gres, row.licence)
-        table.add_row(*("-" if cell is None else str(cell) for cell in cells))
-    Console(soft_wrap=False).print(table)

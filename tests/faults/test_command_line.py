@@ -123,7 +123,7 @@ def test_prune_forgets_open_steps_only_on_request(emulator):
     record_task()
 
     assert qpu("journal", "prune", "--older-than", "0").stdout == "0 tasks forgotten\n"
-    assert qpu("journal", "prune", "--older-than", "0", "--open").stdout == "1 tasks forgotten\n"
+    assert qpu("journal", "prune", "--older-than", "0", "--open").stdout == "1 task forgotten\n"
 
 
 def test_after_a_failed_write_a_rerun_returns_the_result(counted, payload_file, tmp_path):

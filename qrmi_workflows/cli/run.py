@@ -147,9 +147,11 @@ def _read_observables(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise PayloadError(
-            f"{path}: cannot read the observables: {error}. Must be a JSON file with a Pauli "
-            "label, an object from labels to coefficients, or a list of these. Correct the file."
+            f"{path}: cannot read the observables: {reason}. Must be a JSON file with a Pauli "
+            "label, an object from labels to coefficients, or a list of these. Correct the file or "
+            "its name."
         ) from error
 
 

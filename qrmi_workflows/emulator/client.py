@@ -40,8 +40,8 @@ class Control:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise EmulatorError(
-                f"{path}: {reason}. Name the --dir of a running emulator, "
-                "or start one with `qpu emulator --dir DIR`."
+                f"{path}: {reason}. Name the --dir of a running emulator (a sandbox's is "
+                "$QPU_SANDBOX/emulator), or start one with `qpu emulator --dir DIR`."
             ) from error
         self._url: str = document["url"]
         self._token: str = document["token"]
@@ -74,8 +74,10 @@ class Control:
             reason = json.loads(error.read() or b"{}").get("error", error.reason)
             raise EmulatorError(f"the emulator rejected {method} {path}: {reason}") from error
         except OSError as error:
+            reason = getattr(error, "reason", error)
             raise EmulatorError(
-                f"no emulator answers at {self._url}: {error}. Start it with `qpu emulator`."
+                f"no emulator answers at {self._url}: {reason}. Start it with "
+                "`qpu emulator --dir DIR`."
             ) from error
 
     def counters(self) -> dict[str, Any]:

@@ -89,8 +89,9 @@ def _check_parameter_values(values: Any, parameters: tuple[str, ...], where: str
         return
     if array.size == 0:
         raise PayloadError(
-            f"{where} has unbound parameters: {names}. Add their values to the PUB, or bind them "
-            "with `circuit.assign_parameters`."
+            f"{where} has unbound parameters: {names}. Add their values to the PUB (for a file: "
+            "`Payload.from_file(…, parameter_values=…)`), or bind them with "
+            "`circuit.assign_parameters`."
         )
     # As in Qiskit's `BindingsArray`, the last axis indexes the parameters. A single parameter needs
     # no axis of its own: a list of numbers is then a list of parameter sets.

@@ -51,7 +51,7 @@ def emulator() -> None:
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A TOML file with a [qpus.NAME] table for each QPU.",
+    help="The settings file, in TOML.",
 )
 @click.option(
     "--qpu",
@@ -79,7 +79,17 @@ def serve(
     pasqal-cloud, pasqal-local, or a type added by another package. MODEL is a fake backend of
     qiskit-ibm-runtime (fez), one of IQM's machines (garnet) or one of Pulser's devices
     (AnalogDevice). By default, one IBM QPU and one Pasqal QPU are emulated.
-    """
+
+    \b
+    Example of a settings file (all keys: qrmi_workflows/emulator/settings_file.py):
+      seed = 7                    # of all random numbers
+      [qpus.ibm_fez]
+      type = "ibm-quantum-compute-service"
+      model = "fez"
+      lanes = 5                   # tasks prepared in parallel
+      execution_seconds = 2.0     # by default, as long as the simulation takes
+      noise = true                # the model's calibrated noise
+    """  # noqa: D301 - \b tells click not to rewrap a paragraph
     from qrmi_workflows.vendors.base import needs_extra
 
     with needs_extra("emulator"):

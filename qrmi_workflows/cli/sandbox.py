@@ -36,11 +36,17 @@ def sandbox() -> None:
 @sandbox.command()
 @_directory
 @click.option("--nodes", type=click.IntRange(1, 16), help="Number of nodes [default: 2].")
-@click.option("--qpu", "qpus", multiple=True, metavar="NAME=TYPE[:MODEL]", help="Emulate this QPU.")
+@click.option(
+    "--qpu",
+    "qpus",
+    multiple=True,
+    metavar="NAME=TYPE[:MODEL]",
+    help="A QPU to emulate; may be repeated. See `qpu emulator serve --help`.",
+)
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The emulator's settings file (TOML).",
+    help="The emulator's settings file (TOML). See `qpu emulator serve --help`.",
 )
 def up(directory: Path | None, nodes: int | None, qpus: Sequence[str], config: Path | None) -> None:
     """Start the sandbox, or restart daemons that have died."""
@@ -62,7 +68,8 @@ def up(directory: Path | None, nodes: int | None, qpus: Sequence[str], config: P
     type=click.FloatRange(0),
     default=10.0,
     show_default=True,
-    help="Seconds for jobs to end on their own.",
+    metavar="SECONDS",
+    help="Time for jobs to end on their own.",
 )
 def down(directory: Path | None, grace: float) -> None:
     """Cancel all jobs and stop the sandbox."""

@@ -42,7 +42,7 @@ class CallLimiter:
     def _start_queued(self) -> None:
         while (call := self._take_next()) is not None:
             future, start = call
-            # No lock is held here, because `start` may complete at once and call `_finish`.
+            # No lock is held here, because `start` may complete immediately and call `_finish`.
             try:
                 started = start()
             except BaseException as error:  # raised to the caller, through the future

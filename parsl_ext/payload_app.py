@@ -30,8 +30,8 @@ def run_payload(
 ) -> AppFuture:
     """Run one task in a block that holds a QPU.
 
-    A payload that already exists is read and checked at once. A future of another app's result, or
-    of its output file, is awaited first::
+    A payload that already exists is read and checked immediately. A future of another app's result,
+    or of its output file, is awaited first::
 
         bell = run_payload("bell.json", outputs=[File("bell.result.json")])
         plot(bell.outputs[0])
@@ -101,7 +101,7 @@ def _run(payload: Any, *, shots: int | None, outputs: list[File], lease: Any) ->
 
 
 def _read_early(payload: Any) -> Any:
-    """Read a payload that already exists, so that the caller sees errors in it at once."""
+    """Read a payload that already exists, so that the caller sees its errors immediately."""
     if isinstance(payload, Path | str) or (isinstance(payload, File) and payload.scheme == "file"):
         return Payload.from_file(Path(payload))
     if isinstance(payload, Mapping):

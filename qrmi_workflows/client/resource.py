@@ -106,8 +106,8 @@ class QRMIResource:
     def acquire(self) -> str:
         """Acquire the QPU and return the acquisition token.
 
-        A token that arrives after the deadline is released at once. If this call is interrupted, it
-        waits a few seconds for the token, and releases it.
+        A token that arrives after the deadline is released immediately. If this call is
+        interrupted, it waits a few seconds for the token, and releases it.
         """
         return str(self._call("acquire", on_late=self._release_late))
 

@@ -158,8 +158,9 @@ class Lease:
     ) -> Iterator[QuantumResult]:
         """Run many tasks, as many at once as the QPU has lanes; yield results in order.
 
-        All are submitted at once. If one fails, or a payload is not valid, the others are
-        cancelled. Progress is shown as a bar on a terminal, and in log lines elsewhere.
+        All are submitted before the first result is awaited. If one fails, or a payload is not
+        valid, the others are cancelled. Progress is shown as a bar on a terminal, and in log lines
+        elsewhere.
         """
         futures: list[TaskFuture] = []
         try:

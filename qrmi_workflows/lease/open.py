@@ -147,7 +147,7 @@ def _require_distinct(qpus: list[str]) -> None:
 def _find_config() -> Path | None:
     try:
         return find_config()
-    except ConfigError:  # a job's environment may define its QPUs alone
+    except ConfigError:  # a job's environment may define its QPUs without the file
         return None
 
 
@@ -155,7 +155,7 @@ def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
     # These two refuse a wrong $QPU_KILL_WAIT or site.toml before anything is acquired or adopted.
     late_seconds = current_kill_wait().command
     this_scheduler()
-    # Before acquiring anything: by default, SIGTERM would end the process at once.
+    # Before acquiring anything: by default, SIGTERM would end the process immediately.
     exit_on_sigterm()
     if found.token is not None:
         return Lease(HeldQPU.adopt(found), step=step)

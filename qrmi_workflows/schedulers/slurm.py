@@ -144,7 +144,7 @@ class Slurm:
         # With `:|` a field is printed whole and followed by a bar (squeue(1), --Format).
         fields = ("JobArrayID", "JobID", "State", "exit_code", "Reason", "Comment", "Name")
         form = f"--Format={','.join(f'{field}:|' for field in fields)}"
-        # A name with a comma cannot be listed alone: `--name` takes it for several names.
+        # Do not filter by a name with a comma: `--name` would read it as several names.
         named = [] if name is None or "," in name else [f"--name={name}"]
         return ["squeue", "--me", "--noheader", "--states=all", *named, *self._clusters(), form]
 

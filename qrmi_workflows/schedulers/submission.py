@@ -1,8 +1,8 @@
 """Submit a job, and find it again if the scheduler's answer was lost.
 
 A scheduler may have accepted a job although its command failed or timed out (the controller is
-busy, the answer was lost). Such a job would hold a QPU for nobody, so the queue is searched for it
-by a mark that no other job has.
+busy, the answer was lost). Such a job would hold a QPU that nobody uses, so the queue is searched
+for it by a mark that no other job has.
 """
 
 from __future__ import annotations

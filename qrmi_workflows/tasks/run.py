@@ -186,7 +186,7 @@ class TaskRun:
                 self._report_state(state)
             if state.is_final:
                 return state
-            # Wait on the event rather than sleep, so that a stop takes effect at once.
+            # Wait on the event rather than sleep, so that a stop takes effect immediately.
             if self.stop.wait(next_pause(state, time.monotonic() - since)):
                 return self._stop(entry)
 

@@ -327,7 +327,8 @@ class Executor(MarkerExecutor):
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
         """Cancel all jobs of this run by their common name, then those listed."""
         # `active_jobs` is empty while the interface's `_wait_for_jobs` checks the jobs, and lacks
-        # those whose submission Slurm did not answer. Each of them would hold a QPU for nobody.
+        # those whose submission Slurm did not answer. Each of them would hold a QPU that nobody
+        # uses.
         self._cancel_by_name()
         super().cancel_jobs(active_jobs)
 

@@ -44,7 +44,8 @@ def list_tasks(archived: bool, as_json: bool) -> None:
             click.echo(json.dumps(document))
     else:
         headings = ("TASK", "QPU", "PROGRAM", "STATE", "SINCE", "STEP")
-        print_table(headings, sorted(map(_row, records), key=lambda row: row[4]))
+        oldest_first = sorted(records, key=lambda record: record.since)
+        print_table(headings, map(_row, oldest_first))
     for error in errors:
         click.echo(f"qpu: {error}", err=True)
     sys.exit(1 if errors else 0)

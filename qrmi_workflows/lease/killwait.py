@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from qrmi_workflows.config.variables import kill_wait_seconds
@@ -125,11 +125,13 @@ def current_kill_wait() -> KillWait:
 def release_budget() -> KillWait:
     """Return the shares for releasing a QPU now.
 
-    Until SIGTERM has arrived they are those of the default. Otherwise releases by a vendor that is
-    merely slow would fail wherever KillWait, or the grace of a supervisor, is short.
+    Until SIGTERM has arrived they are those of the default, and one call may take all of the time.
+    Otherwise releases by a vendor that is merely slow would fail wherever KillWait, or the grace of
+    a supervisor, is short.
     """
-    is_counted = _started is not None and _seconds_used() < _full_seconds()
-    return current_kill_wait() if is_counted else KillWait.divide(DEFAULT_SECONDS)
+    if _started is not None and _seconds_used() < _full_seconds():
+        return current_kill_wait()
+    return replace(KillWait.divide(DEFAULT_SECONDS), release_call=_RELEASE)
 
 
 def start_kill_wait(since: float | None = None) -> None:

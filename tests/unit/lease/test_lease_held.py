@@ -52,9 +52,11 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_an_orderly_release_may_be_slow_however_short_killwait_is(release):
-    call = KillWait.divide(DEFAULT_SECONDS).release_call
+    share = KillWait.divide(DEFAULT_SECONDS).release
 
-    assert release(Vendor()) == [call, call]
+    first, second = release(Vendor())
+
+    assert share - 1 < second <= first <= share
 
 
 def test_after_sigterm_a_release_takes_its_share_of_killwait(release):
@@ -66,5 +68,5 @@ def test_after_sigterm_a_release_takes_its_share_of_killwait(release):
 def test_sigterm_during_a_release_shortens_the_calls_that_follow(release):
     first, second = release(Vendor(sigterm=True))
 
-    assert first == KillWait.divide(DEFAULT_SECONDS).release_call
+    assert first > KillWait.divide(DEFAULT_SECONDS).release_call
     assert second <= KillWait.divide(5).release_call

@@ -127,6 +127,10 @@ def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
 # after SIGKILL or os._exit: `qpu reap` is for those.
 @atexit.register
 def _release_all() -> None:
+    if threading.current_thread() is threading.main_thread():
+        # The process is ending anyway. Another signal would only cut a release off.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
     for pid, release in list(_to_release.values()):
         if pid == os.getpid():
             _try_to_release(release)

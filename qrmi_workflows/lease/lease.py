@@ -19,7 +19,7 @@ from qrmi_workflows.client.targets import QPUTarget, cached_target, fetch_target
 from qrmi_workflows.errors import LeaseError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.journal.step import Step
-from qrmi_workflows.lease.at_exit import forget_at_exit
+from qrmi_workflows.lease.at_exit import exit_deferred, forget_at_exit
 from qrmi_workflows.lease.held import HeldQPU, lease_environment
 from qrmi_workflows.lease.killwait import KillWait, current_kill_wait
 from qrmi_workflows.payloads import Payload, PayloadLike, to_payload
@@ -308,17 +308,21 @@ class Lease:
         Raises:
             LeaseError: The release failed.
         """
-        with self._lock:
-            if self._released:
-                return
-            self._released = True
-        forget_at_exit(self)
-        pool, budget = self._own_pool(), current_kill_wait()
-        try:
-            if pool is not None:
-                pool.close(self._seconds_to_stop(budget))
-        finally:  # even if closing the pool is interrupted
-            self._release_qpu(pool, budget)
+        # Deferred from the start: a job's processes may get SIGTERM twice, from the scheduler and
+        # from their supervisor. The second one must not fall between the mark that the lease is
+        # released and the release.
+        with exit_deferred():
+            with self._lock:
+                if self._released:
+                    return
+                self._released = True
+            forget_at_exit(self)
+            pool, budget = self._own_pool(), current_kill_wait()
+            try:
+                if pool is not None:
+                    pool.close(self._seconds_to_stop(budget))
+            finally:
+                self._release_qpu(pool, budget)
 
     def _seconds_to_stop(self, budget: KillWait) -> float:
         return budget.adopted_tasks if self.adopted else budget.tasks

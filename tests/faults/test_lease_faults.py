@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -95,6 +96,20 @@ def test_a_signal_releases_it(holder, counted, number):
 
     assert process.wait(timeout=60) == (143 if number == signal.SIGTERM else -signal.SIGINT)
     assert counted()["sessions open"] == 0
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.001, 0.004])
+def test_a_burst_of_sigterms_releases_it_once(holder, counted, gap):
+    """Slurm signals all processes of a job, and a supervisor passes its own signal on."""
+    processes = [holder() for _ in range(4)]
+    for process in processes:
+        for _ in range(12):
+            process.terminate()
+            time.sleep(gap)
+
+    assert {process.wait(timeout=60) for process in processes} == {143}
+    assert (counted()["sessions closed"], counted()["sessions open"]) == (4, 0)
+    assert list(open_leases()) == []
 
 
 def test_exiting_releases_it(holder, counted):

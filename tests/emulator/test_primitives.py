@@ -248,7 +248,7 @@ def test_noise_and_strictness_need_the_devices_own_instructions(qpu, name):
     ("program", "pub", "reason"),
     [
         ("sampler", [7], "must be OpenQASM 3"),
-        ("sampler", [bell(), [[1.0]] * 3, 10, 4, 5], "allowed are 1 to 3"),
+        ("sampler", [bell(), [[1.0]] * 3, 10, 4, 5], "must have 1 to 3"),
         ("sampler", ["OPENQASM 3.0; qubit q; pow(2) @ nope q;"], "not OpenQASM 3"),
         ("estimator", [bell(), "ABC"], "observables"),
         ("estimator", ["OPENQASM 3.0; include 'stdgates.inc'; x $5;", "ZZ"], "span the device"),

@@ -133,7 +133,7 @@ def _unpack_pub(pub: Any, max_length: int) -> list[Any]:
     """Return a PUB's elements, with `None` for those it lacks at its end."""
     values = list(pub) if isinstance(pub, (list, tuple)) else [pub]
     if not 1 <= len(values) <= max_length:
-        raise SimulationError(f"a PUB has {len(values)} elements; allowed are 1 to {max_length}")
+        raise SimulationError(f"a PUB has {len(values)} elements; must have 1 to {max_length}")
     return values + [None] * (max_length - len(values))
 
 

@@ -115,8 +115,10 @@ def _fulfil(done: Future[_T], work: Callable[[threading.Event], _T], stop: threa
 
 
 def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
-    if number == signal.SIGTERM:
-        start_kill_wait()
+    # Slurm signals all processes of a job, and a supervisor passes its own signal on. A second
+    # SystemExit could cut off what the first one has begun, wherever that happens to be.
+    if number == signal.SIGTERM and not start_kill_wait():
+        return
     if _deferred is not None:
         _deferred.append(number)
     else:

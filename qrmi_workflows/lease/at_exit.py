@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
@@ -31,6 +32,8 @@ _T = TypeVar("_T")
 # With the pid, because a forked child inherits the registrations but owns none of the leases.
 _to_release: dict[int, tuple[int, Callable[[], None]]] = {}
 _deferred: list[int] | None = None
+_last_sigterm = float("-inf")
+_REPEAT_SECONDS = 1.0
 
 
 def release_at_exit(owned: object, release: Callable[[], None]) -> None:
@@ -115,10 +118,15 @@ def _fulfil(done: Future[_T], work: Callable[[threading.Event], _T], stop: threa
 
 
 def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
-    # Slurm signals all processes of a job, and a supervisor passes its own signal on. A second
-    # SystemExit could cut off what the first one has begun, wherever that happens to be.
-    if number == signal.SIGTERM and not start_kill_wait():
-        return
+    global _last_sigterm  # one per process, like signal handlers
+    if number == signal.SIGTERM:
+        start_kill_wait()
+        # Slurm signals all processes of a job, and a supervisor passes its own signal on. A second
+        # SystemExit could cut off what the first one has begun, wherever that happens to be. A
+        # later one counts: Python loses exceptions that a handler raises in a destructor.
+        before, _last_sigterm = _last_sigterm, time.monotonic()
+        if _last_sigterm - before < _REPEAT_SECONDS:
+            return
     if _deferred is not None:
         _deferred.append(number)
     else:

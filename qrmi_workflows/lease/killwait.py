@@ -134,20 +134,15 @@ def release_budget() -> KillWait:
     return replace(KillWait.divide(DEFAULT_SECONDS), release_call=_RELEASE)
 
 
-def start_kill_wait(since: float | None = None) -> bool:
+def start_kill_wait(since: float | None = None) -> None:
     """Start counting KillWait, because SIGTERM has arrived; do nothing if it is being counted.
 
     Args:
         since: When it started, by the monotonic clock, if that was earlier.
-
-    Returns:
-        Whether this is the first SIGTERM of this KillWait.
     """
     global _started  # a process ends only once
-    if _started is not None and _seconds_used() < _full_seconds():
-        return False
-    _started = time.monotonic() if since is None else since
-    return True
+    if not 0.0 < _seconds_used() < _full_seconds():
+        _started = time.monotonic() if since is None else since
 
 
 def learn_kill_wait() -> None:

@@ -36,8 +36,11 @@ def holder(emulator):
 
     def start(body: str = "time.sleep(60)", setup: str = "") -> subprocess.Popen:
         program = HOLD.format(body=body, setup=setup)
+        # Coverage's tracer may swallow the SystemExit of a signal that arrives within it.
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
         process = subprocess.Popen(
             [sys.executable, "-c", program],
+            env=environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

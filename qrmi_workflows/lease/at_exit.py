@@ -137,13 +137,16 @@ def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
 # after SIGKILL or os._exit: `qpu reap` is for those.
 @atexit.register
 def _release_all() -> None:
-    if threading.current_thread() is threading.main_thread():
-        # The process is ending anyway. Another signal would only cut a release off.
+    owned = [release for pid, release in _to_release.values() if pid == os.getpid()]
+    is_ended_by_sigterm = _last_sigterm > float("-inf")
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if (owned or is_ended_by_sigterm) and in_main_thread:
+        # Another signal would only cut a release off, or replace the exit code: Python restores
+        # the default handlers before it has ended.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-    for pid, release in list(_to_release.values()):
-        if pid == os.getpid():
-            _try_to_release(release)
+    for release in owned:
+        _try_to_release(release)
 
 
 def _try_to_release(release: Callable[[], None]) -> None:

@@ -265,11 +265,9 @@ class Device:
         self._lanes.pop(task.id, None)
         self.sessions.task_ended(task)
 
-    def _on_session_change(self, session: Session, cancel_queued: bool) -> None:
-        if cancel_queued:
-            for task_id in self.sessions.queued_tasks(session.id):
-                if task := self._queue.pop(task_id, None):
-                    self._finish(task, "cancelled", reason=f"session {session.id} was closed")
+    def _on_session_change(self, session: Session, cancelled: tuple[str, ...]) -> None:
+        for task_id in cancelled:
+            self.cancel(task_id, f"session {session.id} was closed")
         self.fill_lanes()
 
 

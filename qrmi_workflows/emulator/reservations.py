@@ -7,7 +7,8 @@ has been idle for longer than the interactive TTL becomes `inactive`: it loses t
 next task queues like any other.
 
 A session that stops accepting tasks closes when its last task has ended. Closing it immediately,
-or reaching its maximum TTL, also cancels its queued tasks. Running tasks are never interrupted.
+or reaching its maximum TTL, also cancels its queued tasks, and its running ones if the server's
+setting `closing_cancels_running` is true.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Reservations:
         settings: The device's settings.
         store: Where sessions are stored.
         clock: The emulator's clock.
-        on_change: Called with a session that changed, and whether to cancel its queued tasks.
+        on_change: Called with a session that changed, and the ids of its tasks to cancel.
 
     Attributes:
         holder: The dedicated session that holds the device, if any.
@@ -64,7 +65,7 @@ class Reservations:
         settings: QPUSettings,
         store: Store,
         clock: Clock,
-        on_change: Callable[[Session, bool], None],
+        on_change: Callable[[Session, tuple[str, ...]], None],
     ) -> None:
         self._settings = settings
         self._store = store
@@ -99,11 +100,6 @@ class Reservations:
         tracked = self._tracked.get(session_id) if session_id else None
         return tracked.session if tracked else None
 
-    def queued_tasks(self, session_id: str) -> list[str]:
-        """Return the ids of a session's tasks that are waiting for a lane."""
-        tracked = self._tracked.get(session_id)
-        return list(tracked.queued) if tracked else []
-
     def stop_accepting(self, session_id: str) -> None:
         """Refuse further tasks, and close the session when its last task has ended."""
         if tracked := self._tracked.get(session_id):
@@ -112,11 +108,12 @@ class Reservations:
             self._close_if_drained(tracked, "closed by its owner")
 
     def close(self, session_id: str, reason: str = "cancelled by its owner") -> None:
-        """Refuse further tasks, cancel the queued ones, and close once no task is running."""
+        """Refuse further tasks, cancel the unfinished ones, and close once none is running."""
         if tracked := self._tracked.get(session_id):
             tracked.session.accepting, tracked.session.reason = False, reason
             self._store.save_session(tracked.session)
-            self._on_change(tracked.session, True)
+            running = tracked.running if self._settings.server.closing_cancels_running else ()
+            self._on_change(tracked.session, (*tracked.queued, *running))
             self._close_if_drained(tracked, reason)
 
     def close_all(self, reason: str) -> None:
@@ -200,7 +197,7 @@ class Reservations:
         tracked.session.state = "inactive"
         self._free_device(tracked.session)
         self._store.save_session(tracked.session)
-        self._on_change(tracked.session, False)
+        self._on_change(tracked.session, ())
 
     def _close_if_drained(self, tracked: _Tracked, reason: str) -> None:
         session = tracked.session
@@ -212,7 +209,7 @@ class Reservations:
         self._free_device(session)
         self._tracked.pop(session.id, None)
         self._store.save_session(session)
-        self._on_change(session, False)
+        self._on_change(session, ())
 
     def _free_device(self, session: Session) -> None:
         if self.holder is session:

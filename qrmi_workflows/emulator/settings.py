@@ -11,9 +11,23 @@ from qrmi_workflows.emulator.durations import Duration
 from qrmi_workflows.emulator.faults import FaultRule
 from qrmi_workflows.errors import EmulatorError
 
-__all__ = ["EmulatorSettings", "QPUSettings"]
+__all__ = ["EmulatorSettings", "QPUSettings", "ServerSettings"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """How a QPU's server behaves where real servers differ, or where that is not documented.
+
+    Clients may rely on neither value of a setting. The default is what the vendor documents, or
+    what was observed. A dialect names the settings that it has in `Dialect.server_settings`.
+
+    Attributes:
+        closing_cancels_running: Whether closing a session also cancels its running tasks.
+    """
+
+    closing_cancels_running: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +46,7 @@ class QPUSettings:
         preparation: The time a lane needs to prepare a task.
         execution: The time the device needs to execute a task; `None`: the simulator's run time.
         interactive_ttl_seconds: The time after which an idle session loses the device.
+        server: How its server behaves where real servers differ.
     """
 
     name: str
@@ -45,6 +60,7 @@ class QPUSettings:
     preparation: Duration = field(default_factory=Duration)
     execution: Duration | None = None
     interactive_ttl_seconds: float = 60.0
+    server: ServerSettings = ServerSettings()
 
     def __post_init__(self) -> None:
         """Check the name and the number of lanes; `settings_file` checks against the dialect."""

@@ -19,6 +19,9 @@
     preparation_seconds = 0.0   # or [low, high], {normal = [mean, deviation]}, …
     execution_seconds = 0.5     # default: as long as the simulator takes
 
+    [qpus.ibm_fez.server]       # where real servers differ: see `ServerSettings`
+    closing_cancels_running = false
+
     [[faults]]                  # see faults.py
     kind = "status"
     status = 503
@@ -28,13 +31,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qrmi_workflows.emulator.dialects import known_types, load_dialect
 from qrmi_workflows.emulator.durations import Duration
 from qrmi_workflows.emulator.faults import FaultRule
-from qrmi_workflows.emulator.settings import EmulatorSettings, QPUSettings
+from qrmi_workflows.emulator.settings import EmulatorSettings, QPUSettings, ServerSettings
 from qrmi_workflows.errors import EmulatorError
 
 __all__ = ["DEFAULT_QPUS", "parse_qpu", "read_settings"]
@@ -131,8 +135,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _parse_table(name: str, table: dict[str, Any], path: str) -> QPUSettings:
     where = f"{path}: [qpus.{name}]"
-    keys = (_KEY_TYPES.keys() - _TOP_LEVEL_KEYS) | _DURATIONS.keys()
+    keys = (_KEY_TYPES.keys() - _TOP_LEVEL_KEYS) | _DURATIONS.keys() | {"server"}
     settings = _check_keys(table, keys, where)
+    server = settings.pop("server", {})
     for key, attribute in _DURATIONS.items():
         if key in settings:
             settings[attribute] = Duration.parse(settings.pop(key), f"{where}: {key}")
@@ -140,7 +145,21 @@ def _parse_table(name: str, table: dict[str, Any], path: str) -> QPUSettings:
         raise EmulatorError(
             f"{where}: `type` is missing; allowed: {', '.join(known_types())}. Add it."
         )
-    return _make_qpu(name, settings.pop("type"), **settings)
+    type_ = settings.pop("type")
+    settings["server"] = _parse_server(server, type_, f"{where}: server")
+    return _make_qpu(name, type_, **settings)
+
+
+def _parse_server(table: object, type_: str, where: str) -> ServerSettings:
+    if not isinstance(table, dict):
+        raise EmulatorError(f"{where} = {table!r}: must be a table. Correct it.")
+    allowed = load_dialect(type_).server_settings if type_ in known_types() else ()
+    defaults = ServerSettings()
+    for key, value in table.items():
+        if key not in allowed:
+            raise _unknown_value(f"{where}: for type {type_}, the key", key, allowed)
+        _require_type(value, (type(getattr(defaults, key)),), f"{where}: {key}")
+    return replace(defaults, **table)
 
 
 def _make_qpu(
@@ -174,14 +193,19 @@ def _check_keys(table: Mapping[str, Any], allowed: Iterable[str], where: str) ->
         if key not in set(allowed):
             raise _unknown_value(f"{where}: key", key, allowed)
         types = _KEY_TYPES.get(key)
-        if types and type(value) not in types:  # not isinstance: a bool is no lane count
-            names = " or ".join(item.__name__ for item in types)
-            raise EmulatorError(f"{where}: {key} = {value!r}: must be of type {names}. Correct it.")
+        if types:
+            _require_type(value, types, f"{where}: {key}")
         if key in _POSITIVE_KEYS and value <= 0:
             raise EmulatorError(f"{where}: {key} = {value!r}: must be positive. Correct it.")
     return dict(table)
 
 
+def _require_type(value: object, types: tuple[type, ...], where: str) -> None:
+    if type(value) not in types:  # not isinstance: a bool is no lane count
+        names = " or ".join(item.__name__ for item in types)
+        raise EmulatorError(f"{where} = {value!r}: must be of type {names}. Correct it.")
+
+
 def _unknown_value(what: str, value: str, allowed: Iterable[str]) -> EmulatorError:
-    names = ", ".join(sorted(allowed))
+    names = ", ".join(sorted(allowed)) or "none"
     return EmulatorError(f"{what} {value!r} is unknown; allowed: {names}. Correct it.")

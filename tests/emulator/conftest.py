@@ -34,6 +34,13 @@ execution_seconds = 30
 lanes = 1
 interactive_ttl_seconds = 1
 
+[qpus.ibm_lenient]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 30
+lanes = 1
+server.closing_cancels_running = false
+
 [qpus.ibm_quick]
 type = "ibm-quantum-compute-service"
 simulator = "null"

@@ -55,17 +55,21 @@ def test_an_active_batch_sessions_tasks_go_first(qpu):
     other.task_stop(foreign)
 
 
-def test_release_cancels_the_sessions_queued_tasks(qpu, emulator):
-    """QRMI closes the session immediately, but its running task continues."""
-    holder = qpu("ibm_slow")
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [("ibm_slow", TaskStatus.Cancelled), ("ibm_lenient", TaskStatus.Running)],
+)
+def test_release_cancels_the_sessions_tasks(qpu, emulator, name, state):
+    """QRMI closes the session immediately; whether that cancels its running task is a setting."""
+    holder = qpu(name)
     token = holder.acquire()
     running = holder.task_start(primitive("sampler", [[bell()]]))
     queued = holder.task_start(primitive("sampler", [[bell()]]))
     holder.release(token)
     assert holder.task_status(queued) == TaskStatus.Cancelled
-    assert holder.task_status(running) == TaskStatus.Running
+    assert holder.task_status(running) == state
     holder.task_stop(running)
-    assert emulator.counters()["qpus"]["ibm_slow"]["sessions"]["open"] == 0
+    assert emulator.counters()["qpus"][name]["sessions"]["open"] == 0
 
 
 def test_a_closed_session_rejects_tasks(qpu):

@@ -72,6 +72,7 @@ class Dialect(ABC):
             first is the default.
         default_model: The machine that its QPUs imitate by default.
         names: The names its QPUs may have, if the vendor fixes them; empty: any name.
+        server_settings: The fields of `ServerSettings` that it implements.
         fleet: The devices, store, tokens and clock behind the API; set before any request.
     """
 
@@ -79,6 +80,7 @@ class Dialect(ABC):
     simulators: ClassVar[tuple[str, ...]]
     default_model: ClassVar[str]
     names: ClassVar[tuple[str, ...]] = ()
+    server_settings: ClassVar[tuple[str, ...]] = ()
     fleet: Fleet
 
     @abstractmethod

@@ -45,6 +45,7 @@ class QuantumComputeService(IBMDialect):
     """The dialect of `ibm-quantum-compute-service`."""
 
     type = "ibm-quantum-compute-service"
+    server_settings = ("closing_cancels_running",)
 
     def environment(self, qpu: str, url: str, secrets: Mapping[str, str]) -> dict[str, str]:
         """Return the `QRMI_IBM_QCS_*` settings."""

@@ -16,8 +16,9 @@ from qrmi_workflows.errors import PayloadError, QPUError, ResultError
 
 if TYPE_CHECKING:
     from qrmi_workflows.config.job import JobQPU
+    from qrmi_workflows.config.variables import OnStop
     from qrmi_workflows.results import QuantumResult
-    from qrmi_workflows.tasks.run import OnAmbiguous, OnStop
+    from qrmi_workflows.tasks.run import OnAmbiguous
 
 __all__ = ["run"]
 
@@ -54,8 +55,7 @@ _TARGET_SECONDS = 5.0  # deadline for fetching the target, before the QPU is acq
 @click.option(
     "--on-stop",
     type=click.Choice(["cancel", "leave"]),
-    default="cancel",
-    show_default=True,
+    show_default="$QPU_ON_STOP, or cancel",
     help="What to do with the task if the command is stopped: cancel it, or leave it for a rerun.",
 )
 @click.option(
@@ -74,7 +74,7 @@ def run(
     observables: Path | None,
     precision: float | None,
     config: Path | None,
-    on_stop: OnStop,
+    on_stop: OnStop | None,
     on_ambiguous: OnAmbiguous,
     quiet: bool,
 ) -> None:
@@ -98,6 +98,7 @@ def run(
     """  # noqa: D301 - with \b, click does not rewrap a paragraph
     from qrmi_workflows import open_lease
     from qrmi_workflows.config.variables import QPU_ATTEMPT, QPU_STEP
+    from qrmi_workflows.config.variables import on_stop as default_on_stop
     from qrmi_workflows.journal.journal import Journal
     from qrmi_workflows.lease.acquire import find_qpu
     from qrmi_workflows.payloads import Payload
@@ -120,7 +121,7 @@ def run(
         result = lease.run(
             task,
             on_state=None if quiet else _print_state,
-            on_stop=on_stop,
+            on_stop=on_stop or default_on_stop(),
             on_ambiguous=on_ambiguous,
         )
         _save(result, output)  # before the release, which may fail or take a while

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Literal
 
 from qrmi_workflows.errors import ConfigError
 
@@ -23,6 +24,7 @@ __all__ = [
     "QPU_LANES",
     "QPU_LEASE_RECORD",
     "QPU_LEASE_USAGE",
+    "QPU_ON_STOP",
     "QPU_SANDBOX",
     "QPU_SANDBOX_DAEMON",
     "QPU_SITE",
@@ -30,8 +32,10 @@ __all__ = [
     "QPU_STEP",
     "STAGE_VARIABLES",
     "USER_VARIABLES",
+    "OnStop",
     "journal_days",
     "kill_wait_seconds",
+    "on_stop",
     "requested_lanes",
 ]
 
@@ -45,6 +49,7 @@ QPU_KILL_WAIT = "QPU_KILL_WAIT"
 QPU_LANES = "QPU_LANES"
 QPU_LEASE_RECORD = "QPU_LEASE_RECORD"
 QPU_LEASE_USAGE = "QPU_LEASE_USAGE"
+QPU_ON_STOP = "QPU_ON_STOP"
 QPU_SANDBOX = "QPU_SANDBOX"
 QPU_SANDBOX_DAEMON = "QPU_SANDBOX_DAEMON"
 QPU_SITE = "QPU_SITE"
@@ -57,6 +62,7 @@ USER_VARIABLES: Mapping[str, str] = {
     QPU_STATE: "folder of the journal and the leases, on a shared file system",
     QPU_STEP: "the step's name, under which a rerun finds its tasks",
     QPU_LANES: "how many tasks may run at once under a lease",
+    QPU_ON_STOP: "what to do with the tasks of a stopped step: `cancel` (default) or `leave`",
     QPU_JOURNAL_DAYS: "days that the journal keeps inactive steps (default 90)",
     QPU_KILL_WAIT: "seconds between the scheduler's SIGTERM and SIGKILL",
     QPU_LEASE_RECORD: "file that lease records are appended to",
@@ -78,6 +84,25 @@ STAGE_VARIABLES = (QPU_STEP, QPU_ATTEMPT, QPU_LEASE_USAGE, QPU_GRACE)
 """Variables of one stage; a job that belongs to another stage must not inherit them."""
 
 _JOURNAL_DAYS = 90.0
+
+OnStop = Literal["cancel", "leave"]
+"""The treatment of tasks in flight when their step is stopped."""
+
+
+def on_stop(environ: Mapping[str, str] = os.environ) -> OnStop:
+    """Return what happens to the tasks of a stopped step by default: `$QPU_ON_STOP`, or cancel.
+
+    Raises:
+        ConfigError: It is neither `cancel` nor `leave`.
+    """
+    value = environ.get(QPU_ON_STOP)
+    if value == "leave":
+        return "leave"
+    if value in (None, "", "cancel"):
+        return "cancel"
+    raise ConfigError(
+        f"${QPU_ON_STOP}={value!r}: must be `cancel` or `leave`. Correct or unset it."
+    )
 
 
 def requested_lanes(environ: Mapping[str, str] = os.environ) -> int | None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypedDict, Unpa
 
 from qrmi_workflows.client.protocol import TaskState
 from qrmi_workflows.client.targets import QPUTarget, cached_target, fetch_target
+from qrmi_workflows.config.variables import OnStop
 from qrmi_workflows.errors import LeaseError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.journal.step import Step
@@ -26,7 +27,7 @@ from qrmi_workflows.payloads import Payload, PayloadLike, to_payload
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.tasks.pool import TaskFuture, TaskPool
 from qrmi_workflows.tasks.progress import show_progress
-from qrmi_workflows.tasks.run import OnAmbiguous, OnStop, TaskRun
+from qrmi_workflows.tasks.run import OnAmbiguous, TaskRun
 from qrmi_workflows.vendors.registry import find_frontend
 
 if TYPE_CHECKING:
@@ -127,8 +128,9 @@ class Lease:
             shots: A number of shots to use instead of the payload's own.
             **options: `on_state`: called with the task's id and each of its states. `on_stop`:
                 whether the task is cancelled when the step is stopped (`"cancel"`), or left for a
-                rerun (`"leave"`). `on_ambiguous`: what to do if it is not known whether the vendor
-                accepted the task (`"fail"` or `"resubmit"`).
+                rerun (`"leave"`); by default what `$QPU_ON_STOP` says, else `"cancel"`.
+                `on_ambiguous`: what to do if it is not known whether the vendor accepted the task
+                (`"fail"` or `"resubmit"`).
 
         Returns:
             A `concurrent.futures.Future` of the result.

@@ -19,7 +19,7 @@ from typing import Self, overload
 
 from qrmi_workflows.config.job import JobQPU
 from qrmi_workflows.config.qpus import find_config
-from qrmi_workflows.config.variables import QPU_STEP
+from qrmi_workflows.config.variables import QPU_STEP, on_stop
 from qrmi_workflows.errors import ConfigError, RequestError
 from qrmi_workflows.lease.acquire import find_qpu
 from qrmi_workflows.lease.at_exit import (
@@ -152,9 +152,11 @@ def _find_config() -> Path | None:
 
 
 def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
-    # These two refuse a wrong $QPU_KILL_WAIT or site.toml before anything is acquired or adopted.
+    # These refuse a wrong $QPU_KILL_WAIT, site.toml or $QPU_ON_STOP before anything is acquired or
+    # adopted.
     late_seconds = current_kill_wait().command
     this_scheduler()
+    on_stop()
     # Before acquiring anything: by default, SIGTERM would end the process immediately.
     exit_on_sigterm()
     if found.token is not None:

@@ -17,6 +17,7 @@ from typing import Literal
 
 from qrmi_workflows.client.failures import is_transient, may_submit_again
 from qrmi_workflows.client.protocol import QuantumResource, TaskState
+from qrmi_workflows.config.variables import OnStop, on_stop
 from qrmi_workflows.errors import (
     AmbiguousTaskError,
     JournalError,
@@ -36,15 +37,12 @@ from qrmi_workflows.tasks.polling import next_pause
 from qrmi_workflows.tasks.usage import TaskUsage
 from qrmi_workflows.vendors.registry import load_vendor
 
-__all__ = ["OnAmbiguous", "OnStop", "TaskRun"]
+__all__ = ["OnAmbiguous", "TaskRun"]
 
 logger = logging.getLogger(__name__)
 
 OnAmbiguous = Literal["fail", "resubmit"]
 """The treatment of a task if it is not known whether the vendor accepted it."""
-
-OnStop = Literal["cancel", "leave"]
-"""The treatment of tasks in flight when their step is stopped."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,7 +55,8 @@ class TaskRun:
         payload: The task's input, for the QPU's vendor.
         step: The step it belongs to.
         stop: Set this event to end the run.
-        on_stop: Whether a stopped task is cancelled at the vendor, or left for a rerun.
+        on_stop: Whether a stopped task is cancelled at the vendor, or left for a rerun; by default
+            what `$QPU_ON_STOP` says.
         on_ambiguous: What to do if it is not known whether the vendor accepted it.
         on_state: Called with the task's id and each new state.
         usage: The lease's usage file, if it has one.
@@ -71,7 +70,7 @@ class TaskRun:
     payload: Payload
     step: Step
     stop: threading.Event = field(default_factory=threading.Event)
-    on_stop: OnStop = "cancel"
+    on_stop: OnStop = field(default_factory=on_stop)
     on_ambiguous: OnAmbiguous = "fail"
     on_state: Callable[[str, TaskState], None] | None = None
     usage: Path | None = None

@@ -9,7 +9,7 @@ from fault_payloads import bell
 from waiting import wait_until
 
 from qrmi_workflows import open_lease
-from qrmi_workflows.errors import LeaseError, PayloadError, TaskCancelledError
+from qrmi_workflows.errors import ConfigError, LeaseError, PayloadError, TaskCancelledError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.journal.record import RecordState
 from qrmi_workflows.lease.lease import Lease
@@ -73,6 +73,33 @@ def test_a_rerun_submits_a_task_that_was_cancelled_meanwhile(emulator, counted):
     with open_lease("ibm_slow", step="s") as lease:
         assert lease.run(bell()).task_id != future.task_id
     assert counted()["tasks accepted"] == 2
+
+
+def test_a_variable_leaves_the_tasks_of_a_process_for_a_rerun(emulator, counted, monkeypatch):
+    monkeypatch.setenv("QPU_ON_STOP", "leave")
+    with open_lease("ibm_slow", step="s") as lease:
+        left, cancelled = submit_one(lease), lease.submit(bell(7), on_stop="cancel")
+        wait_until(lambda: cancelled.task_id, "the second task's id")
+        for future in (left, cancelled):
+            future.cancel()
+        with pytest.raises(TaskCancelledError, match="left for a rerun"):
+            left.result(timeout=60)
+        with pytest.raises(TaskCancelledError, match="was stopped"):
+            cancelled.result(timeout=60)
+        lease._journal.close(lease.step)
+
+        with open_lease("ibm_slow", step="s") as again:
+            assert again.run(bell()).task_id == left.task_id
+    assert counted()["tasks accepted"] == 2
+
+
+def test_a_wrong_variable_is_refused_before_a_session_opens(emulator, counted, monkeypatch):
+    monkeypatch.setenv("QPU_ON_STOP", "keep")
+
+    with pytest.raises(ConfigError, match="QPU_ON_STOP='keep'"):
+        open_lease("ibm_slow", step="s")
+
+    assert counted()["sessions opened"] == 0
 
 
 def test_an_error_in_on_state_does_not_lose_the_result(quick, caplog):

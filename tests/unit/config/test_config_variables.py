@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from qrmi_workflows.config import variables
-from qrmi_workflows.config.variables import journal_days, kill_wait_seconds, requested_lanes
+from qrmi_workflows.config.variables import (
+    journal_days,
+    kill_wait_seconds,
+    on_stop,
+    requested_lanes,
+)
 from qrmi_workflows.errors import ConfigError
 
 NUMBERS = [("journal_days", "QPU_JOURNAL_DAYS"), ("kill_wait_seconds", "QPU_KILL_WAIT")]
@@ -52,6 +57,21 @@ def test_a_duration_must_be_a_number_and_not_negative(reader, name, value):
 
     assert str(caught.value) == (
         f"${name}={value!r}: must be a non-negative number. Correct or unset it."
+    )
+
+
+def test_the_tasks_of_a_stopped_step_are_cancelled_by_default():
+    assert on_stop({}) == on_stop({"QPU_ON_STOP": ""}) == "cancel"
+    assert on_stop({"QPU_ON_STOP": "cancel"}) == "cancel"
+    assert on_stop({"QPU_ON_STOP": "leave"}) == "leave"
+
+
+def test_the_treatment_of_stopped_tasks_must_be_a_known_one():
+    with pytest.raises(ConfigError) as caught:
+        on_stop({"QPU_ON_STOP": "keep"})
+
+    assert str(caught.value) == (
+        "$QPU_ON_STOP='keep': must be `cancel` or `leave`. Correct or unset it."
     )
 
 

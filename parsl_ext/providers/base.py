@@ -43,6 +43,7 @@ _BLOCK_STATES = {
     JobState.CANCELLED: BlockState.CANCELLED,
     JobState.TIMEOUT: BlockState.TIMEOUT,
     JobState.HELD: BlockState.HELD,
+    JobState.SUSPENDED: BlockState.HELD,
 }
 _CANCEL_SECONDS = 2.0
 """How long `cancel` blocks: one thread of Parsl's polls and scales the blocks of all executors."""

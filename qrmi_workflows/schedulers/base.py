@@ -23,15 +23,19 @@ __all__ = ["JobState", "JobStatus", "QPURequest", "RunningJob", "Scheduler"]
 
 
 class JobState(StrEnum):
-    """A job's state, under any scheduler."""
+    """A job's state, under any scheduler.
+
+    A held job waits for somebody to release it, and a suspended one has been stopped while it ran.
+    """
 
     PENDING = "pending"
+    HELD = "held"
     RUNNING = "running"
+    SUSPENDED = "suspended"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
     TIMEOUT = "timeout"
-    HELD = "held"
     UNKNOWN = "unknown"
 
     @property
@@ -42,8 +46,8 @@ class JobState(StrEnum):
 
     @property
     def may_have_processes(self) -> bool:
-        """Whether processes of the job may be alive; a pending or requeued job has none."""
-        return not self.is_final and self is not JobState.PENDING
+        """Whether processes of the job may be alive; a pending, held or requeued job has none."""
+        return not self.is_final and self not in (JobState.PENDING, JobState.HELD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +77,7 @@ class JobStatus:
 
     Attributes:
         state: Its state.
+        word: The scheduler's own word for the state (`OUT_OF_MEMORY`), for messages.
         job_id: The id that the job's own processes see. Slurm lists a task of a job array under a
             different one (`17_3`).
         name: Its name.
@@ -84,6 +89,7 @@ class JobStatus:
     """
 
     state: JobState
+    word: str = ""
     job_id: str = ""
     name: str = ""
     comment: str = ""
@@ -159,7 +165,10 @@ class Scheduler(Protocol):
         """
 
     def parse_status(self, output: str) -> dict[str, JobStatus]:
-        """Parse the listed jobs, keyed by the id under which the scheduler lists each."""
+        """Parse the listed jobs, keyed by the id under which the scheduler lists each.
+
+        A job that the scheduler no longer knows is not among them.
+        """
 
     def history_argv(self, job_ids: Iterable[str]) -> list[str] | None:
         """Build the command that looks up jobs in the accounting; `None` without accounting."""

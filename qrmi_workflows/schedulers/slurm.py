@@ -45,6 +45,7 @@ __all__ = [
 _STATES = {
     "PENDING": JobState.PENDING,
     "CONFIGURING": JobState.PENDING,
+    "EXPEDITING": JobState.PENDING,  # requeued, and first in the queue (26.05)
     "REQUEUED": JobState.PENDING,
     "REQUEUE_FED": JobState.PENDING,
     "REQUEUE_HOLD": JobState.HELD,
@@ -55,22 +56,26 @@ _STATES = {
     "SIGNALING": JobState.RUNNING,
     "STAGE_OUT": JobState.RUNNING,
     "RESIZING": JobState.RUNNING,
-    "STOPPED": JobState.HELD,
-    "SUSPENDED": JobState.HELD,
+    "STOPPED": JobState.SUSPENDED,
+    "SUSPENDED": JobState.SUSPENDED,
     "COMPLETED": JobState.COMPLETED,
     "CANCELLED": JobState.CANCELLED,
-    "REVOKED": JobState.CANCELLED,
+    "REVOKED": JobState.CANCELLED,  # another cluster of the federation runs or has run it
     "FAILED": JobState.FAILED,
     "BOOT_FAIL": JobState.FAILED,
-    "LAUNCH_FAILED": JobState.FAILED,
     "NODE_FAIL": JobState.FAILED,
     "OUT_OF_MEMORY": JobState.FAILED,
-    "RECONFIG_FAIL": JobState.FAILED,
     "DEADLINE": JobState.TIMEOUT,
-    "PREEMPTED": JobState.TIMEOUT,
+    "PREEMPTED": JobState.TIMEOUT,  # for good: a job to be requeued is COMPLETING, then PENDING
     "TIMEOUT": JobState.TIMEOUT,
 }
-"""Slurm's job states (https://slurm.schedmd.com/job_state_codes.html), and what each means here."""
+"""Slurm's words for a job's state (`job_state_string` of 22.05 to 26.05), and what each means.
+
+https://slurm.schedmd.com/job_state_codes.html lists some that squeue and sacct never print.
+"""
+
+_SEPARATOR = "\x1f"
+"""ASCII's unit separator: names and comments may have bars and line breaks."""
 
 _UNKNOWN_REASONS = frozenset({"", "None", "(null)"})
 
@@ -141,9 +146,9 @@ class Slurm:
 
         Jobs are not listed by id, because squeue fails if it does not know one of the ids.
         """
-        # With `:|` a field is printed whole and followed by a bar (squeue(1), --Format).
+        # With `:` and text, a field is printed whole, followed by the text (squeue(1), --Format).
         fields = ("JobArrayID", "JobID", "State", "exit_code", "Reason", "Comment", "Name")
-        form = f"--Format={','.join(f'{field}:|' for field in fields)}"
+        form = f"--Format={','.join(f'{field}:{_SEPARATOR}' for field in fields)}"
         # Do not filter by a name with a comma: `--name` would read it as several names.
         named = [] if name is None or "," in name else [f"--name={name}"]
         return ["squeue", "--me", "--noheader", "--states=all", *named, *self._clusters(), form]
@@ -152,11 +157,12 @@ class Slurm:
         """Build the sacct command for these jobs, with the fields of `status_argv`."""
         form = "--format=JobID,JobIDRaw,State,ExitCode,Reason,Comment,JobName"
         jobs = f"--jobs={','.join(job_ids)}"
-        return ["sacct", "-X", "--noheader", "--parsable", *self._clusters(), form, jobs]
+        parsable = ("--parsable", f"--delimiter={_SEPARATOR}")
+        return ["sacct", "-X", "--noheader", *parsable, *self._clusters(), form, jobs]
 
     def parse_status(self, output: str) -> dict[str, JobStatus]:
         """Parse the output of `status_argv` or `history_argv`; array tasks have ids like `17_3`."""
-        rows = map(_fields, output.splitlines())
+        rows = map(_fields, output.split(f"{_SEPARATOR}\n"))
         return {row[0]: _status(*row[1:]) for row in rows if row[1].isdigit() and row[2]}
 
     def cancel_argv(self, job_ids: Iterable[str]) -> list[str]:
@@ -269,12 +275,11 @@ def has_accounting(scontrol_output: str) -> bool:
     return match is not None and match[1].rpartition("/")[2] not in {"none", "(null)"}
 
 
-def _fields(line: str) -> list[str]:
-    """Split a line of squeue or sacct into its seven fields; missing ones are empty."""
-    # A job's comment may have line breaks. Its first line has the job's id and state, and must not
-    # be dropped: a live job that is not listed counts as ended, and its lease would be released.
-    fields = [field.strip() for field in line.rstrip().removesuffix("|").split("|", 6)]
-    return fields + [""] * (7 - len(fields))
+def _fields(row: str) -> list[str]:
+    """Split a row of squeue or sacct into its seven fields; missing ones are empty."""
+    fields = [field.strip() for field in row.split(_SEPARATOR)]
+    fields[0] = fields[0].rpartition("\n")[2]  # a site's wrapper may print lines of its own
+    return [*fields, *[""] * 7][:7]
 
 
 def _status(
@@ -282,6 +287,7 @@ def _status(
 ) -> JobStatus:
     return JobStatus(
         state=_state(state),
+        word=_word(state),
         job_id=job_id,
         name=name,
         comment="" if comment == "(null)" else comment,
@@ -291,10 +297,14 @@ def _status(
     )
 
 
-def _state(word: str) -> JobState:
-    """Translate a state; sacct writes `CANCELLED by 1000`."""
-    first = word.split()[0].rstrip("+") if word.split() else ""
-    return _STATES.get(first, JobState.UNKNOWN)
+def _state(written: str) -> JobState:
+    """Translate a state."""
+    return _STATES.get(_word(written), JobState.UNKNOWN)
+
+
+def _word(written: str) -> str:
+    """Return Slurm's word for a state; sacct writes `CANCELLED by 1000`."""
+    return written.partition(" ")[0].rstrip("+")
 
 
 def _exit_code(text: str) -> int | None:

@@ -23,7 +23,9 @@ class Outcome(Enum):
 
 # The states of a job that has not ended. UNKNOWN, for the states that a later Slurm may add, is not
 # among them: such a job counts as failed, or Snakemake might wait for it forever.
-_NOT_ENDED = frozenset({JobState.PENDING, JobState.RUNNING, JobState.HELD})
+_NOT_ENDED = frozenset(
+    {JobState.PENDING, JobState.HELD, JobState.RUNNING, JobState.SUSPENDED},
+)
 
 
 def decide_outcome(listed: JobStatus | None, exit_status: str) -> Outcome:

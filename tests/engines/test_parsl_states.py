@@ -137,8 +137,8 @@ def test_unknown_ids_and_job_arrays_do_not_affect_other_blocks(provider, parsl_s
 def test_slurms_states_are_translated_into_parsls(provider, misbehave, slurm_state, expected):
     job = provider.submit("sleep 60", 1)
 
-    rows = f"echo '{job}|{job}|{slurm_state}|0|None||name'; echo '{job}_7|99|FAILED|0|None||array'"
-    misbehave("squeue", rows)
+    rows = f"echo '{job}|{job}|{slurm_state}|0|None||name|'; echo '{job}_7|9|FAILED|0|None||array|'"
+    misbehave("squeue", rows.replace("|", "\x1f"))
 
     assert state(provider, job) == expected
 

@@ -41,7 +41,9 @@ def test_a_host_without_the_scheduler_does_not_keep_another_from_querying_it(tmp
 
     log = tmp_path / "log"
     put_on_path(
-        tmp_path / "node", monkeypatch, squeue=f"echo asked >>'{log}'; echo '17|17|RUNNING'"
+        tmp_path / "node",
+        monkeypatch,
+        squeue=f"echo asked >>'{log}'; echo '17\x1f17\x1fRUNNING\x1f'",
     )
     assert reap(patience=1) == []
 
@@ -51,7 +53,9 @@ def test_a_host_without_the_scheduler_does_not_keep_another_from_querying_it(tmp
 def test_within_a_minute_the_scheduler_is_queried_once(tmp_path, monkeypatch):
     log = tmp_path / "log"
     put_on_path(
-        tmp_path / "node", monkeypatch, squeue=f"echo asked >>'{log}'; echo '17|17|RUNNING'"
+        tmp_path / "node",
+        monkeypatch,
+        squeue=f"echo asked >>'{log}'; echo '17\x1f17\x1fRUNNING\x1f'",
     )
 
     for _ in range(3):

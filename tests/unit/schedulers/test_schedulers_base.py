@@ -27,7 +27,7 @@ def test_a_job_in_doubt_may_have_processes():
     """A lease must not be released, or a task submitted again, under a running job."""
     may = {state for state in JobState if state.may_have_processes}
 
-    assert may == {JobState.RUNNING, JobState.HELD, JobState.UNKNOWN}
+    assert may == {JobState.RUNNING, JobState.SUSPENDED, JobState.UNKNOWN}
 
 
 def parameters(function: Callable[..., object]) -> list[str]:

@@ -134,19 +134,26 @@ def test_the_id_of_a_submitted_job_is_read(output, job):
     assert Slurm().parse_job_id(output) == job
 
 
+def listing(text: str) -> str:
+    """Return what squeue and sacct print for these rows."""
+    return text.replace("|", "\x1f")
+
+
 def test_the_jobs_that_squeue_lists_are_read():
     output = (
+        "a line of the site's\n"
         "1|1|RUNNING|0|None|(null)|a|\n"
         "2_3|4|COMPLETING|768|NonZeroExitCode|the comment|b|\n"
-        "5|5|PENDING|0|Resources|(null)|c|d|\n"
+        "5|5|PENDING|0|Resources|(null)|c|\n"
         "6|6|NEWLY_INVENTED|9|None||e|\n"
         "noise\n"
     )
 
-    assert Slurm().parse_status(output) == {
-        "1": JobStatus(state=JobState.RUNNING, job_id="1", name="a", exit_code=0),
+    assert Slurm().parse_status(listing(output)) == {
+        "1": JobStatus(state=JobState.RUNNING, word="RUNNING", job_id="1", name="a", exit_code=0),
         "2_3": JobStatus(
             state=JobState.RUNNING,
+            word="COMPLETING",
             job_id="4",
             name="b",
             comment="the comment",
@@ -155,22 +162,77 @@ def test_the_jobs_that_squeue_lists_are_read():
             is_completing=True,
         ),
         "5": JobStatus(
-            state=JobState.PENDING, job_id="5", name="c|d", exit_code=0, reason="Resources"
+            state=JobState.PENDING,
+            word="PENDING",
+            job_id="5",
+            name="c",
+            exit_code=0,
+            reason="Resources",
         ),
-        "6": JobStatus(state=JobState.UNKNOWN, job_id="6", name="e", exit_code=137),
+        "6": JobStatus(
+            state=JobState.UNKNOWN, word="NEWLY_INVENTED", job_id="6", name="e", exit_code=137
+        ),
     }
 
 
-def test_a_job_whose_comment_has_line_breaks_is_listed():
-    """Recorded from squeue of Slurm 22.05.8; a job that is not listed would count as ended."""
-    output = "5|5|RUNNING|0|None|ticket 42\nowner me|multi-live|\n6|6|RUNNING|0|None|a\n\nb|c|x|\n"
+def test_names_and_comments_may_have_bars_and_line_breaks():
+    """A job that is not listed would count as ended, and its lease would be released."""
+    job = listing("5|5|RUNNING|0|None|") + "ticket|42\nowner me\n\x1fna|me,x\x1f\n"
 
-    listed = Slurm().parse_status(output)
+    listed = Slurm().parse_status(job + job.replace("5", "6"))
 
-    assert {job: status.state for job, status in listed.items()} == {
-        "5": JobState.RUNNING,
-        "6": JobState.RUNNING,
-    }
+    assert [(id_, job.comment, job.name, job.state) for id_, job in listed.items()] == [
+        ("5", "ticket|42\nowner me", "na|me,x", JobState.RUNNING),
+        ("6", "ticket|42\nowner me", "na|me,x", JobState.RUNNING),
+    ]
+
+
+WAITING = {"PENDING", "CONFIGURING", "EXPEDITING", "REQUEUED", "REQUEUE_FED"}
+HELD = {"REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+WITH_PROCESSES = {"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING"}
+STOPPED = {"SUSPENDED", "STOPPED"}
+ENDED = {
+    "COMPLETED",
+    "CANCELLED",
+    "FAILED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "PREEMPTED",
+    "BOOT_FAIL",
+    "DEADLINE",
+    "OUT_OF_MEMORY",
+    "REVOKED",
+}
+"""Together, every word of `job_state_string` in Slurm 22.05.8 and 26.05.3."""
+
+
+@pytest.mark.parametrize(
+    ("words", "is_final", "has_processes"),
+    [
+        (WAITING, False, False),
+        (HELD, False, False),
+        (WITH_PROCESSES, False, True),
+        (STOPPED, False, True),
+        (ENDED, True, False),
+    ],
+    ids=["waiting", "held", "with processes", "stopped", "ended"],
+)
+def test_every_state_of_slurms_is_translated(words, is_final, has_processes):
+    for word in words:
+        status = Slurm().parse_status(listing(f"7|7|{word}|0|None||a|\n"))["7"]
+
+        assert status.word == word
+        assert status.state is not JobState.UNKNOWN, word
+        assert status.state.is_final == is_final, word
+        assert status.state.may_have_processes == has_processes, word
+
+
+def test_only_a_completed_job_counts_as_completed():
+    listed = Slurm().parse_status(
+        listing("".join(f"{i}|{i}|{word}|0|None||a|\n" for i, word in enumerate(sorted(ENDED))))
+    )
+
+    assert [job.word for job in listed.values() if job.state is JobState.COMPLETED] == ["COMPLETED"]
 
 
 def test_a_name_with_a_comma_is_not_asked_for_as_two():
@@ -180,12 +242,12 @@ def test_a_name_with_a_comma_is_not_asked_for_as_two():
 def test_the_jobs_that_sacct_lists_are_read():
     output = "4|4|CANCELLED by 0|0:15|None||x|\n5|5|OUT_OF_MEMORY|0:9|||y|\n6|6|FAILED|3:0|||z|\n"
 
-    listed = Slurm().parse_status(output)
+    listed = Slurm().parse_status(listing(output))
 
-    assert [(job.state, job.exit_code) for job in listed.values()] == [
-        (JobState.CANCELLED, 143),
-        (JobState.FAILED, 137),
-        (JobState.FAILED, 3),
+    assert [(job.state, job.word, job.exit_code) for job in listed.values()] == [
+        (JobState.CANCELLED, "CANCELLED", 143),
+        (JobState.FAILED, "OUT_OF_MEMORY", 137),
+        (JobState.FAILED, "FAILED", 3),
     ]
 
 
@@ -224,13 +286,14 @@ def test_a_started_job_is_read(row, job):
 
 def test_the_live_jobs_are_those_that_may_have_processes(commands):
     rows = "1|1|RUNNING|0||||\\n2|2|PENDING|0||||\\n3|3|COMPLETED|0||||\\n4_1|5|SUSPENDED|0||||"
-    commands.write("squeue", f"printf '{rows}\\n'")
+    commands.write("squeue", listing(f"printf '{rows}\\n'"))
 
     assert Slurm().live_jobs() == {"1", "5"}
 
 
 def test_a_live_job_whose_comment_has_line_breaks_is_live(commands):
-    commands.write("squeue", r"printf '15|15|RUNNING|0|None|ticket 42\nowner me|multi-live|\n'")
+    row = r"15|15|RUNNING|0|None|ticket 42\nowner me|multi-live|\n"
+    commands.write("squeue", listing(f"printf '{row}'"))
 
     assert Slurm().live_jobs() == {"15"}
 

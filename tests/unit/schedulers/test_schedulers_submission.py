@@ -18,8 +18,8 @@ LOST = "echo 'sbatch: error: Socket timed out on send/recv operation' >&2; exit 
 
 
 def row(job_id: int, *, name: str = "step-a", comment: str = "(null)") -> str:
-    """A line of squeue's, in the form of `Slurm.status_argv`."""
-    return f"{job_id}|{job_id}|PENDING|0|None|{comment}|{name}|"
+    """A row of squeue's, in the form of `Slurm.status_argv`."""
+    return f"{job_id}|{job_id}|PENDING|0|None|{comment}|{name}|".replace("|", "\x1f")
 
 
 def lists(*rows: str) -> str:

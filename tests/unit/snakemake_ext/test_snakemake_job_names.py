@@ -20,7 +20,7 @@ LISTED = """\
 42|42|RUNNING|0|None|rule_quantum_wildcards_a_job_1-2|run|
 43|43|RUNNING|0|None|(null)|run|
 44|44|RUNNING|0|None|rule_quantum_wildcards_a_job_1-2|another run|
-"""
+""".replace("|", "\x1f")
 
 
 @dataclass

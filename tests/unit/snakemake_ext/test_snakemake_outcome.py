@@ -10,14 +10,14 @@ RECORDED = f"""\
 15|15|COMPLETED|0|None|rule_quantum_job_1-1|{RUN}|
 16|16|RUNNING|0|None|rule_quantum_job_2-1|{RUN}|
 17|17|FAILED|768|NonZeroExitCode|rule_quantum_job_3-1|{RUN}|
-"""
+""".replace("|", "\x1f")
 """The output of Slurm 22.05's squeue for `Slurm.status_argv`."""
 
 
 def listed(state: str, exit_code: str):
     """Return a job as the executor gets it from squeue."""
     line = f"7|7|{state}|{exit_code}|None|rule_quantum_job_1-1|{RUN}|\n"
-    return Slurm().parse_status(line)["7"]
+    return Slurm().parse_status(line.replace("|", "\x1f"))["7"]
 
 
 def test_one_question_asks_for_all_jobs_of_a_run():

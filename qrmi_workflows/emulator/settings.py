@@ -24,9 +24,11 @@ class ServerSettings:
     what was observed. A dialect names the settings that it has in `Dialect.server_settings`.
 
     Attributes:
+        cancel_route: Whether tasks can be cancelled; if not, the route does not exist (404).
         closing_cancels_running: Whether closing a session also cancels its running tasks.
     """
 
+    cancel_route: bool = True
     closing_cancels_running: bool = True
 
 

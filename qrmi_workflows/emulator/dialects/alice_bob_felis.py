@@ -44,6 +44,7 @@ class AliceBobFelis(Dialect):
     type = "alice-bob-felis"
     simulators = ("qir", "null")
     default_model = "logical-noiseless"
+    server_settings = ("cancel_route",)
 
     def models(self) -> tuple[str, ...]:
         """Return the only emulated target."""
@@ -200,6 +201,7 @@ class AliceBobFelis(Dialect):
 
     async def _cancel_job(self, request: Request) -> Response:
         job = self._requested_job(request)
+        self.require_cancel_route(request, job.qpu)
         task = self.fleet.task(job.id)
         if task is None and not job.details["cancelled"]:
             details = {**job.details, "cancelled": self.fleet.clock.now()}

@@ -194,8 +194,17 @@ class Dialect(ABC):
 
         return handle
 
+    def require_cancel_route(self, request: Request, qpu: str) -> None:
+        """Refuse a request to cancel a task of a QPU whose server has no route for it (404)."""
+        if not self.fleet.devices[qpu].settings.server.cancel_route:
+            raise _unknown_route(request)
+
     async def _refuse_unknown_route(self, request: Request) -> Response:
-        raise RefusalError(404, f"{request.method} {request.url.path} is not part of this API.")
+        raise _unknown_route(request)
+
+
+def _unknown_route(request: Request) -> RefusalError:
+    return RefusalError(404, f"{request.method} {request.url.path} is not part of this API.")
 
 
 def fastapi_error(refusal: RefusalError) -> Response:

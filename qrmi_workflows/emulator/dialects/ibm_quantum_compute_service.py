@@ -45,7 +45,7 @@ class QuantumComputeService(IBMDialect):
     """The dialect of `ibm-quantum-compute-service`."""
 
     type = "ibm-quantum-compute-service"
-    server_settings = ("closing_cancels_running",)
+    server_settings = ("cancel_route", "closing_cancels_running")
 
     def environment(self, qpu: str, url: str, secrets: Mapping[str, str]) -> dict[str, str]:
         """Return the `QRMI_IBM_QCS_*` settings."""
@@ -214,6 +214,7 @@ class QuantumComputeService(IBMDialect):
 
     async def _cancel_job(self, request: Request) -> Response:
         task = self._requested_task(request)
+        self.require_cancel_route(request, task.qpu)
         if task.is_final or not self.fleet.devices[task.qpu].cancel(task.id):
             raise RefusalError(409, f"Job {task.id} has ended: {_STATUS[task.state]}.")
         return Response(status_code=204)

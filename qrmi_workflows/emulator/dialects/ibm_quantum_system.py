@@ -52,6 +52,7 @@ class QuantumSystem(IBMDialect):
     """The dialect of `ibm-quantum-system`."""
 
     type = "ibm-quantum-system"
+    server_settings = ("cancel_route",)
 
     def new_secrets(self) -> dict[str, str]:
         """Return an API key, the CRN of a service instance, and a pair of S3 keys."""
@@ -221,6 +222,7 @@ class QuantumSystem(IBMDialect):
 
     async def _cancel_job(self, request: Request) -> Response:
         task = self._requested_task(request)
+        self.require_cancel_route(request, task.qpu)
         if task.is_final or not self.fleet.devices[task.qpu].cancel(task.id):
             raise RefusalError(409, f"Job {task.id} has ended: {_STATUS[task.state]}.")
         return Response(status_code=204)

@@ -68,6 +68,7 @@ class IQMServer(Dialect):
     type = "iqm-server"
     simulators = ("iqm", "null")
     default_model = "garnet"
+    server_settings = ("cancel_route",)
 
     def models(self) -> tuple[str, ...]:
         """Return the names of IQM's machines with known couplers."""
@@ -189,6 +190,7 @@ class IQMServer(Dialect):
 
     async def _cancel_job(self, request: Request) -> Response:
         task = self._requested_task(request)
+        self.require_cancel_route(request, task.qpu)
         if task.is_final or not self.fleet.devices[task.qpu].cancel(task.id):
             raise RefusalError(409, f"Job {task.id} has ended: {_STATUS[task.state]}.")
         return JSONResponse(self._job_document(task))

@@ -52,6 +52,7 @@ class PasqalCloud(Dialect):
     simulators = ("pulser", "emu-mps", "emu-sv", "null")
     default_model = "AnalogDevice"
     names = ("FRESNEL", "FRESNEL_CAN1", "EMU_MPS", "EMU_FREE", "EMU_FRESNEL")
+    server_settings = ("cancel_route",)
 
     def models(self) -> tuple[str, ...]:
         """Return the names of Pulser's devices."""
@@ -261,7 +262,7 @@ class PasqalCloud(Dialect):
 
     async def _cancel_batch(self, request: Request) -> Response:
         batch = self._requested_batch(request)
-        self._cancel_tasks(self._batch_tasks(batch))
+        self._cancel_tasks(request, self._batch_tasks(batch))
         return self._update_batch(batch, open=False)
 
     async def _cancel_batches(self, request: Request) -> Response:
@@ -271,11 +272,12 @@ class PasqalCloud(Dialect):
             raise RefusalError(400, "The field 'batch_ids' must be a list of strings.")
         batches = [self._find_batch(batch_id) for batch_id in batch_ids]
         for batch in batches:
-            self._cancel_tasks(self._batch_tasks(batch))
+            self._cancel_tasks(request, self._batch_tasks(batch))
         return _success({"batches": [self._batch_document(item) for item in batches], "errors": {}})
 
-    def _cancel_tasks(self, tasks: list[Task]) -> None:
+    def _cancel_tasks(self, request: Request, tasks: list[Task]) -> None:
         for task in tasks:
+            self.require_cancel_route(request, task.qpu)
             self.fleet.devices[task.qpu].cancel(task.id)
 
     # Jobs
@@ -308,13 +310,13 @@ class PasqalCloud(Dialect):
 
     async def _cancel_job(self, request: Request) -> Response:
         task = self._requested_task(request)
-        self._cancel_tasks([task])
+        self._cancel_tasks(request, [task])
         return _success(self._job_document(self.fleet.task(task.id) or task))
 
     async def _cancel_jobs(self, request: Request) -> Response:
         batch = self._requested_batch(request)
         tasks = [task for task in self._batch_tasks(batch) if not task.is_final]
-        self._cancel_tasks(tasks)
+        self._cancel_tasks(request, tasks)
         return _success({"jobs": [self._job_document(task) for task in tasks], "errors": {}})
 
     def _result_document(self, task: Task) -> dict[str, Any]:

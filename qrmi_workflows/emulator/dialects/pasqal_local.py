@@ -43,6 +43,7 @@ class PasqalLocal(Dialect):
     type = "pasqal-local"
     simulators = ("pulser", "emu-mps", "emu-sv", "null")
     default_model = "AnalogDevice"
+    server_settings = ("cancel_route",)
 
     def models(self) -> tuple[str, ...]:
         """Return the names of Pulser's devices."""
@@ -198,6 +199,7 @@ class PasqalLocal(Dialect):
 
     async def _cancel_job(self, request: Request) -> Response:
         task = await self._requested_task(request)
+        self.require_cancel_route(request, task.qpu)
         self.fleet.devices[task.qpu].cancel(task.id)
         return JSONResponse(self._job_document(task))
 

@@ -7,7 +7,6 @@ the file's modification time is when the target was fetched.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
@@ -120,10 +119,7 @@ def _target(qpu: JobQPU, text: str, fetched: float) -> QPUTarget:
 
 def _path(qpu: JobQPU, environ: Mapping[str, str]) -> Path:
     """Return the cache file of a QPU; the same name at another endpoint is another QPU."""
-    places = (key for key in qpu.environment if "ENDPOINT" in key or "URL" in key)
-    where = "\n".join([qpu.type, *(f"{key}={qpu.environment[key]}" for key in sorted(places))])
-    digest = hashlib.sha256(where.encode()).hexdigest()[:16]
-    return cache_folder(environ) / "targets" / f"{qpu.name}-{digest}.json"
+    return cache_folder(environ) / "targets" / f"{qpu.name}-{qpu.identity}.json"
 
 
 def _cache(path: Path, text: str) -> None:

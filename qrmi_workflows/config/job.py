@@ -18,7 +18,9 @@ The two legacy names belong to QRMI, not to Slurm: they are read here under any 
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -33,6 +35,8 @@ RESOURCES = ("QRMI_JOB_QPU_RESOURCES", "SLURM_JOB_QPU_RESOURCES")
 TYPES = ("QRMI_JOB_QPU_TYPES", "SLURM_JOB_QPU_TYPES")
 _DELIMITER = "QRMI_LIST_DELIMITER"
 _JOB_ID, _JOB_UID = "QRMI_JOB_ID", "QRMI_JOB_UID"
+# Where a QPU is, but not where one signs in for it or keeps its data.
+_PLACE = re.compile(r"(?<!IAM_)(?<!AUTH_)(?<!S3_)(ENDPOINT|URL)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,16 @@ class JobQPU:
     type: str
     environment: Mapping[str, str] = field(repr=False)
     token: str | None = field(repr=False)
+
+    @property
+    def identity(self) -> str:
+        """What tells this QPU from others of its name: a digest of its type and its endpoints.
+
+        An emulated QPU may have the name of a real one. Credentials are not part of it.
+        """
+        places = sorted(key for key in self.environment if _PLACE.search(key))
+        where = [f"{key}={self.environment[key].rstrip('/')}" for key in places]
+        return hashlib.sha256("\n".join([self.type, *where]).encode()).hexdigest()[:16]
 
 
 def read_job(environ: Mapping[str, str] = os.environ) -> dict[str, JobQPU]:

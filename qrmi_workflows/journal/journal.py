@@ -5,8 +5,9 @@ the vendor is asked, then *submitted* with the vendor's id, and finally *complet
 or *failed* with the reason. Each state is written atomically and synced, so that a rerun of the
 step finds out how far a killed process had got.
 
-A task's key is its step, its QPU, its payload's digest and its number among equal tasks. A rerun
-claims tasks in the same order and so finds the same keys; identical tasks submitted on purpose have
+A task's key is its step, its QPU, its payload's digest and its number among equal tasks. The QPU is
+its name, its type and its endpoints, so that no emulated QPU passes for a real one. A rerun claims
+tasks in the same order and so finds the same keys; identical tasks submitted on purpose have
 different numbers. A step is named by the program that runs it (`$QPU_STEP`, which the engines set;
 the output file of `qpu run`). Without a name, the step is the scheduler's job, which a requeue runs
 again under the same id. Outside a job, it is this process alone, which cannot be run again.

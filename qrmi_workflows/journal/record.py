@@ -42,6 +42,7 @@ class TaskRecord:
         digest: SHA-256 of its payload.
         number: Its index among the step's tasks with the same payload and QPU.
         qpu: The QPU's name.
+        identity: What tells the QPU from others of its name (`JobQPU.identity`).
         program: `sampler`, `estimator`, `pulser`.
         state: How far it has come.
         run: The run of the step that holds it: a process's claim on the step's tasks.
@@ -63,6 +64,7 @@ class TaskRecord:
     run: str
     owner: Owner
     since: str
+    identity: str = ""
     part: tuple[str, str, str] | None = None
     task_id: str | None = None
     reason: str | None = None

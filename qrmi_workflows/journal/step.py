@@ -8,7 +8,9 @@ archiving happen under a lock on the step's folder.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import re
 import sys
 import threading
 import uuid
@@ -31,6 +33,8 @@ from qrmi_workflows.state.locks import create_locked, hold_lock, is_locked
 from qrmi_workflows.state.process import Owner
 
 __all__ = ["Entry", "Step", "raising_journal_errors", "read_records", "remove_step"]
+
+logger = logging.getLogger(__name__)
 
 _RUN = ".run"
 _PROCESS = uuid.uuid4().hex[:16]  # this process and its forks
@@ -97,14 +101,23 @@ class Step:
         self.name = name
         self.named = named
         self._part = None if attempt is None else (attempt, _command_digest(), _PROCESS)
-        self._claimed: Counter[tuple[str, str]] = Counter()
+        self._claimed: Counter[tuple[str, str, str]] = Counter()
         self._unfinished: set[Path] = set()
         self._run: tuple[str, FileIO] | None = None
         self._lock = threading.Lock()
         _steps.add(self)
 
-    def claim(self, digest: str, *, qpu: str, program: str) -> tuple[Entry, TaskRecord | None]:
-        """Claim the next task with that payload.
+    def claim(
+        self, digest: str, *, qpu: str, program: str, identity: str = ""
+    ) -> tuple[Entry, TaskRecord | None]:
+        """Claim the next task with that payload on a QPU.
+
+        Args:
+            digest: The payload's digest.
+            qpu: The QPU's name.
+            program: The program that the payload runs.
+            identity: What tells the QPU from others of its name: the tasks of an emulated QPU are
+                not those of the real one.
 
         Returns:
             The task's entry, held until this step is closed, in state *intent* if the task is new;
@@ -116,20 +129,34 @@ class Step:
         # Two locks: one between this process's threads, one between processes and hosts.
         with self._lock, raising_journal_errors(self.folder), hold_lock(self.folder / ".lock"):
             run = self._begin_run()
+            if not self._claimed:
+                self._report_namesakes(qpu, identity)
             # The number is part of the file's name, so that a rerun that claims in the same order
             # finds the same records. Numbers in use by others are skipped.
             while True:
-                number = self._claimed[digest, qpu]
-                self._claimed[digest, qpu] += 1
-                path = self.folder / f"{digest[:32]}-{qpu}-{number}.json"
+                number = self._claimed[digest, qpu, identity]
+                self._claimed[digest, qpu, identity] += 1
+                place = f"{qpu}-{identity}" if identity else qpu
+                path = self.folder / f"{digest[:32]}-{place}-{number}.json"
                 before = _read(path)
                 if before is not None and (self._is_held(before) or self._is_anothers(before)):
                     continue  # an equal task of the same step, repeated on purpose
-                record = self._record(before, digest, number, qpu, program, run)
+                record = self._record(before, digest, number, qpu, identity, program, run)
                 # Write under the lock: the next claim must see that this run holds the task.
                 entry = Entry(path, record, self)
                 entry.write()
                 return entry, before
+
+    def _report_namesakes(self, qpu: str, identity: str) -> None:
+        """Say so if an earlier run has left tasks on another QPU of the same name."""
+        theirs = re.compile(rf"[0-9a-f]{{32}}-{re.escape(qpu)}-([0-9a-f]{{16}})-\d+\.json")
+        found = [theirs.fullmatch(path.name) for path in self.folder.glob("*.json")]
+        if identity and any(match and match[1] != identity for match in found):
+            logger.warning(
+                "step %r has tasks on a QPU %r of another type or endpoint; they are not used here",
+                self.name,
+                qpu,
+            )
 
     def _record(
         self,
@@ -137,6 +164,7 @@ class Step:
         digest: str,
         number: int,
         qpu: str,
+        identity: str,
         program: str,
         run: str,
     ) -> TaskRecord:
@@ -148,6 +176,7 @@ class Step:
             digest=digest,
             number=number,
             qpu=qpu,
+            identity=identity,
             program=program,
             state=RecordState.INTENT,
             run=run,

@@ -9,7 +9,6 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import wait
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypedDict, Unpack
@@ -115,7 +114,7 @@ class Lease:
         except BaseException:
             # Interrupted (Ctrl-C, SIGTERM), or the task failed: then there is nothing to cancel.
             if future.cancel() and not future.cancelled():
-                wait([future], timeout=self._seconds_to_stop(current_kill_wait()))
+                future.wait(self._seconds_to_stop(current_kill_wait()))
             raise
 
     def submit(
@@ -142,6 +141,7 @@ class Lease:
         run = TaskRun(
             resource=self.resource,
             resource_type=self.type,
+            identity=self.held.qpu.identity,
             payload=valid,
             step=self.step,
             usage=self.held.usage_path(),

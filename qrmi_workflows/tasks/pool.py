@@ -16,6 +16,9 @@ from qrmi_workflows.tasks.run import TaskRun
 __all__ = ["TaskFuture", "TaskPool"]
 
 _SPARE_THREADS = 2
+_SLICE_SECONDS = 0.2
+"""The longest wait for a lock. Only between two waits can an exception from another thread arrive,
+such as the one that Parsl raises when an app's walltime is over."""
 
 
 class TaskFuture(Future[QuantumResult]):
@@ -29,6 +32,33 @@ class TaskFuture(Future[QuantumResult]):
     def task_id(self) -> str | None:
         """The vendor's id, once it is known."""
         return self._run.task_id
+
+    def result(self, timeout: float | None = None) -> QuantumResult:
+        """Wait for the result, and return it; any exception may interrupt the wait."""
+        self.wait(timeout)
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the task's end, and return its error; any exception may interrupt the wait."""
+        self.wait(timeout)
+        return super().exception(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the task's end.
+
+        Args:
+            timeout: The maximum time to wait, in seconds.
+
+        Returns:
+            Whether it has ended.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self.done():
+            left = _SLICE_SECONDS if end is None else end - time.monotonic()
+            if left <= 0:
+                return False
+            wait([self], timeout=min(left, _SLICE_SECONDS))
+        return True
 
     def cancel(self) -> bool:
         """Cancel the task; return `False` if it has already ended."""
@@ -56,7 +86,7 @@ class TaskPool:
         self._pid = os.getpid()
         self._inbox: queue.SimpleQueue[TaskFuture | None] = queue.SimpleQueue()
         self._threads = 0
-        self._unfinished: set[Future[QuantumResult]] = set()
+        self._unfinished: set[TaskFuture] = set()
         # Reentrant, because a signal handler may release the lease in the middle of a submission.
         self._lock = threading.RLock()
 
@@ -79,7 +109,8 @@ class TaskPool:
 
     def drain(self) -> None:
         """Wait until all submitted tasks have ended."""
-        wait(self._pending())
+        for future in self._pending():
+            future.wait()
 
     def close(self, seconds: float) -> None:
         """Stop all unfinished tasks, and the threads.
@@ -97,7 +128,7 @@ class TaskPool:
         for _ in range(self._threads):
             self._inbox.put(None)
 
-    def _pending(self) -> list[Future[QuantumResult]]:
+    def _pending(self) -> list[TaskFuture]:
         with self._lock:
             return list(self._unfinished)
 

@@ -52,6 +52,7 @@ class TaskRun:
     Attributes:
         resource: The QPU, acquired if its type requires that.
         resource_type: QRMI's type of the QPU.
+        identity: What tells the QPU from others of its name (`JobQPU.identity`).
         payload: The task's input, for the QPU's vendor.
         step: The step it belongs to.
         stop: Set this event to end the run.
@@ -67,6 +68,7 @@ class TaskRun:
 
     resource: QuantumResource
     resource_type: str
+    identity: str
     payload: Payload
     step: Step
     stop: threading.Event = field(default_factory=threading.Event)
@@ -104,7 +106,9 @@ class TaskRun:
     def _look_up(self) -> tuple[Entry, QuantumResult | str | None]:
         """Claim the task in the journal; return its result, its id, or `None` if it is new."""
         qpu = self.resource.resource_id()
-        entry, before = self.step.claim(self.payload.digest, qpu=qpu, program=self.payload.program)
+        entry, before = self.step.claim(
+            self.payload.digest, qpu=qpu, program=self.payload.program, identity=self.identity
+        )
         if before is None:
             return entry, None
         if before.state is RecordState.COMPLETED:

@@ -26,6 +26,12 @@ simulator = "null"
 execution_seconds = 1.5
 lanes = 5
 
+[qpus.ibm_endless]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 3600
+lanes = 5
+
 [qpus.ibm_other]
 type = "ibm-quantum-compute-service"
 simulator = "null"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fault_payloads import bell
 from waiting import wait_until
 
-from qrmi_workflows import open_lease
+from qrmi_workflows import Lease, open_lease
+from qrmi_workflows.journal.journal import Journal
 
 HERE = Path(__file__).parent
 PYTHONPATH = f"{HERE}:{HERE.parent}"
@@ -212,3 +215,47 @@ def test_a_closed_standard_error_does_not_lose_the_result(counted, payload_file,
 
     assert process.wait(timeout=60) == 0
     assert output.exists()
+
+
+class TimeIsUpError(Exception):
+    """Raised in a thread by another one, as Parsl does when an app's walltime is over."""
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda lease: lease.run(bell()),
+        lambda lease: lease.submit(bell()).result(),
+        lambda lease: list(lease.map([bell()])),
+        lambda lease: lease.submit(bell()) and lease.await_tasks(),
+    ],
+    ids=["run", "result", "map", "await_tasks"],
+)
+def test_an_exception_from_another_thread_ends_the_wait_and_cancels_the_task(
+    emulator, counted, use: Callable[[Lease], object]
+):
+    ends: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            with open_lease("ibm_endless", step="interrupted") as lease:
+                use(lease)
+        except TimeIsUpError as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    records = Journal().step("interrupted").records
+    wait_until(lambda: any(each.task_id for each in records()), "the task to be accepted")
+    raise_in(thread, TimeIsUpError)
+    thread.join(timeout=60)
+
+    assert [type(end) for end in ends] == [TimeIsUpError]
+    assert counted()["tasks cancelled"] == 1
+    assert counted()["sessions open"] == 0
+
+
+def raise_in(thread: threading.Thread, error: type[Exception]) -> None:
+    """Raise an exception in another thread."""
+    number = ctypes.c_long(thread.ident or 0)
+    assert ctypes.pythonapi.PyThreadState_SetAsyncExc(number, ctypes.py_object(error)) == 1

@@ -64,3 +64,22 @@ def test_a_list_of_qpus_must_name_each_once(counted, qpus, message):
         open_lease(qpus)
 
     assert counted()["sessions opened"] == 0
+
+
+def test_no_qpu_is_given_the_tasks_of_another_one_with_its_name(
+    emulator, counted, monkeypatch, tmp_path, caplog
+):
+    """An emulated QPU may have the name of a real one; only its endpoint tells them apart."""
+    with open_lease("ibm_quick", step="s") as lease:
+        first = lease.run(bell()).task_id
+    elsewhere = tmp_path / "elsewhere.json"
+    elsewhere.write_text(emulator.config_path.read_text().replace("127.0.0.1", "localhost"))
+    elsewhere.chmod(0o600)
+
+    with open_lease("ibm_quick", config=elsewhere, step="s") as lease:
+        assert lease.run(bell()).task_id != first
+    with open_lease("ibm_quick", step="s") as lease:
+        assert lease.run(bell()).task_id == first
+
+    assert counted()["tasks accepted"] == 2
+    assert "'ibm_quick' of another type or endpoint; they are not used" in caplog.text

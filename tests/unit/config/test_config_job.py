@@ -99,3 +99,31 @@ def test_another_job_inherits_no_lease_of_this_one():
         **write_job([unheld]),
     }
     assert without_leases(here) == {"HOME": "/home/me", **stage}, "set by the user"
+
+
+@pytest.mark.parametrize(
+    ("environment", "same"),
+    [
+        ({"QRMI_IBM_QS_ENDPOINT": "https://a.example/"}, True),
+        ({"QRMI_IBM_QS_ENDPOINT": "https://a.example", "QRMI_IBM_QS_IAM_APIKEY": "new"}, True),
+        ({"QRMI_IBM_QS_ENDPOINT": "https://a.example", "QRMI_IBM_QS_IAM_ENDPOINT": "new"}, True),
+        ({"QRMI_IBM_QS_ENDPOINT": "http://127.0.0.1:1"}, False),
+        ({}, False),
+    ],
+)
+def test_the_endpoint_tells_two_qpus_of_one_name_apart(environment, same):
+    qpu, other = (
+        JobQPU(name="a", type="ibm-quantum-system", environment=each, token=None)
+        for each in ({"QRMI_IBM_QS_ENDPOINT": "https://a.example"}, environment)
+    )
+
+    assert (qpu.identity == other.identity) is same
+
+
+def test_the_type_tells_two_qpus_of_one_name_apart():
+    qpu, other = (
+        JobQPU(name="a", type=type_, environment={}, token=None)
+        for type_ in ("pasqal-cloud", "pasqal-local")
+    )
+
+    assert qpu.identity != other.identity

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
+import math
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -13,9 +15,10 @@ __all__ = ["CallLimiter"]
 
 
 class CallLimiter:
-    """Start calls in order, up to a limit at once; queue the others.
+    """Start calls in order of priority, up to a limit at once; queue the others.
 
     Calls are queued here, on the submit side, so that they do not occupy workers while they wait.
+    Parsl's interchange sorts by priority only the calls that it has.
 
     Args:
         limit: Returns how many calls may be running; called before each start.
@@ -24,7 +27,9 @@ class CallLimiter:
     def __init__(self, limit: Callable[[], int]) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._queue: deque[tuple[Future[Any], Callable[[], Future[Any]]]] = deque()
+        self._numbers = itertools.count()
+        # Priority, number in order of submission, future, start.
+        self._queue: list[tuple[float, int, Future[Any], Callable[[], Future[Any]]]] = []
         self._running = 0
 
     @property
@@ -32,10 +37,18 @@ class CallLimiter:
         """The number of calls that have not been started."""
         return len(self._queue)
 
-    def submit(self, start: Callable[[], Future[Any]]) -> Future[Any]:
-        """Call `start` as soon as the limit allows; return a future that follows its future."""
+    def submit(
+        self, start: Callable[[], Future[Any]], *, priority: float = math.inf
+    ) -> Future[Any]:
+        """Call `start` as soon as the limit allows; return a future that follows its future.
+
+        Args:
+            start: Starts the call.
+            priority: Lower numbers start first, and equal ones in order of submission.
+        """
         future: Future[Any] = Future()
-        self._queue.append((future, start))
+        with self._lock:
+            heapq.heappush(self._queue, (priority, next(self._numbers), future, start))
         self._start_queued()
         return future
 
@@ -56,7 +69,8 @@ class CallLimiter:
             if not self._queue or self._running >= self._limit():
                 return None
             self._running += 1
-            return self._queue.popleft()
+            _, _, future, start = heapq.heappop(self._queue)
+            return future, start
 
     def _finish(self, future: Future[Any], done: Future[Any]) -> None:
         self._count_finished()

@@ -7,6 +7,7 @@ when a signature changes.
 
 from __future__ import annotations
 
+import math
 import shlex
 import signal
 import threading
@@ -213,7 +214,11 @@ class QPUExecutor(HighThroughputExecutor):
                 "k": {"qpu": getattr(self.provider, "qpu", None)},
             }
         if uses_qpu and self._runs_classical_apps:
-            return self._qpu_calls.submit(lambda: self.submit_payload(context, buffer))
+            # Parsl's interchange (2026.10.26) also runs calls without a priority last.
+            return self._qpu_calls.submit(
+                lambda: self.submit_payload(context, buffer),
+                priority=specification.get("priority", math.inf),
+            )
         return self.submit_payload(context, buffer)
 
     def submit_payload(self, context: dict[str, Any], buffer: bytes) -> Future[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +35,7 @@ def require_valid_spec(specification: Mapping[str, Any] | None) -> None:
         )
     # Parsl's interchange (2026.10.26) sorts calls by priority, and crashes on values without an
     # order.
-    if not isinstance(priority, int | float):
+    if not isinstance(priority, int | float) or math.isnan(priority):
         raise InvalidResourceSpecification(
             {"priority"}, f"priority={priority!r}: must be a number; lower numbers run first."
         )

@@ -33,6 +33,20 @@ def test_calls_start_in_order_as_others_finish() -> None:
     assert not futures[0].done()
 
 
+def test_calls_start_in_order_of_priority_and_those_without_one_last() -> None:
+    workers, limiter = Workers(), CallLimiter(lambda: 1)
+    first = limiter.submit(workers.start)
+    last, urgent, low, also_urgent = (
+        limiter.submit(workers.start, **options)
+        for options in ({}, {"priority": 1}, {"priority": 5.5}, {"priority": 1})
+    )
+    futures = [first, urgent, also_urgent, low, last]
+
+    for position, future in enumerate(futures):
+        workers.started[position].set_result(position)
+        assert future.result(0) == position
+
+
 def test_a_failed_call_raises_to_its_caller_and_lets_the_next_one_start() -> None:
     workers, limiter = Workers(), CallLimiter(lambda: 1)
     first, second = limiter.submit(workers.start), limiter.submit(workers.start)

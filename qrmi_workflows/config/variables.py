@@ -17,6 +17,7 @@ __all__ = [
     "QPU_ATTEMPT",
     "QPU_CONFIG",
     "QPU_GRACE",
+    "QPU_HELD_LANES",
     "QPU_JOB_LEFT",
     "QPU_JOB_USED",
     "QPU_JOURNAL_DAYS",
@@ -42,6 +43,7 @@ __all__ = [
 QPU_ATTEMPT = "QPU_ATTEMPT"
 QPU_CONFIG = "QPU_CONFIG"
 QPU_GRACE = "QPU_GRACE"
+QPU_HELD_LANES = "QPU_HELD_LANES"
 QPU_JOB_LEFT = "QPU_JOB_LEFT"
 QPU_JOB_USED = "QPU_JOB_USED"
 QPU_JOURNAL_DAYS = "QPU_JOURNAL_DAYS"
@@ -74,13 +76,14 @@ INTERNAL_VARIABLES: Mapping[str, str] = {
     QPU_ATTEMPT: "the attempt at the step, set for all processes under one `qpu lease exec`",
     QPU_LEASE_USAGE: "file in which the tasks of an adopted lease record their usage",
     QPU_GRACE: "seconds between SIGTERM and SIGKILL for the command of a `qpu lease exec`",
+    QPU_HELD_LANES: "lanes that a call holds and its child processes may use, one task at a time",
     QPU_JOB_USED: "seconds for which the job had run when the command started",
     QPU_JOB_LEFT: "seconds that the job had left when the command started",
     QPU_SANDBOX_DAEMON: "marks the sandbox's own processes",
 }
 """Variables that this project's programs set for each other; users must not set them."""
 
-STAGE_VARIABLES = (QPU_STEP, QPU_ATTEMPT, QPU_LEASE_USAGE, QPU_GRACE)
+STAGE_VARIABLES = (QPU_STEP, QPU_ATTEMPT, QPU_LEASE_USAGE, QPU_GRACE, QPU_HELD_LANES)
 """Variables of one stage; a job that belongs to another stage must not inherit them."""
 
 _JOURNAL_DAYS = 90.0

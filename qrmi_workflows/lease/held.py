@@ -18,7 +18,7 @@ from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.config.folders import state_folder
 from qrmi_workflows.config.job import JobQPU, describe_job, write_job
 from qrmi_workflows.config.site import load_site_policy
-from qrmi_workflows.config.variables import QPU_LEASE_USAGE, requested_lanes
+from qrmi_workflows.config.variables import QPU_HELD_LANES, QPU_LEASE_USAGE, requested_lanes
 from qrmi_workflows.errors import ConfigError, LeaseError, QPUError
 from qrmi_workflows.lease.acquire import acquire
 from qrmi_workflows.lease.at_exit import exit_deferred
@@ -201,7 +201,11 @@ def lease_environment(held: Iterable[HeldQPU]) -> dict[str, str]:
         each.qpu for each in all_held
     )
     usage = next((path for each in all_held if (path := each.usage_path())), None)
-    return variables | ({QPU_LEASE_USAGE: str(usage)} if usage else {})
+    if usage is not None:
+        variables[QPU_LEASE_USAGE] = str(usage)
+    if QPU_HELD_LANES in os.environ:  # inside of a call, whose lane the child shares
+        variables[QPU_HELD_LANES] = os.environ[QPU_HELD_LANES]
+    return variables
 
 
 def _lanes_folder(qpu: str, usage: Path | None) -> Path | None:

@@ -75,38 +75,52 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def hold_any_lock(paths: Sequence[Path], is_stopped: Callable[[], bool]) -> Iterator[bool]:
+def hold_any_lock(
+    paths: Sequence[Path],
+    is_stopped: Callable[[], bool],
+    accept: Callable[[Path, FileIO], bool] = lambda _path, _file: True,
+) -> Iterator[Path | None]:
     """Wait until one of several files can be locked, and hold its lock; create missing files.
 
     Args:
         paths: The files; their folders must exist.
         is_stopped: Tells whether to stop waiting.
+        accept: Called with a file that has just been locked; tells whether to keep the lock.
 
     Yields:
-        Whether a lock is held; `False` if the wait was stopped.
+        The file whose lock is held; `None` if the wait was stopped.
 
     Raises:
         OSError: A file could not be created, or its file system has no locks.
     """
     with ExitStack() as stack:
-        yield _lock_any(paths, is_stopped, stack)
+        yield _lock_any(paths, is_stopped, accept, stack)
 
 
-def _lock_any(paths: Sequence[Path], is_stopped: Callable[[], bool], stack: ExitStack) -> bool:
+def _lock_any(
+    paths: Sequence[Path],
+    is_stopped: Callable[[], bool],
+    accept: Callable[[Path, FileIO], bool],
+    stack: ExitStack,
+) -> Path | None:
     with ExitStack() as opened:
         files = [opened.enter_context(FileIO(str(path), "a")) for path in paths]
         start = time.monotonic()
         # Polled, because flock can wait for one file only.
         while not is_stopped():
-            for file in files:
-                if _try_flock(file):
-                    # A lock lasts until every duplicate of its descriptor is closed, so the other
-                    # files can be closed while this one stays locked.
-                    held = stack.enter_context(FileIO(os.dup(file.fileno()), "a"))
-                    stack.callback(fcntl.flock, held, fcntl.LOCK_UN)
-                    return True
+            for path, file in zip(paths, files, strict=True):
+                if not _try_flock(file):
+                    continue
+                if not accept(path, file):
+                    fcntl.flock(file, fcntl.LOCK_UN)
+                    continue
+                # A lock lasts until every duplicate of its descriptor is closed, so the other files
+                # can be closed while this one stays locked.
+                held = stack.enter_context(FileIO(os.dup(file.fileno()), "a"))
+                stack.callback(fcntl.flock, held, fcntl.LOCK_UN)
+                return path
             time.sleep(min(max(_FRACTION * (time.monotonic() - start), _SHORTEST), _LONGEST))
-    return False
+    return None
 
 
 def lock_file(path: Path) -> FileIO:

@@ -1,6 +1,7 @@
 """A QPU's lanes, shared by all processes that use one lease.
 
-A lane in use is a locked file in the lease's folder: however a process dies, its lanes become free.
+A lane in use is a locked file in the lease's folder (see `lane_files`): however a process dies, its
+lanes become free.
 """
 
 from __future__ import annotations
@@ -10,11 +11,16 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
-from qrmi_workflows.state.locks import hold_any_lock
+from qrmi_workflows.tasks.lane_files import (
+    HeldLane,
+    hold_lane,
+    inherited_lanes,
+    lent_to_children,
+)
 
 __all__ = ["LaneSemaphore", "lane_semaphore"]
 
@@ -27,9 +33,9 @@ class LaneSemaphore:
     """Limits how many tasks and calls use a QPU at once, across processes.
 
     A *task* holds a lane while the vendor has the task. A *call* is code that uses the QPU on its
-    own: it holds a lane throughout, and this process's tasks share that lane instead of taking
-    another. Otherwise a call that submits a task could wait for a lane that is only freed when the
-    call ends.
+    own: it holds a lane throughout. The tasks of its process, and of the processes that it starts,
+    share that lane instead of taking another. Otherwise a call that submits a task, or runs a
+    command that does, could wait for a lane that is only freed when the call ends.
 
     Args:
         count: How many lanes the QPU has.
@@ -48,12 +54,13 @@ class LaneSemaphore:
         self._changed = threading.Condition()
         self._free = self.count
         self._shared = 0  # lanes held by calls, not in use by a task at the moment
-        self._calls = 0
+        self._calls: list[HeldLane | None] = []  # what they hold; `None` without files
         self._this_thread = threading.local()
+        self._inherited = [] if self._folder is None else inherited_lanes(self._folder)
 
     @contextmanager
     def hold_for_task(self, stop: threading.Event | None = None) -> Iterator[None]:
-        """Hold a lane for one task, or share one that a call of this process holds.
+        """Hold a lane for one task, or share one that a call holds.
 
         Args:
             stop: Once this event is set, the block is entered without a lane.
@@ -63,17 +70,14 @@ class LaneSemaphore:
             yield
             return
         try:
-            if is_shared:
+            with self._file_locked(self._calls_lanes if is_shared else self._lent_lanes, stop):
                 yield
-            else:
-                with self._file_locked(stop):
-                    yield
         finally:
             self._put_back(is_shared=is_shared)
 
     @contextmanager
     def hold_for_call(self) -> Iterator[None]:
-        """Hold a lane for the whole block; this process's tasks share it meanwhile."""
+        """Hold a lane for the whole block, shared by the tasks of this process and its children."""
         if getattr(self._this_thread, "in_call", False):
             yield  # a call within a call: the outer one holds the lane
             return
@@ -81,14 +85,12 @@ class LaneSemaphore:
             self._changed.wait_for(lambda: self._free > 0)
             self._free -= 1
         try:
-            with self._file_locked(None):
-                self._share(+1)
+            with self._file_locked(self._lent_lanes, for_call=True) as held, self._shares(held):
                 self._this_thread.in_call = True
                 try:
                     yield
                 finally:
                     self._this_thread.in_call = False
-                    self._share(-1)
         finally:
             self._put_back(is_shared=False)
 
@@ -116,32 +118,54 @@ class LaneSemaphore:
                 self._free += 1
             self._changed.notify_all()
 
-    def _share(self, calls: int) -> None:
-        """Share a call's lane with tasks, or take it back once no task uses it."""
-        # Wait before taking it back: a task that uses the lane must not outlive the call's lock.
+    @contextmanager
+    def _shares(self, held: HeldLane | None) -> Iterator[None]:
+        """Share a call's lane, and take it back once no task of this process uses it."""
         with self._changed:
-            self._calls += calls
-            if calls > 0:
-                self._shared += 1
-            else:
+            self._calls.append(held)
+            self._shared += 1
+            self._changed.notify_all()
+        try:
+            with nullcontext() if held is None else lent_to_children(held):
+                yield
+        finally:
+            # Wait before taking it back: a task that uses the lane must not outlive the call.
+            with self._changed:
                 self._changed.wait_for(lambda: self._shared > 0)
                 self._shared -= 1
-            self._changed.notify_all()
+                self._calls.remove(held)
+                self._changed.notify_all()
 
     @contextmanager
-    def _file_locked(self, stop: threading.Event | None) -> Iterator[None]:
+    def _file_locked(
+        self,
+        lenders: Callable[[], list[HeldLane]],
+        stop: threading.Event | None = None,
+        *,
+        for_call: bool = False,
+    ) -> Iterator[HeldLane | None]:
         """Hold a lane among the processes that share the lease."""
+        held = None
         with ExitStack() as stack:
             try:
                 if self._folder is not None:
                     self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                     lanes = [self._folder / f"lane-{lane}" for lane in range(self.count)]
                     is_stopped = stop.is_set if stop is not None else lambda: False
-                    stack.enter_context(hold_any_lock(lanes, is_stopped))
+                    held = stack.enter_context(
+                        hold_lane(lanes, lenders, is_stopped, for_call=for_call)
+                    )
             except OSError as error:
                 logger.warning("lanes are not shared with other processes: %s", error)
                 self._folder = None
-            yield
+            yield held
+
+    def _calls_lanes(self) -> list[HeldLane]:
+        with self._changed:
+            return [lane for lane in self._calls if lane is not None]
+
+    def _lent_lanes(self) -> list[HeldLane]:
+        return [lane for lane in self._inherited if lane.is_held()]
 
 
 # Weak references, because os.register_at_fork cannot be undone: semaphores can be collected.

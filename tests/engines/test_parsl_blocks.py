@@ -7,7 +7,7 @@ import time
 
 import psutil
 import pytest
-from parsl import python_app
+from parsl import bash_app, python_app
 from parsl_runs import Site, bell, most_at_once
 from snakemake_runs import acquired_by_the_site
 from waiting import wait_until
@@ -68,6 +68,11 @@ def span(seconds):
 @python_app(executors=["qpu"])
 def fail():
     raise ZeroDivisionError
+
+
+@bash_app(executors=["qpu"])
+def qpu_run(payload, result):
+    return f"qpu run {payload} -o {result}"
 
 
 @qpu_app
@@ -141,6 +146,18 @@ def test_a_plain_app_holds_a_lane_and_releases_it_when_it_raises(parsl_site: Sit
         spans = [call.result() for call in [span(0.2) for _ in range(8)]]
 
     assert most_at_once(spans) == 2
+
+
+def test_a_command_in_a_bash_app_uses_the_lane_of_its_call(parsl_site: Site):
+    """It would wait for ever for another lane: the calls hold all of them."""
+    payload, results = parsl_site.folder / "bell.json", [parsl_site.folder / f"{n}" for n in "ab"]
+    payload.write_text(json.dumps(bell()))
+    with parsl_site.load(lanes=1):
+        calls = [qpu_run(str(payload), str(result)) for result in results]
+
+        assert [call.result(timeout=60) for call in calls] == [0, 0]
+
+    assert all(result.exists() for result in results)
 
 
 @pytest.mark.timeout(150)

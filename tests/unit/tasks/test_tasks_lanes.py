@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from qrmi_workflows.state.locks import is_locked
 from qrmi_workflows.tasks.lanes import LaneSemaphore, lane_semaphore
 
 HOLD = """
@@ -174,3 +178,116 @@ def test_a_process_has_one_semaphore_for_each_folder(tmp_path, folder):
     path = folder and tmp_path / folder
 
     assert (lane_semaphore(2, path) is lane_semaphore(2, path)) is (path is not None)
+
+
+TASK = """
+import sys, time
+from pathlib import Path
+from qrmi_workflows.tasks.lanes import LaneSemaphore
+lanes = LaneSemaphore(int(sys.argv[2]), Path(sys.argv[1]))
+print("ready", flush=True)
+with lanes.hold_for_task():
+    start = time.monotonic()
+    print("in", flush=True)
+    sys.stdin.readline()
+    print(start, time.monotonic(), flush=True)
+"""
+CALL = """
+import subprocess, sys
+from pathlib import Path
+from qrmi_workflows.tasks.lanes import LaneSemaphore
+with LaneSemaphore(1, Path(sys.argv[1])).hold_for_call():
+    print("ready", flush=True)
+    argv = [sys.executable, "-c", *sys.argv[2:]]
+    sys.exit(subprocess.run(argv, input="\\n", text=True).returncode)
+"""
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    return process.stdout.readline()
+
+
+def let_go(process: subprocess.Popen[str]) -> str:
+    """Let a program continue, and return the rest of its output."""
+    return process.communicate("\n", timeout=60)[0]
+
+
+def test_a_child_of_a_call_uses_the_lane_of_the_call(tmp_path: Path):
+    """A command in a bash app would otherwise wait for a lane that only its own end can free."""
+    with LaneSemaphore(1, tmp_path).hold_for_call():
+        child = start(TASK, tmp_path, 1)
+        assert line(child) == "in\n"
+        let_go(child)
+    assert child.returncode == 0
+
+
+def test_children_of_a_call_and_its_own_tasks_use_its_lane_one_at_a_time(tmp_path: Path):
+    lanes, spans = LaneSemaphore(2, tmp_path), []
+    with lanes.hold_for_call():
+        children = [start(HOLD, tmp_path, 2, 4) for _ in range(3)]
+        for child in children:
+            child.stdin.write("\n")
+            child.stdin.flush()
+        for _ in range(4):
+            with lanes.hold_for_task():
+                began = time.monotonic()
+                time.sleep(0.02)
+                spans.append((began, time.monotonic()))
+        for child in children:
+            out, _ = child.communicate(timeout=60)
+            spans += [tuple(map(float, row.split())) for row in out.splitlines()]
+
+    assert len(spans) == 16
+    assert most_at_once(spans) == 1
+
+
+def test_a_call_in_a_child_of_a_call_lends_the_lane_on(tmp_path: Path):
+    with LaneSemaphore(1, tmp_path).hold_for_call():
+        nested = start(CALL, tmp_path, CALL, tmp_path, TASK, tmp_path, 1)
+        out = let_go(nested)
+
+    assert nested.returncode == 0
+    assert out.startswith("ready\nready\nin\n")
+
+
+def test_a_child_that_outlives_its_call_takes_a_lane_like_others(tmp_path: Path):
+    lanes = LaneSemaphore(1, tmp_path)
+    with lanes.hold_for_call():
+        child = start(HOLD, tmp_path, 1, 1)
+    with LaneSemaphore(1, tmp_path).hold_for_task():  # not the call of its parent
+        child.stdin.write("\n")
+        child.stdin.flush()
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.2)
+    child.communicate(timeout=60)
+    assert child.returncode == 0
+
+
+def test_a_lane_is_not_free_before_the_task_of_a_dead_calls_child_has_ended(tmp_path: Path):
+    call = start(CALL, tmp_path, TASK.replace("sys.stdin.readline()", "time.sleep(1)"), tmp_path, 1)
+    assert (line(call), line(call)) == ("ready\n", "in\n")
+    call.kill()
+    call.wait()
+
+    with LaneSemaphore(1, tmp_path).hold_for_task():
+        taken = time.monotonic()
+
+    assert float(line(call).split()[1]) <= taken
+    call.communicate()
+
+
+def test_children_are_told_of_no_lane_after_the_call(tmp_path: Path):
+    with (
+        LaneSemaphore(1, tmp_path).hold_for_call(),
+        LaneSemaphore(1, tmp_path / "b").hold_for_call(),
+    ):
+        assert len(json.loads(os.environ["QPU_HELD_LANES"])) == 2
+    assert "QPU_HELD_LANES" not in os.environ
+
+
+@pytest.mark.parametrize("value", ["", "{", "[]", "{}", '{"/lane-0": 1}', '{"/lane-0": ["x"]}'])
+def test_what_the_environment_wrongly_says_of_held_lanes_is_ignored(tmp_path, monkeypatch, value):
+    monkeypatch.setenv("QPU_HELD_LANES", value.replace("/lane-0", f"{tmp_path}/lane-0"))
+
+    with LaneSemaphore(1, tmp_path).hold_for_task():
+        assert is_locked(tmp_path / "lane-0")

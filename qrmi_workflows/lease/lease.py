@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack
 
 from qrmi_workflows.client.protocol import TaskState
 from qrmi_workflows.client.targets import QPUTarget, cached_target, fetch_target
@@ -20,6 +19,7 @@ from qrmi_workflows.errors import LeaseError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.journal.step import Step
 from qrmi_workflows.lease.at_exit import exit_deferred, forget_at_exit
+from qrmi_workflows.lease.ending import finish, may_rerun
 from qrmi_workflows.lease.held import HeldQPU, lease_environment
 from qrmi_workflows.lease.killwait import KillWait, current_kill_wait
 from qrmi_workflows.payloads import Payload, PayloadLike, to_payload
@@ -35,9 +35,7 @@ if TYPE_CHECKING:
     from pulser.backend.remote import RemoteBackend, RemoteConnection
     from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
 
-__all__ = ["Lease", "TaskOptions", "finish"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Lease", "TaskOptions"]
 
 
 class TaskOptions(TypedDict, total=False):
@@ -100,7 +98,8 @@ class Lease:
     ) -> QuantumResult:
         """Run one task and return its result (see `submit`).
 
-        If the call is interrupted, the task is cancelled or left for a rerun, as `on_stop` says.
+        If the step is stopped (SIGTERM, Ctrl-C), the task is cancelled or left for a rerun, as
+        `on_stop` says. If another exception interrupts the call, the task is cancelled.
 
         Raises:
             PayloadError: The payload is not valid, or cannot run on this QPU (see `check`).
@@ -111,9 +110,10 @@ class Lease:
         future = self.submit(payload, shots=shots, **options)
         try:
             return future.result()
-        except BaseException:
-            # Interrupted (Ctrl-C, SIGTERM), or the task failed: then there is nothing to cancel.
-            if future.cancel() and not future.cancelled():
+        except BaseException as error:
+            # If the task itself has failed, there is nothing to cancel.
+            ended = future.cancel() if may_rerun(error) else future.abandon()
+            if ended and not future.cancelled():
                 future.wait(self._seconds_to_stop(current_kill_wait()))
             raise
 
@@ -180,6 +180,11 @@ class Lease:
                     future.add_done_callback(lambda _: advance())
                 for future in futures:
                     yield future.result()
+        except Exception as error:
+            if not may_rerun(error):
+                for future in futures:
+                    future.abandon()
+            raise
         finally:
             _cancel_all(futures)
 
@@ -298,6 +303,11 @@ class Lease:
         if (pool := self._own_pool()) is not None:
             pool.drain()
 
+    def abandon_tasks(self) -> None:
+        """Cancel all unfinished tasks, even if `$QPU_ON_STOP` leaves the tasks of stopped steps."""
+        if (pool := self._own_pool()) is not None:
+            pool.abandon()
+
     def environment(self) -> dict[str, str]:
         """Return the variables that let a child process adopt this lease; they hold credentials."""
         return lease_environment([self.held])
@@ -346,7 +356,7 @@ class Lease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        finish(self, after_error=kind is not None)
+        finish(self, error)
 
     def _own_pool(self) -> TaskPool | None:
         return None if self._pool is None or self._pool.is_inherited else self._pool
@@ -358,26 +368,6 @@ class Lease:
             )
         self._pool = self._own_pool() or TaskPool(self.held.lanes)
         return self._pool
-
-
-class _Releasable(Protocol):
-    def await_tasks(self) -> None: ...
-
-    def release(self) -> None: ...
-
-
-def finish(leases: _Releasable, *, after_error: bool) -> None:
-    """End a `with` block: await the tasks, unless the block failed, and release."""
-    if not after_error:
-        try:
-            leases.await_tasks()
-        finally:
-            leases.release()
-        return
-    try:
-        leases.release()
-    except LeaseError as error:  # it must not hide the block's own error
-        logger.warning("%s", error)
 
 
 def _cancel_all(futures: Iterable[TaskFuture]) -> None:

@@ -28,9 +28,10 @@ from qrmi_workflows.lease.at_exit import (
     release_at_exit,
     run_uninterrupted,
 )
+from qrmi_workflows.lease.ending import finish
 from qrmi_workflows.lease.held import HeldQPU, lease_environment
 from qrmi_workflows.lease.killwait import current_kill_wait
-from qrmi_workflows.lease.lease import Lease, finish
+from qrmi_workflows.lease.lease import Lease
 from qrmi_workflows.lease.reap import reap
 from qrmi_workflows.schedulers import this_scheduler
 
@@ -65,6 +66,11 @@ class LeaseSet(Mapping[str, Lease]):
         for lease in self.values():
             lease.await_tasks()
 
+    def abandon_tasks(self) -> None:
+        """Cancel all unfinished tasks, even if `$QPU_ON_STOP` leaves the tasks of stopped steps."""
+        for lease in self.values():
+            lease.abandon_tasks()
+
     def release(self) -> None:
         """Release all leases in parallel, so that all of them fit into KillWait.
 
@@ -89,7 +95,7 @@ class LeaseSet(Mapping[str, Lease]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        finish(self, after_error=kind is not None)
+        finish(self, error)
 
 
 @overload

@@ -68,6 +68,14 @@ class TaskFuture(Future[QuantumResult]):
         super().cancel()
         return True
 
+    def abandon(self) -> bool:
+        """Cancel the task because nobody will want its result, even if `$QPU_ON_STOP` leaves tasks.
+
+        An `on_stop` that was given for this very task still applies.
+        """
+        self._run.on_stop = self._run.on_stop or "cancel"
+        return self.cancel()
+
 
 class TaskPool:
     """Runs tasks on one QPU, as many at once as it has lanes.
@@ -111,6 +119,11 @@ class TaskPool:
         """Wait until all submitted tasks have ended."""
         for future in self._pending():
             future.wait()
+
+    def abandon(self) -> None:
+        """Cancel all unfinished tasks: nobody will want their results."""
+        for future in self._pending():
+            future.abandon()
 
     def close(self, seconds: float) -> None:
         """Stop all unfinished tasks, and the threads.

@@ -57,7 +57,7 @@ class TaskRun:
         step: The step it belongs to.
         stop: Set this event to end the run.
         on_stop: Whether a stopped task is cancelled at the vendor, or left for a rerun; by default
-            what `$QPU_ON_STOP` says.
+            what `$QPU_ON_STOP` says when the task is stopped.
         on_ambiguous: What to do if it is not known whether the vendor accepted it.
         on_state: Called with the task's id and each new state.
         usage: The lease's usage file, if it has one.
@@ -72,7 +72,7 @@ class TaskRun:
     payload: Payload
     step: Step
     stop: threading.Event = field(default_factory=threading.Event)
-    on_stop: OnStop = field(default_factory=on_stop)
+    on_stop: OnStop | None = None
     on_ambiguous: OnAmbiguous = "fail"
     on_state: Callable[[str, TaskState], None] | None = None
     usage: Path | None = None
@@ -203,7 +203,7 @@ class TaskRun:
 
     def _stop(self, entry: Entry) -> TaskState:
         """Cancel the task, or leave it; return its state if it had already ended."""
-        if self.on_stop == "leave":
+        if (self.on_stop or on_stop()) == "leave":
             raise self._cancelled("was left for a rerun: the step was stopped")
         try:
             # A vendor may accept a cancellation that comes too late; only the task's state is

@@ -7,6 +7,8 @@ may be retried and which certainly had no effect.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from qrmi_workflows.errors import (
     AuthenticationError,
@@ -35,11 +37,15 @@ _CUT_OFF = re.compile(
 )
 TRY_LATER = "Check the QPU's state with `qpu list` and try again later."
 
-_SESSION = re.compile(r"\bsession\b.*\b(closed|expired|ended|not found)\b", re.IGNORECASE)
+_SESSION = re.compile(r"\bsession\b.*\b(closed|expired|ended|not found|revoked)\b", re.IGNORECASE)
 
 
 def classify(
-    error: Exception, qpu: str, method: str, args: tuple[object, ...]
+    error: Exception,
+    qpu: str,
+    method: str,
+    args: tuple[object, ...],
+    remedies: Mapping[str, str] = MappingProxyType({}),
 ) -> ResourceError | ConfigError | TaskUnknownError:
     """Return the error to raise for an exception of QRMI's client.
 
@@ -48,6 +54,7 @@ def classify(
         qpu: The QPU's name.
         method: The method that was called.
         args: Its arguments; for a method about a task, the first is the task's id.
+        remedies: The resource type's own remedies; see `ResourceType`.
     """
     name, text = type(error).__name__, str(error)
     match = _STATUS.search(text)
@@ -60,10 +67,13 @@ def classify(
     if status == 401:
         remedy = "Renew the QPU's credentials in qrmi_config.json."
         return AuthenticationError(f"{message}. {remedy}", qpu, method, 401, had_no_effect=True)
-    if method == "task_start" and status in (400, 404) and _SESSION.search(text):
+    if method == "task_start" and status in (400, 403, 404) and _SESSION.search(text):
         return SessionEndedError(message, qpu, method, status, retryable=True, had_no_effect=True)
     is_transient = status in _TRANSIENT or (status is None and bool(_CUT_OFF.search(text)))
     had_no_effect = name in _CLIENT_ERRORS or status in _WITHOUT_EFFECT
+    for phrase, own_remedy in remedies.items():
+        if phrase in text:
+            message = f"{message.removesuffix('.')}. {own_remedy.format(qpu=qpu)}"
     # The remedy for a submission whose outcome is unknown is another one: see `tasks.run`.
     if is_transient and (had_no_effect or method != "task_start"):
         message = f"{message.removesuffix('.')}. {TRY_LATER}"

@@ -10,7 +10,7 @@ __all__ = ["redact", "secrets_of"]
 
 _REDACTED = "…"
 _SHORTEST = 6  # a shorter value is a number or a word: redacting it would garble the message
-_PUBLIC = re.compile(r"(ENDPOINT|URL|BUCKET|REGION|MODE|TTL|SECONDS|CODES)$")
+_PUBLIC = re.compile(r"(ENDPOINT|URL|BUCKET|REGION|MODE|TTL|SECONDS|CODES|JOB_ID|JOB_UID)$")
 _LOOKS_SECRET = re.compile(
     r"(?<=Bearer )\S+|(?<=Basic )\S+|\beyJ[\w-]+\.[\w-]+\.[\w-]+"
     r"|(?<=X-Amz-Signature=)[^&\s\"']+|(?<=X-Amz-Credential=)[^&\s\"']+"
@@ -18,7 +18,7 @@ _LOOKS_SECRET = re.compile(
 
 
 def secrets_of(environment: Mapping[str, str]) -> frozenset[str]:
-    """Return the credentials among a QPU's settings: all values except addresses and limits."""
+    """Return the credentials among a QPU's settings: not addresses, limits or the job's ids."""
     return frozenset(
         value
         for name, value in environment.items()

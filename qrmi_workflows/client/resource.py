@@ -27,6 +27,7 @@ from qrmi_workflows.errors import (
     ResourceError,
     TaskUnknownError,
 )
+from qrmi_workflows.schedulers import describe_this_job
 from qrmi_workflows.vendors.base import ResourceType, VendorPayload
 from qrmi_workflows.vendors.registry import registered_type, registered_types
 
@@ -54,7 +55,8 @@ class QRMIResource:
     Args:
         name: The QPU's name.
         type: QRMI's resource type (`pasqal-cloud`).
-        environment: QRMI's settings, without the `NAME_` prefix.
+        environment: QRMI's settings, without the `NAME_` prefix. They override what the handle
+            gets otherwise: the type's defaults, and the job that this process runs in.
         token: The acquisition token that tasks run under, if the QPU has been acquired.
         deadlines: Seconds by method; these override `DEADLINES`.
 
@@ -74,7 +76,10 @@ class QRMIResource:
         self.name = name
         self.type = type
         known = _find_type(name, type)
-        self._environment = {**known.settings, **environment} | ({TOKEN: token} if token else {})
+        # QRMI's handles take all settings from here, and none from the environment.
+        settings = {**known.settings, **describe_this_job(), **environment}
+        self._environment = settings | ({TOKEN: token} if token else {})
+        self._remedies = known.remedies
         self._deadlines = {**DEADLINES, **(deadlines or {})}
         make = partial(_make_handle, name, known.qrmi, self._environment)
         self._handles = HandlePool(make, f"qrmi-{name}")
@@ -264,7 +269,7 @@ class QRMIResource:
         except Exception as error:
             # Redact in place, because a traceback also shows this cause.
             error.args = (self._redact(str(error), *(args if method == "release" else ())),)
-            raise classify(error, self.name, method, args) from error
+            raise classify(error, self.name, method, args, self._remedies) from error
 
     def _redact(self, text: str, *tokens: str) -> str:
         return redact(text, {*secrets_of(self._environment), *tokens})

@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -84,12 +85,11 @@ def read_job(environ: Mapping[str, str] = os.environ) -> dict[str, JobQPU]:
     return {name: _read_qpu(name, type_, environ) for name, type_ in zip(names, types, strict=True)}
 
 
-def write_job(qpus: Iterable[JobQPU], timeout_seconds: int | None = None) -> dict[str, str]:
+def write_job(qpus: Iterable[JobQPU]) -> dict[str, str]:
     """Render the variables that give a child process these QPUs.
 
     Args:
         qpus: The QPUs, each with its token if it is acquired.
-        timeout_seconds: The job's time limit in seconds, if known.
     """
     carried = tuple(qpus)
     variables = {
@@ -99,22 +99,26 @@ def write_job(qpus: Iterable[JobQPU], timeout_seconds: int | None = None) -> dic
     }
     for qpu in carried:
         variables |= {f"{qpu.name}_{key}": value for key, value in qpu.environment.items()}
-        if timeout_seconds is not None:
-            variables.setdefault(f"{qpu.name}_{TIMEOUT}", str(timeout_seconds))
         if qpu.token is not None:
             variables[f"{qpu.name}_{TOKEN}"] = qpu.token
     return variables
 
 
 def describe_job(job_id: str | None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Render `QRMI_JOB_ID` and `QRMI_JOB_UID`.
+    """Render `QRMI_JOB_ID` and `QRMI_JOB_UID`; keep the values that the site has set.
+
+    Outside a job, the id names this process instead (`login1.4711`): Pasqal Local needs some id to
+    open a session.
 
     Args:
         job_id: The scheduler's id of this process's job, if it runs in one.
-        environ: The environment. If the site has set `QRMI_JOB_ID` in it, that value is kept.
+        environ: The environment, in which the site may have set either.
     """
-    job = environ.get(_JOB_ID) or job_id
-    return {_JOB_UID: str(os.getuid())} | ({_JOB_ID: job} if job else {})
+    process = f"{socket.gethostname()}.{os.getpid()}"
+    return {
+        _JOB_UID: environ.get(_JOB_UID) or str(os.getuid()),
+        _JOB_ID: environ.get(_JOB_ID) or job_id or process,
+    }
 
 
 def without_leases(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -26,10 +26,16 @@ class ServerSettings:
     Attributes:
         cancel_route: Whether tasks can be cancelled; if not, the route does not exist (404).
         closing_cancels_running: Whether closing a session also cancels its running tasks.
+        json_results: Whether results are JSON; otherwise they are Python's repr of the same data.
+        log_route: Whether a task's log can be requested.
+        root_opens_sessions: Whether only root can open and close sessions, for all users.
     """
 
     cancel_route: bool = True
     closing_cancels_running: bool = True
+    json_results: bool = True
+    log_route: bool = False
+    root_opens_sessions: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

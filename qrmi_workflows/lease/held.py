@@ -16,7 +16,7 @@ from typing import Self
 from qrmi_workflows.client.failures import is_transient
 from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.config.folders import state_folder
-from qrmi_workflows.config.job import JobQPU, describe_job, write_job
+from qrmi_workflows.config.job import JobQPU, write_job
 from qrmi_workflows.config.site import load_site_policy
 from qrmi_workflows.config.variables import QPU_HELD_LANES, QPU_LEASE_USAGE, requested_lanes
 from qrmi_workflows.errors import ConfigError, LeaseError, QPUError
@@ -24,9 +24,11 @@ from qrmi_workflows.lease.acquire import acquire
 from qrmi_workflows.lease.at_exit import exit_deferred
 from qrmi_workflows.lease.killwait import current_kill_wait, learn_kill_wait, release_budget
 from qrmi_workflows.lease.records import OpenLease
+from qrmi_workflows.lease.time_limit import ask_time_limit
 from qrmi_workflows.retry import retry
-from qrmi_workflows.schedulers import this_job, this_scheduler
+from qrmi_workflows.schedulers import describe_this_job, this_job, this_scheduler
 from qrmi_workflows.tasks.lanes import LaneSemaphore, lane_semaphore
+from qrmi_workflows.vendors.registry import registered_type
 
 __all__ = ["HeldQPU", "lease_environment"]
 
@@ -80,6 +82,7 @@ class HeldQPU:
         """
         # In the background while the vendor is asked, because this runs a scheduler command.
         threading.Thread(target=learn_kill_wait, name="kill-wait", daemon=True).start()
+        limit = ask_time_limit()
         start = time.monotonic()
         held = replace(found, token=acquire(found, _resource(found), stop))
         try:
@@ -95,6 +98,8 @@ class HeldQPU:
             with suppress(QPUError):
                 _resource(held).release(held.token or "")
             raise
+        # The file's own settings take precedence over the job's time limit.
+        held = replace(held, environment={**limit.result(), **held.environment})
         acquired = cls(held, opened)
         acquired.resource.prepare()  # for the release, which may come at exit
         return acquired
@@ -196,16 +201,20 @@ class HeldQPU:
 def lease_environment(held: Iterable[HeldQPU]) -> dict[str, str]:
     """Return the variables that let a child process adopt these leases; they hold credentials."""
     all_held = list(held)
-    job = this_job()
-    variables = describe_job(None if job is None else job.id) | write_job(
-        each.qpu for each in all_held
-    )
+    variables = describe_this_job() | write_job(_complete(each.qpu) for each in all_held)
     usage = next((path for each in all_held if (path := each.usage_path())), None)
     if usage is not None:
         variables[QPU_LEASE_USAGE] = str(usage)
     if QPU_HELD_LANES in os.environ:  # inside of a call, whose lane the child shares
         variables[QPU_HELD_LANES] = os.environ[QPU_HELD_LANES]
     return variables
+
+
+def _complete(qpu: JobQPU) -> JobQPU:
+    """Add the defaults of the QPU's type, which programs that only know QRMI do not have."""
+    known = registered_type(qpu.type)
+    defaults = {} if known is None else known.settings
+    return replace(qpu, environment={**defaults, **qpu.environment})
 
 
 def _lanes_folder(qpu: str, usage: Path | None) -> Path | None:

@@ -12,12 +12,13 @@ from functools import cache
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 
+from qrmi_workflows.config.job import describe_job
 from qrmi_workflows.config.site import find_site_policy, load_site_policy
 from qrmi_workflows.errors import ConfigError
 from qrmi_workflows.schedulers.base import Scheduler
 from qrmi_workflows.state.process import JobIdentity
 
-__all__ = ["load_scheduler", "this_job", "this_scheduler"]
+__all__ = ["describe_this_job", "load_scheduler", "this_job", "this_scheduler"]
 
 _DEFAULT = "slurm"
 _GROUP = "qrmi_workflows.schedulers"
@@ -59,6 +60,12 @@ def this_scheduler(environ: Mapping[str, str] = os.environ) -> Scheduler:
 def this_job(environ: Mapping[str, str] = os.environ) -> JobIdentity | None:
     """Return the scheduler's job that this process runs in, if any."""
     return this_scheduler(environ).this_job(environ)
+
+
+def describe_this_job(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return QRMI's variables for the job that this process runs in; see `describe_job`."""
+    job = this_job(environ)
+    return describe_job(None if job is None else job.id, environ)
 
 
 @cache

@@ -29,10 +29,13 @@ class ResourceType:
     Attributes:
         qrmi: The member of `qrmi.ResourceType` (`PasqalCloud`).
         settings: Default values of QRMI's settings; the keys omit the `NAME_` prefix.
+        remedies: What to do about a refusal, by a phrase of the vendor's message. `{qpu}` stands
+            for the QPU's name.
     """
 
     qrmi: str
     settings: Mapping[str, str] = field(default_factory=dict)
+    remedies: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

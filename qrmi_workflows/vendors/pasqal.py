@@ -6,8 +6,10 @@ https://github.com/pasqal-io/warden, and sequences by https://pulser.readthedocs
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -31,7 +33,20 @@ __all__ = ["PASQAL", "device_specs", "to_pulser_results"]
 
 _TYPES = {
     "pasqal-cloud": ResourceType(qrmi="PasqalCloud"),
-    "pasqal-local": ResourceType(qrmi="PasqalLocal"),
+    # The phrases are the warden's (v0.1.0, warden/api/routes).
+    "pasqal-local": ResourceType(
+        qrmi="PasqalLocal",
+        remedies={
+            "restricted to root": "A warden lets only root open and close sessions. Run this in a "
+            "job for which the site has opened one, with {qpu}_QRMI_JOB_ACQUISITION_TOKEN in its "
+            "environment: QRMI's SPANK plugin does that, or a prolog of the site. Ask your "
+            "administrators which jobs get one.",
+            "User ID not authorized": "The warden has a list of users who may have sessions, its "
+            "`authorized_users`. Ask your administrators to add you.",
+            "belongs to another user": "The session was opened for another user than the one who "
+            "runs this. Run it as the user that QRMI_JOB_UID names.",
+        },
+    ),
 }
 _FRONTENDS = {
     "pulser_backend": "qrmi_workflows.frontends.pulser:make_backend",
@@ -189,13 +204,23 @@ def to_pulser_results(text: str, sequence: Sequence | str | Mapping[str, Any]) -
 def _read_counts(text: str, program: str) -> dict[str, int]:
     # QRMI 0.26.4 returns `{"counter": {BITS: NUMBER}}`, from Pasqal Cloud's `full_results`.
     try:
-        return {str(bits): int(n) for bits, n in sorted(json.loads(text)["counter"].items())}
+        return {str(bits): int(n) for bits, n in sorted(_parse(text)["counter"].items())}
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ResultError(
             f"Pasqal's {program} result cannot be decoded ({error!r}); must have a `counter` of "
             "bit strings. A newer release of qrmi-workflows may decode it; the task need not run "
             "again."
         ) from error
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        # The QPU that comes with Pasqal's warden (0.1.0) writes Python's repr.
+        with suppress(ValueError, SyntaxError, MemoryError):
+            return ast.literal_eval(text)
+        raise
 
 
 @lru_cache(maxsize=8)

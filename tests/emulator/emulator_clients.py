@@ -16,6 +16,7 @@ from qrmi import Payload, QuantumResource, ResourceType, TaskStatus
 from waiting import wait_until
 
 from qrmi_workflows.emulator import Emulator
+from qrmi_workflows.vendors.registry import registered_type
 
 TYPES = {
     "alice-bob-felis": ResourceType.AliceBobFelis,
@@ -35,9 +36,11 @@ def read_resources(emulator: Emulator) -> dict[str, dict[str, Any]]:
 
 
 def connect(emulator: Emulator, name: str, **extra: str) -> QuantumResource:
-    """Return QRMI's handle to an emulated QPU."""
+    """Return QRMI's handle to an emulated QPU, with the settings that our own handles get."""
     entry = read_resources(emulator)[name]
-    return QuantumResource.from_config(name, TYPES[entry["type"]], entry["environment"] | extra)
+    known = registered_type(entry["type"])
+    settings = {**(known.settings if known else {}), **entry["environment"], **extra}
+    return QuantumResource.from_config(name, TYPES[entry["type"]], settings)
 
 
 def wait(resource: QuantumResource, task_id: str) -> TaskStatus:

@@ -92,7 +92,7 @@ def test_stored_objects_survive_kill_9(tmp_path):
     """After a restart, an existing handle finds its results in the System API's object store."""
     qpus = ("ibm_system=ibm-quantum-system",)
     first = start_emulator(tmp_path / "state", qpus)
-    resource = connect(first, "ibm_system", QRMI_JOB_TIMEOUT_SECONDS="60")
+    resource = connect(first, "ibm_system")
     task = resource.task_start(primitive("sampler", [[bell()]]))
     assert wait(resource, task) == TaskStatus.Completed
     result = resource.task_result(task).value

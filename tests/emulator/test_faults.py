@@ -146,7 +146,7 @@ def test_tokens_expire(fault, resource, task):
 
 def test_the_system_apis_client_survives_expired_tokens_and_a_503(faulty, fault):
     """There QRMI fetches a new token and retries, and the task is submitted only once."""
-    system = connect(faulty, "ibm_system", QRMI_JOB_TIMEOUT_SECONDS="60")
+    system = connect(faulty, "ibm_system")
     wait(system, system.task_start(primitive("sampler", [[bell()]])))
     accepted = faulty.counters()["tasks"]["accepted"]
     fault(kind="expire-tokens")
@@ -220,7 +220,7 @@ def test_a_bad_rule_is_rejected_with_the_allowed_values(faulty, table, expected)
 
 def test_requests_are_recorded_without_credentials(faulty, task):
     """Each request is one line with its body, and no line has a token or key."""
-    system = connect(faulty, "ibm_system", QRMI_JOB_TIMEOUT_SECONDS="60")
+    system = connect(faulty, "ibm_system")
     wait(system, system.task_start(primitive("sampler", [[bell()]])))
     text = (faulty.folder / "requests.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -111,84 +110,57 @@ def test_ibms_client_raises_the_reason_of_a_failure(service):
         job.result()
 
 
-def task_runner(tmp_path: Path, name: str, resource: dict, payload: dict, job: dict) -> dict:
-    """Run upstream's command as a Slurm job would."""
-    (tmp_path / "input.json").write_text(json.dumps(payload))
-    environment = {
-        **os.environ,
-        "QRMI_JOB_QPU_RESOURCES": name,
-        "QRMI_JOB_QPU_TYPES": resource["type"],
-        **{f"{name}_{key}": value for key, value in {**resource["environment"], **job}.items()},
-    }
-    ended = subprocess.run(
-        [
-            Path(sys.executable).parent / "task_runner",
-            name,
-            tmp_path / "input.json",
-            tmp_path / "out",
-        ],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return (tmp_path / "out").read_text()
+@pytest.fixture
+def under_lease(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Return a function that runs a program that knows only QRMI, under `qpu lease exec`."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    programs = Path(sys.executable).parent
+
+    def run(qpus: str, program: str, *arguments: object) -> str:
+        lease = [programs / "qpu", "lease", "exec", "--config", emulator.config_path, "--qpu", qpus]
+        ended = subprocess.run(
+            [*lease, "--", programs / program, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
+
+    return run
 
 
 @pytest.mark.parametrize("name", ["ibm_fez", "ibm_system"])
-def test_upstreams_command_runs_on_ibms_types(tmp_path, emulator, name):
-    """It reads a payload file and writes a result file."""
+def test_upstreams_command_runs_on_ibms_types(tmp_path, under_lease, name):
+    """It reads a payload file and writes a result file; the lease gives it all of its settings."""
     payload = {
         "program_id": "sampler",
         "parameters": {"pubs": [[bell(), None, 100]], "version": 2, "support_qiskit": True},
     }
-    resource = read_resources(emulator)[name]
-    job = {"QRMI_JOB_TIMEOUT_SECONDS": "60"}
-    text = task_runner(tmp_path, name, resource, payload, job)
-    counts = ResultDecoder.decode(text)[0].data.meas.get_counts()
+    (tmp_path / "input.json").write_text(json.dumps(payload))
+    under_lease(name, "task_runner", name, tmp_path / "input.json", tmp_path / "out")
+    counts = ResultDecoder.decode((tmp_path / "out").read_text())[0].data.meas.get_counts()
     assert sum(counts.values()) == 100
     assert set(counts) == {"00", "11"}
 
 
-def test_upstreams_command_runs_on_pasqal_cloud(tmp_path, emulator):
+def test_upstreams_command_runs_on_pasqal_cloud(tmp_path, under_lease):
     """The payload file holds the sequence as an object."""
     payload = {"sequence": json.loads(pi_pulse(AnalogDevice)), "job_runs": 20}
-    text = task_runner(tmp_path, "FRESNEL", read_resources(emulator)["FRESNEL"], payload, {})
-    assert json.loads(text) == {"counter": {"1": 20}}
+    (tmp_path / "input.json").write_text(json.dumps(payload))
+    under_lease("FRESNEL", "task_runner", "FRESNEL", tmp_path / "input.json", tmp_path / "out")
+    assert json.loads((tmp_path / "out").read_text()) == {"counter": {"1": 20}}
 
 
-def test_qrmis_service_lists_the_jobs_resources(emulator):
-    """It runs in a child process because it reads the job's environment."""
-    resources = read_resources(emulator)
-    names = ["ibm_fez", "ibm_system", "FRESNEL", "fresnel_local"]
-    environment = {
-        **os.environ,
-        "QRMI_JOB_QPU_RESOURCES": ",".join(names),
-        "QRMI_JOB_QPU_TYPES": ",".join(resources[name]["type"] for name in names),
-        "QRMI_JOB_UID": str(os.getuid()),
-        "QRMI_JOB_ID": "1",
-        **{
-            f"{name}_{key}": value
-            for name in names
-            for key, value in resources[name]["environment"].items()
-        },
-    }
+def test_qrmis_service_lists_the_leased_resources(under_lease):
+    """It reads the environment of the lease."""
+    names = ["ibm_fez", "ibm_system", "FRESNEL"]
     code = (
         "from qrmi import QRMIService; found = QRMIService().resources(); "
         "print(sorted(r.resource_id() for r in found)); "
         "print({str(r.status().status).split('.')[-1] for r in found})"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    listed, statuses = ended.stdout.splitlines()
+    listed, statuses = under_lease(",".join(names), "python", "-c", code).splitlines()
     assert listed == str(sorted(names))
     assert statuses == "{'Online'}"

@@ -12,12 +12,10 @@ from qrmi.primitives.ibm import SamplerV2, get_backend
 
 from qrmi_workflows.emulator.sigv4 import SignatureError, SignedRequest, check_signature
 
-LIMIT = {"QRMI_JOB_TIMEOUT_SECONDS": "60"}
-
 
 def test_every_method_of_a_resource(qpu):
     """Every method works; input, result and logs go through the object store, signed."""
-    resource = qpu("ibm_system", **LIMIT)
+    resource = qpu("ibm_system")
     status = resource.status()
     assert status.status == ResourceStatusCode.Online
     assert status.capacity.available_slots == 2
@@ -39,7 +37,7 @@ def test_primitives(qpu):
     """`qrmi.primitives.ibm` works on this type too."""
     from qiskit import QuantumCircuit, transpile
 
-    resource = qpu("ibm_system", **LIMIT)
+    resource = qpu("ibm_system")
     circuit = QuantumCircuit(1)
     circuit.x(0)
     circuit.measure_all()
@@ -50,7 +48,7 @@ def test_primitives(qpu):
 
 def test_a_failed_task_reports_its_reason(qpu):
     """The reason is in QRMI's exception and in the task's logs."""
-    resource = qpu("ibm_system", **LIMIT)
+    resource = qpu("ibm_system")
     task = resource.task_start(primitive("estimator", [["nonsense", "Z"]]))
     assert wait(resource, task) == TaskStatus.Failed
     with pytest.raises(TaskNotReadyError, match="not OpenQASM 3"):
@@ -60,7 +58,7 @@ def test_a_failed_task_reports_its_reason(qpu):
 
 def test_capacity_counts_lanes_and_a_stopped_task_frees_its_lane(qpu):
     """A task takes a lane immediately, because this API has no queue."""
-    resource = qpu("ibm_full", **LIMIT)
+    resource = qpu("ibm_full")
     task = resource.task_start(primitive("sampler", [[bell()]]))
     assert resource.task_status(task) == TaskStatus.Running
     assert resource.status().capacity.available_slots == 0
@@ -73,14 +71,14 @@ def test_capacity_counts_lanes_and_a_stopped_task_frees_its_lane(qpu):
 def test_a_reserved_backend_is_busy(qpu, emulator):
     """The status is busy while another workload manager has reserved the lanes."""
     emulator.control.ask("PATCH", "/qpus/ibm_full", {"availability": "reserved"})
-    assert qpu("ibm_full", **LIMIT).status().busy
+    assert qpu("ibm_full").status().busy
     emulator.control.ask("PATCH", "/qpus/ibm_full", {"availability": "online"})
-    assert not qpu("ibm_full", **LIMIT).status().busy
+    assert not qpu("ibm_full").status().busy
 
 
 def test_an_input_signed_with_a_wrong_key_is_rejected(qpu):
     """The object store verifies the signature itself."""
-    resource = qpu("ibm_system", **LIMIT, QRMI_IBM_QS_AWS_SECRET_ACCESS_KEY="wrong")
+    resource = qpu("ibm_system", QRMI_IBM_QS_AWS_SECRET_ACCESS_KEY="wrong")
     with pytest.raises(QrmiError, match="SignatureDoesNotMatch"):
         resource.task_start(primitive("sampler", [[bell()]]))
 

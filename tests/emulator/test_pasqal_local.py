@@ -5,14 +5,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from emulator_clients import ask, connect, device_of, pi_pulse, wait
-from qrmi import Payload, QrmiError, ResourceStatusCode, TaskStatus
+from emulator_clients import ask, device_of, pi_pulse
+from other_users import User, python_for_all, temporary_user
+from servers import servers, to_toml
 from waiting import wait_until
+
+from qrmi_workflows import QuantumResult, open_lease
+from qrmi_workflows.client.resource import QRMIResource
+from qrmi_workflows.config.qpus import load_qpus
+from qrmi_workflows.emulator import Emulator, start_emulator
+from qrmi_workflows.errors import QPUError, SessionEndedError
+from qrmi_workflows.vendors.registry import load_vendor
+
+SERVERS = {"_".join(server) or "public": server for server in servers("pasqal-local")}
 
 
 def is_munged_running() -> bool:
@@ -55,34 +69,174 @@ def munged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         shutil.rmtree(SOCKET.parent)
 
 
-def test_every_method_of_a_resource(emulator, munged):
-    """Every method works: a session is opened for a user, runs a task and is revoked."""
-    job = {"QRMI_JOB_UID": str(os.getuid()), "QRMI_JOB_ID": "7"}
-    resource = connect(emulator, "fresnel_local", **job)
-    assert resource.status().status == ResourceStatusCode.Online
-    device = device_of(resource)
-    assert device.name == "fresnel_local"
-    token = resource.acquire()
-    held = connect(emulator, "fresnel_local", QRMI_JOB_ACQUISITION_TOKEN=token, **job)
-    task = held.task_start(Payload.PasqalCloud(sequence=pi_pulse(device), job_runs=100))
-    assert wait(held, task) == TaskStatus.Completed
-    assert json.loads(held.task_result(task).value)["counter"]["1"] > 95
-    assert "1 atoms" in held.task_logs(task)
-    held.task_stop(task)
-    held.release(token)
-    with pytest.raises(QrmiError, match=r"403 Forbidden.*revoked"):
-        held.task_start(Payload.PasqalCloud(sequence=pi_pulse(device), job_runs=100))
-    assert emulator.counters()["qpus"]["fresnel_local"]["sessions"]["open"] == 0
+@pytest.fixture(scope="module")
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter."""
+    with tempfile.TemporaryDirectory(prefix="users-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
-def test_a_session_of_another_user_is_rejected(emulator, munged):
+@pytest.fixture(scope="module")
+def user(open_folder: Path) -> Iterator[User]:
+    """An unprivileged user."""
+    with temporary_user(f"qpu{os.getpid()}", open_folder) as new_user:
+        yield new_user
+
+
+@pytest.fixture(scope="module")
+def python(user: User, open_folder: Path) -> tuple[str, ...]:
+    """A Python with this project's packages that the user may run."""
+    return python_for_all(user, open_folder)
+
+
+@pytest.fixture(scope="module")
+def wardens(tmp_path_factory: pytest.TempPathFactory, munged: None) -> Iterator[Emulator]:
+    """An emulator with one QPU for each way in which wardens differ."""
+    folder = tmp_path_factory.mktemp("wardens")
+    tables = [
+        f'[qpus.{name}]\ntype = "pasqal-local"\nserver = {to_toml(server)}'
+        for name, server in SERVERS.items()
+    ]
+    (folder / "emulator.toml").write_text("\n".join(["record = true", *tables]))
+    with start_emulator(folder / "state", config=folder / "emulator.toml") as running:
+        yield running
+
+
+@pytest.fixture
+def site(wardens: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Emulator:
+    """These QPUs as a site offers them, to a user with an empty state folder."""
+    monkeypatch.setenv("QPU_CONFIG", str(wardens.config_path))
+    monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    return wardens
+
+
+def payload(qpu: str) -> dict[str, Any]:
+    """Return a task for a QPU, which needs no lease to say what it can run."""
+    device = device_of(QRMIResource(qpu, "pasqal-local", read_settings(qpu)))
+    return {"sequence": json.loads(pi_pulse(device)), "job_runs": 100}
+
+
+def read_settings(qpu: str) -> dict[str, str]:
+    """Return a QPU's settings as the site's file has them."""
+    return dict(load_qpus()[qpu].environment)
+
+
+def sessions_asked_for(emulator: Emulator) -> list[dict[str, str]]:
+    """Return the requests for sessions that the emulator has got."""
+    lines = (emulator.folder / "requests.jsonl").read_text().splitlines()
+    requests = [json.loads(line) for line in lines]
+    return [
+        json.loads(each["body"])
+        for each in requests
+        if each["method"] == "POST" and each["path"].endswith("/sessions")
+    ]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("qpu", SERVERS)
+def test_root_runs_a_task_under_a_lease(site, qpu):
+    """A session is opened, runs a task and is revoked; nothing but the site's file is needed."""
+    with open_lease(qpu) as lease:
+        result = lease.run(payload(qpu))
+        assert result.data[0]["registers"]["atoms"]["counts"]["1"] > 95
+        lease.release()
+        with pytest.raises(SessionEndedError, match="revoked"):
+            lease.resource.task_start(load_vendor("pasqal").encode(payload(qpu)))
+    assert site.counters()["qpus"][qpu]["sessions"]["open"] == 0
+
+
+@pytest.mark.root
+def test_a_session_names_the_job_and_its_user(site, monkeypatch):
+    """The values of the site take precedence; outside a job, the id names the process."""
+    for variables in (
+        {},
+        {"SLURM_JOB_ID": "17"},
+        {"SLURM_JOB_ID": "17", "QRMI_JOB_ID": "4", "QRMI_JOB_UID": "54321"},
+    ):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        open_lease("public").release()
+    here = f"{socket.gethostname()}.{os.getpid()}"
+    assert sessions_asked_for(site)[-3:] == [
+        {"user_id": "0", "slurm_job_id": here},
+        {"user_id": "0", "slurm_job_id": "17"},
+        {"user_id": "54321", "slurm_job_id": "4"},
+    ]
+
+
+@pytest.mark.parametrize("qpu", SERVERS)
+def test_a_log_is_read_where_the_warden_has_a_route_for_it(site, qpu):
+    resource = QRMIResource(qpu, "pasqal-local", read_settings(qpu))
+    found = "Job not found" if SERVERS[qpu].get("log_route") else '"Not Found"'
+    with pytest.raises(QPUError, match=found):
+        resource.task_logs("0")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("qpu", SERVERS)
+def test_a_user_runs_tasks_under_a_session_that_root_has_opened(site, user, python, qpu):
+    """A user cannot open one at most sites, and the message says who can; then the task runs."""
+    config = user.home / "qrmi_config.json"
+    shutil.copy(site.config_path, config)  # it has no secret: MUNGE identifies users
+    shutil.chown(config, user.name)
+    (user.home / "pulse.json").write_text(json.dumps(payload(qpu)))
+    here = {"QPU_CONFIG": str(config), "QPU_STATE": str(user.home / f"state-{qpu}")}
+
+    def run(output: str, **lease: str) -> subprocess.CompletedProcess[str]:
+        argv = (*python, "-m", "qrmi_workflows", "run", "pulse.json", "-o", output, "--qpu", qpu)
+        return user.run(*argv, **here, **lease)
+
+    refused = run(f"alone-{qpu}.json")
+    if SERVERS[qpu].get("root_opens_sessions", True):
+        assert refused.returncode == 1
+        assert "403 Forbidden" in refused.stderr
+        assert "lets only root open and close sessions" in refused.stderr
+        assert f"{qpu}_QRMI_JOB_ACQUISITION_TOKEN" in refused.stderr
+    else:
+        assert refused.returncode == 0, refused.stderr
+    with pytest.MonkeyPatch.context() as patch:  # what a site's prolog knows about the job
+        patch.setenv("QRMI_JOB_UID", str(user.home.stat().st_uid))
+        patch.setenv("QRMI_JOB_ID", "7")
+        lease = open_lease(qpu)
+        done = run(f"out-{qpu}.json", **lease.environment())
+        lease.release()
+    assert done.returncode == 0, done.stderr
+    result = QuantumResult.load(user.home / f"out-{qpu}.json")
+    assert result.data[0]["registers"]["atoms"]["counts"]["1"] > 95
+
+
+@pytest.mark.root
+def test_a_program_that_knows_only_qrmi_runs_under_a_lease(site, tmp_path):
+    """The lease gives it everything that QRMI requires, outside a job too."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys, qrmi\n"
+        "[resource] = qrmi.QRMIService().resources()\n"
+        "task = qrmi.Payload.PasqalCloud(sequence=sys.stdin.read(), job_runs=10)\n"
+        "print(resource.task_start(task))\n"
+    )
+    qpu = Path(sys.executable).parent / "qpu"
+    done = subprocess.run(
+        [qpu, "lease", "exec", "--qpu", "public", "--", sys.executable, program],
+        input=json.dumps(payload("public")["sequence"]),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().isdecimal(), "a task's number"
+
+
+@pytest.mark.root
+def test_a_session_of_another_user_is_rejected(site, monkeypatch):
     """The session must belong to the user of the MUNGE credential."""
-    job = {"QRMI_JOB_UID": "54321", "QRMI_JOB_ID": "7"}
-    token = connect(emulator, "fresnel_local", **job).acquire()
-    resource = connect(emulator, "fresnel_local", QRMI_JOB_ACQUISITION_TOKEN=token, **job)
-    with pytest.raises(QrmiError, match=r"403 Forbidden.*another user"):
-        resource.task_start(Payload.PasqalCloud(sequence="{}", job_runs=1))
-    resource.release(token)
+    monkeypatch.setenv("QRMI_JOB_UID", "54321")
+    with open_lease("public") as lease, pytest.raises(QPUError, match=r"another user.*Run it as"):
+        lease.run(payload("public"))
 
 
 def test_munged_verifies_the_credentials(emulator, munged):

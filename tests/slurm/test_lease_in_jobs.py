@@ -76,7 +76,8 @@ def processes_of(job: str) -> list[psutil.Process]:
 
 
 def test_a_job_holds_gres_licence_and_lease(submit, sessions, tmp_path):
-    job = submit(f"{QPU} lease exec --qpu ibm_fez -- sh -c 'env > {tmp_path}/env; sleep 1'")
+    body = f"{QPU} lease exec --qpu ibm_fez -- sh -c 'env > {tmp_path}/env; sleep 1'"
+    job = submit(body, "--time=5")
     wait_until(lambda: sessions() == 1, "a session")
 
     held = gres_of_job(show(job))
@@ -87,6 +88,8 @@ def test_a_job_holds_gres_licence_and_lease(submit, sessions, tmp_path):
     seen = (tmp_path / "env").read_text()
     assert "QRMI_JOB_QPU_RESOURCES=ibm_fez" in seen
     assert f"QRMI_JOB_ID={job}" in seen
+    assert f"QRMI_JOB_UID={os.getuid()}" in seen
+    assert "ibm_fez_QRMI_JOB_TIMEOUT_SECONDS=300" in seen
 
 
 def test_the_command_sets_the_jobs_exit_code(submit):

@@ -1,17 +1,17 @@
 """Pasqal Local: the warden in front of an on-site QPU, https://github.com/pasqal-io/warden.
 
-Callers identify themselves with MUNGE credentials. Only root, and here the user who runs the
-emulator, can open and revoke sessions for users. A job, the emulator's task, belongs to a session
-and is visible only to the session's owner. Each QPU has its own warden.
+Callers identify themselves with MUNGE credentials. Only root can open and revoke sessions for
+users. A job, the emulator's task, belongs to a session and is visible only to the session's owner.
+Each QPU has its own warden.
 
-QRMI 0.26.4 also requests `/jobs/{id}/cancel` and `/jobs/{id}/logs`, which the public warden lacks.
+QRMI 0.26.4 also requests `/jobs/{id}/cancel` and `/jobs/{id}/logs`, which the public warden (0.1.0)
+lacks. The QPU that comes with it for trials writes results that are no JSON (`json_results`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
@@ -43,7 +43,7 @@ class PasqalLocal(Dialect):
     type = "pasqal-local"
     simulators = ("pulser", "emu-mps", "emu-sv", "null")
     default_model = "AnalogDevice"
-    server_settings = ("cancel_route",)
+    server_settings = ("cancel_route", "json_results", "log_route", "root_opens_sessions")
 
     def models(self) -> tuple[str, ...]:
         """Return the names of Pulser's devices."""
@@ -85,8 +85,9 @@ class PasqalLocal(Dialect):
         except MungeError as error:
             raise RefusalError(401, str(error)) from error
 
-    async def _require_root(self, request: Request) -> None:
-        if await self._caller_uid(request) not in (0, os.getuid()):
+    async def _require_root(self, request: Request, device: Device) -> None:
+        uid = await self._caller_uid(request)
+        if uid != 0 and device.settings.server.root_opens_sessions:
             raise RefusalError(403, "Endpoint restricted to root user.")
 
     def _requested_device(self, request: Request) -> Device:
@@ -96,7 +97,7 @@ class PasqalLocal(Dialect):
 
     async def _create_session(self, request: Request) -> Response:
         device = self._requested_device(request)
-        await self._require_root(request)
+        await self._require_root(request, device)
         body = await read_json_object(request)
         for field in ("user_id", "slurm_job_id"):
             if not isinstance(body.get(field), str):
@@ -114,7 +115,7 @@ class PasqalLocal(Dialect):
 
     async def _revoke_session(self, request: Request) -> Response:
         device = self._requested_device(request)
-        await self._require_root(request)
+        await self._require_root(request, device)
         session = self.fleet.session(request.path_params["id"])
         if session is None or session.qpu != device.name:
             raise RefusalError(404, "Session not found.")
@@ -179,7 +180,8 @@ class PasqalLocal(Dialect):
         results = None
         if task.state == "completed":
             counts = json.loads(self.fleet.store.result(task.id) or "{}")
-            results = json.dumps({"counter": counts})
+            is_json = self.fleet.devices[task.qpu].settings.server.json_results
+            results = (json.dumps if is_json else repr)({"counter": counts})
         return {
             "id": int(task.id),
             "user_id": task.details["owner"],
@@ -204,6 +206,8 @@ class PasqalLocal(Dialect):
         return JSONResponse(self._job_document(task))
 
     async def _get_logs(self, request: Request) -> Response:
+        if not self._requested_device(request).settings.server.log_route:
+            raise RefusalError(404, "Not Found")  # Starlette's own words for a route it lacks
         task = await self._requested_task(request)
         return JSONResponse({"logs": self.fleet.store.logs(task.id)})
 

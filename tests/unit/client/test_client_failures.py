@@ -16,6 +16,7 @@ from qrmi_workflows.errors import (
     SessionEndedError,
     TaskUnknownError,
 )
+from qrmi_workflows.vendors.registry import registered_type
 
 
 def failed(
@@ -92,7 +93,12 @@ def test_a_target_that_is_not_found_is_not_an_unknown_task():
 
 
 @pytest.mark.parametrize(
-    "text", ["status 400: session s-1 is closed", "status 404: Session expired"]
+    "text",
+    [
+        "status 400: session s-1 is closed",
+        "status 404: Session expired",
+        'Status: 403 Forbidden, Fail {"detail":"Session has been revoked."}',
+    ],
 )
 def test_a_closed_session_is_recognised(text):
     error = failed(text)
@@ -100,6 +106,26 @@ def test_a_closed_session_is_recognised(text):
     assert type(error) is SessionEndedError
     assert error.had_no_effect
     assert type(failed(text, "acquire")) is ResourceError, "only a submission needs a session"
+
+
+@pytest.mark.parametrize(
+    ("detail", "remedy"),
+    [
+        ("Endpoint restricted to root user.", "fresnel_QRMI_JOB_ACQUISITION_TOKEN in its env"),
+        ("User ID not authorized.", "Ask your administrators to add you."),
+        ("Session belongs to another user.", "as the user that QRMI_JOB_UID names."),
+    ],
+)
+def test_a_refusal_that_the_vendor_knows_has_its_own_remedy(detail, remedy):
+    """The answers are those of Pasqal's warden 0.1.0."""
+    answer = qrmi.QrmiError(f'Status: 403 Forbidden, Fail {{"detail":"{detail}"}}')
+    own = registered_type("pasqal-local").remedies
+
+    error = classify(answer, "fresnel", "acquire", (), own)
+
+    assert remedy in str(error)
+    assert (error.status_code, error.retryable) == (403, False)
+    assert remedy not in str(classify(answer, "fresnel", "acquire", ()))
 
 
 def test_incomplete_settings_are_a_configuration_error():

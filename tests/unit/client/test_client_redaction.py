@@ -10,12 +10,14 @@ ENVIRONMENT = {
     "QRMI_IBM_QS_S3_REGION": "us-east",
     "QRMI_IBM_QS_IAM_APIKEY": "key/with+signs",
     "QRMI_IBM_QS_AWS_ACCESS_KEY_ID": "access-key",
+    "QRMI_JOB_ID": "12345678",
+    "QRMI_JOB_UID": "1234567",
     "QRMI_JOB_TIMEOUT_SECONDS": "86400",
     "QRMI_JOB_ACQUISITION_TOKEN": "session-7",
 }
 
 
-def test_addresses_and_limits_are_not_secrets():
+def test_addresses_limits_and_the_jobs_ids_are_not_secrets():
     assert secrets_of(ENVIRONMENT) == {"key/with+signs", "access-key", "session-7"}
 
 

@@ -26,3 +26,10 @@ def test_a_type_that_only_qrmi_knows_is_accepted(type_):
 def test_a_type_that_nobody_knows_is_refused():
     with pytest.raises(ConfigError, match="unknown type 'abacus'; must be one of: ibm-"):
         QRMIResource("q", "abacus", {})
+
+
+def test_a_handle_gets_what_its_client_requires_besides_the_site_s_file():
+    """QRMI's handle to Pasqal Local refuses to be made without the job's id and its user."""
+    resource = QRMIResource("fresnel", "pasqal-local", {"QRMI_WARDEN_URL": "http://127.0.0.1:1"})
+
+    assert str(resource.resource_type()).endswith("PasqalLocal")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 import qrmi
@@ -38,12 +39,11 @@ def test_upstreams_reader_understands_written_variables(monkeypatch):
 
 
 def test_the_variables_are_those_of_upstreams_contract():
-    assert write_job([FEZ], timeout_seconds=600) == {
+    assert write_job([FEZ]) == {
         "QRMI_LIST_DELIMITER": ",",
         "QRMI_JOB_QPU_RESOURCES": "ibm_fez",
         "QRMI_JOB_QPU_TYPES": "ibm-quantum-compute-service",
         "ibm_fez_QRMI_IBM_QCS_ENDPOINT": "http://127.0.0.1:1",
-        "ibm_fez_QRMI_JOB_TIMEOUT_SECONDS": "600",
         "ibm_fez_QRMI_JOB_ACQUISITION_TOKEN": "session-1",
     }
 
@@ -80,11 +80,17 @@ def test_credentials_and_tokens_stay_out_of_the_repr():
 
 
 def test_a_job_is_described_by_its_id_and_its_user():
-    uid = str(os.getuid())
+    assert describe_job("17", {}) == {"QRMI_JOB_ID": "17", "QRMI_JOB_UID": str(os.getuid())}
 
-    assert describe_job("17", {}) == {"QRMI_JOB_ID": "17", "QRMI_JOB_UID": uid}
-    assert describe_job("17", {"QRMI_JOB_ID": "9"})["QRMI_JOB_ID"] == "9", "the site's own"
-    assert describe_job(None, {}) == {"QRMI_JOB_UID": uid}
+
+def test_what_the_site_says_of_a_job_is_kept():
+    site = {"QRMI_JOB_ID": "9", "QRMI_JOB_UID": "54321"}
+
+    assert describe_job("17", site) == site
+
+
+def test_outside_a_job_the_id_names_the_process():
+    assert describe_job(None, {})["QRMI_JOB_ID"] == f"{socket.gethostname()}.{os.getpid()}"
 
 
 def test_another_job_inherits_no_lease_of_this_one():

@@ -9,7 +9,7 @@ import pytest
 
 from qrmi_workflows import schedulers
 from qrmi_workflows.errors import ConfigError
-from qrmi_workflows.schedulers import load_scheduler, this_job, this_scheduler
+from qrmi_workflows.schedulers import describe_this_job, load_scheduler, this_job, this_scheduler
 from qrmi_workflows.schedulers.slurm import Slurm
 from qrmi_workflows.state.process import JobIdentity
 
@@ -117,3 +117,8 @@ def test_the_job_is_the_one_that_the_scheduler_reads(no_site):
     assert this_job(no_site | IN_TOY) == JobIdentity(id="3")
     assert this_job(no_site | IN_SLURM) == JobIdentity(id="17")
     assert this_job(no_site) is None
+
+
+def test_a_job_is_described_by_its_schedulers_id(no_site):
+    assert describe_this_job(no_site | IN_SLURM)["QRMI_JOB_ID"] == "17"
+    assert describe_this_job(no_site | IN_TOY)["QRMI_JOB_ID"] == "3"

@@ -74,3 +74,24 @@ def test_a_mappable_register_is_refused():
     content = {"sequence": json.loads(sequence.to_abstract_repr()), "job_runs": 1}
     with pytest.raises(PayloadError, match=r"register is mappable.*qubits"):
         load_vendor("pasqal").check(content, qpu="F", target=None)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"counter": {"01": 2, "10": 1}}', "{'counter': {'01': 2, '10': 1}}"]
+)
+def test_a_result_is_json_or_pythons_repr_of_it(text):
+    """The QPU that Pasqal's warden has for trials writes Python's repr."""
+    counts = {"01": 2, "10": 1}
+
+    decoded = load_vendor("pasqal").decode("pulser", text)
+
+    assert decoded == [{"registers": {"atoms": {"num_bits": 2, "counts": counts}}}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{'counter': ", "__import__('os').getcwd()", "{'counter': 7}", "(" * 100_000, "{1: 2}"],
+)
+def test_a_result_in_another_form_is_an_error_and_is_not_executed(text):
+    with pytest.raises(ResultError, match="cannot be decoded"):
+        load_vendor("pasqal").decode("pulser", text)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 __all__ = ["User", "python_for_all", "temporary_user"]
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

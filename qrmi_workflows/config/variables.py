@@ -29,6 +29,7 @@ __all__ = [
     "QPU_SANDBOX",
     "QPU_SANDBOX_DAEMON",
     "QPU_SITE",
+    "QPU_SNAKEMAKE_JOB",
     "QPU_STATE",
     "QPU_STEP",
     "STAGE_VARIABLES",
@@ -55,6 +56,7 @@ QPU_ON_STOP = "QPU_ON_STOP"
 QPU_SANDBOX = "QPU_SANDBOX"
 QPU_SANDBOX_DAEMON = "QPU_SANDBOX_DAEMON"
 QPU_SITE = "QPU_SITE"
+QPU_SNAKEMAKE_JOB = "QPU_SNAKEMAKE_JOB"
 QPU_STATE = "QPU_STATE"
 QPU_STEP = "QPU_STEP"
 
@@ -79,6 +81,7 @@ INTERNAL_VARIABLES: Mapping[str, str] = {
     QPU_HELD_LANES: "lanes that a call holds and its child processes may use, one task at a time",
     QPU_JOB_USED: "seconds for which the job had run when the command started",
     QPU_JOB_LEFT: "seconds that the job had left when the command started",
+    QPU_SNAKEMAKE_JOB: "marks the jobs of a Snakemake run, each of which is one attempt",
     QPU_SANDBOX_DAEMON: "marks the sandbox's own processes",
 }
 """Variables that this project's programs set for each other; users must not set them."""

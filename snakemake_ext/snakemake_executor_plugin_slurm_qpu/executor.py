@@ -27,6 +27,7 @@ from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.command import COMMAND_TIMEOUT, run_command
 from qrmi_workflows.schedulers.slurm import Slurm
 from qrmi_workflows.schedulers.submission import JobMark, submit_job
+from snakemake_executor_plugin_slurm_qpu.amendments import amend_jobs
 from snakemake_executor_plugin_slurm_qpu.batch_script import (
     lease_argv,
     read_log_tail,
@@ -78,6 +79,7 @@ class Executor(MarkerExecutor):
     def __post_init__(self, test_mode: bool = False) -> None:
         """Refuse requests that cannot be met, before any job of the workflow runs."""
         _drop_own_leases()
+        amend_jobs()
         super().__post_init__(test_mode)
         self._requests.check_workflow(self.workflow.dag)
 

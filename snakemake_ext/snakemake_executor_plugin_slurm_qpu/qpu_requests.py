@@ -93,7 +93,6 @@ class QPURequests:
                     "remove `qpu`."
                 )
             if request is not None and job.is_group():
-                _name_qpu_for_siblings(job, request.qpu)
                 self._require_cpus_of_group(job)
             if request is not None and (job.is_group() or not job.is_shell):
                 require_parsable_wildcards(job)
@@ -207,19 +206,3 @@ def _refuse_conflicting_options(resources: Any) -> None:
             f"slurm_extra={extra!r}: -L would override the request for a QPU, which sets it. "
             "Remove -L."
         )
-
-
-def _name_qpu_for_siblings(group: Any, qpu: str) -> None:
-    # snakemake 9.27.1 refuses a group whose jobs differ in a resource that is a string
-    # (`GroupResources._is_string_resource`), and counts an absent one as 0. So the group's jobs
-    # without a QPU get its name too.
-    for job in group.jobs:
-        name = job.resources.get("qpu_name")
-        if name is None:
-            job.add_aux_resource("qpu_name", qpu)
-        elif name != qpu:
-            raise QPURequestError(
-                f"rule {job.rule.name!r} of group {group.groupid!r} has qpu_name={name!r}, but the "
-                f"group asks for QPU {qpu!r}; all rules of a group must have the same qpu_name. "
-                f'Set qpu_name="{qpu}" for that rule, or take it out of the group.'
-            )

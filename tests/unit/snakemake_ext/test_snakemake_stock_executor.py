@@ -16,6 +16,8 @@ from snakemake.common.tbdstring import TBDString
 from snakemake.dag import DAG
 from snakemake.jobs import Job
 from snakemake.persistence import PersistenceBase
+from snakemake.resources import GroupResources
+from snakemake.rules import Rule
 from snakemake.shell import shell
 from snakemake.target_jobs import parse_target_jobs_cli_args
 from snakemake.workflow import Workflow
@@ -76,7 +78,7 @@ CALLED = {
     shell._get_process_prefix: "(shell_exec=None)",
     shell.get_executable: "()",
     Job.prepare: "(self)",
-    Job.add_aux_resource: "(self, name, value)",
+    GroupResources._is_string_resource: "(name, values)",
     PersistenceBase.external_jobids: "(self, job)",
     Workflow.async_run: "(self, coro)",
     DAG.finished: "(self, job)",
@@ -97,6 +99,8 @@ ATTRIBUTES = {
     ),
     RemoteExecutor: ("active_jobs", "wait", "wait_thread"),
     DAG: ("depending",),
+    Job: ("_attempt", "_params", "_non_derived_params"),
+    Rule: ("_restart_times",),
 }
 """Attributes that the plugin reads, by the class that assigns them."""
 

@@ -1,0 +1,111 @@
+"""Amend Snakemake in the processes of a run, where it has neither an option nor a hook.
+
+The executor amends the submitting Snakemake and sets `QPU_SNAKEMAKE_JOB`, which its jobs inherit.
+Every Snakemake imports this package, so the variable makes those inside the jobs amend themselves:
+also the ones that the stock executors start, `srun` and `run:` rules included. In other processes
+Snakemake is left as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache, wraps
+from typing import Any
+
+from qrmi_workflows.config.job import read_job
+from qrmi_workflows.config.variables import QPU_SNAKEMAKE_JOB
+from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
+
+__all__ = ["amend_jobs", "amend_snakemake"]
+
+
+def amend_jobs() -> None:
+    """Amend this Snakemake, and those inside the jobs that it submits."""
+    amend_snakemake()
+    os.environ[QPU_SNAKEMAKE_JOB] = "1"
+
+
+@cache  # once in a process
+def amend_snakemake() -> None:
+    """Amend this Snakemake; the amended members were read in snakemake 9.27.1."""
+    # Imported here, as Snakemake imports every plugin at start-up (see `plain_shell`).
+    from snakemake.jobs import Job
+    from snakemake.resources import GroupResources
+    from snakemake.rules import Rule
+
+    _limit_jobs_to_one_attempt(Rule)
+    _evaluate_params_in_each_attempt(Job)
+    _require_the_granted_qpu(Job)
+    _let_groups_differ_in_qpu_name(GroupResources)
+
+
+def _limit_jobs_to_one_attempt(rule_class: Any) -> None:
+    # `--retries 0`, which every Snakemake inside a job gets, gives way to a rule's own `retries:`
+    # (https://github.com/snakemake/snakemake/issues/2050), and to that of a profile's preemptible
+    # rules. Attempts inside the job would use the resources, and the QPU, of its first attempt.
+    stock = rule_class.restart_times
+
+    def restart_times(rule: Any) -> int:
+        return int(stock.fget(rule)) if rule.workflow.is_main_process else 0
+
+    rule_class.restart_times = property(restart_times, stock.fset)
+
+
+def _evaluate_params_in_each_attempt(job_class: Any) -> None:
+    # Snakemake forgets the resources of the last attempt, but not the `params` made from them. A
+    # Snakemake inside the job evaluates them afresh; here the submitting one renders the commands.
+    stock = job_class.attempt
+
+    def set_attempt(job: Any, attempt: int) -> None:
+        stock.fset(job, attempt)
+        job._params = job._non_derived_params = None
+
+    job_class.attempt = property(stock.fget, set_attempt)
+
+
+def _require_the_granted_qpu(job_class: Any) -> None:
+    # The local executor calls `prepare` right before it runs a job.
+    stock = job_class.prepare
+
+    @wraps(stock)
+    async def prepare(job: Any) -> None:
+        if not job.dag.workflow.is_main_process:
+            require_granted(job)
+        await stock(job)
+
+    job_class.prepare = prepare
+
+
+def require_granted(job: Any) -> None:
+    """Refuse to run a job under a QPU other than the one that its rule asks for.
+
+    Snakemake evaluates functions in `resources` again inside the job. The answer may differ from
+    the one at submission, such as the least busy QPU.
+
+    Raises:
+        QPURequestError: The rule asks for a QPU that the job was not granted.
+    """
+    if not job.resources.get("qpu"):
+        return
+    name, granted = job.resources.get("qpu_name"), read_job()
+    if name in granted or (name is None and granted):  # without a name, the site's only QPU
+        return
+    held = ", ".join(sorted(granted)) or "no QPU"
+    raise QPURequestError(
+        f"rule {job.rule.name!r}: in attempt {job.attempt} it asks for qpu_name={name!r}, but its "
+        f"job was granted {held}. `qpu` and `qpu_name` must have the same value inside the job as "
+        "at submission: let them depend on nothing but wildcards, input and attempt."
+    )
+
+
+def _let_groups_differ_in_qpu_name(group_resources: Any) -> None:
+    # A group must have the same value of a text resource in all its jobs. But only those with
+    # `qpu` use a QPU; the others may have the name of a profile's default, or none.
+    # `QPURequests` checks the names that count.
+    stock = group_resources._is_string_resource
+
+    def is_string_resource(name: str, values: Sequence[Any]) -> bool:
+        return name == "qpu_name" or bool(stock(name, values))
+
+    group_resources._is_string_resource = staticmethod(is_string_resource)

@@ -2,7 +2,8 @@
 
 A payload file is one JSON object in the schema of QRMI's `task_runner`. Its keys identify the
 vendor: `program_id` and `parameters` for IBM, `sequence` and `job_runs` for Pasqal. A file that
-holds only a program (OpenQASM 3, QPY, Pulser's abstract representation) is converted to a payload.
+holds only a program (OpenQASM 3, QPY, Pulser's abstract representation) is converted to a payload,
+and so is a program in memory: a `QuantumCircuit`, a Pulser `Sequence`, or the text of such a file.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ from typing import Any, Self
 
 from qrmi_workflows.errors import PayloadError
 from qrmi_workflows.vendors.base import ProgramSettings
-from qrmi_workflows.vendors.registry import load_vendor, read_program, vendor_of_payload
+from qrmi_workflows.vendors.registry import (
+    export_program,
+    load_vendor,
+    read_program,
+    vendor_of_payload,
+)
 
 __all__ = ["MAX_BYTES", "Payload", "PayloadLike", "to_payload"]
 
@@ -85,7 +91,45 @@ class Payload:
                 argument does not apply to it.
             ConfigError: A package that is needed to read the file is not installed.
         """
-        path = Path(path)
+        return cls.from_content(
+            _parse(_read(Path(path)), str(path), "file"),
+            where=str(path),
+            program=program,
+            shots=shots,
+            observables=observables,
+            parameter_values=parameter_values,
+            precision=precision,
+        )
+
+    @classmethod
+    def from_content(
+        cls,
+        content: object,
+        *,
+        where: str = "payload",
+        program: str | None = None,
+        shots: int | None = None,
+        observables: Any = None,
+        parameter_values: Any = None,
+        precision: float | None = None,
+    ) -> Self:
+        """Create a payload from an object in memory.
+
+        Args:
+            content: An object in `task_runner`'s schema; a `QuantumCircuit` or a Pulser `Sequence`;
+                or the content of a file that `from_file` reads.
+            where: The payload's name, for messages.
+            program: As in `from_file`.
+            shots: As in `from_file`.
+            observables: As in `from_file`.
+            parameter_values: As in `from_file`.
+            precision: As in `from_file`.
+
+        Raises:
+            PayloadError: The object is not a program, and does not match any vendor's schema; or an
+                argument does not apply to it.
+            ConfigError: A package that is needed to read it is not installed.
+        """
         settings = ProgramSettings(
             program=program,
             shots=None if shots is None else _require_positive(shots),
@@ -93,26 +137,17 @@ class Payload:
             parameter_values=parameter_values,
             precision=None if precision is None else _require_non_negative(precision),
         )
-        source = _read(path)
+        source = _parse(export_program(content), where, "text")
         if isinstance(source, bytes | Mapping):
-            content = read_program(source, settings, where=str(path))
-            if content is not None:
-                return cls.from_content(content, where=str(path))
-        settings.require_only("shots", where=str(path), subject="a complete payload")
-        payload = cls.from_content(source, where=str(path))
+            converted = read_program(source, settings, where=where)
+            if converted is not None:
+                return cls._from_schema(converted, where)
+        settings.require_only("shots", where=where, subject="a complete payload")
+        payload = cls._from_schema(source, where)
         return payload if shots is None else payload.with_shots(shots)
 
     @classmethod
-    def from_content(cls, content: object, *, where: str = "payload") -> Self:
-        """Create a payload from an object in memory.
-
-        Args:
-            content: An object in `task_runner`'s schema.
-            where: The payload's name, for messages.
-
-        Raises:
-            PayloadError: The object does not match any vendor's schema.
-        """
+    def _from_schema(cls, content: object, where: str) -> Self:
         vendor = vendor_of_payload(content, where=where)
         if not isinstance(content, Mapping):  # unreachable: vendor_of_payload refuses it; for mypy
             raise TypeError(content)
@@ -160,43 +195,63 @@ class Payload:
         load_vendor(self.vendor).check(self.content, qpu=qpu, target=target)
 
 
-PayloadLike = Payload | Mapping[str, Any] | Path | str
-"""A payload, its content, or the path of its file."""
+PayloadLike = Payload | Mapping[str, Any] | Path | str | Any
+"""A payload, its content as an object or as text, a circuit, a sequence, or the path of a file."""
 
 
 def to_payload(payload: PayloadLike, *, shots: int | None = None) -> Payload:
     """Convert a payload's content, or the path of its file, to a `Payload`.
 
     Args:
-        payload: The payload, its content, or the path of its file.
+        payload: The payload, its content as an object or as text, a circuit, a sequence, or the
+            path of a file.
         shots: The number of shots; overrides the payload's own.
 
     Raises:
         PayloadError: The payload cannot be read, or does not match any vendor's schema.
     """
-    if isinstance(payload, Path | str):
+    if isinstance(payload, Payload):
+        return payload if shots is None else payload.with_shots(shots)
+    if isinstance(payload, Path) or (isinstance(payload, str) and not _is_text(payload)):
         return Payload.from_file(payload, shots=shots)
-    valid = payload if isinstance(payload, Payload) else Payload.from_content(payload)
-    return valid if shots is None else valid.with_shots(shots)
+    return Payload.from_content(payload, shots=shots)
 
 
-def _read(path: Path) -> Any:
-    """Return a file's JSON value, or its bytes if it does not begin with a JSON object or list."""
+def _is_text(text: str) -> bool:
+    """Return whether a string is the content of a file rather than its path."""
+    return "\n" in text or text.lstrip().startswith(("{", "OPENQASM"))
+
+
+def _parse(source: object, where: str, kind: str) -> Any:
+    """Return the value of JSON text; other text as bytes; anything else as it is."""
+    if isinstance(source, str):
+        source = source.encode()
+    if not isinstance(source, bytes):
+        return source
+    _check_size(where, len(source))
+    if source.lstrip()[:1] not in (b"{", b"["):
+        return source
     try:
-        _check_size(str(path), path.stat().st_size)
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)  # the size of a device or a pipe is unknown
-        _check_size(str(path), len(data))
-        if data.lstrip()[:1] not in (b"{", b"["):
-            return data
         return json.loads(
-            data.decode("utf-8"),
+            source.decode("utf-8"),
             object_pairs_hook=_without_duplicates,
             parse_constant=_refuse_constant,
         )
     except (ValueError, RecursionError) as error:
         raise PayloadError(
-            f"{path}: not valid JSON: {error}. A payload must be one JSON object. Correct the file."
+            f"{where}: not valid JSON: {error}. A payload must be one JSON object. Correct the "
+            f"{kind}."
+        ) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        _check_size(str(path), path.stat().st_size)
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)  # the size of a device or a pipe is unknown
+    except ValueError as error:  # a NUL in the path
+        raise PayloadError(
+            f"{path}: not the path of a file: {error}. Name a file that you can read."
         ) from error
     except OSError as error:
         raise PayloadError(

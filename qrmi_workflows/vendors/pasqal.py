@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -98,6 +99,15 @@ class _Pasqal:
 
         return {Sequence: lambda sequence: str(sequence.to_abstract_repr()).encode()}
 
+    def export(self, program: object) -> Mapping[str, Any] | None:
+        """Return a sequence in Pulser's abstract representation; `None` for anything else."""
+        # Only a program that has imported Pulser can have made a sequence.
+        pulser = sys.modules.get("pulser")
+        if pulser is None or not isinstance(program, pulser.Sequence):
+            return None
+        representation: Mapping[str, Any] = json.loads(program.to_abstract_repr())
+        return representation
+
     def read(
         self, source: bytes | Mapping[str, Any], settings: ProgramSettings, *, where: str
     ) -> Mapping[str, Any] | None:
@@ -106,7 +116,8 @@ class _Pasqal:
         settings.require_only("shots", where=where, subject="a sequence")
         if settings.shots is None:
             raise PayloadError(
-                f"{where}: a sequence needs a number of shots. Give one, for example `--shots 100`."
+                f"{where}: a sequence needs a number of shots. Give one: `--shots 100`, or in "
+                "Python `shots=100`."
             )
         return {"sequence": source, "job_runs": settings.shots}
 

@@ -12,6 +12,7 @@ from qrmi_workflows.errors import ConfigError, PayloadError, ResultError
 from qrmi_workflows.vendors.base import ProgramSettings, ResourceType, Vendor
 
 __all__ = [
+    "export_program",
     "find_converter",
     "find_frontend",
     "identities",
@@ -139,6 +140,21 @@ def read_program(
             f"{_describe_formats()}"
         )
     return None
+
+
+def export_program(program: object) -> object:
+    """Return a circuit or sequence of a vendor's SDK as `read_program` takes it.
+
+    Anything else is returned as it is.
+    """
+    if isinstance(program, Mapping | str | bytes | list):
+        return program
+    for vendor in _vendors().values():
+        export = getattr(vendor, "export", None)  # optional
+        exported = None if export is None else export(program)
+        if exported is not None:
+            return exported
+    return program
 
 
 def find_frontend(kind: str, *, qpu: str, resource_type: str) -> Callable[..., Any]:

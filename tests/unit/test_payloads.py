@@ -10,7 +10,7 @@ from qiskit import QuantumCircuit, qasm3, qpy
 from qiskit.circuit import Parameter
 
 from qrmi_workflows.errors import PayloadError
-from qrmi_workflows.payloads import MAX_BYTES, Payload
+from qrmi_workflows.payloads import MAX_BYTES, Payload, to_payload
 
 SAMPLER = {
     "program_id": "sampler",
@@ -280,3 +280,49 @@ def test_a_precision_must_be_non_negative_and_finite(precision, tmp_path):
     (tmp_path / "c.qasm").write_text("OPENQASM 3.0;")
     with pytest.raises(PayloadError, match=rf"precision={precision!r}: must be a non-negative"):
         Payload.from_file(tmp_path / "c.qasm", observables="Z", precision=precision)
+
+
+def pulser_sequence() -> pulser.Sequence:
+    sequence = pulser.Sequence(pulser.Register({"a": (0.0, 0.0)}), pulser.AnalogDevice)
+    sequence.declare_channel("ising", "rydberg_global")
+    sequence.add(pulser.Pulse.ConstantPulse(100, 1.0, 0.0, 0.0), "ising")
+    return sequence
+
+
+def test_a_circuit_in_memory_is_a_payload(tmp_path):
+    circuit = QuantumCircuit(1)
+    circuit.measure_all()
+    with (tmp_path / "circuit.qpy").open("wb") as file:
+        qpy.dump([circuit], file)
+    from_file = Payload.from_file(tmp_path / "circuit.qpy", shots=5)
+
+    assert to_payload(circuit, shots=5) == Payload.from_content(circuit, shots=5) == from_file
+    estimate = Payload.from_content(circuit, observables="Z", precision=0.1)
+    assert estimate.program == "estimator"
+
+
+def test_a_sequence_in_memory_is_a_payload(tmp_path):
+    sequence = pulser_sequence()
+    (tmp_path / "sequence.json").write_text(sequence.to_abstract_repr())
+    from_file = Payload.from_file(tmp_path / "sequence.json", shots=5)
+
+    assert to_payload(sequence, shots=5) == from_file
+    assert to_payload(sequence.to_abstract_repr(), shots=5) == from_file
+    with pytest.raises(PayloadError, match=r"number of shots.*shots=100"):
+        to_payload(sequence)
+
+
+def test_text_in_memory_is_a_payload_and_a_name_is_a_file():
+    openqasm = "OPENQASM 3.0; bit[1] c; c[0] = measure $0;"
+
+    assert to_payload(json.dumps(SAMPLER)) == Payload.from_content(SAMPLER)
+    assert to_payload(f"\n{json.dumps(SEQUENCE)}", shots=3).content["job_runs"] == 3
+    assert to_payload(openqasm, shots=3).content["parameters"]["pubs"] == [[openqasm, None, 3]]
+    with pytest.raises(PayloadError, match=r"payload: not valid JSON: .* Correct the text"):
+        to_payload('{"program_id": ')
+    with pytest.raises(PayloadError, match="nul"):
+        to_payload("a\0b.json")
+    with pytest.raises(PayloadError, match=r"bell\.json: cannot read the payload"):
+        to_payload("bell.json")
+    with pytest.raises(PayloadError, match="has type float, which is not a payload"):
+        to_payload(1.5)

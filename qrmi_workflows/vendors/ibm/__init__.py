@@ -10,6 +10,7 @@ processes check circuits or decode results.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,16 @@ class _IBM:
         from qrmi_workflows.vendors.ibm.identity import identities
 
         return identities()
+
+    def export(self, program: object) -> bytes | None:
+        """Return a circuit as OpenQASM 3; `None` for anything else."""
+        # Only a program that has imported Qiskit can have made a circuit.
+        qiskit = sys.modules.get("qiskit")
+        if qiskit is None or not isinstance(program, qiskit.QuantumCircuit):
+            return None
+        from qrmi_workflows.vendors.ibm.circuits import to_openqasm
+
+        return to_openqasm(program).encode()
 
     def read(
         self, source: bytes | Mapping[str, Any], settings: ProgramSettings, *, where: str

@@ -28,11 +28,11 @@ from parsl.serialize.errors import SerializationError
 
 from parsl_ext.alive_file import AliveFile
 from parsl_ext.apps import is_lease_app
+from parsl_ext.block_errors import BlockErrors
 from parsl_ext.call_limiter import CallLimiter
 from parsl_ext.providers.base import QPUProvider
 from parsl_ext.resource_spec import require_valid_spec
 from parsl_ext.result_queue import PendingCalls, read_results
-from parsl_ext.retries import replace_lost_blocks
 from qrmi_workflows.config.variables import QPU_LANES
 
 __all__ = ["QPUExecutor"]
@@ -75,7 +75,7 @@ class QPUExecutor(HighThroughputExecutor):
         As in Parsl's `HighThroughputExecutor`.
     block_error_handler : bool or callable
         As in Parsl's `HighThroughputExecutor`. By default, a lost block is replaced, and its calls
-        are retried as `retries` in `Config` allows.
+        are retried as `retries` in `Config` allows (see `BlockErrors`).
     drain_period, encrypted
         As in Parsl's `HighThroughputExecutor`.
     heartbeat_period, heartbeat_threshold : int
@@ -133,7 +133,7 @@ class QPUExecutor(HighThroughputExecutor):
             address_probe_timeout=address_probe_timeout,
             worker_logdir_root=worker_logdir_root,
             block_error_handler=(
-                replace_lost_blocks if block_error_handler is True else block_error_handler
+                BlockErrors() if block_error_handler is True else block_error_handler
             ),
             encrypted=encrypted,
         )
@@ -246,6 +246,37 @@ class QPUExecutor(HighThroughputExecutor):
             False.
         """
         return False
+
+    def scale_in(self, blocks: int, max_idletime: float | None = None) -> list[str]:
+        """Cancel blocks; with `max_idletime`, only those that have been idle for so many seconds.
+
+        A block that is starting is not idle.
+
+        Returns
+        -------
+        list of str
+            The ids of the blocks that were cancelled.
+        """
+        # With `max_idletime`, which Parsl's strategy "htex_auto_scale" passes, HTEX (read in Parsl
+        # 2026.10.26) also cancels each block whose workers have not registered yet, even if it is
+        # asked for no block at all. The strategy then submits another one, and so on.
+        if max_idletime is None:
+            return list(super().scale_in(blocks))
+        idle = self._idle_blocks(max_idletime)[: max(0, blocks)]
+        for block in idle:
+            self._hold_block(block)
+        job_ids = [self.blocks_to_job_id[block] for block in idle if block in self.blocks_to_job_id]
+        cancelled = self._filter_scale_in_ids(job_ids, self.provider.cancel(job_ids))
+        return [self.job_ids_to_block[job_id] for job_id in cancelled]
+
+    def _idle_blocks(self, seconds: float) -> list[str]:
+        """Return the blocks all of whose workers have been idle for so long, the longest first."""
+        idle: dict[str, float] = {}
+        for manager in self.connected_managers():
+            duration = -1.0 if manager["tasks"] else manager["idle_duration"]
+            block = manager["block_id"]
+            idle[block] = min(duration, idle.get(block, duration))
+        return sorted((b for b in idle if idle[b] > seconds), key=lambda b: -idle[b])
 
     def _get_launch_command(self, block_id: str) -> str:
         # HTEX (read in Parsl 2026.10.26) formats the command a second time here, after inserting

@@ -43,7 +43,7 @@ class LeaseLauncher(Launcher):
     Parameters
     ----------
     qpu : str | None
-        The QPU's name. If None, a `QPUProvider` sets it.
+        The QPU's name. Leave it out if the provider is a `QPUProvider`, which knows it.
     inner : Launcher | None
         The launcher that starts the workers. If None, Parsl's `SingleNodeLauncher`.
     """

@@ -51,8 +51,8 @@ class QPUSlurmProvider(QPUProvider):
     UnknownQPUError
         The site policy does not offer the QPU.
     RequestError
-        `count` is not a positive integer, or `scheduler_options` would override the request for
-        the QPU.
+        `count` is not a positive integer, `scheduler_options` would override the request for the
+        QPU, or the launcher is for another QPU.
     ConfigError
         There is no usable site policy.
     """

@@ -5,22 +5,26 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from qrmi_workflows.client.failures import is_busy
+from qrmi_workflows.client.failures import is_busy, is_transient
 from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.config.job import JobQPU, read_job
 from qrmi_workflows.config.qpus import find_config, load_qpus, select_qpu
 from qrmi_workflows.errors import ConfigError, LeaseError, QPUError, UnknownQPUError
 from qrmi_workflows.retry import retry
 
-__all__ = ["ACQUIRE_SECONDS", "acquire", "find_qpu"]
+__all__ = ["ACQUIRE_SECONDS", "FAILING_SECONDS", "acquire", "find_qpu"]
 
 logger = logging.getLogger(__name__)
 
 ACQUIRE_SECONDS = 300.0
 """How long to retry while the vendor refuses temporarily (busy, reserved, 429)."""
+
+FAILING_SECONDS = 30.0
+"""How long to retry while the vendor fails (503, no answer). What it grants late is released."""
 
 
 def find_qpu(
@@ -58,7 +62,7 @@ def find_qpu(
 
 
 def acquire(found: JobQPU, resource: QRMIResource, stop: threading.Event) -> str:
-    """Acquire a QPU and return the token; retry for a while if the vendor refuses temporarily.
+    """Acquire a QPU and return the token; retry for a while if the vendor is busy or fails.
 
     Args:
         found: The QPU.
@@ -69,6 +73,11 @@ def acquire(found: JobQPU, resource: QRMIResource, stop: threading.Event) -> str
         ConfigError: The QPU's settings are incomplete.
         LeaseError: The vendor did not grant it.
     """
+    started = time.monotonic()
+
+    def is_worth_repeating(error: BaseException) -> bool:
+        is_soon = time.monotonic() - started < FAILING_SECONDS
+        return is_busy(error) or (is_soon and is_transient(error))
 
     def request() -> str:
         if stop.is_set():
@@ -78,7 +87,7 @@ def acquire(found: JobQPU, resource: QRMIResource, stop: threading.Event) -> str
     try:
         return retry(
             request,
-            is_busy,
+            is_worth_repeating,
             stop=stop,
             seconds=ACQUIRE_SECONDS,
             pause=1.0,
@@ -97,6 +106,5 @@ def acquire(found: JobQPU, resource: QRMIResource, stop: threading.Event) -> str
 
 
 def _log_waiting(seconds: float, error: BaseException) -> None:
-    logger.warning(
-        "waiting for the QPU, for %.0f s of at most %.0f s: %s", seconds, ACQUIRE_SECONDS, error
-    )
+    limit = ACQUIRE_SECONDS if is_busy(error) else FAILING_SECONDS
+    logger.warning("waiting for the QPU, for %.0f s of at most %.0f s: %s", seconds, limit, error)

@@ -100,6 +100,42 @@ def test_a_block_is_submitted_for_the_first_call_and_cancelled_when_idle(parsl_s
     assert parsl_site.sessions()["closed"] - closed == 2
 
 
+def test_a_block_that_is_starting_is_not_scaled_in_as_idle(parsl_site: Site):
+    """A strategy that took it for idle would cancel it and submit another one, again and again."""
+    before = parsl_site.sessions()["opened"]
+    strategy = "htex_auto_scale"
+    with parsl_site.load(strategy=strategy, init_blocks=0, worker_init="sleep 2") as kernel:
+        blocks = kernel.executors["qpu"].provider.resources
+
+        assert sample(bell()).result(timeout=60)["task"]
+
+        assert len(blocks) == 1
+        wait_until(lambda: all(job["status"].terminal for job in blocks.values()), "scale-in")
+    assert parsl_site.sessions()["opened"] - before == 1
+
+
+def test_a_call_is_retried_in_another_block_if_the_first_is_lost_before_its_workers_start(
+    parsl_site: Site,
+):
+    flag = parsl_site.folder / "flag"
+    with parsl_site.load(worker_init=f"[ -e {flag} ] || {{ touch {flag}; sleep 60; }}") as kernel:
+        call = sample(bell())
+        wait_until(flag.exists, "the block to start")
+
+        parsl_site.slurm("scancel", *kernel.executors["qpu"].provider.resources)
+
+        assert call.result(timeout=60)["task"]
+
+
+def test_a_call_waits_for_another_block_if_the_vendor_fails_while_the_first_starts(
+    parsl_site: Site,
+):
+    rule = {"kind": "status", "route": "POST */sessions", "status": 403, "count": 1}
+    parsl_site.control.ask("POST", "/faults", rule)
+    with parsl_site.load():
+        assert sample(bell()).result(timeout=60)["task"]
+
+
 def test_a_block_adopts_the_lease_of_the_site_and_leaves_it_open(parsl_site: Site):
     with open_lease("ibm_quick") as site_lease:
         sessions = parsl_site.sessions()

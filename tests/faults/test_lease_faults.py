@@ -277,6 +277,7 @@ def test_a_failed_release_does_not_lose_the_result_of_qpu_run(
 
 def test_a_grant_after_the_deadline_is_released(fault, counted, monkeypatch):
     monkeypatch.setattr("qrmi_workflows.client.resource.DEADLINES", {"acquire": 0.3})
+    monkeypatch.setattr("qrmi_workflows.lease.acquire.FAILING_SECONDS", 0.1)
     fault("delay", route="POST */sessions", seconds=1.0, count=1, when="after")
 
     with pytest.raises(LeaseError, match=r"did not answer acquire within 0\.3 s"):
@@ -336,6 +337,27 @@ def test_acquiring_waits_for_a_busy_qpu(counted, fault, caplog):
 
     assert "waiting for the QPU" in caplog.text
     assert counted()["sessions open"] == 0
+
+
+@pytest.mark.parametrize("kind", ["status", "drop"])
+def test_acquiring_is_repeated_if_the_vendor_fails_for_a_moment(counted, fault, caplog, kind):
+    fault(kind, route="POST */sessions", status=503, count=1)
+
+    with open_lease("ibm_quick"):
+        assert counted()["sessions open"] == 1
+
+    assert "waiting for the QPU, for 0 s of at most 30 s" in caplog.text
+
+
+def test_acquiring_is_not_repeated_forever_if_the_vendor_fails(fault, monkeypatch, matched):
+    monkeypatch.setattr("qrmi_workflows.lease.acquire.FAILING_SECONDS", 0.5)
+    fault("status", route="POST */sessions", status=503)
+
+    with pytest.raises(LeaseError, match="503") as caught:
+        open_lease("ibm_quick")
+
+    assert caught.value.retryable
+    assert matched() > 1
 
 
 def test_acquiring_does_not_wait_forever(fault, monkeypatch):

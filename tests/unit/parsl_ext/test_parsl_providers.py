@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from parsl_ext import LeaseLauncher, QPUSlurmProvider
 from parsl_ext.providers import stray_jobs
 from parsl_ext.providers.job_script import render_job_script
 from parsl_ext.providers.stray_jobs import StrayJobs
+from qrmi_workflows.errors import RequestError
 from qrmi_workflows.schedulers.base import JobState, JobStatus
 from qrmi_workflows.schedulers.slurm import Slurm
 
@@ -82,3 +84,22 @@ def test_a_job_that_outlives_its_cancellation_is_cancelled_again(
     assert strays.find(listed(j1="a", j3="c")) == ["1"]
     assert strays.find({}) == []
     assert not strays
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site.toml").write_text("[qpus.ibm_a]\n[qpus.ibm_b]\n")
+    monkeypatch.setenv("QPU_SITE", str(tmp_path / "site.toml"))
+
+
+def test_a_launcher_for_another_qpu_than_the_providers_is_refused(site: None) -> None:
+    with pytest.raises(RequestError, match=r"'ibm_a', but its launcher leases 'ibm_b'.*Leave out"):
+        QPUSlurmProvider(qpu="ibm_a", launcher=LeaseLauncher(qpu="ibm_b"))
+
+
+@pytest.mark.parametrize("qpu", [None, "ibm_a"])
+def test_a_launcher_takes_the_qpu_from_its_provider(site: None, qpu: str | None) -> None:
+    given = LeaseLauncher(qpu=qpu)
+
+    assert QPUSlurmProvider(qpu="ibm_a", launcher=given).launcher.qpu == "ibm_a"
+    assert given.qpu == qpu, "two providers may share a launcher"

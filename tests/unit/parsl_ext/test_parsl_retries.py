@@ -1,4 +1,4 @@
-"""The retry cost of failed calls, and when an executor gives up on its blocks."""
+"""The retry cost of failed calls."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import math
 import pytest
 from parsl.executors.errors import InvalidResourceSpecification
 from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
-from parsl.jobs.states import JobState, JobStatus
-from parsl.providers import LocalProvider
 from parsl.serialize.errors import DeserializationError
 
-from parsl_ext import QPUExecutor, qpu_retry_handler
+from parsl_ext import qpu_retry_handler
 from qrmi_workflows import errors
 
 
@@ -42,26 +40,3 @@ def test_an_error_that_a_retry_may_cure_costs_one_retry(error: Exception) -> Non
 )
 def test_an_error_that_would_occur_again_costs_all_retries(error: Exception) -> None:
     assert qpu_retry_handler(error, {}) == math.inf
-
-
-@pytest.mark.parametrize(
-    ("blocks", "gives_up"),
-    [
-        ("PENDING", False),
-        ("MISSING", True),
-        ("MISSING RUNNING", False),
-        ("FAILED", False),
-        ("FAILED MISSING", False),
-        ("FAILED MISSING FAILED", True),
-        ("FAILED FAILED COMPLETED", False),
-    ],
-)
-def test_an_executor_gives_up_if_no_block_has_worked_or_three_in_a_row_have_failed(
-    blocks: str, gives_up: bool
-) -> None:
-    executor = QPUExecutor(provider=LocalProvider())
-    states = {str(n): JobStatus(JobState[name]) for n, name in enumerate(blocks.split())}
-
-    executor.handle_errors(states)
-
-    assert executor.bad_state_is_set is gives_up

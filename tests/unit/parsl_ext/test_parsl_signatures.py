@@ -24,6 +24,7 @@ from parsl.executors.base import ParslExecutor
 from parsl.executors.errors import InvalidResourceSpecification
 from parsl.executors.execute_task import execute_task
 from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD
+from parsl.executors.status_handling import BlockProviderExecutor
 from parsl.jobs.error_handlers import simple_error_handler, windowed_error_handler
 from parsl.jobs.states import JobStatus
 from parsl.launchers.base import Launcher
@@ -63,6 +64,7 @@ SIGNATURES: dict[Callable[..., Any], str] = {
     HighThroughputExecutor.submit: "(self, func, resource_specification, *args, **kwargs)",
     HighThroughputExecutor.submit_payload: "(self, context, buffer)",
     HighThroughputExecutor.outstanding: "(self)",
+    HighThroughputExecutor.scale_in: "(self, blocks, max_idletime=None)",
     HighThroughputExecutor._get_launch_command: "(self, block_id)",
     HighThroughputExecutor._start_local_interchange_process: "(self)",
     HighThroughputExecutor._result_queue_worker: "(self)",
@@ -80,6 +82,9 @@ SIGNATURES: dict[Callable[..., Any], str] = {
     Launcher.__init__: "(self, debug=True)",
     Launcher.__call__: "(self, command, tasks_per_node, nodes_per_block, script_dir='')",
     # Called, registered with, or raised
+    HighThroughputExecutor._hold_block: "(self, block_id)",
+    HighThroughputExecutor.connected_managers: "(self)",
+    BlockProviderExecutor._filter_scale_in_ids: "(self, to_kill, killed)",
     BasicMemoizer.__init__: (
         "(self, *, checkpoint_files=None, checkpoint_period=None, checkpoint_mode=None, "
         "memoize=True)"
@@ -165,9 +170,9 @@ def test_the_launch_command_has_the_options_that_are_rewritten(option: str) -> N
 def test_parsl_has_the_private_attributes_that_are_used() -> None:
     executor = HighThroughputExecutor(provider=LocalProvider())
 
-    assert {name: vars(executor)[name] for name in ("_tasks", "_status", "cert_dir")} == {
-        "_tasks": {},
-        "_status": {},
+    names = ("_tasks", "_status", "blocks_to_job_id", "job_ids_to_block", "cert_dir")
+    assert {name: vars(executor)[name] for name in names} == {
+        **{name: {} for name in names},
         "cert_dir": None,
     }
     assert executor.tasks is executor._tasks

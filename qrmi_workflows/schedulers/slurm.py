@@ -37,6 +37,7 @@ __all__ = [
     "cluster_of",
     "has_accounting",
     "kill_wait_of",
+    "min_job_age_of",
     "parse_running_job",
     "qpu_options",
     "refuse_options",
@@ -267,6 +268,15 @@ def kill_wait_of(scontrol_output: str) -> float | None:
     """Parse the seconds from SIGTERM to SIGKILL from `scontrol show config` (`KillWait`)."""
     match = re.search(r"^KillWait\s*=\s*(\d+) sec", scontrol_output, re.MULTILINE)
     return float(match[1]) if match else None
+
+
+def min_job_age_of(scontrol_output: str) -> float | None:
+    """Parse from `scontrol show config` for how many seconds Slurm remembers an ended job.
+
+    `None` if it is not known, or if Slurm never forgets (`MinJobAge=0`).
+    """
+    match = re.search(r"^MinJobAge\s*=\s*(\d+) sec", scontrol_output, re.MULTILINE)
+    return float(match[1]) or None if match else None
 
 
 def has_accounting(scontrol_output: str) -> bool:

@@ -1,4 +1,4 @@
-"""The batch script of a job that holds a QPU, and the tail of the job's log."""
+"""The batch script of a job that holds a QPU."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from pathlib import Path
 
 from qrmi_workflows.config.variables import QPU_KILL_WAIT, QPU_LANES, QPU_STEP
 
-__all__ = ["lease_argv", "read_log_tail", "render_batch_script"]
-
-_TAIL_LINES = 12
-_TAIL_BYTES = 4096
+__all__ = ["lease_argv", "render_batch_script"]
 
 _SCRIPT = """\
 #!/bin/bash
@@ -74,13 +71,3 @@ def render_batch_script(command: Sequence[str], markers: Path) -> str:
             the command's exit status.
     """
     return _SCRIPT.format(markers=shlex.quote(str(markers)), command=shlex.join(command))
-
-
-def read_log_tail(log: Path | None) -> str:
-    """Return the last lines of a job's log, indented; empty if it cannot be read."""
-    try:
-        data = log.read_bytes()[-_TAIL_BYTES:] if log else b""
-    except OSError:
-        return ""
-    lines = data.decode(errors="replace").splitlines()[-_TAIL_LINES:]
-    return "\n".join(f"    {line}" for line in lines)

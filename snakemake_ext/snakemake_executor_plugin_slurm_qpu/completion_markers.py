@@ -1,12 +1,14 @@
 """Completion markers: files that jobs write when their command has ended.
 
-A marker only decides *when* Slurm is asked about a job; Slurm's answer decides how the job ended.
-So a marker that cannot be seen (no shared file system, a full disk) costs only time: the job is
-then checked on the stock executor's schedule.
+A marker decides *when* Slurm is asked about a job; Slurm's answer decides how the job ended. So a
+marker that cannot be seen (no shared file system, a full disk) costs only time: the job is then
+checked on the stock executor's schedule. Only where Slurm has forgotten the job does the exit
+status in its marker decide.
 """
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 import threading
@@ -14,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
-__all__ = ["POLL_SECONDS", "CompletionMarkers"]
+__all__ = ["POLL_SECONDS", "CompletionMarkers", "render_marker_suffix"]
 
 POLL_SECONDS = 0.1
 """Seconds between two scans of the folder. Each costs one `scandir`, and no query to Slurm."""
@@ -108,14 +110,32 @@ class CompletionMarkers:
         """Return whether the check of a job with a marker has been held back for too long."""
         return any(monotonic() >= check_at + _MAX_HOLD for check_at in self._check_at.values())
 
-    def exit_status(self, job_id: str) -> str:
-        """Return the exit status that a job's marker holds; empty if it holds none."""
+    def exit_status(self, job_id: str) -> str | None:
+        """Return the exit status that a job's marker holds.
+
+        Empty if it cannot be read; `None` if `jobs_to_check` has not seen a marker of the job.
+        """
+        if job_id not in self._check_at:
+            return None
         try:
             return (self.folder / self._expected[job_id]).read_text(encoding="ascii").strip()
-        except (KeyError, OSError, UnicodeDecodeError):
+        except (OSError, UnicodeDecodeError):
             return ""
 
     def close(self) -> None:
         """Remove the folder, unless jobs may still write to it."""
         if not self._expected and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def render_marker_suffix(marker: Path) -> str:
+    """Render what leaves a marker after a command, as `COMMAND && SUFFIX` for a POSIX shell.
+
+    The exit status stays that of the command, whether or not the marker can be written; a failure
+    becomes 1.
+    """
+    # Without `$`: the stock executor puts the text between double quotes of a shell.
+    # `COMMAND && A || B`: B runs if COMMAND fails, because A never does.
+    path, part = shlex.quote(str(marker)), shlex.quote(f"{marker}.part")
+    good, bad = (f"echo {status} > {part} && mv {part} {path}" for status in (0, 1))
+    return f"{{ {good} || :; }} 2>/dev/null || {{ {{ {bad}; }} 2>/dev/null; exit 1; }}"

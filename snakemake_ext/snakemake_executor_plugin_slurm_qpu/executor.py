@@ -30,10 +30,11 @@ from qrmi_workflows.schedulers.submission import JobMark, submit_job
 from snakemake_executor_plugin_slurm_qpu.amendments import amend_jobs
 from snakemake_executor_plugin_slurm_qpu.batch_script import (
     lease_argv,
-    read_log_tail,
     render_batch_script,
 )
+from snakemake_executor_plugin_slurm_qpu.completion_markers import render_marker_suffix
 from snakemake_executor_plugin_slurm_qpu.dag import jobs_in
+from snakemake_executor_plugin_slurm_qpu.job_log import is_too_long_to_show, read_error
 from snakemake_executor_plugin_slurm_qpu.job_names import (
     cluster_of,
     job_comment,
@@ -260,15 +261,12 @@ class Executor(MarkerExecutor):
         """Append the marker of a job without a QPU, if the user wants one."""
         if _RENDERS_QPU_JOB.get() or not self._leaves_marker(job):
             return ""
-        # The interface renders `COMMAND && SUFFIX`, here `COMMAND && touch … || { … }`: the braces
-        # run if COMMAND has failed, leave the marker too, and preserve the failure.
-        marker = shlex.quote(str(self._markers.folder / marker_name(job)))
-        return f"touch {marker} || {{ touch {marker}; exit 1; }}"
+        return render_marker_suffix(self._markers.folder / marker_name(job))
 
     def _leaves_marker(self, job: Any) -> bool:
         # Not a job of an array: the stock executor appends options to the end of its command.
         in_array = not job.is_group() and self.array_jobs & {"all", job.rule.name}
-        return self.workflow.executor_settings.mark_all and not in_array
+        return self.marks_all and not in_array
 
     def report_job_submission(self, job_info: SubmittedJobInfo, register_job: bool = True) -> None:
         """Report a job that Slurm has accepted, and look for its marker from now on."""
@@ -288,15 +286,22 @@ class Executor(MarkerExecutor):
     def report_job_error(
         self, job_info: SubmittedJobInfo, msg: str | None = None, **kwargs: Any
     ) -> None:
-        """Report a job that has failed, with the tail of its log and the usage of its leases."""
+        """Report a job that has failed, with the error from its log and the usage of its leases."""
         self._log_leases(job_info)
-        tail = read_log_tail((job_info.aux or {}).get("slurm_logfile"))
-        if tail and self._requests.request_of(job_info.job) is not None:
-            msg = f"{msg} Its log ends with:\n{tail}\n"
+        log = (job_info.aux or {}).get("slurm_logfile")
+        if error := read_error(log, has_snakemake=not self._runs_shell_itself(job_info.job)):
+            msg = f"{msg or ''}Its log ends with:\n{error}\n"
+        if is_too_long_to_show(log):
+            # `--show-failed-logs` of Snakemake reads whole logs into memory (`logging.show_logs`).
+            kwargs.pop("aux_logs", None)
+            msg = f"{msg or ''}The whole log, which is long: {log} "
         if job_info.job.is_group():
             # `GroupJob.log_error` of snakemake 9.27.1 accepts the message but does not show it.
             self.logger.error(f"Group {job_info.job.groupid}: {msg}")
         super().report_job_error(job_info, msg=msg, **kwargs)
+
+    def _runs_shell_itself(self, job: Any) -> bool:
+        return self._requests.request_of(job) is not None and self._is_plain_shell(job)
 
     def handle_job_success(self, job: Any) -> None:
         """Archive the step of a job whose outputs Snakemake has found."""

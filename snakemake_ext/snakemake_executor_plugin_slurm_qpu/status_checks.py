@@ -1,9 +1,12 @@
-"""Check the status of jobs: on the stock executor's schedule, and soon after a completion marker.
+"""Check the status of jobs: on a schedule, and soon after a completion marker.
 
 The stock executor (snakemake-executor-plugin-slurm 2.8.0) queries Slurm every 40 to 180 s. That
 spares Slurm, but a chain of short jobs spends most of its time waiting. Here a marker triggers a
 query if the workflow can go on once the answer is known; otherwise the query is deferred until more
 jobs have ended. So a chain costs one query per job, and a fan-out one or two.
+
+The stock executor also waits for ever for some jobs that have ended: those that were preempted for
+good, and those that Slurm no longer knows. So this one asks and decides itself, for all jobs.
 """
 
 from __future__ import annotations
@@ -18,21 +21,36 @@ from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from qrmi_workflows.errors import SchedulerError
-from qrmi_workflows.schedulers.base import JobStatus
+from qrmi_workflows.schedulers.base import JobState, JobStatus
 from qrmi_workflows.schedulers.command import run_command
-from qrmi_workflows.schedulers.slurm import Slurm, has_accounting, kill_wait_of
-from qrmi_workflows.schedulers.submission import list_jobs
+from qrmi_workflows.schedulers.slurm import has_accounting, kill_wait_of, min_job_age_of
 from snakemake_executor_plugin_slurm_qpu.completion_markers import POLL_SECONDS, CompletionMarkers
 from snakemake_executor_plugin_slurm_qpu.dag import unblocks_jobs
 from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
-from snakemake_executor_plugin_slurm_qpu.outcome import Outcome, decide_outcome
+from snakemake_executor_plugin_slurm_qpu.outcome import (
+    Outcome,
+    decide_outcome,
+    describe_end,
+    describe_forgotten,
+)
+from snakemake_executor_plugin_slurm_qpu.status_queries import Answer, ask_slurm, nodes_of
 from snakemake_executor_plugin_slurm_qpu.telemetry import WORKFLOW_RECORDS
 
-__all__ = ["MarkerExecutor"]
+__all__ = ["FORGOTTEN_SECONDS", "MarkerExecutor"]
+
+FORGOTTEN_SECONDS = 60.0
+"""For how long Slurm must not know a job before it counts as failed.
+
+So long may NFS hide a marker (acdirmax, nfs(5)), and the accounting may be late.
+"""
+
+_LONGEST_INTERVAL = 180.0
+_INTERVAL_STEP = 10.0
+"""The schedule of the stock executor: each check without news adds a step to the interval."""
 
 
 class MarkerExecutor(SlurmExecutor):
-    """The stock Slurm executor, which also checks a job soon after its marker has appeared."""
+    """The stock Slurm executor with other status checks, soon after a marker has appeared."""
 
     # Overridden methods were read in snakemake-executor-plugin-slurm 2.8.0 (the stock executor) and
     # snakemake-interface-executor-plugins 9.4.0 (the interface).
@@ -42,8 +60,12 @@ class MarkerExecutor(SlurmExecutor):
         # and only then calls `__post_init__`. The stock executor has had this race too:
         # https://github.com/snakemake/snakemake-executor-plugin-slurm/pull/396.
         self._markers = CompletionMarkers(WORKFLOW_RECORDS.parent)
-        self._reported: set[str] = set()
         self._next_scheduled_check = 0.0
+        self._interval = 0.0
+        self._forgotten_since: dict[str, float] = {}
+        self._held: set[str] = set()
+        self._has_accounting = False
+        self._min_job_age: float | None = None
         super().__init__(workflow, logger)
 
     def __post_init__(self, test_mode: bool = False) -> None:
@@ -55,15 +77,33 @@ class MarkerExecutor(SlurmExecutor):
             raise QPURequestError(str(error)) from error
         self._has_accounting = has_accounting(config)
         self._kill_wait = kill_wait_of(config)
+        self._min_job_age = min_job_age_of(config)
+        if self._forgets_early and not self.workflow.executor_settings.mark_all:
+            self.logger.info(
+                f"This Slurm has no accounting and forgets jobs {self._min_job_age:g} s after "
+                "their end (MinJobAge). So jobs without a QPU leave a completion marker too, as "
+                "with --slurm-qpu-mark-all."
+            )
+
+    @property
+    def _first_interval(self) -> float:
+        return float(self.workflow.executor_settings.init_seconds_before_status_checks)
+
+    @property
+    def _forgets_early(self) -> bool:
+        """Whether a job may end, and be forgotten, between two checks."""
+        is_short = self._min_job_age is not None and self._min_job_age < 3 * self._first_interval
+        return is_short and not self._has_accounting
+
+    @property
+    def marks_all(self) -> bool:
+        """Whether jobs without a QPU leave a completion marker too."""
+        return bool(self.workflow.executor_settings.mark_all) or self._forgets_early
 
     async def sleep(self) -> None:
         """Sleep until the next scheduled check, or until a marker makes an earlier one useful."""
         # The interface's `_wait_for_jobs` calls this between checks; its own `sleep` always sleeps
-        # for the whole interval.
-        now = monotonic()
-        if now >= self._next_scheduled_check:
-            self._next_scheduled_check = now + self.next_seconds_between_status_checks
-        # `wait` turns False at shutdown, which joins this thread.
+        # for the whole interval. `wait` turns False at shutdown, which joins this thread.
         while self.wait and monotonic() < self._next_scheduled_check:
             if self._is_check_useful():
                 break
@@ -81,7 +121,7 @@ class MarkerExecutor(SlurmExecutor):
         return (
             self._may_free_a_slot(len(active))
             or self._markers.is_check_overdue()
-            or any(self._markers.exit_status(job_id) not in {"0", ""} for job_id in marked)
+            or any(self._markers.exit_status(job_id) not in {"0", "", None} for job_id in marked)
             or unblocks_jobs(self.workflow.dag, ended, running)
         )
 
@@ -102,72 +142,96 @@ class MarkerExecutor(SlurmExecutor):
         self, active_jobs: list[SubmittedJobInfo]
     ) -> AsyncGenerator[SubmittedJobInfo, None]:
         """Ask Slurm how jobs ended; report those that did, and yield the others."""
-        self._reported.clear()
-        rest = {info.external_jobid: info for info in active_jobs}
-        # A check triggered by a marker asks only about jobs with markers. That query would miss
-        # jobs on other clusters, so with several clusters the stock executor asks.
-        if monotonic() < self._next_scheduled_check and not self._submitted_job_clusters:
-            if not self._report_marked(rest, self._markers.jobs_to_check()):
-                for info in rest.values():
-                    yield info
-                return
-            rest = {job_id: info for job_id, info in rest.items() if job_id not in self._reported}
-        async for info in super().check_active_jobs(list(rest.values())):
-            self._markers.back_off(info.external_jobid)
-            del rest[info.external_jobid]
+        due = self._markers.jobs_to_check()
+        answer = await self._ask(active_jobs)
+        waiting = [info for info in active_jobs if not self._report_if_ended(info, answer)]
+        self._schedule_next_check(has_news=len(waiting) < len(active_jobs) or not active_jobs)
+        for info in waiting:
+            if info.external_jobid in due:
+                self._markers.back_off(info.external_jobid)
             yield info
-        # If its query fails, the stock executor neither reports nor yields its jobs. The interface
-        # then drops them from `active_jobs`, and Snakemake would wait for them forever; compare
-        # https://github.com/snakemake/snakemake-executor-plugin-slurm/issues/207.
-        for job_id in rest.keys() - self._reported:
-            self._markers.back_off(job_id)
-            yield rest[job_id]
 
-    def _report_marked(self, active: dict[str, SubmittedJobInfo], marked: frozenset[str]) -> bool:
-        """Ask Slurm about jobs with a marker; report those that have ended.
+    async def _ask(self, active_jobs: list[SubmittedJobInfo]) -> Answer:
+        if not active_jobs:
+            return Answer(statuses={}, forgotten=frozenset())
+        async with self.status_rate_limiter:
+            answer = ask_slurm(
+                [info.external_jobid for info in active_jobs],
+                name=self.run_uuid,  # the stock executor names every job of a run after the run
+                commands=self._status_commands(),
+                all_clusters=bool(self._submitted_job_clusters),
+            )
+        for error in answer.errors:
+            self.logger.warning(f"{error} Snakemake goes on waiting, and asks again later.")
+        return answer
 
-        Args:
-            active: The active jobs by their ids; the reported ones are removed.
-            marked: The ids of the jobs to ask about.
+    def _status_commands(self) -> list[str]:
+        """Return the commands that know about jobs, the one that the user prefers first."""
+        if not self._has_accounting:
+            # Without a database, sacct knows no job, or fails.
+            return ["squeue"]
+        first = "sacct" if self.get_status_command() == "sacct" else "squeue"
+        return [first, "sacct" if first == "squeue" else "squeue"]
 
-        Returns:
-            Whether a job has failed for a reason that the stock executor should look up.
-        """
-        asked = marked & active.keys()
-        if not asked:
+    def _report_if_ended(self, info: SubmittedJobInfo, answer: Answer) -> bool:
+        """Report a job that has ended, and return whether it has."""
+        job_id = info.external_jobid
+        status, exit_status = answer.statuses.get(job_id), self._markers.exit_status(job_id)
+        if status is None and job_id not in answer.forgotten:
+            return False  # a command has failed, and no other one knows the job
+        if status is not None:
+            self._forgotten_since.pop(job_id, None)
+        outcome = decide_outcome(status, exit_status)
+        if outcome is Outcome.SUCCEEDED:
+            self.report_job_success(info)
+            self._remove_log(info)
+        elif outcome is Outcome.FAILED:
+            self._exclude_failed_nodes(job_id, status)
+            self._report_failure(info, describe_end(job_id, status, exit_status))
+        elif status is None and self._is_forgotten_for_long(job_id):
+            age, accounting = self._min_job_age, self._has_accounting
+            message = describe_forgotten(job_id, min_job_age=age, has_accounting=accounting)
+            self._report_failure(info, message)
+        else:
+            self._warn_if_held(job_id, status)
             return False
-        listed = self._list_jobs()
-        has_unexplained_failure = False
-        for job_id in asked:
-            status, exit_status = (listed or {}).get(job_id), self._markers.exit_status(job_id)
-            # An answer without the job means that Slurm has forgotten it. No answer means nothing.
-            outcome = Outcome.UNDECIDED if listed is None else decide_outcome(status, exit_status)
-            if outcome is Outcome.UNDECIDED:
-                self._markers.back_off(job_id)
-            elif outcome is Outcome.SUCCEEDED:
-                info = active.pop(job_id)
-                self.report_job_success(info)
-                self._remove_log(info)
-            elif status is None:
-                # The stock executor would go on waiting for a job that squeue no longer lists.
-                message = f"SLURM-job '{job_id}' ended with exit status {exit_status}."
-                self.report_job_error(active.pop(job_id), msg=message)
-            else:
-                has_unexplained_failure = True
-        return has_unexplained_failure
+        return True
 
-    def _list_jobs(self) -> dict[str, JobStatus] | None:
-        """Ask Slurm for the status of this run's jobs; `None` if it does not answer."""
-        slurm = Slurm()
-        try:
-            # By name, as the stock executor does: squeue fails if it does not know an id.
-            return list_jobs(slurm, slurm.status_argv(name=self.run_uuid))
-        except SchedulerError as error:
-            self.logger.warning(f"{error} Asking again later.")
-            return None
+    def _warn_if_held(self, job_id: str, status: JobStatus | None) -> None:
+        if status is not None and status.state is JobState.HELD and job_id not in self._held:
+            self._held.add(job_id)
+            self.logger.warning(
+                f"SLURM-job '{job_id}' is held (SLURM status is: '{status.word}', reason: "
+                f"{status.reason or 'not known'}) and does not start until somebody releases it "
+                f"(`scontrol release {job_id}`) or cancels it (`scancel {job_id}`)."
+            )
+
+    def _is_forgotten_for_long(self, job_id: str) -> bool:
+        since = self._forgotten_since.setdefault(job_id, monotonic())
+        return monotonic() - since >= FORGOTTEN_SECONDS
+
+    def _report_failure(self, info: SubmittedJobInfo, message: str) -> None:
+        log = (info.aux or {}).get("slurm_logfile")
+        self.report_job_error(info, msg=f"{message} ", aux_logs=[] if log is None else [str(log)])
+
+    def _exclude_failed_nodes(self, job_id: str, status: JobStatus | None) -> None:
+        # Like the stock executor, which asks sacct for the nodes.
+        if status is not None and status.word == "NODE_FAIL":
+            self._failed_nodes.update(nodes_of(job_id))
+
+    def _schedule_next_check(self, *, has_news: bool) -> None:
+        longest = _LONGEST_INTERVAL
+        if self._min_job_age is not None and not self._has_accounting:
+            longest = min(longest, self._min_job_age / 2)  # before Slurm forgets a job
+        interval = self._first_interval if has_news else self._interval + _INTERVAL_STEP
+        self._interval = min(interval, max(longest, self._first_interval))
+        now = monotonic()
+        deadlines = (since + FORGOTTEN_SECONDS for since in self._forgotten_since.values())
+        regular = now + self._interval
+        self._next_scheduled_check = min([regular, *(at for at in deadlines if at > now)])
 
     def _remove_log(self, info: SubmittedJobInfo) -> None:
-        # The stock executor does this in `check_active_jobs`, for the jobs that it reports itself.
+        # As the stock executor does.
         if not self.workflow.executor_settings.keep_successful_logs:
             with suppress(OSError):
                 info.aux["slurm_logfile"].unlink(missing_ok=True)
@@ -186,7 +250,7 @@ class MarkerExecutor(SlurmExecutor):
 
     def _stop_checking(self, job_info: SubmittedJobInfo) -> None:
         if job_info.external_jobid is not None:  # None if the submission has failed
-            self._reported.add(job_info.external_jobid)
+            self._forgotten_since.pop(job_info.external_jobid, None)
             self._markers.discard(job_info.external_jobid)
 
     def shutdown(self) -> None:

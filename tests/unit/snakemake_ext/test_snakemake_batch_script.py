@@ -9,7 +9,6 @@ import pytest
 
 from snakemake_executor_plugin_slurm_qpu.batch_script import (
     lease_argv,
-    read_log_tail,
     render_batch_script,
 )
 
@@ -92,11 +91,3 @@ def test_a_qpu_name_with_a_hyphen_reaches_the_command_through_every_shell(tmp_pa
     script = render_batch_script(["bash", "-c", "env | grep ^ibm-fez_"], tmp_path)
 
     assert start(script, tmp_path, **{"ibm-fez_QRMI_JOB_ACQUISITION_TOKEN": "t"}).wait(10) == 0
-
-
-def test_the_tail_of_a_log_is_its_last_lines(tmp_path):
-    log = tmp_path / "1.log"
-    log.write_text("\n".join(map(str, range(100))))
-
-    assert read_log_tail(log) == "\n".join(f"    {i}" for i in range(88, 100))
-    assert read_log_tail(tmp_path / "none.log") == read_log_tail(None) == ""

@@ -1,12 +1,16 @@
 """When the executor asks Slurm about a job, given the folder of markers."""
 
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
 
 from snakemake_executor_plugin_slurm_qpu import completion_markers
-from snakemake_executor_plugin_slurm_qpu.completion_markers import CompletionMarkers
+from snakemake_executor_plugin_slurm_qpu.completion_markers import (
+    CompletionMarkers,
+    render_marker_suffix,
+)
 
 
 @pytest.fixture
@@ -81,7 +85,7 @@ def test_a_job_is_held_for_ten_seconds_at_most_and_its_marker_has_the_exit_statu
     assert not markers.is_check_overdue()
     clock.now += 10
     assert markers.is_check_overdue()
-    assert markers.exit_status("8") == ""
+    assert markers.exit_status("8") is None
 
 
 def test_a_job_whose_outcome_is_known_is_forgotten_with_its_marker(clock, markers):
@@ -144,3 +148,26 @@ def test_without_a_job_no_folder_is_created(tmp_path):
     assert not markers.jobs_to_check()
     markers.close()
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+@pytest.mark.parametrize(("command", "status"), [("true", 0), ("exit 3", 1), ("(exit 3)", 1)])
+def test_a_job_without_a_qpu_leaves_its_exit_status_too(tmp_path, shell, command, status):
+    marker = tmp_path / "it's a folder" / "1-1"
+    marker.parent.mkdir()
+    text = f"( {command} ) && {render_marker_suffix(marker)}"
+    in_double_quotes = text.replace('"', r"\"")  # as the stock executor passes it to sbatch
+    done = subprocess.run(["sh", "-c", f'{shell} -c "{in_double_quotes}"'], check=False)
+
+    assert done.returncode == status
+    assert marker.read_text() == f"{status}\n"
+    assert [marker] == list(marker.parent.iterdir())
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+@pytest.mark.parametrize(("command", "status"), [("true", 0), ("false", 1)])
+def test_a_marker_that_cannot_be_written_changes_nothing(tmp_path, shell, command, status):
+    text = f"{command} && {render_marker_suffix(tmp_path / 'none' / '1-1')}"
+    done = subprocess.run([shell, "-c", text], capture_output=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (status, b"", b"")

@@ -1,9 +1,14 @@
-"""How a job with a completion marker ended, decided from Slurm's answer and the marker."""
+"""How a job ended, decided from Slurm's answer and the marker, and in which words."""
 
 import pytest
 
 from qrmi_workflows.schedulers.slurm import Slurm
-from snakemake_executor_plugin_slurm_qpu.outcome import Outcome, decide_outcome
+from snakemake_executor_plugin_slurm_qpu.outcome import (
+    Outcome,
+    decide_outcome,
+    describe_end,
+    describe_forgotten,
+)
 
 RUN = "3f1c6a52-0d9c-4a35-9d0b-5a4b7a3e8c11"
 RECORDED = f"""\
@@ -14,9 +19,9 @@ RECORDED = f"""\
 """The output of Slurm 22.05's squeue for `Slurm.status_argv`."""
 
 
-def listed(state: str, exit_code: str):
+def listed(state: str, exit_code: str, reason: str = "None"):
     """Return a job as the executor gets it from squeue."""
-    line = f"7|7|{state}|{exit_code}|None|rule_quantum_job_1-1|{RUN}|\n"
+    line = f"7|7|{state}|{exit_code}|{reason}|rule_quantum_job_1-1|{RUN}|\n"
     return Slurm().parse_status(line.replace("|", "\x1f"))["7"]
 
 
@@ -35,11 +40,13 @@ def test_one_question_asks_for_all_jobs_of_a_run():
     ("state", "exit_code", "exit_status", "outcome"),
     [
         ("COMPLETED", "0", "0", Outcome.SUCCEEDED),
-        ("COMPLETED", "0", "", Outcome.SUCCEEDED),  # the marker of a job without a QPU
+        ("COMPLETED", "0", "", Outcome.SUCCEEDED),  # a marker that could not be read
+        ("COMPLETED", "0", None, Outcome.SUCCEEDED),
         ("COMPLETED", "0", "3", Outcome.FAILED),
         ("COMPLETED", "768", "", Outcome.FAILED),
         ("COMPLETING", "0", "0", Outcome.SUCCEEDED),  # a long epilog
         ("COMPLETING", "0", "3", Outcome.UNDECIDED),
+        ("COMPLETING", "0", None, Outcome.UNDECIDED),  # perhaps to be requeued
         ("COMPLETING", "768", "3", Outcome.UNDECIDED),  # not yet FAILED, or CANCELLED
         ("CONFIGURING", "0", "0", Outcome.UNDECIDED),
         ("RUNNING", "0", "0", Outcome.UNDECIDED),
@@ -52,7 +59,11 @@ def test_one_question_asks_for_all_jobs_of_a_run():
         ("CANCELLED", "0", "0", Outcome.FAILED),
         ("NODE_FAIL", "0", "0", Outcome.FAILED),
         ("TIMEOUT", "0", "0", Outcome.FAILED),
+        ("TIMEOUT", "0", None, Outcome.FAILED),
+        ("PREEMPTED", "0", "143", Outcome.FAILED),
+        ("PREEMPTED", "0", None, Outcome.FAILED),
         ("STATE_OF_A_LATER_SLURM", "0", "0", Outcome.FAILED),
+        ("STATE_OF_A_LATER_SLURM", "0", None, Outcome.UNDECIDED),
     ],
 )
 def test_slurm_decides_where_it_lists_the_job(state, exit_code, exit_status, outcome):
@@ -61,7 +72,51 @@ def test_slurm_decides_where_it_lists_the_job(state, exit_code, exit_status, out
 
 @pytest.mark.parametrize(
     ("exit_status", "outcome"),
-    [("0", Outcome.SUCCEEDED), ("", Outcome.SUCCEEDED), ("3", Outcome.FAILED)],
+    [
+        ("0", Outcome.SUCCEEDED),
+        ("3", Outcome.FAILED),
+        ("", Outcome.UNDECIDED),
+        (None, Outcome.UNDECIDED),
+    ],
 )
 def test_the_marker_decides_where_slurm_has_forgotten_the_job(exit_status, outcome):
     assert decide_outcome(None, exit_status) is outcome
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_status", "said"),
+    [
+        (
+            listed("FAILED", "768", "NonZeroExitCode"),
+            None,
+            "failed (SLURM status is: 'FAILED', exit code 3)",
+        ),
+        (
+            listed("FAILED", "256"),
+            "137",
+            "failed (SLURM status is: 'FAILED', signal 9 (SIGKILL))",
+        ),
+        (listed("CANCELLED", "15"), "", "was cancelled (SLURM status is: 'CANCELLED', signal 15"),
+        (listed("PREEMPTED", "0"), "143", "was preempted, and Slurm does not run it again (SLURM"),
+        (listed("TIMEOUT", "0", "TimeLimit"), None, "was ended at its time limit (SLURM status is"),
+        (listed("NODE_FAIL", "256", "NodeDown"), None, "exit code 1, reason: NodeDown)"),
+        (listed("OUT_OF_MEMORY", "125"), None, "ran out of memory (SLURM status is: 'OUT_OF"),
+        (listed("NEWLY_INVENTED", "0"), "0", "failed (SLURM status is: 'NEWLY_INVENTED')."),
+        (None, "3", "SLURM-job '7' failed (exit code 3)."),
+        (None, "255", "SLURM-job '7' failed (exit code 255)."),
+    ],
+)
+def test_the_message_says_what_happened_and_the_exit_code_or_signal(status, exit_status, said):
+    message = describe_end("7", status, exit_status)
+
+    assert message.startswith("SLURM-job '7' ")
+    assert said in message
+
+
+def test_the_message_of_a_forgotten_job_says_who_was_asked():
+    message = describe_forgotten("7", min_job_age=10, has_accounting=False)
+    assert "Slurm no longer knows it (it forgets jobs 10 s after their end)" in message
+    message = describe_forgotten("7", min_job_age=None, has_accounting=False)
+    assert "Slurm no longer knows it, and" in message
+    message = describe_forgotten("7", min_job_age=10, has_accounting=True)
+    assert "neither squeue nor sacct knows it" in message

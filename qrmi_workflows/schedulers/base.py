@@ -143,6 +143,23 @@ class Scheduler(Protocol):
     def qpu_options(self, request: QPURequest, site: SitePolicy) -> list[str]:
         """Render the options that request the QPU and exclude other jobs from it."""
 
+    def granted_qpus(
+        self, site: SitePolicy, environ: Mapping[str, str], *, timeout: float = COMMAND_TIMEOUT
+    ) -> set[str] | None:
+        """Return the QPUs that a process's job holds.
+
+        Args:
+            site: The site policy, which says how each QPU is granted.
+            environ: The process's environment.
+            timeout: Seconds that each command may take.
+
+        Returns:
+            Their names, of QPUs of the policy; `None` if the scheduler does not know the job.
+
+        Raises:
+            SchedulerError: The scheduler did not answer.
+        """
+
     # Commands, and the parsers of their output
 
     def name_options(self, name: str, *, stdout: Path, stderr: Path) -> list[str]:

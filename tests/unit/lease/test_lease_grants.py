@@ -13,7 +13,7 @@ from qrmi_workflows.config.site import SitePolicy
 from qrmi_workflows.errors import ConfigError, RequestError, SchedulerError
 from qrmi_workflows.lease import grants
 from qrmi_workflows.lease.acquire import find_qpu
-from qrmi_workflows.lease.grants import granted_qpus, require_grant
+from qrmi_workflows.lease.grants import assume_granted, granted_qpus, require_grant
 from qrmi_workflows.schedulers.slurm import Slurm
 
 POLICY = """
@@ -31,6 +31,7 @@ Answer = Callable[..., list[str]]
 def no_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what the scheduler has answered before."""
     monkeypatch.setattr(grants, "_answers", {})
+    monkeypatch.setattr(grants, "_assumed", set())
 
 
 @pytest.fixture
@@ -89,6 +90,17 @@ def test_another_qpu_is_refused_with_the_options_that_request_it(environ, answer
         f"--licenses=qpu_a:1`. (With `require_grant = false` in {environ['QPU_SITE']}, a site "
         "lets jobs use the QPU without.)"
     )
+
+
+def test_nothing_is_asked_about_the_qpu_that_an_engine_submitted_the_job_for(environ, answer):
+    asked = answer(set())
+    assume_granted(["a"])
+
+    require_grant("a", environ)
+
+    assert asked == []
+    with pytest.raises(RequestError):
+        require_grant("b", environ)
 
 
 def test_nothing_is_asked_outside_of_jobs(environ, answer):

@@ -135,8 +135,8 @@ class Scheduler(Protocol):
         """Ask the scheduler whether it offers the QPU.
 
         Raises:
-            UnknownQPUError: The site policy or the scheduler does not offer it.
-            RequestError: The scheduler offers fewer units of it than requested.
+            UnknownQPUError: The site policy does not offer it.
+            RequestError: The scheduler does not offer it, or fewer units of it than requested.
             SchedulerError: The scheduler did not answer.
         """
 

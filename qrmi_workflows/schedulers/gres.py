@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from qrmi_workflows.config.site import QPUPolicy
-from qrmi_workflows.errors import RequestError, UnknownQPUError
+from qrmi_workflows.errors import RequestError
 from qrmi_workflows.schedulers.base import QPURequest
 
 __all__ = [
@@ -41,16 +41,14 @@ def require_gres(policy: QPUPolicy, offered: Iterable[str]) -> None:
     """Refuse a QPU whose GRES no node has.
 
     Raises:
-        UnknownQPUError: No node offers it.
+        RequestError: No node has it.
     """
     gres, known = policy.gres, set(offered)
     if gres is not None and gres.lower() not in {name.lower() for name in known}:
-        names = {name.partition(":")[2] for name in known if name.startswith("qpu:")}
-        raise UnknownQPUError(
-            policy.name,
-            names,
-            f"on this Slurm: no node has GRES {gres!r}",
-            "Ask for one of those, or ask your administrators for the GRES.",
+        raise RequestError(
+            f"QPU {policy.name!r}: no node of this Slurm has GRES {gres!r}, which the site policy "
+            f"sets for it; the nodes have: {', '.join(sorted(known - {'(null)'})) or 'none'}. "
+            "Correct `gres` in site.toml, or ask your administrators for the GRES."
         )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from qrmi_workflows.config.site import QPUPolicy
-from qrmi_workflows.errors import RequestError, UnknownQPUError
+from qrmi_workflows.errors import RequestError
 from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.gres import (
     JobGrants,
@@ -33,12 +35,16 @@ def test_the_gres_of_all_nodes_are_read():
     }
 
 
-def test_a_qpu_whose_gres_no_node_has_is_refused_with_those_that_some_node_has():
+def test_a_gres_that_no_node_has_is_refused_as_a_gres():
     require_gres(FEZ, {"qpu:IBM_FEZ"})  # Slurm ignores case
     with pytest.raises(
-        UnknownQPUError, match=r"no node has GRES 'qpu:ibm_fez'; must be one of: a, b"
+        RequestError, match=r"no node of this Slurm has GRES 'qpu:ibm_fez',.* have: gpu, qpu:a\. "
     ):
-        require_gres(FEZ, {"qpu:a", "qpu:b", "gpu"})
+        require_gres(FEZ, {"qpu:a", "gpu", "(null)"})
+    with pytest.raises(RequestError, match=r"^(?!.*mean).*GRES 'no:ibm_fez',.* have: qpu:ibm_fez"):
+        require_gres(replace(FEZ, gres="no:ibm_fez"), {"qpu:ibm_fez"})
+    with pytest.raises(RequestError, match=r"the nodes have: none\. Correct `gres` in site\.toml"):
+        require_gres(FEZ, {"(null)"})
 
 
 def test_more_units_of_a_qpu_than_any_node_has_are_refused():

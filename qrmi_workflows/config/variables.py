@@ -23,6 +23,7 @@ __all__ = [
     "QPU_JOURNAL_DAYS",
     "QPU_KILL_WAIT",
     "QPU_LANES",
+    "QPU_LANE_WAIT",
     "QPU_LEASE_RECORD",
     "QPU_LEASE_USAGE",
     "QPU_ON_STOP",
@@ -37,6 +38,7 @@ __all__ = [
     "OnStop",
     "journal_days",
     "kill_wait_seconds",
+    "lane_wait_seconds",
     "on_stop",
     "requested_lanes",
 ]
@@ -50,6 +52,7 @@ QPU_JOB_USED = "QPU_JOB_USED"
 QPU_JOURNAL_DAYS = "QPU_JOURNAL_DAYS"
 QPU_KILL_WAIT = "QPU_KILL_WAIT"
 QPU_LANES = "QPU_LANES"
+QPU_LANE_WAIT = "QPU_LANE_WAIT"
 QPU_LEASE_RECORD = "QPU_LEASE_RECORD"
 QPU_LEASE_USAGE = "QPU_LEASE_USAGE"
 QPU_ON_STOP = "QPU_ON_STOP"
@@ -66,6 +69,7 @@ USER_VARIABLES: Mapping[str, str] = {
     QPU_STATE: "folder of the journal and the leases, on a shared file system",
     QPU_STEP: "the step's name, under which a rerun finds its tasks",
     QPU_LANES: "how many tasks may run at once under a lease",
+    QPU_LANE_WAIT: "seconds that a task may wait for a lane of a busy QPU (default 86400)",
     QPU_ON_STOP: "what to do with the tasks of a stopped step: `cancel` (default) or `leave`",
     QPU_JOURNAL_DAYS: "days that the journal keeps inactive steps (default 90)",
     QPU_KILL_WAIT: "seconds between the scheduler's SIGTERM and SIGKILL",
@@ -90,6 +94,7 @@ STAGE_VARIABLES = (QPU_STEP, QPU_ATTEMPT, QPU_LEASE_USAGE, QPU_GRACE, QPU_HELD_L
 """Variables of one stage; a job that belongs to another stage must not inherit them."""
 
 _JOURNAL_DAYS = 90.0
+_LANE_WAIT_SECONDS = 86400.0
 
 OnStop = Literal["cancel", "leave"]
 """The treatment of tasks in flight when their step is stopped."""
@@ -147,6 +152,16 @@ def kill_wait_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
     """
     grace = _number(environ, QPU_GRACE)
     return _number(environ, QPU_KILL_WAIT) if grace is None else grace
+
+
+def lane_wait_seconds(environ: Mapping[str, str] = os.environ) -> float:
+    """Return how long a task may wait for a lane of a busy QPU: `$QPU_LANE_WAIT`, or a day.
+
+    Raises:
+        ConfigError: It is not a number, or negative.
+    """
+    seconds = _number(environ, QPU_LANE_WAIT)
+    return _LANE_WAIT_SECONDS if seconds is None else seconds
 
 
 def _number(environ: Mapping[str, str], name: str) -> float | None:

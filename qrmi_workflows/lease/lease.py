@@ -146,6 +146,7 @@ class Lease:
             step=self.step,
             usage=self.held.usage_path(),
             renew=self.held.renew,
+            deletions=self.held.deletions,
             **options,
         )
         with self._lock:  # otherwise `release` might close the pool before the task is in it

@@ -54,7 +54,8 @@ def lease() -> None:
     type=click.Path(path_type=Path),
     metavar="FILE",
     hidden=True,
-    help="Stop COMMAND if FILE was not touched for 30 s: the submitting process has died.",
+    help="Stop COMMAND if FILE was not touched for 30 s, or is gone: the submitting process has "
+    "ended. If that is so from the start, acquire no QPU.",
 )
 @click.option(
     "--submitted",
@@ -110,6 +111,8 @@ def lease_exec(
             f"qpu: command {command[0]!r} not found on PATH. Correct its name or PATH.", err=True
         )
         sys.exit(127)
+    if alive is not None:
+        _require_wanted(alive)
     if record is not None:
         os.environ[QPU_LEASE_RECORD] = str(record.absolute())
     if step is not None:
@@ -136,6 +139,21 @@ def lease_exec(
     if step is not None and code == 0:
         Journal().archive(step)
     sys.exit(code)
+
+
+def _require_wanted(alive: Path) -> None:
+    """Exit if the process that submitted this job has ended in the meantime."""
+    from qrmi_workflows.config.variables import QPU_ALIVE
+    from qrmi_workflows.lease.abandoned import is_abandoned
+
+    if is_abandoned(alive):
+        click.echo(
+            f"qpu: the program that submitted this job has ended: {alive} is gone or was not "
+            "touched. The QPU is not acquired. Start the program again.",
+            err=True,
+        )
+        sys.exit(1)
+    os.environ[QPU_ALIVE] = str(alive)
 
 
 def _queue_wait(submitted: float | None, started: float) -> float | None:

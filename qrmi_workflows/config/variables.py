@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Literal
 
 from qrmi_workflows.errors import ConfigError
 
 __all__ = [
     "INTERNAL_VARIABLES",
+    "QPU_ALIVE",
     "QPU_ATTEMPT",
     "QPU_CONFIG",
     "QPU_GRACE",
@@ -43,6 +45,7 @@ __all__ = [
     "requested_lanes",
 ]
 
+QPU_ALIVE = "QPU_ALIVE"
 QPU_ATTEMPT = "QPU_ATTEMPT"
 QPU_CONFIG = "QPU_CONFIG"
 QPU_GRACE = "QPU_GRACE"
@@ -79,6 +82,7 @@ USER_VARIABLES: Mapping[str, str] = {
 """Variables that users and sites may set, with short descriptions for help texts."""
 
 INTERNAL_VARIABLES: Mapping[str, str] = {
+    QPU_ALIVE: "file that is deleted when nobody will run the job's steps again",
     QPU_ATTEMPT: "the attempt at the step, set for all processes under one `qpu lease exec`",
     QPU_LEASE_USAGE: "file in which the tasks of an adopted lease record their usage",
     QPU_GRACE: "seconds between SIGTERM and SIGKILL for the command of a `qpu lease exec`",
@@ -90,7 +94,14 @@ INTERNAL_VARIABLES: Mapping[str, str] = {
 }
 """Variables that this project's programs set for each other; users must not set them."""
 
-STAGE_VARIABLES = (QPU_STEP, QPU_ATTEMPT, QPU_LEASE_USAGE, QPU_GRACE, QPU_HELD_LANES)
+STAGE_VARIABLES = (
+    QPU_ALIVE,
+    QPU_STEP,
+    QPU_ATTEMPT,
+    QPU_LEASE_USAGE,
+    QPU_GRACE,
+    QPU_HELD_LANES,
+)
 """Variables of one stage; a job that belongs to another stage must not inherit them."""
 
 _JOURNAL_DAYS = 90.0
@@ -103,12 +114,15 @@ OnStop = Literal["cancel", "leave"]
 def on_stop(environ: Mapping[str, str] = os.environ) -> OnStop:
     """Return what happens to the tasks of a stopped step by default: `$QPU_ON_STOP`, or cancel.
 
+    They are not left if nobody will run the step again: the file `$QPU_ALIVE` has been deleted.
+
     Raises:
         ConfigError: It is neither `cancel` nor `leave`.
     """
     value = environ.get(QPU_ON_STOP)
     if value == "leave":
-        return "leave"
+        alive = environ.get(QPU_ALIVE)
+        return "leave" if not alive or Path(alive).exists() else "cancel"
     if value in (None, "", "cancel"):
         return "cancel"
     raise ConfigError(

@@ -42,7 +42,7 @@ class TaskOptions(TypedDict, total=False):
     """Options of a task (see `Lease.submit`)."""
 
     on_state: Callable[[str, TaskState], None] | None
-    on_stop: OnStop
+    on_stop: OnStop | None
     on_ambiguous: OnAmbiguous
 
 

@@ -15,20 +15,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-__all__ = ["Call", "Handle", "HandlePool"]
+__all__ = ["Handle", "HandlePool"]
 
-
-class Call(Future[Any]):
-    """A call of a handle: a future of what the method returns.
-
-    Attributes:
-        was_made: Whether the method was called; if not, the handle could not be created.
-    """
-
-    was_made = False
-
-
-_Request = tuple[Call, str, tuple[Any, ...]]
+_Request = tuple[Future[Any], str, tuple[Any, ...]]
 
 
 class Handle:
@@ -50,10 +39,10 @@ class Handle:
         arguments = (self._inbox, make)
         threading.Thread(target=_serve, args=arguments, name=name, daemon=True).start()
 
-    def call(self, method: str, args: tuple[Any, ...]) -> Call:
+    def call(self, method: str, args: tuple[Any, ...]) -> Future[Any]:
         """Call a method; one call at a time."""
         self.was_used = True
-        future = Call()
+        future: Future[Any] = Future()
         self._inbox.put((future, method, args))
         return future
 
@@ -120,7 +109,6 @@ def _serve(inbox: queue.SimpleQueue[_Request | None], make: Callable[[], Any]) -
         try:
             if handle is None:
                 handle = make()
-            future.was_made = True
             future.set_result(getattr(handle, method)(*args))
         except BaseException as error:  # raised to the caller by the future
             future.set_exception(error)

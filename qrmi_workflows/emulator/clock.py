@@ -15,8 +15,8 @@ class Clock:
         self.skew_seconds = 0.0
 
     def now(self) -> float:
-        """Return the time in seconds since the epoch."""
-        return time.time() + self.skew_seconds
+        """Return the time in seconds since the epoch, as precise as `iso` formats it."""
+        return round(time.time() + self.skew_seconds, 6)
 
     @staticmethod
     def iso(moment: float | None) -> str | None:

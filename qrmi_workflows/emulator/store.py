@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qrmi_workflows.emulator.conditions import where
+
 __all__ = ["FINAL_STATES", "Batch", "Session", "Store", "Task"]
 
 FINAL_STATES: tuple[str, ...] = ("completed", "failed", "cancelled")
@@ -214,9 +216,7 @@ class Store:
         limit: int = -1,
         offset: int = 0,
         newest_first: bool = False,
-        states: tuple[str, ...] = (),
-        qpus: tuple[str, ...] = (),
-        **equal: str,
+        **conditions: Any,
     ) -> list[Task]:
         """Return the tasks that match every condition, in order of acceptance.
 
@@ -224,21 +224,22 @@ class Store:
             limit: The maximum number of tasks; -1: no limit.
             offset: The number of matching tasks to skip.
             newest_first: Whether to reverse the order.
-            states: The states to include; empty: all.
-            qpus: The QPUs to include; empty: all.
-            equal: Further conditions, as a column and its value.
+            conditions: As `conditions.where` takes them.
         """
-        conditions = ["NOT deleted"] + [f"{column}=?" for column in equal]
-        for column, values in (("state", states), ("qpu", qpus)):
-            if values:
-                conditions.append(f"{column} IN ({','.join('?' * len(values))})")
+        condition, values = where(**conditions)
         order = "DESC" if newest_first else "ASC"
         rows = self._db.execute(
-            f"SELECT {_TASK_COLUMNS} FROM tasks WHERE {' AND '.join(conditions)}"  # noqa: S608
+            f"SELECT {_TASK_COLUMNS} FROM tasks WHERE {condition}"  # noqa: S608
             f" ORDER BY rowid {order} LIMIT ? OFFSET ?",
-            (*equal.values(), *states, *qpus, limit, offset),
+            (*values, limit, offset),
         )
         return [_task_from_row(row) for row in rows]
+
+    def count_found(self, **conditions: Any) -> int:
+        """Return how many tasks `find_tasks` finds without a limit and an offset."""
+        condition, values = where(**conditions)
+        row = self._db.execute(f"SELECT count(*) FROM tasks WHERE {condition}", values)  # noqa: S608
+        return int(row.fetchone()[0])
 
     def count_tasks(self) -> Iterator[tuple[str, str, int]]:
         """Yield (QPU, state, number of tasks), including deleted tasks."""

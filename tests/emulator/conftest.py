@@ -40,6 +40,7 @@ simulator = "null"
 execution_seconds = 30
 lanes = 1
 server.closing_cancels_running = false
+server.limits_shots = false
 
 [qpus.ibm_quick]
 type = "ibm-quantum-compute-service"

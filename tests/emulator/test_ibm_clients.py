@@ -7,14 +7,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from emulator_clients import bell, pi_pulse, read_resources
+from emulator_clients import ask, bell, ibm_headers, pi_pulse, read_resources
 from pulser import AnalogDevice
 from qiskit import QuantumCircuit, transpile
 from qiskit.circuit import Gate
 from qiskit.quantum_info import SparsePauliOp
-from qiskit_ibm_runtime import Batch, EstimatorV2, QiskitRuntimeService, SamplerV2, Session
+from qiskit_ibm_runtime import (
+    Batch,
+    EstimatorV2,
+    QiskitRuntimeService,
+    RuntimeJobV2,
+    SamplerV2,
+    Session,
+)
 from qiskit_ibm_runtime.decoders.result_decoder import ResultDecoder
 from qiskit_ibm_runtime.exceptions import RuntimeJobFailureError
 
@@ -94,6 +102,82 @@ def test_ibms_client_lists_and_cancels_jobs(service):
         for job in reversed(jobs):
             job.cancel()
         assert [job.status() for job in jobs] == ["CANCELLED", "CANCELLED"]
+
+
+@pytest.fixture(scope="module")
+def five(service: QiskitRuntimeService) -> Iterator[list[RuntimeJobV2]]:
+    """Five jobs with tags, of two programs: four have ended, one waits in a session."""
+    quick, slow = service.backend("ibm_quick"), service.backend("ibm_slow")
+    circuit = transpile(_measured(2), quick)
+    sampler = SamplerV2(mode=quick, options={"environment": {"job_tags": ["pages", "quick"]}})
+    jobs = [sampler.run([circuit]) for _ in range(3)]
+    bare = circuit.remove_final_measurements(inplace=False)
+    estimator = EstimatorV2(mode=quick, options={"environment": {"job_tags": ["pages"]}})
+    jobs.append(estimator.run([(bare, SparsePauliOp("Z" * bare.num_qubits))]))
+    batch = Batch(backend=slow)
+    waiting = SamplerV2(mode=batch, options={"environment": {"job_tags": ["pages"]}})
+    jobs.append(waiting.run([transpile(_measured(2), slow)]))
+    for job in jobs[:-1]:
+        job.wait_for_final_state()
+    yield jobs
+    jobs[-1].cancel()
+    batch.close()
+
+
+def test_ibms_client_turns_pages_to_their_end(service, five):
+    """The count is that of all pages: with another one, the client would ask for ever."""
+    newest = [job.job_id() for job in reversed(five)]
+
+    def found(**query: Any) -> list[str]:
+        return [job.job_id() for job in service.jobs(job_tags=["pages"], **query)]
+
+    assert found() == newest
+    assert found(limit=None) == newest
+    assert found(skip=1, limit=3) == newest[1:4]
+    assert found(skip=3, limit=10) == newest[3:]
+    assert found(skip=4, limit=None) == newest[4:]
+    assert found(limit=2, descending=False) == newest[:2:-1]
+
+
+def test_ibms_client_filters_jobs(service, five):
+    """Each filter alone, and two of them together."""
+    ids = [job.job_id() for job in five]
+
+    def found(tags: tuple[str, ...] = ("pages",), **query: Any) -> list[str]:
+        jobs = service.jobs(job_tags=list(tags), descending=False, **query)
+        return [job.job_id() for job in jobs]
+
+    assert found(("pages", "quick")) == ids[:3], "a job has all of the tags"
+    assert found(("page",)) == []
+    assert found(pending=True) == ids[4:]
+    assert found(pending=False) == ids[:4]
+    assert found(program_id="estimator") == [ids[3]]
+    assert found(backend_name="ibm_slow") == [ids[4]]
+    assert found(session_id=five[4].session_id) == [ids[4]]
+    assert found(created_after=five[2].creation_date) == ids[2:]
+    assert found(created_before=five[2].creation_date) == ids[:3]
+    assert found(created_after=five[1].creation_date, program_id="sampler") == [*ids[1:3], ids[4]]
+
+
+def test_more_shots_than_the_backend_allows_fail_with_ibms_code(service, emulator):
+    """The job is accepted and fails, unless the service no longer enforces the limit."""
+    limit = service.backend("ibm_fez").configuration().max_shots
+    circuit = transpile(_measured(2), service.backend("ibm_fez"))
+
+    job = SamplerV2(mode=service.backend("ibm_fez")).run([circuit], shots=limit + 1)
+    job.wait_for_final_state()
+    reason = f"Too many shots given ({limit + 1} > {limit})."
+    _, document = ask(
+        emulator, "GET", f"/ibm-quantum-compute-service/jobs/{job.job_id()}",
+        headers=ibm_headers(emulator),
+    )  # fmt: skip
+    assert document["state"] == {"status": "Failed", "reason": reason, "reason_code": 6000}
+    with pytest.raises(RuntimeJobFailureError, match="Too many shots"):
+        job.result()
+    lenient = SamplerV2(mode=service.backend("ibm_lenient"))
+    allowed = lenient.run([circuit], shots=limit + 1)
+    assert not allowed.in_final_state()
+    allowed.cancel()
 
 
 def test_ibms_client_raises_the_reason_of_a_failure(service):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from emulator_clients import bell, primitive, wait
+from emulator_clients import ask, bell, ibm_headers, primitive, wait
 from qiskit_ibm_runtime.decoders.result_decoder import ResultDecoder
 from qrmi import QrmiError, ResourceStatusCode, TaskNotFoundError, TaskNotReadyError, TaskStatus
 from qrmi.primitives.ibm import SamplerV2, get_backend
@@ -44,6 +44,17 @@ def test_primitives(qpu):
     isa = transpile(circuit, get_backend(resource))
     counts = SamplerV2(resource).run([isa], shots=100).result()[0].data.meas.get_counts()
     assert counts == {"1": 100}
+
+
+def test_more_shots_than_the_backend_allows_fail_with_ibms_code(qpu, emulator):
+    """The system validates a job when it runs, after it has been accepted."""
+    resource = qpu("ibm_system")
+    task = resource.task_start(primitive("sampler", [[bell(), None, 100_001]]))
+    assert wait(resource, task) == TaskStatus.Failed
+    headers = ibm_headers(emulator, "ibm-quantum-system")
+    _, document = ask(emulator, "GET", f"/ibm-quantum-system/v1/jobs/{task}", headers=headers)
+    assert document["reason_code"] == 6000
+    assert document["reason_message"] == "Too many shots given (100001 > 100000)."
 
 
 def test_a_failed_task_reports_its_reason(qpu):

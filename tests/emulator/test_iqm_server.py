@@ -98,6 +98,7 @@ def test_a_blocking_status_request_returns_when_the_task_is_cancelled(qpu, emula
     [
         (payload(), "at least one circuit"),
         (payload(ghz(1, 2), shots=0), "shots"),
+        (payload(ghz(1, 2), shots=1_000_001), "from 1 to 1000000"),
         (payload(ghz(1, 20)), "no coupler"),
         (payload(ghz(1, 2), job_type="sweep"), "'circuit' is"),
         (payload({"name": "x"}), "instructions"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,23 @@ import pulser
 import pytest
 from emulator_clients import ask, connect, pi_pulse
 from pasqal_cloud import PasqalCloudConnection
+from pasqal_cloud.batch import Batch
 from pasqal_cloud.endpoints import Endpoints, TokenProviderConf
-from pasqal_cloud.errors import BatchFetchingError, JobCreationError
+from pasqal_cloud.errors import (
+    BatchCreationError,
+    BatchFetchingError,
+    JobCreationError,
+    RebatchError,
+)
 from pasqal_cloud.pasqal_cloud_client import PasqalCloudClient
+from pasqal_cloud.utils.constants import BatchStatus, JobStatus
+from pasqal_cloud.utils.filters import (
+    BatchFilters,
+    CancelJobFilters,
+    JobFilters,
+    PaginationParams,
+    RebatchFilters,
+)
 from pulser import QPUBackend
 from pulser.backend import BackendConfig
 from qiskit import QuantumCircuit
@@ -24,6 +39,7 @@ from qrmi.pulser import PulserQRMIConnection
 from waiting import wait_until
 
 from qrmi_workflows.emulator import Emulator
+from qrmi_workflows.emulator.dialects.pasqal import MAX_RUNS, PULSER_DEVICES
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +117,146 @@ def test_the_sdk_extends_cancels_and_closes_an_open_batch(sdk, emulator):
         assert batch.ordered_jobs[0].id in [item.id for item in sdk.get_jobs().results]
     finally:
         emulator.control.ask("PATCH", "/qpus/FRESNEL", {"availability": "online"})
+
+
+@pytest.fixture
+def batches(sdk, emulator) -> Iterator[list[Batch]]:
+    """Three batches of two jobs that wait, with 1 to 6 runs; the first is open and has a tag."""
+    sequence = ramp(fresnel(sdk)).to_abstract_repr()
+    emulator.control.ask("PATCH", "/qpus/FRESNEL", {"availability": "paused"})
+    made = []
+    for number in range(3):
+        runs = (2 * number + 1, 2 * number + 2)
+        jobs = [{"runs": each, "variables": {"area": [0.0]}} for each in runs]
+        first = {"open": True, "tags": ["first"]} if number == 0 else {}
+        made.append(sdk.create_batch(sequence, jobs=jobs, **first))
+    yield made
+    for batch in made:
+        sdk.cancel_batch(batch.id)
+    emulator.control.ask("PATCH", "/qpus/FRESNEL", {"availability": "online"})
+
+
+def test_the_sdk_filters_batches(sdk, batches):
+    """Each filter alone, a list, and several filters together."""
+    first, second, third = (batch.id for batch in batches)
+    mine = {"start_date": datetime.fromisoformat(batches[0].created_at)}
+
+    def found(**filters: Any) -> list[str]:
+        return [batch.id for batch in sdk.get_batches(BatchFilters(**mine | filters)).results]
+
+    assert found() == [third, second, first], "newest first"
+    assert found(id=second) == [second]
+    assert found(id=[first, third]) == [third, first]
+    assert found(tag="first") == [first]
+    assert found(tag="fir") == []
+    assert found(open=True) == [first]
+    assert found(open=False) == [third, second]
+    assert found(device_type=["FRESNEL", "EMU_MPS"]) == [third, second, first]
+    assert found(device_type="EMU_MPS") == []
+    assert found(project_id=sdk.project_id, user_id="emulator") == [third, second, first]
+    assert found(project_id=first) == found(user_id="another") == []
+    assert found(start_date=datetime.fromisoformat(batches[1].created_at)) == [third, second]
+    assert found(end_date=datetime.fromisoformat(batches[1].created_at)) == [second, first]
+    sdk.cancel_batch(second)
+    assert found(status=BatchStatus.CANCELED) == [second]
+    assert found(status=[BatchStatus.CANCELED, BatchStatus.DONE], open=True) == []
+
+
+def test_the_sdk_filters_jobs(sdk, batches):
+    """The filters of a job are its runs, state, errors, dates and ids."""
+    jobs = [job for batch in batches for job in sdk.get_batch(batch.id).ordered_jobs]
+    mine = {"batch_id": [batch.id for batch in batches]}
+
+    def found(**filters: Any) -> list[int]:
+        return [job.runs for job in sdk.get_jobs(JobFilters(**mine | filters)).results]
+
+    assert found() == [6, 5, 4, 3, 2, 1], "newest first"
+    assert found(min_runs=3) == [6, 5, 4, 3]
+    assert found(min_runs=3, max_runs=4) == [4, 3]
+    assert found(batch_id=batches[0].id) == [2, 1]
+    assert found(id=[jobs[0].id, jobs[5].id]) == [6, 1]
+    assert found(errors=True) == []
+    assert found(errors=False) == [6, 5, 4, 3, 2, 1]
+    assert found(start_date=datetime.fromisoformat(jobs[4].created_at)) == [6, 5]
+    sdk.cancel_job(jobs[2].id)
+    assert found(status=JobStatus.CANCELED) == [3]
+    assert found(status=[JobStatus.PENDING], max_runs=4) == [4, 2, 1]
+    assert [job.runs for job in sdk.get_batch(batches[1].id).ordered_jobs] == [3, 4]
+
+
+def test_the_sdk_turns_pages_to_their_end(sdk, batches):
+    """The total is that of all pages; a page past the end is empty."""
+    filters = JobFilters(batch_id=[batch.id for batch in batches])
+    seen = []
+    for offset in (0, 4, 8):
+        page = sdk.get_jobs(filters, PaginationParams(offset=offset, limit=4))
+        assert (page.total, page.offset) == (6, offset)
+        seen.append([job.runs for job in page.results])
+    assert seen == [[6, 5, 4, 3], [2, 1], []]
+    assert sdk.get_batches(pagination_params=PaginationParams(limit=1)).total >= 3
+
+
+def test_a_batch_of_more_than_one_page_is_read_whole(sdk, emulator):
+    """The client asks for the pages of a batch's jobs, in the order in which they were added."""
+    emulator.control.ask("PATCH", "/qpus/FRESNEL", {"availability": "paused"})
+    try:
+        sequence = ramp(fresnel(sdk)).to_abstract_repr()
+        jobs = [{"runs": runs, "variables": {"area": [0.0]}} for runs in range(1, 131)]
+        batch = sdk.create_batch(sequence, jobs=jobs)
+        raw = sdk._client.get_batch_jobs(batch.id)
+        assert [job["runs"] for job in raw] == list(range(1, 131))
+        assert len(sdk.cancel_jobs(batch.id).jobs) == 130
+    finally:
+        emulator.control.ask("PATCH", "/qpus/FRESNEL", {"availability": "online"})
+
+
+def test_the_sdk_cancels_by_filter(sdk, batches):
+    """Only the jobs that match are cancelled; for those that have ended there is a reason."""
+    first, second, third = batches
+    cancelled = sdk.cancel_jobs(first.id, CancelJobFilters(min_runs=2))
+    assert [job.runs for job in cancelled.jobs] == [2]
+    assert cancelled.errors == {}
+    assert [job.status for job in sdk.get_batch(first.id).ordered_jobs] == ["PENDING", "CANCELED"]
+    everything = sdk.cancel_jobs(first.id)
+    assert [job.runs for job in everything.jobs] == [1]
+    assert "has ended: CANCELED" in next(iter(everything.errors.values()))
+    unknown = "00000000-0000-4000-8000-000000000000"
+    sdk.cancel_batch(third.id)
+    answer = sdk.cancel_batches([second.id, third.id, unknown])
+    assert [(batch.id, batch.status) for batch in answer.batches] == [(second.id, "CANCELED")]
+    reasons = {str(key): reason for key, reason in answer.errors.items()}
+    assert "has ended: CANCELED" in reasons[third.id]
+    assert "not found" in reasons[unknown]
+
+
+def test_the_sdk_runs_jobs_again(sdk, batches, emulator):
+    """A new batch has copies of the jobs that match, and names those that they come from."""
+    _, second, _ = batches
+    again = sdk.rebatch(second.id, RebatchFilters(min_runs=4, status=JobStatus.PENDING))
+    [job] = again.ordered_jobs
+    original = sdk.get_batch(second.id).ordered_jobs[1]
+    assert (again.parent_id, job.parent_id) == (second.id, original.id)
+    assert (job.runs, job.variables, job.sequence) == (4, original.variables, original.sequence)
+    assert again.id != second.id
+    with pytest.raises(RebatchError, match="404"):
+        sdk.rebatch(second.id, RebatchFilters(status=JobStatus.DONE))
+    emulator.control.ask("PATCH", "/qpus/FRESNEL", {"availability": "online"})
+    wait_until(lambda: sdk.get_batch(again.id).status == "DONE", "the end of the new batch")
+    assert sdk.get_job(job.id).result == {"0": 4}
+
+
+def test_more_runs_than_the_device_allows_are_refused_at_submission(sdk):
+    """The limit is that of the device's specification."""
+    device = fresnel(sdk)
+    sequence = ramp(device).to_abstract_repr()
+    for runs in (device.max_runs + 1, 2**63):
+        with pytest.raises(BatchCreationError, match="'runs'"):
+            sdk.create_batch(sequence, jobs=[{"runs": runs, "variables": {"area": [0.0]}}])
+
+
+@pytest.mark.parametrize("model", PULSER_DEVICES)
+def test_the_limit_of_runs_is_that_of_pulsers_device(model):
+    assert MAX_RUNS.get(model) == getattr(pulser, model).max_runs
 
 
 def test_the_sdk_recognises_the_vendors_errors(sdk):

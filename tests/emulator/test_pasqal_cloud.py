@@ -53,11 +53,12 @@ def test_pasqals_own_simulator_is_an_extra(qpu):
         assert wait(resource, task) == TaskStatus.Failed
 
 
-def test_more_runs_than_the_device_allows_fail(qpu):
-    """The device allows 2,000 runs."""
+def test_more_runs_than_the_device_allows_are_refused(qpu):
+    """The device allows 2,000 runs; a batch with more is not accepted."""
     resource = qpu("FRESNEL")
     payload = Payload.PasqalCloud(sequence=pi_pulse(device_of(resource)), job_runs=2001)
-    assert wait(resource, resource.task_start(payload)) == TaskStatus.Failed
+    with pytest.raises(QrmiError, match="'runs' must be at most 2000, not 2001"):
+        resource.task_start(payload)
 
 
 def test_an_invalid_sequence_fails(qpu):

@@ -23,7 +23,7 @@ from qrmi_workflows import QuantumResult, open_lease
 from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.config.qpus import load_qpus
 from qrmi_workflows.emulator import Emulator, start_emulator
-from qrmi_workflows.errors import QPUError, SessionEndedError
+from qrmi_workflows.errors import PayloadError, QPUError, SessionEndedError
 from qrmi_workflows.vendors.registry import load_vendor
 
 SERVERS = {"_".join(server) or "public": server for server in servers("pasqal-local")}
@@ -122,6 +122,12 @@ def payload(qpu: str) -> dict[str, Any]:
 def read_settings(qpu: str) -> dict[str, str]:
     """Return a QPU's settings as the site's file has them."""
     return dict(load_qpus()[qpu].environment)
+
+
+def credential() -> str:
+    """Return a new credential of this process's user."""
+    done = subprocess.run(["munge", "-n"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def sessions_asked_for(emulator: Emulator) -> list[dict[str, str]]:
@@ -239,14 +245,44 @@ def test_a_session_of_another_user_is_rejected(site, monkeypatch):
         lease.run(payload("public"))
 
 
+@pytest.mark.root
+def test_malformed_requests_are_refused_as_by_fastapi(site):
+    """It refuses halves of surrogate pairs and numbers of more than 64 bits, with 422."""
+    requests = [
+        *(("sessions", {"user_id": value, "slurm_job_id": "1"}) for value in (7, None, "\ud800")),
+        *(("sessions", {"user_id": "1", "slurm_job_id": value}) for value in (7, [], "\udfff")),
+        *(("jobs", {"sequence": value, "shots": 1}) for value in (7, {}, "\ud800")),
+        *(("jobs", {"sequence": "{}", "shots": value}) for value in (2**63, 0, "x", True)),
+    ]
+    with open_lease("public") as lease:
+        token = lease.environment()["public_QRMI_JOB_ACQUISITION_TOKEN"]
+        for path, body in requests:
+            headers = {"X-Munge-Cred": credential(), "X-Warden-Session": token}
+            answer = ask(site, "POST", f"/pasqal-local/public/{path}", body, headers)
+            assert answer[0] == 422, (body, answer)
+            assert "detail" in answer[1]
+
+
+@pytest.mark.root
+def test_a_task_with_more_runs_than_the_device_allows_fails(site):
+    """The warden passes them on, and the QPU refuses them; our own check does so before."""
+    content = {**payload("public"), "job_runs": 2001}
+    with open_lease("public") as lease:
+        lease.target()
+        with pytest.raises(PayloadError, match="2001 runs: must be at most 2000"):
+            lease.run(content)
+        task = lease.resource.task_start(load_vendor("pasqal").encode(content))
+        wait_until(
+            lambda: str(lease.resource.task_status(task)).endswith("Failed"), "the task's failure"
+        )
+
+
 def test_munged_verifies_the_credentials(emulator, munged):
     """A missing, a forged or a replayed credential is rejected."""
     path = "/pasqal-local/fresnel_local/jobs"
-    credential = subprocess.run(
-        ["munge", "-n"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    mine = credential()
     assert ask(emulator, "GET", path)[0] == 401
     assert ask(emulator, "GET", path, headers={"X-Munge-Cred": "MUNGE:nonsense:"})[0] == 401
-    assert ask(emulator, "GET", path, headers={"X-Munge-Cred": credential})[0] == 200
-    status, body = ask(emulator, "GET", path, headers={"X-Munge-Cred": credential})
+    assert ask(emulator, "GET", path, headers={"X-Munge-Cred": mine})[0] == 200
+    status, body = ask(emulator, "GET", path, headers={"X-Munge-Cred": mine})
     assert (status, body) == (401, {"detail": "Replayed credential"})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -56,6 +58,9 @@ def check_jsend(answer: tuple[int, Any], status: int) -> None:
         ("POST", "/sessions", {"backend": "ibm_fez", "mode": "batch", "max_ttl": "x"}, 400),
         ("PATCH", "/sessions/x", {"accepting_jobs": False}, 404),
         ("GET", "/jobs?limit=x", None, 400),
+        ("GET", "/jobs?offset=-1", None, 400),
+        ("GET", "/jobs?created_after=yesterday", None, 400),
+        ("GET", "/jobs?created_before=0000-00-00", None, 400),
         ("GET", "/jobs/x/results", None, 404),
         ("POST", "/jobs/x/cancel", None, 404),
         ("GET", "/backends/nowhere/configuration", None, 404),
@@ -122,6 +127,8 @@ def test_the_object_store(emulator):
         ({"jobs": []}, 400),
         ({"jobs": [{"runs": 0}]}, 400),
         ({"jobs": [{"runs": "x"}]}, 400),
+        ({"jobs": [{"runs": 2001}]}, 400),
+        ({"jobs": [{"runs": 2**63}]}, 400),
         ({"jobs": ["x"]}, 400),
         ({"jobs": [{"runs": 1, "variables": 3}]}, 400),
         ({"sequence_builder": None}, 400),
@@ -149,13 +156,129 @@ def test_pasqal_cloud(emulator, pasqal, changed, status):
         (b"null", 400),
         ({}, 400),
         ({"batch_ids": "x"}, 400),
-        ({"batch_ids": [["x"]]}, 400),
-        ({"batch_ids": ["nowhere"]}, 404),
+        ({"batch_ids": [["x"]]}, 422),
+        ({"batch_ids": ["nowhere"]}, 422),
+        ({"batch_ids": [2**70]}, 422),
     ],
 )
 def test_cancelling_batches_of_pasqal_cloud(emulator, pasqal, body, status):
     """The body must be an object with a list of batch ids."""
     check_jsend(ask(emulator, "PATCH", f"{BATCHES}/cancel", body, pasqal["headers"]), status)
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("?limit=0", 422),
+        ("?limit=101", 422),
+        ("?limit=x", 422),
+        ("?offset=-1", 422),
+        ("?status=ASLEEP", 422),
+        ("?id=nowhere", 422),
+        ("?start_date=yesterday", 422),
+        ("?project_id=1", 422),
+        (f"?offset={10**30}", 200),
+        ("?no_such_filter=1", 200),
+    ],
+)
+@pytest.mark.parametrize("path", [BATCHES, f"{PASQAL}/core-fast/api/v2/jobs"])
+def test_queries_of_pasqal_cloud(emulator, pasqal, path, query, status):
+    """A value that a filter cannot have is refused; a filter that does not exist is ignored."""
+    answer = ask(emulator, "GET", path + query, headers=pasqal["headers"])
+    assert answer[0] == status, answer
+    if status != 200:
+        check_jsend(answer, status)
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=201", f"limit={10**30}", "nonsense=1", ""])
+def test_a_page_of_ibms_service_that_is_out_of_range_has_the_default_length(emulator, query):
+    """Its API reference says so. What it does not know is ignored."""
+    status, page = ask(emulator, "GET", f"{QCS}/jobs?{query}", headers=ibm_headers(emulator))
+    assert (status, page["limit"], page["offset"]) == (200, 200, 0)
+
+
+def test_a_page_past_the_end_of_ibms_service_is_empty(emulator):
+    path = f"{QCS}/jobs?offset={10**30}"
+    status, page = ask(emulator, "GET", path, headers=ibm_headers(emulator))
+    assert (status, page["jobs"]) == (200, [])
+
+
+NASTY = (2**63, -(2**63) - 1, 10**400, 1e300, "\ud800", "\x00", "", True, None, [], {}, ["\udfff"])
+
+
+def with_nasty_values(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return copies of a request, each with one of its values replaced, at any depth."""
+    for key, value in body.items():
+        yield from ({**body, key: nasty} for nasty in NASTY)
+        if isinstance(value, dict):
+            yield from ({**body, key: inner} for inner in with_nasty_values(value))
+
+
+STORED = {name: {"presigned_url": "http://127.0.0.1:9/x"} for name in ("input", "results", "logs")}
+REQUESTS = {
+    "a job of IBM's service": (
+        "POST",
+        f"{QCS}/jobs",
+        {**JOB, "backend": "ibm_quick", "session_id": "x", "tags": ["a"], "cost": 1},
+    ),
+    "a session": ("POST", f"{QCS}/sessions", {"backend": "x", "mode": "batch", "max_ttl": 9}),
+    "the end of a session": ("PATCH", f"{QCS}/sessions/x", {"accepting_jobs": False}),
+    "a job of IBM's system": (
+        "POST",
+        f"{QS}/v1/jobs",
+        {"id": "x", "backend": "x", "program_id": "sampler", "timeout_secs": 1, "storage": STORED},
+    ),
+    "a batch": (
+        "POST",
+        BATCHES,
+        {
+            "project_id": "x",
+            "device_type": "FRESNEL",
+            "sequence_builder": "{}",
+            "jobs": [],
+            "open": True,
+            "tags": ["a"],
+        },
+    ),
+    "cancelling batches": ("PATCH", f"{BATCHES}/cancel", {"batch_ids": ["x"]}),
+    "a job of IQM's": (
+        "POST",
+        "/iqm-server/api/v1/jobs/garnet:mock/circuit",
+        {"circuits": [{"instructions": []}], "shots": 1},
+    ),
+    "a job of Felis": (
+        "POST",
+        "/alice-bob-felis/v1/jobs/",
+        {
+            "target": "EMU:40Q:LOGICAL_NOISELESS",
+            "inputDataFormat": "HUMAN_QIR",
+            "outputDataFormat": "HISTOGRAM",
+            "inputParams": {"nbShots": 1},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_no_value_of_a_request_causes_an_internal_error(emulator, pasqal, name):
+    """Numbers of more than 64 bits, halves of surrogate pairs and values of other types."""
+    method, path, body = REQUESTS[name]
+    secrets = json.loads((emulator.folder / "credentials.json").read_text())["secrets"]
+    felis = secrets["alice-bob-felis"]
+    basic = b64encode(f"{felis['username']}:{felis['password']}".encode()).decode()
+    headers = {
+        "ibm-quantum-compute-service": ibm_headers(emulator),
+        "ibm-quantum-system": ibm_headers(emulator, "ibm-quantum-system"),
+        "pasqal-cloud": pasqal["headers"],
+        "iqm-server": {"Authorization": f"Bearer {secrets['iqm-server']['token']}"},
+        "alice-bob-felis": {"Authorization": f"Basic {basic}"},
+    }[path.split("/")[1]]
+    if "project_id" in body:
+        body = {**body, "project_id": pasqal["project_id"]}
+    answers = [ask(emulator, method, path, each, headers)[0] for each in with_nasty_values(body)]
+    assert 500 not in answers
+    assert max(answers.count(401), answers.count(403)) < len(answers), "the caller is authorised"
+    assert any(400 <= status < 500 for status in answers)
 
 
 def test_pasqal_cloud_without_a_token_and_with_a_corrupt_body(emulator, pasqal):

@@ -24,13 +24,9 @@ pytestmark = [pytest.mark.slurm, pytest.mark.engines]
 SUBMIT_SIDE = """
 import sys, parsl
 from parsl.config import Config
-from parsl.executors import HighThroughputExecutor
-from parsl_ext import QPUExecutor, QPUSlurmProvider
+from parsl_runs import bell, executor
 from test_parsl_endings import sample
-from parsl_runs import bell
-provider = QPUSlurmProvider(qpu="ibm_quick", walltime="00:05:00")
-kind = QPUExecutor if sys.argv[2] == "QPUExecutor" else HighThroughputExecutor
-parsl.load(Config(executors=[kind(label="qpu", provider=provider)], run_dir=sys.argv[1]))
+parsl.load(Config(executors=[executor(qpu="ibm_quick")], run_dir=sys.argv[1]))
 sample(bell()).result()
 print("ready", flush=True)
 import time; time.sleep(600)
@@ -187,12 +183,11 @@ def test_a_retry_attaches_to_the_task_of_a_killed_worker(parsl_site: Site, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("executor", ["QPUExecutor", "HighThroughputExecutor"])
 def test_a_block_ends_within_a_minute_after_its_program_was_killed(
-    parsl_site: Site, tmp_path: Path, executor: str
+    parsl_site: Site, tmp_path: Path
 ):
     process = subprocess.Popen(
-        [sys.executable, "-c", SUBMIT_SIDE, str(tmp_path / "run"), executor],
+        [sys.executable, "-c", SUBMIT_SIDE, str(tmp_path / "run")],
         stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:

@@ -6,6 +6,7 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -19,18 +20,25 @@ from qrmi_workflows.emulator.simulators.null import null_outcome
 from qrmi_workflows.emulator.store import Task
 
 __all__ = [
+    "MAX_INTEGER",
     "Dialect",
     "Handler",
     "JSONResponse",
     "RefusalError",
     "fastapi_error",
+    "parse_json",
     "read_json",
     "read_json_object",
+    "read_moment",
     "required_field",
+    "string_list",
 ]
 
 _log = logging.getLogger(__name__)
 Handler = Callable[[Request], Awaitable[Response]]
+MAX_INTEGER = 2**63 - 1
+"""The largest integer that the vendors' servers, and the emulator's store, can hold."""
+
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
 
@@ -221,10 +229,22 @@ async def read_json(request: Request) -> Any:
     Raises:
         RefusalError: The body is not JSON (400).
     """
+    return parse_json(await request.body())
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse a request's JSON body.
+
+    Raises:
+        RefusalError: It is not JSON, or has half of a surrogate pair, which is no text (400).
+    """
     try:
-        return json.loads(await request.body())
+        document = json.loads(body)
+        if rb"\ud" in body.lower():
+            json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise RefusalError(400, f"The request body is not JSON: {error}.") from error
+    return document
 
 
 async def read_json_object(request: Request) -> dict[str, Any]:
@@ -243,9 +263,39 @@ def required_field(document: Mapping[str, Any], key: str, type_: type) -> Any:
     """Return a required field of the given type.
 
     Raises:
-        RefusalError: The field is missing or has another type (400).
+        RefusalError: The field is missing, has another type, or is an integer of more than 64 bits
+            (400).
     """
     value = document.get(key)
+    if type_ is int and isinstance(value, int) and not -MAX_INTEGER <= value <= MAX_INTEGER:
+        raise RefusalError(400, f"The field {key!r} must be a number of at most 64 bits.")
     if not isinstance(value, type_) or (type_ is int and isinstance(value, bool)):
         raise RefusalError(400, f"The field {key!r} must be a {type_.__name__}, not {value!r:.80}.")
     return value
+
+
+def string_list(value: object, key: str) -> list[str]:
+    """Return a field's value, which must be a list of strings; an absent one is empty.
+
+    Raises:
+        RefusalError: It is something else (400).
+    """
+    items = [] if value is None else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise RefusalError(400, f"The field {key!r} must be a list of strings, not {value!r:.80}.")
+    return items
+
+
+def read_moment(text: str, name: str, status: int = 400) -> float:
+    """Return a moment of a query, ISO 8601, in seconds since the epoch; UTC if it has no zone.
+
+    Raises:
+        RefusalError: The text is no such moment.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise RefusalError(
+            status, f"The query parameter {name!r} must be a date in ISO 8601, not {text!r:.80}."
+        ) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+from collections.abc import Iterator
 from typing import ClassVar
 from urllib.parse import parse_qs
 from uuid import uuid4
@@ -10,11 +12,15 @@ from uuid import uuid4
 from starlette.requests import Request
 from starlette.responses import Response
 
-from qrmi_workflows.emulator.backends import fake_backends
+from qrmi_workflows.emulator.backends import backend_document, fake_backends
 from qrmi_workflows.emulator.dialects.base import Dialect, JSONResponse, RefusalError
+from qrmi_workflows.emulator.simulators import SimulationError
+from qrmi_workflows.emulator.store import Task
 from qrmi_workflows.emulator.tokens import LIFETIME_SECONDS
 
-__all__ = ["IBMDialect"]
+__all__ = ["IBMDialect", "reason_code"]
+
+TOO_MANY_SHOTS = "Too many shots"
 
 _GRANT = "urn:ibm:params:oauth:grant-type:apikey"
 
@@ -36,6 +42,25 @@ class IBMDialect(Dialect):
             "apikey": secrets.token_urlsafe(33),
             "crn": f"crn:v1:bluemix:public:quantum-computing:us-east:{instance}::",
         }
+
+    async def read_request(self, task: Task, request: str) -> str:
+        """Check the shots of a job that starts, and return its input."""
+        self.check_shots(task, request)
+        return request
+
+    def check_shots(self, task: Task, request: str) -> None:
+        """Refuse more shots than the backend allows, as a job that runs is refused.
+
+        Raises:
+            SimulationError: A PUB has too many shots.
+        """
+        settings = self.fleet.devices[task.qpu].settings
+        limit = backend_document(settings.model, "conf").get("max_shots")
+        if task.program != "sampler" or limit is None or not settings.server.limits_shots:
+            return
+        most = max(_requested_shots(request), default=0)
+        if most > limit:
+            raise SimulationError(f"{TOO_MANY_SHOTS} given ({most} > {limit}).")
 
     def _authorize(self, request: Request) -> None:
         if not self.fleet.tokens.is_valid(self.bearer(request), self.type):
@@ -63,6 +88,24 @@ class IBMDialect(Dialect):
                 "scope": "ibm openid",
             }
         )
+
+
+def reason_code(task: Task) -> int:
+    """Return the code of a failed job, from IBM's registry of error codes where it is known."""
+    return 6000 if str(task.reason).startswith(TOO_MANY_SHOTS) else 1500
+
+
+def _requested_shots(request: str) -> Iterator[int]:
+    try:
+        params = json.loads(request)
+        options = params.get("options") or {}
+        by_default = params.get("shots") or options.get("default_shots")
+        own = [pub[2] if isinstance(pub, list) and len(pub) > 2 else 0 for pub in params["pubs"]]
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        return  # the simulator says what is wrong
+    for shots in own:
+        if isinstance(chosen := shots or by_default, int):
+            yield chosen
 
 
 def _iam_error(code: str, message: str) -> Response:

@@ -23,9 +23,11 @@ from qrmi_workflows.emulator.dialects.base import (
     RefusalError,
     read_json_object,
     required_field,
+    string_list,
 )
-from qrmi_workflows.emulator.dialects.ibm import IBMDialect
-from qrmi_workflows.emulator.store import FINAL_STATES, Session, Task
+from qrmi_workflows.emulator.dialects.ibm import IBMDialect, reason_code
+from qrmi_workflows.emulator.dialects.ibm_queries import JobQuery
+from qrmi_workflows.emulator.store import Session, Task
 
 __all__ = ["QuantumComputeService"]
 
@@ -37,7 +39,7 @@ _STATUS = {
     "failed": "Failed",
     "cancelled": "Cancelled",
 }
-_PENDING: tuple[str, ...] = ("queued", "running")
+_MAX_COST = 10800  # IBM's API reference: a larger value is capped
 _MAX_TTL = 28800
 
 
@@ -45,7 +47,7 @@ class QuantumComputeService(IBMDialect):
     """The dialect of `ibm-quantum-compute-service`."""
 
     type = "ibm-quantum-compute-service"
-    server_settings = ("cancel_route", "closing_cancels_running")
+    server_settings = ("cancel_route", "closing_cancels_running", "limits_shots")
 
     def environment(self, qpu: str, url: str, secrets: Mapping[str, str]) -> dict[str, str]:
         """Return the `QRMI_IBM_QCS_*` settings."""
@@ -119,9 +121,12 @@ class QuantumComputeService(IBMDialect):
     def _new_task(
         self, device: Device, program: str, session_id: str | None, body: Mapping[str, Any]
     ) -> Task:
-        details = {key: body[key] for key in ("tags", "cost", "private") if body.get(key)}
-        if isinstance(body.get("cost"), int) and body["cost"] > 0:
-            details["timeout_seconds"] = body["cost"]
+        details: dict[str, Any] = {"private": True} if body.get("private") else {}
+        if tags := string_list(body.get("tags"), "tags"):
+            details["tags"] = tags
+        if body.get("cost"):
+            cost = min(required_field(body, "cost", int), _MAX_COST)
+            details |= {"cost": cost, "timeout_seconds": cost} if cost > 0 else {}
         return Task(
             id=secrets.token_hex(10),
             qpu=device.name,
@@ -162,7 +167,7 @@ class QuantumComputeService(IBMDialect):
             "status": f"{status} - Ran too long" if task.reason == RAN_TOO_LONG else status,
             "program": {"id": task.program},
             "created": self.fleet.clock.iso(task.accepted),
-            "cost": task.details.get("cost", 10000),
+            "cost": task.details.get("cost", _MAX_COST),
             "tags": task.details.get("tags", []),
             "session_id": task.session,
             "private": False,
@@ -172,24 +177,17 @@ class QuantumComputeService(IBMDialect):
 
     async def _list_jobs(self, request: Request) -> Response:
         self._authorize(request)
-        query = request.query_params
-        limit = _integer_parameter(query, "limit", 10)
-        offset = _integer_parameter(query, "offset", 0)
-        states = {"true": _PENDING, "false": FINAL_STATES}.get(query.get("pending", "").lower(), ())
-        columns = {"session_id": "session", "program": "program"}
-        equal = {column: query[key] for key, column in columns.items() if query.get(key)}
-        backend = query.get("backend")
-        names = [device.name for device in self.devices if not backend or device.name == backend]
+        query = JobQuery.parse(request.query_params, [device.name for device in self.devices])
         tasks = self.fleet.store.find_tasks(
-            limit=limit,
-            offset=offset,
-            newest_first=query.get("sort", "DESC").upper() != "ASC",
-            states=states,
-            qpus=tuple(names) or ("",),  # an empty tuple would match every QPU
-            **equal,
+            limit=query.limit,
+            offset=query.offset,
+            newest_first=query.newest_first,
+            **query.conditions,
         )
         jobs = [self._job_document(self.fleet.latest(task)) for task in tasks]
-        return JSONResponse({"jobs": jobs, "count": len(jobs), "limit": limit, "offset": offset})
+        count = self.fleet.store.count_found(**query.conditions)
+        page = {"count": count, "limit": query.limit, "offset": query.offset}
+        return JSONResponse({"jobs": jobs, **page})
 
     async def _get_results(self, request: Request) -> Response:
         task = self._requested_task(request)
@@ -229,7 +227,8 @@ class QuantumComputeService(IBMDialect):
 
     async def _set_tags(self, request: Request) -> Response:
         task = self._requested_task(request)
-        task.details["tags"] = required_field(await read_json_object(request), "tags", list)
+        body = await read_json_object(request)
+        task.details["tags"] = string_list(required_field(body, "tags", list), "tags")
         self.fleet.store.save_task(task)
         return Response(status_code=204)
 
@@ -378,13 +377,6 @@ def _status_name(device: Device) -> str:
 
 
 def _reason_code(task: Task) -> int:
-    return 1500 if task.state == "failed" else 1305 if task.reason == RAN_TOO_LONG else 1200
-
-
-def _integer_parameter(query: Mapping[str, str], key: str, default: int) -> int:
-    text = query.get(key, "")
-    if text and not text.isdecimal():
-        raise RefusalError(
-            400, f"The query parameter {key!r} must be a non-negative integer, not {text!r}."
-        )
-    return int(text) if text else default
+    if task.state == "failed":
+        return reason_code(task)
+    return 1305 if task.reason == RAN_TOO_LONG else 1200

@@ -28,7 +28,7 @@ from qrmi_workflows.emulator.dialects.base import (
     read_json_object,
     required_field,
 )
-from qrmi_workflows.emulator.dialects.ibm import IBMDialect
+from qrmi_workflows.emulator.dialects.ibm import IBMDialect, reason_code
 from qrmi_workflows.emulator.objects import ObjectStore
 from qrmi_workflows.emulator.simulators import SimulationError
 from qrmi_workflows.emulator.store import Task
@@ -52,7 +52,7 @@ class QuantumSystem(IBMDialect):
     """The dialect of `ibm-quantum-system`."""
 
     type = "ibm-quantum-system"
-    server_settings = ("cancel_route", "finished_jobs_hold_lanes", "repeated_jobs_accepted")
+    server_settings = ("cancel_route", "limits_shots")
 
     def new_secrets(self) -> dict[str, str]:
         """Return an API key, the CRN of a service instance, and a pair of S3 keys."""
@@ -113,10 +113,11 @@ class QuantumSystem(IBMDialect):
         return JSONResponse(document, status_code=refusal.status)
 
     async def read_request(self, task: Task, request: str) -> str:
-        """Fetch a job's input from its storage."""
-        del task
+        """Fetch a job's input from its storage, and check its shots."""
         url = json.loads(request)["input"]["presigned_url"]
-        return (await _transfer("GET", url)).decode(errors="replace")
+        text = (await _transfer("GET", url)).decode(errors="replace")
+        self.check_shots(task, text)
+        return text
 
     async def write_outcome(self, task: Task, result: str | None, logs: str) -> None:
         """Upload a job's results and logs to its storage."""
@@ -167,9 +168,8 @@ class QuantumSystem(IBMDialect):
         """Return whether the same job already exists; refuse a different job with its id."""
         if self.fleet.task(task.id) is None:
             return False
-        accepts_repetition = self.fleet.devices[task.qpu].settings.server.repeated_jobs_accepted
-        if not accepts_repetition or self.fleet.store.request(task.id) != storage:
-            raise RefusalError(409, f"Job {task.id} already exists.")
+        if self.fleet.store.request(task.id) != storage:
+            raise RefusalError(409, f"Job {task.id} already exists with other storage.")
         return True
 
     def _require_lane(self, device: Device) -> None:
@@ -177,17 +177,10 @@ class QuantumSystem(IBMDialect):
             raise RefusalError(423, f"Backend {device.name} is reserved.")
         if device.availability == "offline":
             raise RefusalError(409, f"Backend {device.name} is offline.")
-        if self._jobs_in_lanes(device) >= device.settings.lanes:
+        if device.busy_lanes + device.queue_length >= device.settings.lanes:
             raise RefusalError(
                 429, f"All {device.settings.lanes} lanes of backend {device.name} are in use."
             )
-
-    def _jobs_in_lanes(self, device: Device) -> int:
-        unfinished = device.busy_lanes + device.queue_length
-        if not device.settings.server.finished_jobs_hold_lanes:
-            return unfinished
-        ended = ("completed", "failed", "cancelled")
-        return unfinished + len(self.fleet.store.find_tasks(qpu=device.name, states=ended))
 
     def _requested_task(self, request: Request) -> Task:
         self._authorize(request)
@@ -213,7 +206,7 @@ class QuantumSystem(IBMDialect):
             document["end_time"] = iso(task.finished)
             document["usage"] = {"quantum_nanoseconds": nanoseconds}
         if task.state == "failed":
-            document |= {"reason_code": 1500, "reason_message": task.reason}
+            document |= {"reason_code": reason_code(task), "reason_message": task.reason}
         return document
 
     async def _get_job(self, request: Request) -> Response:

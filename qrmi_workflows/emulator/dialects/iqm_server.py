@@ -53,6 +53,7 @@ _LIMITS = (
     "max_instructions_per_circuit",
     "max_shots_per_circuit",
 )
+_LIMIT = 10**6
 _LINKS = ("academy_url", "documentation_url", "mock_url")
 _PRICING = {
     "payg_price_per_second": "0",
@@ -136,8 +137,12 @@ class IQMServer(Dialect):
             raise RefusalError(400, "The field 'circuits' must hold at least one circuit.")
         for circuit in body["circuits"]:
             _check_circuit(circuit, _COUPLERS[device.settings.model])
-        if not required_field(body, "shots", int) >= 1:
-            raise RefusalError(400, f"The field 'shots' must be at least 1, not {body['shots']}.")
+        if not 1 <= required_field(body, "shots", int) <= _LIMIT:
+            raise RefusalError(
+                400, f"The field 'shots' must be from 1 to {_LIMIT}, not {body['shots']}."
+            )
+        if len(body["circuits"]) > _LIMIT:
+            raise RefusalError(400, f"The field 'circuits' must hold at most {_LIMIT} circuits.")
         task = Task(
             id=str(uuid4()),
             qpu=device.name,
@@ -223,7 +228,7 @@ class IQMServer(Dialect):
             "operational": operational.get(device.availability, "maintenance"),
             "health": self._health_document(device),
             "queue_length": device.queue_length + device.busy_lanes,
-            "limits": dict.fromkeys(_LIMITS, 10**6),
+            "limits": dict.fromkeys(_LIMITS, _LIMIT),
             "pricing": _PRICING,
             "additional_info": {**dict.fromkeys(_LINKS, ""), "best_suited_for": []},
         }

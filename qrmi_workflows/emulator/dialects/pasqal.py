@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
 
-from qrmi_workflows.emulator.dialects.base import RefusalError, required_field
+from qrmi_workflows.emulator.dialects.base import RefusalError, parse_json, required_field
 from qrmi_workflows.emulator.store import Batch, Task
 
 __all__ = [
+    "MAX_RUNS",
     "PULSER_DEVICES",
     "STATUS",
     "batch_document",
@@ -26,6 +28,9 @@ __all__ = [
 ]
 
 PULSER_DEVICES = ("AnalogDevice", "DigitalAnalogDevice", "MockDevice")
+MAX_RUNS = {"AnalogDevice": 2000}
+"""The `max_runs` of Pulser's devices that have one."""
+
 STATUS = {
     "queued": "PENDING",
     "running": "RUNNING",
@@ -47,9 +52,9 @@ async def read_body(request: Request) -> Any:
     try:
         if request.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
-        return json.loads(body)
-    except (ValueError, OSError, EOFError, RecursionError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise RefusalError(400, f"The request body is not JSON: {error}.") from error
+    return parse_json(body)
 
 
 async def read_body_object(request: Request) -> dict[str, Any]:
@@ -81,12 +86,13 @@ def sequence_text(text: object, field: str) -> str:
     return text
 
 
-def job_request(job: object, sequence: str | None) -> dict[str, Any]:
+def job_request(job: object, sequence: str | None, max_runs: int | None) -> dict[str, Any]:
     """Return the stored request of one job of a batch.
 
     Args:
         job: The job's document: `runs`, and optionally `variables` and its own `sequence`.
         sequence: The batch's sequence, if it has one.
+        max_runs: How many runs the device allows, if it has a limit.
 
     Raises:
         RefusalError: The job is malformed, or neither it nor the batch has a sequence (400).
@@ -96,6 +102,8 @@ def job_request(job: object, sequence: str | None) -> dict[str, Any]:
     runs = required_field(job, "runs", int)
     if runs < 1:
         raise RefusalError(400, f"The field 'runs' must be at least 1, not {runs}.")
+    if max_runs is not None and runs > max_runs:
+        raise RefusalError(400, f"The field 'runs' must be at most {max_runs}, not {runs}.")
     variables = job.get("variables") or {}
     if not isinstance(variables, dict):
         raise RefusalError(400, f"The field 'variables' must be an object, not {variables!r:.80}.")
@@ -134,6 +142,8 @@ def batch_document(batch: Batch, tasks: list[Task], project_id: str, iso: _Iso) 
         "complete": not is_open,
         "device_type": batch.qpu,
         "tags": batch.details.get("tags"),
+        "parent_id": batch.details.get("parent"),
+        "queue_priority": "MEDIUM",
         "sequence_builder": batch.details.get("sequence"),
         "created_at": iso(batch.created),
         "updated_at": iso(max([batch.created, *started, *ended])),
@@ -155,6 +165,8 @@ def job_document(task: Task, project_id: str, iso: _Iso) -> dict[str, Any]:
         "project_id": project_id,
         "status": STATUS[task.state],
         "runs": details["runs"],
+        "user_id": "emulator",
+        "parent_id": details.get("parent"),
         "variables": details.get("variables") or None,
         "created_at": iso(task.accepted),
         "updated_at": iso(task.finished or task.started or task.accepted),

@@ -21,6 +21,7 @@ from starlette.responses import Response
 
 from qrmi_workflows.emulator.device import Device
 from qrmi_workflows.emulator.dialects.base import (
+    MAX_INTEGER,
     Dialect,
     Handler,
     JSONResponse,
@@ -28,8 +29,9 @@ from qrmi_workflows.emulator.dialects.base import (
     fastapi_error,
     read_json_object,
 )
-from qrmi_workflows.emulator.dialects.pasqal import PULSER_DEVICES, STATUS
+from qrmi_workflows.emulator.dialects.pasqal import MAX_RUNS, PULSER_DEVICES, STATUS
 from qrmi_workflows.emulator.munge import MungeError, decode_uid
+from qrmi_workflows.emulator.simulators import SimulationError
 from qrmi_workflows.emulator.store import Session, Task
 
 __all__ = ["PasqalLocal"]
@@ -93,6 +95,18 @@ class PasqalLocal(Dialect):
     def _requested_device(self, request: Request) -> Device:
         return self.device(request.path_params["qpu"])
 
+    async def read_request(self, task: Task, request: str) -> str:
+        """Check the runs of a task that starts: the warden passes on any number, the QPU does not.
+
+        Raises:
+            SimulationError: There are more than the device allows.
+        """
+        most = MAX_RUNS.get(self.fleet.devices[task.qpu].settings.model)
+        runs = json.loads(request)["runs"]
+        if most is not None and runs > most:
+            raise SimulationError(f"{runs} runs; the device allows at most {most}")
+        return request
+
     # Sessions
 
     async def _create_session(self, request: Request) -> Response:
@@ -155,7 +169,7 @@ class PasqalLocal(Dialect):
         sequence, shots = body.get("sequence"), body.get("shots")
         if not isinstance(sequence, str):
             raise RefusalError(400, "sequence: Input should be a valid string")
-        if not isinstance(shots, int) or isinstance(shots, bool) or shots < 1:
+        if not isinstance(shots, int) or isinstance(shots, bool) or not 1 <= shots <= MAX_INTEGER:
             raise RefusalError(400, "shots: Input should be a positive integer")
         task = Task(
             id=str(self.fleet.store.next_number()),
@@ -171,6 +185,8 @@ class PasqalLocal(Dialect):
 
     async def _requested_task(self, request: Request) -> Task:
         device, uid = self._requested_device(request), await self._caller_uid(request)
+        if not request.path_params["id"].isdecimal():
+            raise RefusalError(422, "id: Input should be a valid integer")
         task = self.fleet.task(request.path_params["id"])
         if task is None or task.qpu != device.name or task.details["owner"] != str(uid):
             raise RefusalError(404, "Job not found")

@@ -29,14 +29,8 @@ __all__ = ["IBM", "transpiler_target"]
 _TYPES = {
     "ibm-quantum-compute-service": ResourceType(qrmi="IBMQuantumComputeService"),
     # IBM Quantum System API requires a time limit for every task. A scheduler's job sets its own;
-    # elsewhere the limit is one day. QRMI 0.26.4 repeats a submission that is refused because all
-    # lanes are taken (429) or reserved (423), without a limit; its task_stop also deletes the job.
-    "ibm-quantum-system": ResourceType(
-        qrmi="IBMQuantumSystem",
-        settings={TIMEOUT: "86400"},
-        start_waits_for_lane=True,
-        stop_deletes_finished=True,
-    ),
+    # elsewhere the limit is one day.
+    "ibm-quantum-system": ResourceType(qrmi="IBMQuantumSystem", settings={TIMEOUT: "86400"}),
     "qiskit-runtime-service": ResourceType(qrmi="IBMQiskitRuntimeService"),
 }
 _FRONTENDS = {
@@ -102,8 +96,19 @@ class _IBM:
     def check(self, content: Mapping[str, Any], *, qpu: str, target: str | None) -> None:
         from qrmi_workflows.vendors.ibm.checks import check_pub
 
-        for index, pub in enumerate(content["parameters"]["pubs"]):
-            check_pub(content["program_id"], pub, index=index, qpu=qpu, target=target)
+        parameters = content["parameters"]
+        default_shots = parameters.get("shots") or parameters.get("options", {}).get(
+            "default_shots"
+        )
+        for index, pub in enumerate(parameters["pubs"]):
+            check_pub(
+                content["program_id"],
+                pub,
+                index=index,
+                default_shots=default_shots,
+                qpu=qpu,
+                target=target,
+            )
 
     def encode(self, content: Mapping[str, Any]) -> VendorPayload:
         return VendorPayload(

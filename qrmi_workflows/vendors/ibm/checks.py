@@ -18,11 +18,27 @@ __all__ = ["check_pub"]
 _LABEL = re.compile(r"[IXYZ01+lr-]+")
 
 
-def check_pub(program: str, pub: Any, *, index: int, qpu: str, target: str | None) -> None:
+def check_pub(
+    program: str,
+    pub: Any,
+    *,
+    index: int,
+    default_shots: int | None,
+    qpu: str,
+    target: str | None,
+) -> None:
     """Refuse a PUB that cannot run on a QPU.
 
     Circuits are inspected only if they are OpenQASM 3, and their gates only if the target is known.
     Everything else is left to the vendor.
+
+    Args:
+        program: `sampler` or `estimator`.
+        pub: The PUB.
+        index: Its number in the payload, for messages.
+        default_shots: The number of shots if the PUB has none of its own.
+        qpu: The QPU's name, for messages.
+        target: The QPU's target; `None` if unknown.
 
     Raises:
         PayloadError: The parameters have no values, a sampler's circuit has no measurements, an
@@ -32,8 +48,9 @@ def check_pub(program: str, pub: Any, *, index: int, qpu: str, target: str | Non
     items: list[Any] = [pub] if isinstance(pub, str) else pub
     is_sampler = program == "sampler"
     backend = None if target is None else read_backend(target)
-    if is_sampler and len(items) > 2 and backend is not None:
-        check_shots(items[2], backend, f"PUB {index}", qpu)
+    if is_sampler and backend is not None:
+        own_shots = items[2] if len(items) > 2 else None
+        check_shots(own_shots or default_shots, backend, f"PUB {index}", qpu)
     if not is_sampler:
         _check_observables(items[1], f"the observables of PUB {index}")
     if not isinstance(items[0], str):

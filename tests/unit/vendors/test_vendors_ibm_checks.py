@@ -119,3 +119,17 @@ def test_more_shots_than_the_qpu_allows_are_refused(circuit):
     check(sampler_content(circuit, shots=100_000), snapshot_target("fez"))
     with pytest.raises(PayloadError, match="PUB 0: shots=100001: must be at most 100000"):
         check(sampler_content(circuit, shots=100_001), snapshot_target("fez"))
+
+
+@pytest.mark.parametrize("defaults", [{"shots": 100_001}, {"options": {"default_shots": 100_001}}])
+def test_the_payloads_own_default_counts_for_a_pub_without_shots(defaults):
+    target = snapshot_target("fez")
+    content = sampler_content("OPENQASM 3.0;")
+    content["parameters"] |= defaults
+    with pytest.raises(PayloadError, match="PUB 0: shots=100001: must be at most 100000"):
+        check(content, target)
+    content["parameters"]["pubs"] = ["OPENQASM 3.0;"]
+    with pytest.raises(PayloadError, match="PUB 0: shots=100001"):
+        check(content, target)
+    content["parameters"]["pubs"] = [["OPENQASM 3.0;", None, 10]]
+    check(content, target)

@@ -62,6 +62,8 @@ def classify(
     message = f"QPU {qpu!r}: {method} failed: {text.rstrip()}"
     if name in ("ConfigError", "EnvVarNotSetError"):
         return ConfigError(f"{message}. Correct its `environment` in qrmi_config.json.")
+    if status == 404 and method == "task_logs":  # the vendor may lack the route, not the task
+        return ResourceError(f"{message}. The vendor has no log of this task.", qpu, method, 404)
     if status == 404 and method.startswith("task_") and method != "task_start":
         return TaskUnknownError(f"{message}. The vendor does not know the task.", qpu, str(args[0]))
     if status == 401:

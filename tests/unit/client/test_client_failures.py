@@ -81,11 +81,19 @@ def test_rejected_credentials_had_no_effect():
         assert "Renew the QPU's credentials" in str(error)
 
 
-@pytest.mark.parametrize("method", ["task_status", "task_result", "task_stop", "task_logs"])
+@pytest.mark.parametrize("method", ["task_status", "task_result", "task_stop"])
 def test_a_task_that_is_not_found_is_unknown(method):
     for error in (failed("status 404", method), failed("gone", method, qrmi.TaskNotFoundError)):
         assert type(error) is TaskUnknownError
         assert error.task_id == "task-1"
+
+
+def test_a_log_that_is_not_found_says_nothing_about_the_task():
+    """Pasqal's warden has no route for logs."""
+    error = failed("status 404", "task_logs")
+
+    assert type(error) is ResourceError
+    assert "no log of this task" in str(error)
 
 
 def test_a_target_that_is_not_found_is_not_an_unknown_task():

@@ -11,7 +11,7 @@ from enum import Enum
 
 from qrmi_workflows.schedulers.base import JobState, JobStatus
 
-__all__ = ["Outcome", "decide_outcome", "describe_end", "describe_forgotten"]
+__all__ = ["Outcome", "decide_outcome", "describe_end", "describe_forgotten", "is_held"]
 
 
 class Outcome(Enum):
@@ -67,6 +67,12 @@ def _decide_from_marker(exit_status: str | None) -> Outcome:
     if not exit_status:  # no marker, or one that could not be read
         return Outcome.UNDECIDED
     return Outcome.SUCCEEDED if exit_status == "0" else Outcome.FAILED
+
+
+def is_held(listed: JobStatus) -> bool:
+    """Return whether a job does not start until somebody releases it."""
+    is_pending = listed.state is JobState.PENDING
+    return listed.state is JobState.HELD or (is_pending and listed.reason.startswith("JobHeld"))
 
 
 def describe_end(job_id: str, listed: JobStatus | None, exit_status: str | None) -> str:

@@ -31,7 +31,8 @@ class ExecutorSettings(SlurmSettings):
         default=False,
         metadata={
             "help": "Let jobs without a QPU leave a completion marker too, so that Snakemake "
-            "notices their end within a second. This appends `&& touch MARKER` to their command; "
-            "without this option they run exactly as under the stock executor."
+            "notices their end within a second. This appends the writing of a file to their "
+            "command; without this option they run as under the stock executor, unless Slurm "
+            "would forget them before they are checked."
         },
     )

@@ -21,7 +21,7 @@ from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from qrmi_workflows.errors import SchedulerError
-from qrmi_workflows.schedulers.base import JobState, JobStatus
+from qrmi_workflows.schedulers.base import JobStatus
 from qrmi_workflows.schedulers.command import run_command
 from qrmi_workflows.schedulers.slurm import has_accounting, kill_wait_of, min_job_age_of
 from snakemake_executor_plugin_slurm_qpu.completion_markers import POLL_SECONDS, CompletionMarkers
@@ -32,6 +32,7 @@ from snakemake_executor_plugin_slurm_qpu.outcome import (
     decide_outcome,
     describe_end,
     describe_forgotten,
+    is_held,
 )
 from snakemake_executor_plugin_slurm_qpu.status_queries import Answer, ask_slurm, nodes_of
 from snakemake_executor_plugin_slurm_qpu.telemetry import WORKFLOW_RECORDS
@@ -198,12 +199,12 @@ class MarkerExecutor(SlurmExecutor):
         return True
 
     def _warn_if_held(self, job_id: str, status: JobStatus | None) -> None:
-        if status is not None and status.state is JobState.HELD and job_id not in self._held:
+        if status is not None and is_held(status) and job_id not in self._held:
             self._held.add(job_id)
             self.logger.warning(
                 f"SLURM-job '{job_id}' is held (SLURM status is: '{status.word}', reason: "
-                f"{status.reason or 'not known'}) and does not start until somebody releases it "
-                f"(`scontrol release {job_id}`) or cancels it (`scancel {job_id}`)."
+                f"{status.reason or 'not known'}). Snakemake goes on waiting; release the job with "
+                f"`scontrol release {job_id}`, or cancel it with `scancel {job_id}`."
             )
 
     def _is_forgotten_for_long(self, job_id: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -128,6 +129,39 @@ def test_a_preempted_job_that_slurm_requeues_has_not_ended(project):
 
     assert len(submitted(output)) == 1
     assert "was preempted" not in output
+
+
+@pytest.mark.slow
+def test_a_job_that_loses_its_node_fails_and_a_held_one_is_named(project):
+    project.write(
+        """
+        rule all:
+            input: "quantum.txt", "held.txt"
+        rule quantum:
+            output: "quantum.txt"
+            resources: qpu=1, qpu_name="ibm_fez"
+            shell: "touch started; sleep 60"
+        rule held:
+            output: "held.txt"
+            resources: qpu=1, qpu_name="ibm_fez", slurm_extra="--hold"
+            shell: "touch {output}"
+        """
+    )
+    process = project.start("--slurm-qpu-init-seconds-before-status-checks=2", "--keep-going")
+    wait_until((project.folder / "started").exists, "the rule's start")
+    (log,) = (project.folder / ".snakemake/log").iterdir()
+
+    project.slurm("scontrol", "update", "NodeName=n1", "State=DOWN", "Reason=a test")
+    wait_until(lambda: "its node failed" in log.read_text(), "the failure")
+    # It may be back already: slurmd registers again.
+    project.slurm("sh", "-c", "scontrol update NodeName=n1 State=RESUME || true")
+    named = re.compile(r"'(\d+)' is held .*JobHeldUser")
+    held = wait_until(lambda: named.search(log.read_text()), "the warning")
+    project.slurm("scontrol", "release", held[1])
+    project.wait(process, fails=True)
+
+    assert (project.folder / "held.txt").exists()
+    assert "SLURM status is: 'NODE_FAIL'" in log.read_text()
 
 
 @contextmanager

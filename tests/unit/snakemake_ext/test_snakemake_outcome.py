@@ -8,6 +8,7 @@ from snakemake_executor_plugin_slurm_qpu.outcome import (
     decide_outcome,
     describe_end,
     describe_forgotten,
+    is_held,
 )
 
 RUN = "3f1c6a52-0d9c-4a35-9d0b-5a4b7a3e8c11"
@@ -120,3 +121,18 @@ def test_the_message_of_a_forgotten_job_says_who_was_asked():
     assert "Slurm no longer knows it, and" in message
     message = describe_forgotten("7", min_job_age=10, has_accounting=True)
     assert "neither squeue nor sacct knows it" in message
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "held"),
+    [
+        ("PENDING", "JobHeldUser", True),
+        ("PENDING", "JobHeldAdmin", True),
+        ("SPECIAL_EXIT", "None", True),
+        ("REQUEUE_HOLD", "None", True),
+        ("PENDING", "Resources", False),
+        ("RUNNING", "None", False),
+    ],
+)
+def test_a_held_job_is_recognised(state, reason, held):
+    assert is_held(listed(state, "0", reason)) == held

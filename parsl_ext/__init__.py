@@ -1,10 +1,11 @@
 """Parsl apps on QPUs: a Slurm provider, a lease launcher, an executor and `qpu_app`."""
 
-from parsl_ext.apps import block_lease, qpu_app
+from parsl_ext.apps import qpu_app, qpu_bash_app
+from parsl_ext.block import block_lease
 from parsl_ext.configs import qpu_config
 from parsl_ext.executor import QPUExecutor
 from parsl_ext.launcher import LeaseLauncher
-from parsl_ext.memo import register_memo_types
+from parsl_ext.memo import QPUMemoizer, register_memo_types
 from parsl_ext.payload_app import run_payload
 from parsl_ext.providers.base import QPUProvider
 from parsl_ext.providers.slurm import QPUSlurmProvider
@@ -13,10 +14,12 @@ from parsl_ext.retries import qpu_retry_handler
 __all__ = [
     "LeaseLauncher",
     "QPUExecutor",
+    "QPUMemoizer",
     "QPUProvider",
     "QPUSlurmProvider",
     "block_lease",
     "qpu_app",
+    "qpu_bash_app",
     "qpu_config",
     "qpu_retry_handler",
     "register_memo_types",

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
+import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from parsl import python_app
-from parsl.executors.execute_task import execute_task
+from parsl.dataflow.dflow import DataFlowKernel, DataFlowKernelLoader
+from parsl.dataflow.futures import AppFuture
 
-from qrmi_workflows.config.job import read_job
-from qrmi_workflows.errors import ConfigError, QPUError, RequestError, UnknownQPUError
-from qrmi_workflows.journal.journal import Journal
-from qrmi_workflows.lease.lease import Lease
-from qrmi_workflows.lease.open import open_lease
+from parsl_ext.bash import BashCall
+from parsl_ext.block import BlockCall
+from parsl_ext.qpus import MEMO_KEY, memo_key, qpus_of
+from parsl_ext.steps import archive_step, found_tasks, full_name, start_numbered
+from qrmi_workflows.errors import RequestError
 
-__all__ = ["archive_step", "block_lease", "execute_in_lane", "is_lease_app", "qpu_app"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["qpu_app", "qpu_bash_app"]
 
 _LEASE = "lease"
 _STEP = "qpu_step"
-_SPECIFICATION = "parsl_resource_specification"
-_IS_LEASE_APP = "is_qpu_lease_app"
 
 
 def qpu_app(
@@ -35,7 +33,7 @@ def qpu_app(
     executors: list[str] | str = "qpu",
     cache: bool = False,
     ignore_for_cache: list[str] | None = None,
-    data_flow_kernel: Any = None,
+    data_flow_kernel: DataFlowKernel | None = None,
 ) -> Callable[..., Any]:
     """Turn a function into a Parsl app that runs in a block holding a QPU.
 
@@ -47,7 +45,11 @@ def qpu_app(
             return lease.run(payload).counts()
 
     The tasks of a call are journaled, so that Parsl's retries of the call find them. If the caller
-    adds `qpu_step="NAME"` (not passed to the function), other runs of the program find them too.
+    adds `qpu_step="NAME"` (not passed to the function), another run of the program finds them too,
+    until the call has ended well. Equal names in one run are told apart by their order.
+
+    A parameter named `walltime` limits the call, as in Parsl: its tasks are cancelled when that
+    time is over.
 
     Parameters
     ----------
@@ -58,8 +60,11 @@ def qpu_app(
     executors : list of str, or str
         Labels of the executors that the app may run on. Default is "qpu", the default label of
         `QPUExecutor`.
-    cache, ignore_for_cache, data_flow_kernel
-        As in Parsl's `python_app`; see also `register_memo_types`.
+    cache : bool
+        Whether Parsl memoises calls; see also `register_memo_types`. A call on another QPU is
+        another call. One that may run on several QPUs gets the result of any of them.
+    ignore_for_cache, data_flow_kernel
+        As in Parsl's `python_app`.
 
     Returns
     -------
@@ -68,100 +73,176 @@ def qpu_app(
     """
 
     def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
-        labels = [executors] if isinstance(executors, str) and executors != "all" else executors
-        app = python_app(
-            _lend_block_lease(body, qpu),
-            data_flow_kernel=data_flow_kernel,
-            executors=labels,
+        return _make_app(
+            body,
+            BlockCall(body, qpu),
+            qpu=qpu,
+            executors=executors,
             cache=cache,
-            ignore_for_cache=[*(ignore_for_cache or []), _STEP],
+            ignore_for_cache=ignore_for_cache,
+            data_flow_kernel=data_flow_kernel,
         )
-
-        @functools.wraps(body)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return _call_as_step(app, body, args, kwargs)
-
-        return call
 
     return decorate if function is None else decorate(function)
 
 
-def _call_as_step(
-    app: Callable[..., Any],
-    body: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    """Call an app under a step name, which Parsl passes again each time it retries the call."""
-    has_lease = _has_parameter(body, _LEASE)
-    if has_lease:
-        _refuse_lease_argument(body, args, kwargs)
-    name = kwargs.pop(_STEP, None)
-    step = name or f"app {body.__name__} {uuid.uuid4()}"
-    future = app(*args, **{_STEP: step}, **kwargs)
-    if has_lease and name is None:  # no other run of the program can know the step's name
-        future.add_done_callback(lambda _: archive_step(step))
-    return future
+def qpu_bash_app(
+    function: Callable[..., Any] | None = None,
+    *,
+    qpu: str | None = None,
+    executors: list[str] | str = "qpu",
+    cache: bool = False,
+    ignore_for_cache: list[str] | None = None,
+    data_flow_kernel: DataFlowKernel | None = None,
+) -> Callable[..., Any]:
+    """Turn a function that returns a command line into a Parsl app that uses its block's QPU.
 
+    The command, and any program that it starts, adopts the block's lease::
 
-@functools.cache
-def block_lease(qpu: str | None = None) -> Lease:
-    """Return the lease of this worker's block; adopted once for each worker process.
+        @qpu_bash_app
+        def sample(inputs=(), outputs=(), stderr=parsl.AUTO_LOGNAME):
+            return f"qpu run {inputs[0]} -o {outputs[0]}"
+
+    Each task takes a lane, as in a `qpu_app`. Retries and `qpu_step` find tasks as they do there.
+    When a `walltime` is over, the command gets SIGTERM, and its tasks are cancelled.
 
     Parameters
     ----------
+    function : callable
+        The function, if the decorator is used without parentheses. Do not pass it by name.
     qpu : str | None
-        The QPU's name, if the block holds several.
+        The QPU that the command uses, if the block holds several; the command names it too
+        (`qpu run --qpu NAME`).
+    executors, cache, ignore_for_cache, data_flow_kernel
+        As in `qpu_app`.
+
+    Returns
+    -------
+    callable
+        The app. Calling it returns an `AppFuture` of the exit status, as with Parsl's `bash_app`.
 
     Raises
     ------
-    ConfigError
-        The block holds no QPU, or it holds several and none is named.
-    UnknownQPUError
-        The block does not hold this QPU.
+    RequestError
+        The function has a parameter `lease`.
     """
-    held = [name for name, carried in read_job().items() if carried.token is not None]
-    # A worker must not acquire a lease itself: the scheduler has not granted it the QPU, and a
-    # worker may be killed, so nobody would release the lease.
-    if not held:
-        raise ConfigError(
-            "this app needs a QPU, but its block holds none. Use a `QPUSlurmProvider`, or give the "
-            "provider `launcher=LeaseLauncher(qpu=…)`."
+
+    def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
+        if _has_parameter(body, _LEASE):
+            raise RequestError(
+                f"{body.__name__}() has a parameter `lease`: the command of a bash app adopts the "
+                "block's lease by itself (`qpu run …`). Remove the parameter, or use `qpu_app`."
+            )
+        return _make_app(
+            body,
+            BashCall(body, qpu),
+            qpu=qpu,
+            executors=executors,
+            cache=cache,
+            ignore_for_cache=ignore_for_cache,
+            data_flow_kernel=data_flow_kernel,
         )
-    if qpu is not None and qpu not in held:
-        raise UnknownQPUError(qpu, held, "in this block", "Name one that its provider asks for.")
-    if qpu is None and len(held) > 1:
-        raise ConfigError(
-            f"no QPU named, and this block holds {len(held)}: {', '.join(held)}. Name one: "
-            "`@qpu_app(qpu=…)`."
+
+    return decorate if function is None else decorate(function)
+
+
+def _make_app(
+    body: Callable[..., Any],
+    run: Callable[..., Any],
+    *,
+    qpu: str | None,
+    executors: list[str] | str,
+    cache: bool,
+    ignore_for_cache: list[str] | None,
+    data_flow_kernel: DataFlowKernel | None,
+) -> Callable[..., Any]:
+    labels = [executors] if isinstance(executors, str) and executors != "all" else executors
+    app = _App(
+        body=body,
+        run=run,
+        qpu=qpu,
+        labels=labels,
+        cache=cache,
+        ignore_for_cache=[*(ignore_for_cache or []), _STEP],
+        data_flow_kernel=data_flow_kernel,
+    )
+
+    @functools.wraps(body)
+    def call(*args: Any, **kwargs: Any) -> AppFuture:
+        return app.call(args, kwargs)
+
+    return call
+
+
+@dataclass(kw_only=True)
+class _App:
+    """An app: its function, what workers run in its place, and where."""
+
+    body: Callable[..., Any]
+    run: Callable[..., Any]
+    qpu: str | None
+    labels: list[str] | str
+    cache: bool
+    ignore_for_cache: list[str]
+    data_flow_kernel: DataFlowKernel | None
+    _parsl_apps: dict[tuple[str, ...], Callable[..., AppFuture]] = field(default_factory=dict)
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AppFuture:
+        """Call the app as a step, under a name that Parsl's retries pass again."""
+        _refuse_lease_argument(self.body, args, kwargs)
+        name = kwargs.pop(_STEP, None)
+        if name is None:  # no other run of the program can know the step's name
+            step = f"app {self.body.__name__} {uuid.uuid4()}"
+            future = self._start(step, self._labels(), args, kwargs)
+            future.add_done_callback(lambda _: archive_step(step))
+            return future
+        return start_numbered(
+            self._kernel().run_id,
+            full_name(name, self.body),
+            lambda step: self._start(step, self._labels_for(step), args, kwargs),
         )
-    return open_lease(qpu)
 
+    def _start(
+        self, step: str, labels: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AppFuture:
+        own = {_STEP: step, MEMO_KEY: self._memo_key() if self.cache else ""}
+        return self._parsl_app(labels)(*args, **own, **kwargs)
 
-def is_lease_app(function: Callable[..., Any]) -> bool:
-    """Return whether this is the body of a `qpu_app` that receives the lease.
+    def _parsl_app(self, labels: Sequence[str]) -> Callable[..., AppFuture]:
+        key = tuple(labels)
+        if key not in self._parsl_apps:
+            self._parsl_apps[key] = python_app(
+                self.run,
+                data_flow_kernel=self.data_flow_kernel,
+                executors=list(labels),
+                cache=self.cache,
+                ignore_for_cache=self.ignore_for_cache,
+            )
+        return self._parsl_apps[key]
 
-    Each of its tasks takes a lane, so its call must not hold one as well.
-    """
-    return bool(getattr(function, _IS_LEASE_APP, False))
+    def _kernel(self) -> DataFlowKernel:
+        return self.data_flow_kernel or DataFlowKernelLoader.dfk()
 
+    def _labels(self) -> list[str]:
+        if isinstance(self.labels, str):  # "all"
+            return [label for label in self._kernel().executors if label != "_parsl_internal"]
+        return self.labels
 
-def execute_in_lane(buffer: bytes, qpu: str | None = None) -> Any:
-    """Run a call in a worker while holding one of the QPU's lanes.
+    def _labels_for(self, step: str) -> list[str]:
+        """Return where a named step may run: on the QPU that has its tasks, if one has."""
+        labels = self._labels()
+        qpus = {record.qpu for record in found_tasks(step)}
+        executors = self._kernel().executors
+        same = [
+            label
+            for label in labels
+            if label in executors and qpus.intersection(qpus_of(executors[label]))
+        ]
+        return [random.choice(same)] if same else labels  # noqa: S311 - as Parsl chooses
 
-    Parsl's workers import this function by its name and call it instead of Parsl's own
-    `execute_task` (see `QPUExecutor.submit`).
-    """
-    with block_lease(qpu).lane():
-        return execute_task(buffer)
-
-
-def archive_step(step: str) -> None:
-    """Archive the journal records of a finished call: no other call can look for them."""
-    try:
-        Journal().archive(step)
-    except QPUError as error:  # this only costs some disk space
-        logger.warning("could not archive the journal records of step %r: %s", step, error)
+    def _memo_key(self) -> str:
+        executors = self._kernel().executors
+        return memo_key((executors[each] for each in self._labels() if each in executors), self.qpu)
 
 
 def _has_parameter(body: Callable[..., Any], name: str) -> bool:
@@ -172,33 +253,12 @@ def _refuse_lease_argument(
     body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     """Refuse a `lease` from the caller now, before Parsl asks for a block."""
-    parameters = inspect.signature(body).parameters.values()
-    positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
-    if _LEASE in kwargs or _LEASE in positional[: len(args)]:
+    parameters = inspect.signature(body).parameters
+    positional = [
+        each.name for each in parameters.values() if each.kind is each.POSITIONAL_OR_KEYWORD
+    ]
+    if _LEASE in parameters and (_LEASE in kwargs or _LEASE in positional[: len(args)]):
         raise RequestError(
             f"{body.__name__}() was called with a `lease`: the app gets it from its block. Leave "
             "it out of the call, and make `lease` the function's last parameter."
         )
-
-
-def _lend_block_lease(body: Callable[..., Any], qpu: str | None) -> Callable[..., Any]:
-    """Wrap a function so that a worker passes it the block's lease if it has the parameter."""
-    has_lease = _has_parameter(body, _LEASE)
-    has_specification = _has_parameter(body, _SPECIFICATION)
-
-    @functools.wraps(body)
-    def run(*args: Any, qpu_step: str, **kwargs: Any) -> Any:
-        # dill (read in 0.4.1) pickles this wrapper by value, with copies of this module's globals.
-        # Import `block_lease` instead, so that all calls in a worker share its cache.
-        from parsl_ext.apps import block_lease
-
-        # Parsl passes the specification on to the function, whether it has the parameter or not.
-        if not has_specification:
-            kwargs.pop("parsl_resource_specification", None)
-        if not has_lease:
-            return body(*args, **kwargs)
-        with block_lease(qpu).for_step(qpu_step) as lease:
-            return body(*args, lease=lease, **kwargs)
-
-    setattr(run, _IS_LEASE_APP, has_lease)
-    return run

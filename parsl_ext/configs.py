@@ -6,14 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from parsl.config import Config
-from parsl.dataflow.memoization import BasicMemoizer
 from parsl.executors.base import ParslExecutor
 from parsl.providers import LocalProvider
 from parsl.providers.base import ExecutionProvider
 
 from parsl_ext.executor import QPUExecutor
 from parsl_ext.launcher import LeaseLauncher
-from parsl_ext.memo import register_memo_types
+from parsl_ext.memo import QPUMemoizer, register_memo_types
 from parsl_ext.providers.slurm import QPUSlurmProvider
 from parsl_ext.retries import qpu_retry_handler
 from qrmi_workflows.config.qpus import find_config, load_qpus, select_qpu
@@ -84,7 +83,7 @@ def qpu_config(
     )
     return Config(
         executors=[executor, *executors],
-        memoizer=BasicMemoizer(checkpoint_mode="task_exit") if checkpoint else None,
+        memoizer=QPUMemoizer(checkpoint_mode="task_exit" if checkpoint else None),
         retries=retries,
         retry_handler=qpu_retry_handler,
         run_dir=run_dir,

@@ -27,7 +27,7 @@ from parsl.serialize import pack_apply_message
 from parsl.serialize.errors import SerializationError
 
 from parsl_ext.alive_file import AliveFile
-from parsl_ext.apps import is_lease_app
+from parsl_ext.block import is_lease_app
 from parsl_ext.block_errors import BlockErrors
 from parsl_ext.call_limiter import CallLimiter
 from parsl_ext.providers.base import QPUProvider
@@ -210,7 +210,7 @@ class QPUExecutor(HighThroughputExecutor):
         context: dict[str, Any] = {"resource_spec": specification} if specification else {}
         if uses_qpu and not is_lease_call:
             context["task_executor"] = {
-                "f": "parsl_ext.apps.execute_in_lane",
+                "f": "parsl_ext.block.execute_in_lane",
                 "k": {"qpu": getattr(self.provider, "qpu", None)},
             }
         if uses_qpu and self._runs_classical_apps:

@@ -4,18 +4,40 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from parsl.data_provider.files import File
-from parsl.dataflow.memoization import id_for_memo
+from parsl.dataflow.memoization import BasicMemoizer, id_for_memo
+from parsl.dataflow.taskrecord import TaskRecord
 
+from parsl_ext.qpus import MEMO_KEY, memo_key, qpus_of
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.vendors.registry import identities
 
-__all__ = ["register_memo_types"]
+__all__ = ["QPUMemoizer", "register_memo_types"]
+
+
+class QPUMemoizer(BasicMemoizer):
+    """Parsl's memoizer, which also tells apart calls of one app on different QPUs.
+
+    Parsl's own looks at the function and its arguments only. A `qpu_app` is safe with either; this
+    one is for other apps, such as a `python_app` that calls `block_lease`. The arguments are those
+    of `BasicMemoizer`.
+    """
+
+    def check_memo(self, task: TaskRecord) -> Future[Any] | None:
+        """Return the future of an equal call on the same QPU, if there has been one."""
+        executor = task["dfk"].executors.get(task["executor"])
+        keyed = task.copy()
+        if task["memoize"] and MEMO_KEY not in task["kwargs"] and executor and qpus_of(executor):
+            keyed["kwargs"] = {**task["kwargs"], MEMO_KEY: memo_key([executor])}
+        found: Future[Any] | None = super().check_memo(keyed)
+        task["hashsum"] = keyed["hashsum"]  # under which the result is stored
+        return found
 
 
 def register_memo_types() -> None:
@@ -27,7 +49,7 @@ def register_memo_types() -> None:
     checkpoint instead of the QPU::
 
         register_memo_types()
-        Config(..., memoizer=BasicMemoizer(checkpoint_mode="task_exit"))
+        Config(..., memoizer=QPUMemoizer(checkpoint_mode="task_exit"))
 
     Equal values are recognised even if they were made in different processes. An input file is
     identified by its content, an output file by its path.

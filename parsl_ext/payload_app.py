@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,17 @@ from typing import Any
 from parsl.data_provider.files import File
 from parsl.dataflow.futures import AppFuture
 
-from parsl_ext.apps import archive_step, qpu_app
+from parsl_ext.apps import qpu_app
+from parsl_ext.steps import FullName
 from qrmi_workflows.errors import RequestError
-from qrmi_workflows.payloads import Payload
+from qrmi_workflows.payloads import PayloadLike, to_payload
 from qrmi_workflows.results import QuantumResult
 
 __all__ = ["run_payload"]
 
 
 def run_payload(
-    payload: Payload | Mapping[str, Any] | Path | str | File | Future[Any],
+    payload: PayloadLike | File | Future[Any],
     *,
     shots: int | None = None,
     outputs: Sequence[File | Path | str] = (),
@@ -41,8 +42,8 @@ def run_payload(
 
     Parameters
     ----------
-    payload : Payload, mapping, path, File, or a future of one
-        The payload.
+    payload : Payload, mapping, QuantumCircuit, Sequence, str, path, File, or a future of one
+        The payload: a path or a File, or in memory as `Payload.from_content` takes it.
     shots : int | None
         A number of shots to use instead of the payload's own.
     outputs : sequence of File or path
@@ -73,13 +74,8 @@ def run_payload(
             f"{len(files)} output files: must be at most one, for the result. Name only one."
         )
     app = _payload_app(qpu, executors if isinstance(executors, str) else tuple(executors), cache)
-    step = f"qpu run -o {Path(files[0].filepath).absolute()}" if files else None
-    future = app(_read_early(payload), shots=shots, outputs=files, qpu_step=step)
-    if step is not None:
-        future.add_done_callback(
-            lambda done: archive_step(step) if done.exception() is None else None
-        )
-    return future
+    step = FullName(f"qpu run -o {Path(files[0].filepath).absolute()}") if files else None
+    return app(_read_early(payload, shots), shots=shots, outputs=files, qpu_step=step)
 
 
 @functools.cache
@@ -100,10 +96,8 @@ def _run(payload: Any, *, shots: int | None, outputs: list[File], lease: Any) ->
     return result
 
 
-def _read_early(payload: Any) -> Any:
+def _read_early(payload: Any, shots: int | None) -> Any:
     """Read a payload that already exists, so that the caller sees its errors immediately."""
-    if isinstance(payload, Path | str) or (isinstance(payload, File) and payload.scheme == "file"):
-        return Payload.from_file(Path(payload))
-    if isinstance(payload, Mapping):
-        return Payload.from_content(payload)
-    return payload
+    if isinstance(payload, Future) or (isinstance(payload, File) and payload.scheme != "file"):
+        return payload
+    return to_payload(Path(payload) if isinstance(payload, File) else payload, shots=shots)

@@ -28,6 +28,18 @@ simulator = "null"
 execution_seconds = 0.05
 lanes = 4
 
+[qpus.ibm_other]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 0.05
+lanes = 4
+
+[qpus.ibm_endless]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 3600
+lanes = 4
+
 [qpus.ibm_slow]
 type = "ibm-quantum-compute-service"
 simulator = "null"

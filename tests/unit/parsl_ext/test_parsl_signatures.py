@@ -35,13 +35,14 @@ from parsl.providers.errors import SubmitException
 from parsl.serialize import pack_apply_message
 from parsl.serialize.errors import DeserializationError, SerializationError
 
-from parsl_ext import LeaseLauncher, QPUExecutor, QPUProvider
+from parsl_ext import LeaseLauncher, QPUExecutor, QPUMemoizer, QPUProvider
 
 ROOT = Path(__file__).parents[3]
 OVERRIDES = (
     (QPUExecutor, HighThroughputExecutor),
     (QPUProvider, ClusterProvider),
     (LeaseLauncher, Launcher),
+    (QPUMemoizer, BasicMemoizer),
 )
 
 SIGNATURES: dict[Callable[..., Any], str] = {
@@ -81,6 +82,8 @@ SIGNATURES: dict[Callable[..., Any], str] = {
     # Overridden by LeaseLauncher
     Launcher.__init__: "(self, debug=True)",
     Launcher.__call__: "(self, command, tasks_per_node, nodes_per_block, script_dir='')",
+    # Overridden by QPUMemoizer
+    BasicMemoizer.check_memo: "(self, task)",
     # Called, registered with, or raised
     HighThroughputExecutor._hold_block: "(self, block_id)",
     HighThroughputExecutor.connected_managers: "(self)",

@@ -1,0 +1,68 @@
+"""Which QPUs the apps of a program run on, as its executors and its environment say."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from parsl.executors.base import ParslExecutor
+
+from qrmi_workflows.config.job import read_job
+from qrmi_workflows.errors import ConfigError
+from qrmi_workflows.lease.acquire import find_qpu
+
+__all__ = ["MEMO_KEY", "memo_key", "qpus_of"]
+
+logger = logging.getLogger(__name__)
+
+MEMO_KEY = "qpu_memo_key"
+"""The keyword argument with the key: Parsl memoises a call by its function and arguments."""
+
+
+def qpus_of(executor: ParslExecutor) -> tuple[str, ...]:
+    """Return the names of the QPUs that an executor's blocks hold; empty if that is not known."""
+    provider: Any = getattr(executor, "provider", None)
+    for holder in (provider, getattr(provider, "launcher", None)):
+        if named := getattr(holder, "qpu", None):
+            return tuple(named.split(",") if isinstance(named, str) else named)
+    # Workers that start in this process's own job inherit its leases.
+    return tuple(name for name, carried in read_job().items() if carried.token is not None)
+
+
+def memo_key(executors: Iterable[ParslExecutor], qpu: str | None = None) -> str:
+    """Return what tells a call on these executors from an equal call on other QPUs.
+
+    It names all QPUs that the call may run on, with their types and endpoints: a call that may run
+    on either of two QPUs gets a result of either, but never that of a third one, or of an emulated
+    QPU with a real one's name. If a QPU is not known here, the key is new each time, so that no
+    result is reused.
+
+    Parameters
+    ----------
+    executors : iterable of ParslExecutor
+        The executors that the call may run on.
+    qpu : str | None
+        The QPU that the app names.
+    """
+    names: set[str] = set()
+    for executor in executors:
+        held = (qpu,) if qpu is not None else qpus_of(executor)
+        if not held:
+            logger.warning(
+                "a call on executor %r is not memoised: its QPU is not known here. Name it: "
+                "`@qpu_app(qpu=…)`, or `LeaseLauncher(qpu=…)`.",
+                executor.label,
+            )
+            return f"unknown {uuid.uuid4()}"
+        names.update(held)
+    return ", ".join(f"{name} {_identity(name)}".rstrip() for name in sorted(names))
+
+
+def _identity(name: str) -> str:
+    # The definition may be readable only in the blocks: the site's SPANK plugin reads its own.
+    with suppress(ConfigError):
+        return find_qpu(name).identity
+    return ""

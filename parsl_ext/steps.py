@@ -1,0 +1,125 @@
+"""The names under which the tasks of app calls are journaled.
+
+A call that the caller names is a step of this program and this app. Another run of the program
+finds the tasks of an attempt at the step that did not end well. When a step ends well, its tasks
+are archived, and nobody finds them any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from parsl.dataflow.futures import AppFuture
+
+from qrmi_workflows.errors import JournalError, QPUError, RequestError
+from qrmi_workflows.journal.journal import Journal
+from qrmi_workflows.journal.record import TaskRecord
+
+__all__ = ["FullName", "archive_step", "found_tasks", "full_name", "start_numbered"]
+
+logger = logging.getLogger(__name__)
+
+
+class FullName(str):
+    """A step's name in full; that of another command may be the same on purpose."""
+
+    __slots__ = ()
+
+
+def full_name(name: object, body: Callable[..., Any]) -> str:
+    """Return the name of a step: the caller's name for the call, the app, and the program.
+
+    Two apps or two programs may use the same name.
+
+    Raises
+    ------
+    RequestError
+        The caller's name is not a string, or is empty.
+    """
+    if isinstance(name, FullName):
+        return name
+    if not isinstance(name, str) or not name.strip():
+        raise RequestError(
+            f"qpu_step={name!r}: must be a non-empty string. Name the call, or leave it out."
+        )
+    main = sys.modules["__main__"]
+    # An interactive session has no file; its folder must do.
+    program = Path(getattr(main, "__file__", None) or Path.cwd()).resolve()
+    module = "" if body.__module__ == "__main__" else f"{body.__module__}."
+    return f"{name} (app {module}{body.__qualname__} of {program})"
+
+
+def found_tasks(step: str) -> list[TaskRecord]:
+    """Return the tasks that an attempt which did not end well has left, and report them."""
+    named = Journal().step(step)
+    try:
+        found = [] if named.is_running() else named.records()  # another program's, if it is running
+    except JournalError as error:  # the worker reports it too, and then the call fails
+        logger.warning("%s", error)
+        return []
+    if found:
+        logger.warning(
+            "step %r takes up %d task(s) of an attempt that did not end well; what that attempt "
+            "has submitted is not submitted again",
+            step,
+            len(found),
+        )
+    return found
+
+
+def archive_step(step: str) -> None:
+    """Archive the journal records of a finished call: no other call will find them."""
+    try:
+        Journal().archive(step)
+    except QPUError as error:  # this only costs some disk space
+        logger.warning("could not archive the journal records of step %r: %s", step, error)
+
+
+_ENDED_WELL = object()
+_lock = threading.Lock()
+_calls: dict[tuple[str, str], list[object]] = {}
+"""The calls of each name in each run of a program: futures, or `_ENDED_WELL`."""
+
+
+def start_numbered(run: str, name: str, start: Callable[[str], AppFuture]) -> AppFuture:
+    """Start a call of a named step; archive its tasks when it has ended well.
+
+    Equal calls in one run are steps of their own: they are numbered, and another run of the program
+    numbers them in the same way. Only a call that has failed hands its number, and so its tasks, on
+    to the next call.
+
+    Parameters
+    ----------
+    run : str
+        Parsl's id of this run.
+    name : str
+        The step's full name.
+    start : callable
+        Starts the call, given the name with its number.
+    """
+    with _lock:
+        calls = _calls.setdefault((run, name), [])
+        number = next((n for n, call in enumerate(calls) if _has_failed(call)), len(calls))
+        step = name if number == 0 else f"{name} #{number + 1}"
+        future = start(step)
+        calls[number : number + 1] = [future]
+
+    def settle(done: Future[Any]) -> None:
+        if done.exception() is None:
+            archive_step(step)
+            with _lock:
+                calls[number] = _ENDED_WELL
+
+    future.add_done_callback(settle)
+    return future
+
+
+def _has_failed(call: object) -> bool:
+    # Asked of the future itself: its callbacks run only after its waiters have been woken.
+    return isinstance(call, Future) and call.done() and call.exception() is not None

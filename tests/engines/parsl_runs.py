@@ -45,6 +45,12 @@ type = "ibm-quantum-compute-service"
 simulator = "null"
 execution_seconds = 6.0
 lanes = 4
+
+[qpus.ibm_system]
+type = "ibm-quantum-system"
+simulator = "null"
+execution_seconds = 6.0
+lanes = 4
 """
 
 BELL = """OPENQASM 3.0;

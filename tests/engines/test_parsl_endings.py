@@ -181,6 +181,25 @@ def test_a_retry_attaches_to_the_task_of_a_killed_worker(parsl_site: Site, tmp_p
     assert parsl_site.tasks()["accepted"] - before == 1
 
 
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("qpu", ["ibm_system"])
+def test_a_retry_attaches_to_the_task_of_a_lost_block(parsl_site: Site, qpu: str):
+    before = parsl_site.tasks()
+    with parsl_site.load(qpu=qpu, retries=1, heartbeat_threshold=6) as kernel:
+        call = sample(bell())
+        wait_until(lambda: parsl_site.recorded() == 1, "the task to be submitted", seconds=60)
+
+        parsl_site.slurm("scancel", *kernel.executors["qpu"].provider.resources)
+
+        assert call.result(timeout=120)
+        assert len(kernel.executors["qpu"].provider.resources) == 2
+
+    after = parsl_site.tasks()
+    changes = {key: after[key] - before[key] for key in ("accepted", "completed", "cancelled")}
+    assert changes == {"accepted": 1, "completed": 1, "cancelled": 0}
+    wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(150)
 def test_a_block_ends_within_a_minute_after_its_program_was_killed(

@@ -81,3 +81,14 @@ def test_every_variable_is_documented_once_as_the_users_or_as_internal():
     assert {getattr(variables, name) for name in names} == names
     assert names == {*variables.USER_VARIABLES, *variables.INTERNAL_VARIABLES}
     assert not set(variables.USER_VARIABLES) & set(variables.INTERNAL_VARIABLES)
+
+
+def test_tasks_are_not_left_if_nobody_will_run_the_step_again(tmp_path):
+    environ = {"QPU_ON_STOP": "leave", "QPU_ALIVE": str(tmp_path / "alive")}
+    (tmp_path / "alive").touch()
+    assert on_stop(environ) == "leave"
+
+    (tmp_path / "alive").unlink()
+
+    assert on_stop(environ) == "cancel"
+    assert on_stop({**environ, "QPU_ALIVE": ""}) == "leave"

@@ -1,53 +1,96 @@
-"""The file that tells blocks whether the program that submitted them is alive.
+"""Files that tell blocks whether the program that submitted them still waits for their calls.
 
 Parsl's interchange and workers outlive a submitting process that is killed (Parsl 2026.10.26,
-https://github.com/Parsl/parsl/issues/3663), and would hold the QPU until the walltime. So
-`QPUExecutor` touches a file in the run's script folder, and a block's supervisor
-(`qpu lease exec --alive`) stops the block when the file gets too old.
+https://github.com/Parsl/parsl/issues/3663), and would hold the QPU until the walltime. So each
+block has a file, which a thread of that process touches. The block's supervisor
+(`qpu lease exec --alive`) ends the block when the file is no longer touched, and takes no QPU if
+that is so from the start. A file that is gone says that the program has ended on its own accord.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["ALIVE_FILE", "AliveFile"]
+__all__ = ["give_up", "keep_alive", "stop_touching"]
 
 logger = logging.getLogger(__name__)
 
-ALIVE_FILE = "submit-side.alive"
-"""The file's name in the run's script folder."""
-
 _TOUCH_SECONDS = 5.0
+_files: set[Path] = set()
+_changed = threading.Condition()
+_thread: threading.Thread | None = None
 
 
-class AliveFile:
-    """Touches the file every few seconds, in a thread, until it is stopped.
+def keep_alive(file: Path) -> None:
+    """Create a block's file, and touch it until this process ends.
 
-    Args:
-        folder: The run's script folder, which blocks can read; created if it does not exist.
-        thread_name: A name for the thread.
+    Raises
+    ------
+    OSError
+        The file cannot be created.
     """
+    global _thread  # one for all blocks of this process
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    with _changed:
+        _files.add(file)
+        if _thread is None:
+            _thread = threading.Thread(target=_touch_all, name="qpu-blocks-alive", daemon=True)
+            _thread.start()
 
-    def __init__(self, folder: Path, *, thread_name: str) -> None:
-        self._file = folder / ALIVE_FILE
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep_fresh, name=thread_name, daemon=True)
 
-    def start(self) -> None:
-        """Create the file and start touching it."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._file.touch()
-        self._thread.start()
+def stop_touching(file: Path) -> None:
+    """Let a block's file grow old: the block has ended."""
+    with _changed:
+        _files.discard(file)
+        _changed.notify_all()
 
-    def stop(self) -> None:
-        """Stop touching the file, without waiting for the thread."""
-        self._stop.set()
 
-    def _keep_fresh(self) -> None:
-        while not self._stop.wait(_TOUCH_SECONDS):
-            try:
-                self._file.touch()
-            except OSError as error:  # the file system is full or away, perhaps briefly
-                logger.warning("could not touch %s: %s", self._file, error)
+def give_up(file: Path) -> None:
+    """Delete a block's file: this program will not repeat the block's calls."""
+    stop_touching(file)
+    with suppress(OSError):
+        file.unlink(missing_ok=True)
+
+
+def _touch_all() -> None:
+    global _thread
+    while True:
+        with _changed:
+            _changed.wait_for(lambda: not _files, timeout=_TOUCH_SECONDS)
+            if not _files:
+                _thread = None
+                return
+            files = list(_files)
+        for file in files:  # without the lock: a file system may hang
+            _touch(file)
+
+
+def _touch(file: Path) -> None:
+    try:
+        os.utime(file)
+    except FileNotFoundError:  # the block's supervisor, or whoever cleans up, has deleted it
+        stop_touching(file)
+    except OSError as error:  # the file system is full or away, perhaps briefly
+        logger.warning("could not touch %s: %s", file, error)
+
+
+@atexit.register
+def _give_up_all() -> None:
+    for file in list(_files):
+        give_up(file)
+
+
+def _forget_all() -> None:
+    """Leave the files to the parent, in a forked child."""
+    global _changed, _thread
+    _changed, _thread = threading.Condition(), None
+    _files.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)

@@ -13,7 +13,6 @@ import signal
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import typeguard
@@ -26,10 +25,11 @@ from parsl.providers.base import ExecutionProvider
 from parsl.serialize import pack_apply_message
 from parsl.serialize.errors import SerializationError
 
-from parsl_ext.alive_file import AliveFile
 from parsl_ext.block import is_lease_app
 from parsl_ext.block_errors import BlockErrors
 from parsl_ext.call_limiter import CallLimiter
+from parsl_ext.launcher import LeaseLauncher
+from parsl_ext.parsl_run import has_ended
 from parsl_ext.providers.base import QPUProvider
 from parsl_ext.resource_spec import require_valid_spec
 from parsl_ext.result_queue import PendingCalls, read_results
@@ -143,7 +143,6 @@ class QPUExecutor(HighThroughputExecutor):
         self._runs_classical_apps = max_workers_per_node is not None
         self._qpu_calls = CallLimiter(self._qpu_call_limit)
         self._send_lock = threading.Lock()
-        self._alive_file: AliveFile | None = None
 
     def start(self) -> None:
         """Start the executor.
@@ -157,16 +156,16 @@ class QPUExecutor(HighThroughputExecutor):
         """
         if isinstance(self.provider, QPUProvider):
             self.provider.check()
-        # The file must exist before HTEX submits the first block: the launcher looks for it.
-        if (folder := getattr(self.provider, "script_dir", None)) is not None:
-            self._alive_file = AliveFile(Path(folder), thread_name=f"{self.label}-alive")
-            self._alive_file.start()
         super().start()
 
     def shutdown(self, timeout: float = 10.0) -> None:
-        """Shut down; any remaining blocks release their leases within half a minute."""
-        if self._alive_file is not None:
-            self._alive_file.stop()
+        """Cancel the blocks that are left, as Parsl does not after errors of blocks; shut down."""
+        if isinstance(self.provider, QPUProvider):
+            self.provider.cancel([
+                job_id
+                for job_id, job in self.provider.resources.items()
+                if not job["status"].terminal
+            ])  # fmt: skip
         super().shutdown(timeout)
 
     def validate_resource_spec(self, resource_specification: Mapping[str, Any]) -> None:
@@ -260,6 +259,9 @@ class QPUExecutor(HighThroughputExecutor):
         # With `max_idletime`, which Parsl's strategy "htex_auto_scale" passes, HTEX (read in Parsl
         # 2026.10.26) also cancels each block whose workers have not registered yet, even if it is
         # asked for no block at all. The strategy then submits another one, and so on.
+        launcher = getattr(self.provider, "launcher", None)
+        if isinstance(launcher, LeaseLauncher) and has_ended(self.provider):
+            launcher.give_up()  # a `QPUProvider` does the same for its own blocks
         if max_idletime is None:
             return list(super().scale_in(blocks))
         idle = self._idle_blocks(max_idletime)[: max(0, blocks)]

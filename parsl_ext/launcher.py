@@ -11,7 +11,8 @@ import typeguard
 from parsl.launchers import SingleNodeLauncher
 from parsl.launchers.base import Launcher
 
-from parsl_ext.alive_file import ALIVE_FILE
+from parsl_ext.alive_file import give_up, keep_alive
+from qrmi_workflows.config.variables import QPU_ON_STOP, OnStop
 
 __all__ = ["LeaseLauncher"]
 
@@ -46,13 +47,23 @@ class LeaseLauncher(Launcher):
         The QPU's name. Leave it out if the provider is a `QPUProvider`, which knows it.
     inner : Launcher | None
         The launcher that starts the workers. If None, Parsl's `SingleNodeLauncher`.
+    on_stop : {"leave", "cancel"} | None
+        What happens to running tasks if the block is lost: they are left for the retry, or
+        cancelled. If None, what `$QPU_ON_STOP` says in the block's job, else "leave".
     """
 
     @typeguard.typechecked
-    def __init__(self, qpu: str | None = None, inner: Launcher | None = None) -> None:
+    def __init__(
+        self,
+        qpu: str | None = None,
+        inner: Launcher | None = None,
+        on_stop: OnStop | None = None,
+    ) -> None:
         super().__init__()
         self.qpu = qpu
         self.inner = SingleNodeLauncher() if inner is None else inner
+        self.on_stop = on_stop
+        self._alive: list[Path] = []
 
     def __call__(
         self, command: str, tasks_per_node: int, nodes_per_block: int, script_dir: str = ""
@@ -64,18 +75,42 @@ class LeaseLauncher(Launcher):
         str
             Lines of a job script. The last one replaces the shell with the supervisor.
         """
+        alive = None
+        if script_dir:  # as in all providers of Parsl, if it is Parsl that calls them
+            alive = Path(script_dir, f"block-{uuid.uuid4().hex[:12]}.alive").absolute()
+            keep_alive(alive)
+            self._alive.append(alive)
+        return self.wrap(command, tasks_per_node, nodes_per_block, script_dir, alive=alive)
+
+    def give_up(self) -> None:
+        """Tell the blocks that this launcher has started that no call will be repeated."""
+        for alive in self._alive:
+            give_up(alive)
+        self._alive.clear()
+
+    def wrap(
+        self,
+        command: str,
+        tasks_per_node: int,
+        nodes_per_block: int,
+        script_dir: str,
+        *,
+        alive: Path | None,
+    ) -> str:
+        """Wrap the command of a block that ends when `alive` is no longer touched."""
         command, drain = _count_drain_from_job_start(command)
         inner = self.inner(command, tasks_per_node, nodes_per_block, script_dir)
         options = ["--job-time"] if drain else []
         if self.qpu is not None:
             options.append(f"--qpu={self.qpu}")
-        alive = Path(script_dir, ALIVE_FILE).absolute()
-        if alive.exists():
+        if alive is not None:
             options.append(f"--alive={alive}")
+        on_stop = self.on_stop or f"${{{QPU_ON_STOP}:-leave}}"
         # The here-document is quoted, so that the shell does not expand it, and its end marker is
         # unique, so that no line of the command matches it.
         end = f"BLOCK_{uuid.uuid4().hex}"
         return (
+            f"export {QPU_ON_STOP}={on_stop}\n"
             f"block_command=$(cat <<'{end}'\n{drain}{inner}\n{end}\n)\n"
             f'exec qpu lease exec {shlex.join(options)} -- bash -c "$block_command"\n'
         )

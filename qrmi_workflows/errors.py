@@ -8,6 +8,7 @@ The tree::
     │   └── RequestError         a request for a QPU that cannot be granted
     ├── PayloadError             a payload that cannot run on this QPU
     ├── ResultError              a result or its file cannot be read
+    │   └── UndecodedResultError a completed task's result cannot be decoded by this release
     ├── LeaseError               a lease could not be opened, kept or released
     ├── ResourceError            a call to a vendor's API, through QRMI, failed
     │   ├── AuthenticationError  the vendor rejected the credentials
@@ -32,7 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = [
     "AmbiguousTaskError",
@@ -54,6 +55,7 @@ __all__ = [
     "TaskError",
     "TaskFailedError",
     "TaskUnknownError",
+    "UndecodedResultError",
     "UnknownQPUError",
 ]
 
@@ -117,6 +119,19 @@ class PayloadError(QPUError):
 
 class ResultError(QPUError):
     """A result that cannot be decoded, or a result file that cannot be read."""
+
+
+class UndecodedResultError(ResultError):
+    """A task has completed, but this release cannot decode its result, which is kept as it is.
+
+    Args:
+        message: Which task, and why.
+        result: The `QuantumResult`, with the vendor's text and without data.
+    """
+
+    def __init__(self, message: str, result: Any) -> None:
+        super().__init__(message, result)
+        self.result = result
 
 
 class LeaseError(QPUError):

@@ -12,11 +12,12 @@ import gzip
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from qrmi_workflows.errors import ResultError
+from qrmi_workflows.errors import ResultError, UndecodedResultError
 from qrmi_workflows.state.files import write_atomically
 from qrmi_workflows.vendors.registry import find_converter, vendor_of_type
 
@@ -50,6 +51,7 @@ class QuantumResult:
         completed: When the task was found to be completed, in ISO 8601, UTC.
         data: Plain data, one object for each PUB or sequence, as described in `Vendor.decode`.
         vendor_result: The vendor's text, unchanged.
+        decode_error: Why `data` is empty, if this release cannot decode the vendor's text.
     """
 
     qpu: str
@@ -61,6 +63,26 @@ class QuantumResult:
     completed: str
     data: list[dict[str, Any]]
     vendor_result: str = field(repr=False)
+    decode_error: str | None = None
+
+    def decoded(self) -> Self:
+        """Return this result with the vendor's text decoded into `data`.
+
+        Raises:
+            UndecodedResultError: This release cannot decode it.
+        """
+        if self.data:
+            return self
+        try:
+            data = vendor_of_type(self.type).decode(self.program, self.vendor_result)
+        except Exception as error:  # a vendor's package may raise anything
+            reason = str(error) if isinstance(error, ResultError) else repr(error)
+            raise UndecodedResultError(
+                f"task {self.task_id} on QPU {self.qpu!r} has completed, but its result was not "
+                f"decoded: {reason}",
+                replace(self, decode_error=reason),
+            ) from error
+        return replace(self, data=data, decode_error=None)
 
     def counts(self, register: str | None = None, *, pub: int = 0) -> Any:
         """Return the counts of one register of one PUB.
@@ -176,6 +198,8 @@ class QuantumResult:
             OSError: The file cannot be written, or the path is a folder, device or FIFO.
         """
         document = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        if self.decode_error is None:
+            del document["decode_error"]
         data = (json.dumps(document, indent=1) + "\n").encode()
         if len(data) >= COMPRESS_FROM:
             data = gzip.compress(data, compresslevel=6, mtime=0)
@@ -187,6 +211,8 @@ class QuantumResult:
     @classmethod
     def load(cls, path: Path | str) -> Self:
         """Read a result file, compressed or not.
+
+        If the release that wrote the file could not decode the vendor's text, this tries again.
 
         Raises:
             ResultError: The file is missing, truncated, not a result, or of a version that this
@@ -218,9 +244,18 @@ class QuantumResult:
             )
         values = {key: value for key, value in document.items() if key not in ("format", "version")}
         _require_complete(values, path)
-        return cls(**values)
+        result = cls(**values)
+        if result.decode_error is not None:
+            with suppress(UndecodedResultError):
+                return result.decoded()
+        return result
 
     def _pub(self, index: int) -> dict[str, Any]:
+        if self.decode_error is not None:
+            raise ResultError(
+                f"the result of task {self.task_id} was not decoded: {self.decode_error} The "
+                "vendor's text is in `vendor_result`."
+            )
         if not 0 <= index < len(self.data):
             raise ResultError(
                 f"pub={index}: must be at least 0 and less than {len(self.data)}, the number of "
@@ -239,7 +274,7 @@ def result_schema() -> dict[str, Any]:
 def _require_complete(values: Mapping[str, Any], path: str) -> None:
     """Refuse a result file with a missing key, an unknown key, or a value of the wrong type."""
     expected = {item.name: list if item.name == "data" else str for item in fields(QuantumResult)}
-    if missing := sorted(set(expected) - set(values)):
+    if missing := sorted(set(expected) - set(values) - {"decode_error"}):
         raise ResultError(
             f"{path}: the result is incomplete: `{missing[0]}` is missing. Rerun the step that "
             "writes it."
@@ -250,7 +285,7 @@ def _require_complete(values: Mapping[str, Any], path: str) -> None:
             "edit result files; keep notes in another file."
         )
     for name, type_ in expected.items():
-        if not isinstance(values[name], type_):
+        if name in values and not isinstance(values[name], type_):
             raise ResultError(
                 f"{path}: `{name}` is {values[name]!r:.40}; must be a "
                 f"{'list' if type_ is list else 'string'}. Rerun the step that writes it."

@@ -9,6 +9,7 @@ EXAMPLES = [
     errors.RequestError("no"),
     errors.PayloadError("no"),
     errors.ResultError("no"),
+    errors.UndecodedResultError("no", None),
     errors.LeaseError("no", "ibm_fez", True),
     errors.ResourceError("no", "ibm_fez", "task_start", 503, True, True),
     errors.AuthenticationError("no", "ibm_fez", "task_start", 401),

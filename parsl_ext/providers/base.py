@@ -23,7 +23,9 @@ from parsl.providers.cluster_provider import ClusterProvider
 from parsl.providers.errors import SubmitException
 from parsl.utils import RepresentationMixin
 
+from parsl_ext.alive_file import give_up, keep_alive, stop_touching
 from parsl_ext.launcher import LeaseLauncher
+from parsl_ext.parsl_run import has_ended
 from parsl_ext.providers.job_queue import JobQueue
 from parsl_ext.providers.job_script import render_job_script
 from parsl_ext.providers.stray_jobs import StrayJobs
@@ -76,7 +78,7 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
     worker_init : str
         Commands to run before the workers start.
     launcher : Launcher | None
-        The launcher. If None, a `LeaseLauncher`.
+        The launcher. If None, a `LeaseLauncher`. Any other launcher runs inside of one.
     status_polling_interval : int
         Seconds between two queries of the scheduler's queue.
     """
@@ -103,7 +105,7 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         launcher = LeaseLauncher() if launcher is None else launcher
         if isinstance(launcher, LeaseLauncher):
             _require_same_qpu(request.qpu, launcher)
-            launcher = LeaseLauncher(qpu=request.qpu, inner=launcher.inner)
+            launcher = LeaseLauncher(request.qpu, launcher.inner, launcher.on_stop)
         super().__init__(
             label,
             nodes_per_block,
@@ -114,6 +116,12 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
             walltime,
             launcher,
             cmd_timeout=cmd_timeout,
+        )
+        # Some executors insist on a launcher of their own, for example Parsl's `MPIExecutor`.
+        self._lease = (
+            launcher
+            if isinstance(launcher, LeaseLauncher)
+            else LeaseLauncher(qpu=request.qpu, inner=launcher)
         )
         self.qpu = request.qpu
         self.count = request.count
@@ -172,11 +180,19 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         # The name is unique, so that the job is found even if the scheduler does not answer.
         name = f"{job_name}.{uuid.uuid4().hex[:12]}"
         script = Path(self.script_dir, name).absolute()
-        script.write_text(self._render_script(script, command, tasks_per_node), encoding="utf-8")
-        job_id = self._submit_script(script)
+        alive = Path(f"{script}.alive")
+        text = self._render_script(script, command, tasks_per_node, alive)
+        script.write_text(text, encoding="utf-8")
+        keep_alive(alive)
+        try:
+            job_id = self._submit_script(script)
+        except BaseException:
+            give_up(alive)  # the job may still appear
+            raise
         self._last_listed[job_id] = time.monotonic()
         self.resources[job_id] = {
             "job_id": job_id,
+            "alive": alive,
             "job_stdout_path": f"{script}.stdout",
             "job_stderr_path": f"{script}.stderr",
         }
@@ -187,7 +203,8 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         """Cancel pending or running blocks; each releases its lease at the first SIGTERM.
 
         This method waits neither for the release nor for a slow scheduler. Processes that ignore
-        SIGTERM are killed by the block's supervisor, and finally by the scheduler.
+        SIGTERM are killed by the block's supervisor, and finally by the scheduler. Running tasks
+        are left for the retry of their calls, unless Parsl's run is over.
 
         Returns
         -------
@@ -196,6 +213,9 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         """
         if not job_ids:
             return []
+        if has_ended(self):
+            for job_id in job_ids:
+                give_up(self.resources[job_id]["alive"])
         errors: list[SchedulerError] = []
         self._start_cancelling(job_ids, errors).join(_CANCEL_SECONDS)
         if errors:
@@ -275,6 +295,8 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
             stdout_path=job["job_stdout_path"],
             stderr_path=job["job_stderr_path"],
         )
+        if job["status"].terminal:
+            stop_touching(job["alive"])
 
     def _submit_script(self, script: Path) -> str:
         try:
@@ -285,11 +307,11 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
                 script.name, str(error), stderr=error.stderr, retcode=error.returncode
             ) from error
 
-    def _render_script(self, path: Path, command: str, tasks_per_node: int) -> str:
-        cores = self.cores_per_node
+    def _render_script(self, path: Path, command: str, tasks_per_node: int, alive: Path) -> str:
+        cores, nodes = self.cores_per_node, self.nodes_per_block
         return render_job_script(
             path,
-            self.launcher(command, tasks_per_node, self.nodes_per_block, self.script_dir),
+            self._lease.wrap(command, tasks_per_node, nodes, self.script_dir, alive=alive),
             scheduler=self._scheduler,
             options=[
                 *self._scheduler.qpu_options(self._request, self._policy),

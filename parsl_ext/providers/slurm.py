@@ -42,7 +42,7 @@ class QPUSlurmProvider(QPUProvider):
     worker_init : str
         Commands to run before the workers start.
     launcher : Launcher | None
-        The launcher. If None, a `LeaseLauncher`.
+        The launcher. If None, a `LeaseLauncher`. Any other launcher runs inside of one.
     status_polling_interval : int
         Seconds between two queries of the queue. Default is 10.
 

@@ -48,13 +48,14 @@ def lease() -> None:
     metavar="FILE",
     help="Append the lease record to FILE instead of the state folder.",
 )
-# Hidden, because only the engines' job scripts pass these three.
+# Hidden, because only the engines' job scripts pass these four.
 @click.option(
     "--alive",
     type=click.Path(path_type=Path),
     metavar="FILE",
     hidden=True,
-    help="Stop COMMAND if FILE was not touched for 30 s: the submitting process has died.",
+    help="Stop COMMAND if FILE was not touched for 30 s, or is gone: the submitting process has "
+    "ended. If that is so from the start, acquire no QPU.",
 )
 @click.option(
     "--submitted",
@@ -62,6 +63,12 @@ def lease() -> None:
     metavar="TIME",
     hidden=True,
     help="When the job was submitted, in seconds since the epoch; else the scheduler is asked.",
+)
+@click.option(
+    "--granted",
+    is_flag=True,
+    hidden=True,
+    help="The job requests these QPUs; do not ask the scheduler whether it holds them.",
 )
 @click.option(
     "--job-time",
@@ -78,6 +85,7 @@ def lease_exec(
     record: Path | None,
     alive: Path | None,
     submitted: float | None,
+    granted: bool,
     job_time: bool,
     command: tuple[str, ...],
 ) -> None:
@@ -95,6 +103,7 @@ def lease_exec(
     from qrmi_workflows import LeaseSet, open_lease
     from qrmi_workflows.config.variables import QPU_ATTEMPT, QPU_LEASE_RECORD, QPU_STEP
     from qrmi_workflows.journal.journal import Journal
+    from qrmi_workflows.lease.grants import assume_granted
     from qrmi_workflows.lease.supervise import run_supervised
 
     if shutil.which(command[0]) is None:
@@ -102,6 +111,8 @@ def lease_exec(
             f"qpu: command {command[0]!r} not found on PATH. Correct its name or PATH.", err=True
         )
         sys.exit(127)
+    if alive is not None:
+        _require_wanted(alive)
     if record is not None:
         os.environ[QPU_LEASE_RECORD] = str(record.absolute())
     if step is not None:
@@ -110,6 +121,8 @@ def lease_exec(
         os.environ[QPU_ATTEMPT] = uuid.uuid4().hex[:16]
     names = [name.strip() for name in qpus.split(",")] if qpus and "," in qpus else qpus
     started = time.time()
+    if granted:
+        assume_granted([names] if isinstance(names, str) else names or [])
     leases = open_lease(names, config=config)
     for each in leases.values() if isinstance(leases, LeaseSet) else [leases]:
         each.held.queue_wait = _queue_wait(submitted, started)
@@ -126,6 +139,21 @@ def lease_exec(
     if step is not None and code == 0:
         Journal().archive(step)
     sys.exit(code)
+
+
+def _require_wanted(alive: Path) -> None:
+    """Exit if the process that submitted this job has ended in the meantime."""
+    from qrmi_workflows.config.variables import QPU_ALIVE
+    from qrmi_workflows.lease.abandoned import is_abandoned
+
+    if is_abandoned(alive):
+        click.echo(
+            f"qpu: the program that submitted this job has ended: {alive} is gone or was not "
+            "touched. The QPU is not acquired. Start the program again.",
+            err=True,
+        )
+        sys.exit(1)
+    os.environ[QPU_ALIVE] = str(alive)
 
 
 def _queue_wait(submitted: float | None, started: float) -> float | None:

@@ -97,8 +97,7 @@ def run(
       qpu run circuit.qasm --shots 1000 -o circuit.result.json
     """  # noqa: D301 - with \b, click does not rewrap a paragraph
     from qrmi_workflows import open_lease
-    from qrmi_workflows.config.variables import QPU_ATTEMPT, QPU_STEP
-    from qrmi_workflows.config.variables import on_stop as default_on_stop
+    from qrmi_workflows.config.variables import QPU_ALIVE, QPU_ATTEMPT, QPU_STEP
     from qrmi_workflows.journal.journal import Journal
     from qrmi_workflows.lease.acquire import find_qpu
     from qrmi_workflows.payloads import Payload
@@ -117,11 +116,13 @@ def run(
     is_within_step = QPU_STEP in os.environ and QPU_ATTEMPT in os.environ
     # In a step of a workflow, the task is journaled under that step, and the engine archives it.
     step = None if is_within_step else f"qpu run -o {output.absolute()}"
+    if step is not None:  # another run may find the task, even if nobody waits for this one
+        os.environ.pop(QPU_ALIVE, None)
     with open_lease(found.name, config=config, step=step) as lease:
         result = lease.run(
             task,
             on_state=None if quiet else _print_state,
-            on_stop=on_stop or default_on_stop(),
+            on_stop=on_stop,
             on_ambiguous=on_ambiguous,
         )
         _save(result, output)  # before the release, which may fail or take a while

@@ -19,13 +19,23 @@ from qrmi_workflows.errors import (
     TaskUnknownError,
 )
 
-__all__ = ["TRY_LATER", "classify", "is_busy", "is_transient", "may_submit_again"]
+__all__ = [
+    "TRY_LATER",
+    "classify",
+    "is_busy",
+    "is_lane_refusal",
+    "is_transient",
+    "may_submit_again",
+]
 
 _STATUS = re.compile(r"(?:status(?: code)?|body|http)[ :=(]*([1-5]\d\d)\b", re.IGNORECASE)
 _TRANSIENT = frozenset({408, 423, 425, 429, 500, 502, 503, 504})
+_LANES_TAKEN = frozenset({423, 429})
 # A gateway may answer 5xx although the server has acted on the request. A 4xx rules that out.
 _WITHOUT_EFFECT = frozenset(range(400, 500)) - {408}
 _CLIENT_ERRORS = frozenset({"UnsupportedPayloadError", "UnsupportedFunctionError"})
+# The client raises these for arguments that it cannot convert; its own errors are RuntimeErrors.
+_ARGUMENT_ERRORS = (TypeError, ValueError, OverflowError)
 _STATUS_OF_CLASS = {
     "InvalidInputError": 400,
     "AuthenticationFailedError": 401,
@@ -35,13 +45,24 @@ _STATUS_OF_CLASS = {
 _CUT_OFF = re.compile(
     r"error sending request|error decoding|serde|EOF while parsing", re.IGNORECASE
 )
+# Failures of task_start before the task is submitted: of the upload of its input, and of the login.
+_BEFORE_SUBMISSION = re.compile(
+    r"failed to upload to S3|error sending request for url \(\S*/token\)", re.IGNORECASE
+)
+# What the client finds wrong with its settings while it prepares the submission.
+_SETTINGS = re.compile(
+    r"S3 bucket is not configured|invalid presigning duration|credentials are not configured",
+    re.IGNORECASE,
+)
+# A client that repeats a submission by itself may be told that its first attempt was accepted.
+_DUPLICATE = re.compile(r"\bjob\b.*\balready exists\b", re.IGNORECASE)
 TRY_LATER = "Check the QPU's state with `qpu list` and try again later."
 
 _SESSION = re.compile(r"\bsession\b.*\b(closed|expired|ended|not found|revoked)\b", re.IGNORECASE)
 
 
 def classify(
-    error: Exception,
+    error: BaseException,
     qpu: str,
     method: str,
     args: tuple[object, ...],
@@ -60,7 +81,7 @@ def classify(
     match = _STATUS.search(text)
     status = int(match[1]) if match else _STATUS_OF_CLASS.get(name)
     message = f"QPU {qpu!r}: {method} failed: {text.rstrip()}"
-    if name in ("ConfigError", "EnvVarNotSetError"):
+    if name in ("ConfigError", "EnvVarNotSetError") or _SETTINGS.search(text):
         return ConfigError(f"{message}. Correct its `environment` in qrmi_config.json.")
     if status == 404 and method == "task_logs":  # the vendor may lack the route, not the task
         return ResourceError(f"{message}. The vendor has no log of this task.", qpu, method, 404)
@@ -71,11 +92,15 @@ def classify(
         return AuthenticationError(f"{message}. {remedy}", qpu, method, 401, had_no_effect=True)
     if method == "task_start" and status in (400, 403, 404) and _SESSION.search(text):
         return SessionEndedError(message, qpu, method, status, retryable=True, had_no_effect=True)
-    is_transient = status in _TRANSIENT or (status is None and bool(_CUT_OFF.search(text)))
+    is_cut_off = bool(_CUT_OFF.search(text) or _BEFORE_SUBMISSION.search(text))
+    is_transient = status in _TRANSIENT or (status is None and is_cut_off)
     had_no_effect = name in _CLIENT_ERRORS or status in _WITHOUT_EFFECT
     for phrase, own_remedy in remedies.items():
         if phrase in text:
             message = f"{message.removesuffix('.')}. {own_remedy.format(qpu=qpu)}"
+    if method == "task_start":
+        is_early = isinstance(error, _ARGUMENT_ERRORS) or bool(_BEFORE_SUBMISSION.search(text))
+        had_no_effect = is_early or (had_no_effect and not _DUPLICATE.search(text))
     # The remedy for a submission whose outcome is unknown is another one: see `tasks.run`.
     if is_transient and (had_no_effect or method != "task_start"):
         message = f"{message.removesuffix('.')}. {TRY_LATER}"
@@ -93,6 +118,11 @@ def is_transient(error: BaseException) -> bool:
 def is_busy(error: BaseException) -> bool:
     """Return whether the vendor refused temporarily (busy, reserved, 429), without any effect."""
     return isinstance(error, ResourceError) and error.retryable and error.had_no_effect
+
+
+def is_lane_refusal(error: BaseException) -> bool:
+    """Return whether the vendor refused a task because the QPU's lanes are taken or reserved."""
+    return is_busy(error) and getattr(error, "status_code", None) in _LANES_TAKEN
 
 
 def may_submit_again(error: BaseException) -> bool:

@@ -15,9 +15,20 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-__all__ = ["Handle", "HandlePool"]
+__all__ = ["Call", "Handle", "HandlePool"]
 
-_Request = tuple[Future[Any], str, tuple[Any, ...]]
+
+class Call(Future[Any]):
+    """A call of a handle: a future of what the method returns.
+
+    Attributes:
+        was_made: Whether the method was called; if not, the handle could not be created.
+    """
+
+    was_made = False
+
+
+_Request = tuple[Call, str, tuple[Any, ...]]
 
 
 class Handle:
@@ -39,10 +50,10 @@ class Handle:
         arguments = (self._inbox, make)
         threading.Thread(target=_serve, args=arguments, name=name, daemon=True).start()
 
-    def call(self, method: str, args: tuple[Any, ...]) -> Future[Any]:
+    def call(self, method: str, args: tuple[Any, ...]) -> Call:
         """Call a method; one call at a time."""
         self.was_used = True
-        future: Future[Any] = Future()
+        future = Call()
         self._inbox.put((future, method, args))
         return future
 
@@ -109,6 +120,7 @@ def _serve(inbox: queue.SimpleQueue[_Request | None], make: Callable[[], Any]) -
         try:
             if handle is None:
                 handle = make()
+            future.was_made = True
             future.set_result(getattr(handle, method)(*args))
         except BaseException as error:  # raised to the caller by the future
             future.set_exception(error)

@@ -16,8 +16,9 @@ from functools import partial
 from typing import Any, NoReturn
 
 from qrmi_workflows.client.failures import TRY_LATER, classify
-from qrmi_workflows.client.handles import Handle, HandlePool
+from qrmi_workflows.client.handles import Call, Handle, HandlePool
 from qrmi_workflows.client.redaction import redact, secrets_of
+from qrmi_workflows.client.start_call import StartCall, Submitting
 from qrmi_workflows.config.job import TOKEN
 from qrmi_workflows.errors import (
     AuthenticationError,
@@ -84,6 +85,7 @@ class QRMIResource:
         make = partial(_make_handle, name, known.qrmi, self._environment)
         self._handles = HandlePool(make, f"qrmi-{name}")
         self._last_answer = float("-inf")
+        self._submitting = Submitting()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.type!r})"
@@ -135,13 +137,42 @@ class QRMIResource:
             payload: A `VendorPayload`, or QRMI's own `Payload`.
         """
         self._require_contact()
-        if isinstance(payload, VendorPayload):
-            payload = getattr(_import_qrmi().Payload, payload.kind)(**payload.fields)
-        return str(self._call("task_start", payload))
+        return str(self._call("task_start", _to_qrmi(payload)))
 
-    def task_stop(self, task_id: str) -> None:
-        """Cancel a task."""
-        self._call("task_stop", task_id)
+    def begin_task(
+        self, payload: Any, *, before: Callable[[], None], needs_lane: bool = False
+    ) -> StartCall | None:
+        """Start a task as `task_start` does, without waiting for the vendor's answer.
+
+        Args:
+            payload: A `VendorPayload`, or QRMI's own `Payload`.
+            before: Called immediately before the request is sent, but not if an error is raised.
+            needs_lane: Whether to send it only if the vendor says that a lane is free.
+
+        Returns:
+            The call; `None` if it needs a lane and none is free.
+
+        Raises:
+            ResourceError, ConfigError: Nothing was sent.
+        """
+        qrmi_payload = _to_qrmi(payload)
+        if not needs_lane:
+            self._require_contact()
+            return self._begin(qrmi_payload, before)
+        self._submitting = self._submitting.in_this_process()
+        with self._submitting.lock:  # otherwise two threads would both see the last free lane
+            if not self._has_free_lane():
+                return None
+            return self._begin(qrmi_payload, before)
+
+    def task_stop(self, task_id: str, *, deadline: float | None = None) -> None:
+        """Cancel a task.
+
+        Args:
+            task_id: The task.
+            deadline: Seconds that the call may take, if less than in `DEADLINES`.
+        """
+        self._call("task_stop", task_id, deadline=deadline)
 
     def task_status(self, task_id: str) -> Any:
         """Return QRMI's `TaskStatus`."""
@@ -163,9 +194,17 @@ class QRMIResource:
         """Return the vendor's metadata on the QPU."""
         return dict(self._call("metadata"))
 
-    def status(self) -> Any:
-        """Return QRMI's `ResourceStatus`."""
-        return self._call("status")
+    def status(self, *, deadline: float | None = None) -> Any:
+        """Return QRMI's `ResourceStatus`.
+
+        Args:
+            deadline: Seconds that the call may take, if less than in `DEADLINES`.
+        """
+        return self._call("status", deadline=deadline)
+
+    def deadline_of(self, method: str) -> float:
+        """Return how many seconds a call may take."""
+        return self._deadlines.get(method, _DEFAULT_DEADLINE)
 
     def use_token(self, token: str) -> None:
         """Run tasks under another acquisition token from now on."""
@@ -189,7 +228,7 @@ class QRMIResource:
         on_late: Callable[[Future[Any]], None] | None = None,
         deadline: float | None = None,
     ) -> Any:
-        limit = self._deadlines.get(method, _DEFAULT_DEADLINE)
+        limit = self.deadline_of(method)
         seconds = limit if deadline is None else min(deadline, limit)
         handle = self._handles.take()
         was_used = handle.was_used
@@ -239,11 +278,47 @@ class QRMIResource:
             else:
                 handle.dismiss()
 
-    def _require_contact(self) -> None:
-        if time.monotonic() - self._last_answer < _FRESH_SECONDS:
-            return
+    def _begin(self, payload: Any, before: Callable[[], None]) -> StartCall:
+        handle = self._handles.take()
         try:
-            self.status()
+            before()
+        except BaseException:
+            self._handles.put_back(handle)
+            raise
+        self._submitting = self._submitting.in_this_process()
+        unanswered = self._submitting.unanswered
+        call = handle.call("task_start", (payload,))
+        unanswered.add(call)
+        start = StartCall(call, lambda error: self._classify(error, call, "task_start", (payload,)))
+
+        def answered(_: StartCall) -> None:
+            unanswered.discard(call)
+            error = call.exception()
+            if error is not None and isinstance(start.classify(error), AuthenticationError):
+                # Idle handles may hold the same access token (IBM QCS, qrmi 0.26.4).
+                handle.dismiss()
+                self.close()
+                return
+            if error is None:
+                self._last_answer = time.monotonic()
+            self._handles.put_back(handle)
+
+        start.when_answered(answered)
+        return start
+
+    def _has_free_lane(self) -> bool:
+        status = self._ask_status()
+        slots = status.capacity and status.capacity.available_slots
+        return not status.busy and (slots is None or slots > len(self._submitting.unanswered))
+
+    def _require_contact(self) -> None:
+        if time.monotonic() - self._last_answer >= _FRESH_SECONDS:
+            self._ask_status()
+
+    def _ask_status(self) -> Any:
+        """Return the status before a submission; if the call fails, nothing was submitted."""
+        try:
+            return self.status()
         except ResourceError as error:
             error.had_no_effect = True
             raise
@@ -253,11 +328,9 @@ class QRMIResource:
             with suppress(QPUError):
                 self.release(str(acquired.result()))
 
-    def _await(
-        self, future: Future[Any], method: str, args: tuple[Any, ...], seconds: float
-    ) -> Any:
+    def _await(self, call: Call, method: str, args: tuple[Any, ...], seconds: float) -> Any:
         try:
-            return future.result(timeout=seconds)
+            failure = call.exception(timeout=seconds)
         except TimeoutError as error:
             remedy = "" if method == "task_start" else f" {TRY_LATER}"
             raise DeadlineError(
@@ -266,10 +339,19 @@ class QRMIResource:
                 method,
                 retryable=True,
             ) from error
-        except Exception as error:
-            # Redact in place, because a traceback also shows this cause.
-            error.args = (self._redact(str(error), *(args if method == "release" else ())),)
-            raise classify(error, self.name, method, args, self._remedies) from error
+        if failure is not None:
+            raise self._classify(failure, call, method, args) from failure
+        return call.result()
+
+    def _classify(
+        self, error: BaseException, call: Call, method: str, args: tuple[Any, ...]
+    ) -> QPUError:
+        # Redact in place, because a traceback also shows this cause.
+        error.args = (self._redact(str(error), *(args if method == "release" else ())),)
+        found = classify(error, self.name, method, args, self._remedies)
+        if isinstance(found, ResourceError) and not call.was_made:
+            found.had_no_effect = True
+        return found
 
     def _redact(self, text: str, *tokens: str) -> str:
         return redact(text, {*secrets_of(self._environment), *tokens})
@@ -288,6 +370,12 @@ def _find_type(qpu: str, type_: str) -> ResourceType:
         "or another of QRMI's resource types. Correct `type` in qrmi_config.json, or install the "
         "vendor's package."
     )
+
+
+def _to_qrmi(payload: Any) -> Any:
+    if isinstance(payload, VendorPayload):
+        return getattr(_import_qrmi().Payload, payload.kind)(**payload.fields)
+    return payload
 
 
 def _make_handle(name: str, member: str, environment: Mapping[str, str]) -> Any:

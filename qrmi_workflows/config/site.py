@@ -30,6 +30,7 @@ class QPUPolicy:
         qpu_option: Whether sbatch takes `--qpu=NAME`, the option of QRMI's SPANK plugin.
         partition: The partition for jobs that hold the QPU; the scheduler's default if `None`.
         lanes: How many tasks the QPU prepares in parallel.
+        require_grant: Whether a job must hold the QPU to use it.
         options: Settings for a scheduler other than Slurm; that scheduler defines their names.
     """
 
@@ -39,6 +40,7 @@ class QPUPolicy:
     qpu_option: bool = False
     partition: str | None = None
     lanes: int = 1
+    require_grant: bool = True
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -148,7 +150,7 @@ def _named(value: Any, qpu: str) -> Any:
 def _check_setting(key: str, value: object, where: str) -> None:
     if key == "lanes":
         is_valid, expected = type(value) is int and value > 0, "a positive integer"
-    elif key == "qpu_option":
+    elif key in ("qpu_option", "require_grant"):
         is_valid, expected = isinstance(value, bool), "true or false"
     elif key == "options":
         is_valid = isinstance(value, dict) and all(isinstance(v, str) for v in value.values())

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Literal
 
 from qrmi_workflows.errors import ConfigError
 
 __all__ = [
     "INTERNAL_VARIABLES",
+    "QPU_ALIVE",
     "QPU_ATTEMPT",
     "QPU_CONFIG",
     "QPU_GRACE",
@@ -23,6 +25,7 @@ __all__ = [
     "QPU_JOURNAL_DAYS",
     "QPU_KILL_WAIT",
     "QPU_LANES",
+    "QPU_LANE_WAIT",
     "QPU_LEASE_RECORD",
     "QPU_LEASE_USAGE",
     "QPU_ON_STOP",
@@ -37,10 +40,12 @@ __all__ = [
     "OnStop",
     "journal_days",
     "kill_wait_seconds",
+    "lane_wait_seconds",
     "on_stop",
     "requested_lanes",
 ]
 
+QPU_ALIVE = "QPU_ALIVE"
 QPU_ATTEMPT = "QPU_ATTEMPT"
 QPU_CONFIG = "QPU_CONFIG"
 QPU_GRACE = "QPU_GRACE"
@@ -50,6 +55,7 @@ QPU_JOB_USED = "QPU_JOB_USED"
 QPU_JOURNAL_DAYS = "QPU_JOURNAL_DAYS"
 QPU_KILL_WAIT = "QPU_KILL_WAIT"
 QPU_LANES = "QPU_LANES"
+QPU_LANE_WAIT = "QPU_LANE_WAIT"
 QPU_LEASE_RECORD = "QPU_LEASE_RECORD"
 QPU_LEASE_USAGE = "QPU_LEASE_USAGE"
 QPU_ON_STOP = "QPU_ON_STOP"
@@ -66,6 +72,7 @@ USER_VARIABLES: Mapping[str, str] = {
     QPU_STATE: "folder of the journal and the leases, on a shared file system",
     QPU_STEP: "the step's name, under which a rerun finds its tasks",
     QPU_LANES: "how many tasks may run at once under a lease",
+    QPU_LANE_WAIT: "seconds that a task may wait for a lane of a busy QPU (default 86400)",
     QPU_ON_STOP: "what to do with the tasks of a stopped step: `cancel` (default) or `leave`",
     QPU_JOURNAL_DAYS: "days that the journal keeps inactive steps (default 90)",
     QPU_KILL_WAIT: "seconds between the scheduler's SIGTERM and SIGKILL",
@@ -75,6 +82,7 @@ USER_VARIABLES: Mapping[str, str] = {
 """Variables that users and sites may set, with short descriptions for help texts."""
 
 INTERNAL_VARIABLES: Mapping[str, str] = {
+    QPU_ALIVE: "file that is deleted when nobody will run the job's steps again",
     QPU_ATTEMPT: "the attempt at the step, set for all processes under one `qpu lease exec`",
     QPU_LEASE_USAGE: "file in which the tasks of an adopted lease record their usage",
     QPU_GRACE: "seconds between SIGTERM and SIGKILL for the command of a `qpu lease exec`",
@@ -86,10 +94,18 @@ INTERNAL_VARIABLES: Mapping[str, str] = {
 }
 """Variables that this project's programs set for each other; users must not set them."""
 
-STAGE_VARIABLES = (QPU_STEP, QPU_ATTEMPT, QPU_LEASE_USAGE, QPU_GRACE, QPU_HELD_LANES)
+STAGE_VARIABLES = (
+    QPU_ALIVE,
+    QPU_STEP,
+    QPU_ATTEMPT,
+    QPU_LEASE_USAGE,
+    QPU_GRACE,
+    QPU_HELD_LANES,
+)
 """Variables of one stage; a job that belongs to another stage must not inherit them."""
 
 _JOURNAL_DAYS = 90.0
+_LANE_WAIT_SECONDS = 86400.0
 
 OnStop = Literal["cancel", "leave"]
 """The treatment of tasks in flight when their step is stopped."""
@@ -98,12 +114,15 @@ OnStop = Literal["cancel", "leave"]
 def on_stop(environ: Mapping[str, str] = os.environ) -> OnStop:
     """Return what happens to the tasks of a stopped step by default: `$QPU_ON_STOP`, or cancel.
 
+    They are not left if nobody will run the step again: the file `$QPU_ALIVE` has been deleted.
+
     Raises:
         ConfigError: It is neither `cancel` nor `leave`.
     """
     value = environ.get(QPU_ON_STOP)
     if value == "leave":
-        return "leave"
+        alive = environ.get(QPU_ALIVE)
+        return "leave" if not alive or Path(alive).exists() else "cancel"
     if value in (None, "", "cancel"):
         return "cancel"
     raise ConfigError(
@@ -147,6 +166,16 @@ def kill_wait_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
     """
     grace = _number(environ, QPU_GRACE)
     return _number(environ, QPU_KILL_WAIT) if grace is None else grace
+
+
+def lane_wait_seconds(environ: Mapping[str, str] = os.environ) -> float:
+    """Return how long a task may wait for a lane of a busy QPU: `$QPU_LANE_WAIT`, or a day.
+
+    Raises:
+        ConfigError: It is not a number, or negative.
+    """
+    seconds = _number(environ, QPU_LANE_WAIT)
+    return _LANE_WAIT_SECONDS if seconds is None else seconds
 
 
 def _number(environ: Mapping[str, str], name: str) -> float | None:

@@ -1,8 +1,9 @@
 """The write-ahead journal of tasks: nothing paid for is lost, or paid for twice.
 
-Each task has one file, on a file system that all hosts of a job share. Its state is *intent* before
-the vendor is asked, then *submitted* with the vendor's id, and finally *completed* with the result
-or *failed* with the reason. Each state is written atomically and synced, so that a rerun of the
+Each task has one file, on a file system that all hosts of a job share. Its state is *claimed* until
+the request to submit it is about to go out, then *intent* until the vendor has answered, then
+*submitted* with the vendor's id, and finally *completed* with the result or *failed* with the
+reason. Each state is written atomically and synced, so that a rerun of the
 step finds out how far a killed process had got.
 
 A task's key is its step, its QPU, its payload's digest and its number among equal tasks. The QPU is
@@ -31,7 +32,8 @@ from qrmi_workflows.config.folders import state_folder
 from qrmi_workflows.config.variables import QPU_ATTEMPT, QPU_STEP, journal_days
 from qrmi_workflows.errors import ConfigError, JournalError
 from qrmi_workflows.journal.record import TaskRecord
-from qrmi_workflows.journal.step import Step, raising_journal_errors, read_records, remove_step
+from qrmi_workflows.journal.record_files import raising_journal_errors, read_records, remove_step
+from qrmi_workflows.journal.step import Step
 from qrmi_workflows.schedulers import this_job
 from qrmi_workflows.state.locks import hold_lock
 

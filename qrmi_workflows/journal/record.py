@@ -20,17 +20,22 @@ _REMEDY = "Remove the file to have its task submitted again."
 
 
 class RecordState(StrEnum):
-    """How far a task is known to have come."""
+    """How far a task is known to have come.
 
+    A *claimed* task belongs to a run, but its vendor has not been asked. With an *intent*, the
+    request is about to go out, or has gone out and was not answered.
+    """
+
+    CLAIMED = "claimed"
     INTENT = "intent"
     SUBMITTED = "submitted"
     COMPLETED = "completed"
     FAILED = "failed"
 
     @property
-    def is_final(self) -> bool:
-        """Whether the vendor has nothing left to do for the task."""
-        return self in (RecordState.COMPLETED, RecordState.FAILED)
+    def is_at_vendor(self) -> bool:
+        """Whether the vendor has, or may have, work left to do for the task."""
+        return self in (RecordState.INTENT, RecordState.SUBMITTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +57,8 @@ class TaskRecord:
         task_id: The vendor's id, once it is known.
         reason: Why it failed.
         retryable: Whether a rerun submits it again after it has failed.
-        result: The result of a completed task.
+        result: The result of a completed task: the vendor's text, not yet decoded.
+        deleted: Whether the ended task was deleted at its vendor, if that is needed at all.
     """
 
     step: str
@@ -70,6 +76,7 @@ class TaskRecord:
     reason: str | None = None
     retryable: bool = False
     result: QuantumResult | None = field(default=None, repr=False)
+    deleted: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a record that lacks its id or result: its task would be paid for again."""

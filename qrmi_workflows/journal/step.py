@@ -16,7 +16,7 @@ import threading
 import uuid
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -24,15 +24,21 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from qrmi_workflows.errors import JournalError, SchedulerError
+from qrmi_workflows.errors import SchedulerError
 from qrmi_workflows.journal.record import RecordState, TaskRecord
+from qrmi_workflows.journal.record_files import (
+    raising_journal_errors,
+    read_record,
+    read_records,
+    remove_step,
+)
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.schedulers import this_job, this_scheduler
 from qrmi_workflows.state.files import write_atomically
 from qrmi_workflows.state.locks import create_locked, hold_lock, is_locked
 from qrmi_workflows.state.process import Owner
 
-__all__ = ["Entry", "Step", "raising_journal_errors", "read_records", "remove_step"]
+__all__ = ["Entry", "Step"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,37 +55,73 @@ class Entry:
     record: TaskRecord
     step: Step = field(repr=False)
 
+    def intend(self) -> None:
+        """Record that the request to submit the task is about to go out."""
+        self._write(state=RecordState.INTENT)
+
     def submitted(self, task_id: str) -> None:
         """Record the vendor's id as soon as it is known."""
         self._write(state=RecordState.SUBMITTED, task_id=task_id, reason=None)
 
-    def completed(self, result: QuantumResult) -> None:
-        """Record the result."""
-        self._write(state=RecordState.COMPLETED, result=result)
+    @contextmanager
+    def holding(self, state: RecordState) -> Iterator[bool]:
+        """Keep other runs from claiming the task, for a record that is written after the run.
+
+        Yields:
+            Whether the record still has this state, and no other live run holds it.
+
+        Raises:
+            JournalError: The journal could not be read.
+        """
+        with self.step.holding(self.path, state, self.record.run) as is_held:
+            yield is_held
+
+    def stopping(self, reason: str) -> None:
+        """Record that the task's cancellation was requested: a rerun may submit it again."""
+        self._write(since=self.record.since, reason=reason, retryable=True)
+
+    def completed(self, result: QuantumResult, *, durable: bool = False) -> None:
+        """Record the result.
+
+        Args:
+            result: The result, which need not be decoded.
+            durable: Whether the record must survive a crash of the host, because the result cannot
+                be fetched again.
+        """
+        self._write(durable=durable, state=RecordState.COMPLETED, result=result)
+
+    def deleted(self) -> None:
+        """Record that the ended task was deleted at its vendor."""
+        self._write(since=self.record.since, deleted=True)
 
     def failed(self, reason: str, *, retryable: bool) -> None:
         """Record that there will be no result, and whether a rerun may submit the task again."""
         self._write(state=RecordState.FAILED, reason=reason, retryable=retryable)
 
     def reset(self) -> None:
-        """Record the intent to submit the task again."""
-        self._write(state=RecordState.INTENT, task_id=None, reason=None, retryable=False)
+        """Record that the vendor does not have the task, and has not been asked again."""
+        self._write(
+            state=RecordState.CLAIMED, task_id=None, reason=None, retryable=False, deleted=False
+        )
 
-    def write(self) -> None:
+    def write(self, *, durable: bool = False) -> None:
         """Write the record as it is.
+
+        Args:
+            durable: Whether it must survive a crash of the host in any state.
 
         Raises:
             JournalError: The journal could not be written.
         """
         with raising_journal_errors(self.path):
             # A lost result can be fetched again while the vendor knows the id; a lost id cannot.
-            durable = not self.record.state.is_final
+            durable = durable or self.record.state.is_at_vendor
             write_atomically(self.path, self.record.to_json(), mode=0o600, durable=durable)
         self.step._track(self.path, self.record.state)
 
-    def _write(self, **changes: Any) -> None:
-        self.record = replace(self.record, since=_now(), **changes)
-        self.write()
+    def _write(self, *, durable: bool = False, **changes: Any) -> None:
+        self.record = replace(self.record, **{"since": _now(), **changes})
+        self.write(durable=durable)
 
 
 class Step:
@@ -120,7 +162,7 @@ class Step:
                 not those of the real one.
 
         Returns:
-            The task's entry, held until this step is closed, in state *intent* if the task is new;
+            The task's entry, held until this step is closed, in state *claimed* if the task is new;
             and the record that an earlier run of the step left of it.
 
         Raises:
@@ -138,7 +180,7 @@ class Step:
                 self._claimed[digest, qpu, identity] += 1
                 place = f"{qpu}-{identity}" if identity else qpu
                 path = self.folder / f"{digest[:32]}-{place}-{number}.json"
-                before = _read(path)
+                before = read_record(path)
                 if before is not None and (self._is_held(before) or self._is_anothers(before)):
                     continue  # an equal task of the same step, repeated on purpose
                 record = self._record(before, digest, number, qpu, identity, program, run)
@@ -178,7 +220,7 @@ class Step:
             qpu=qpu,
             identity=identity,
             program=program,
-            state=RecordState.INTENT,
+            state=RecordState.CLAIMED,
             run=run,
             owner=owner,
             since=_now(),
@@ -187,7 +229,7 @@ class Step:
 
     @property
     def is_done(self) -> bool:
-        """Whether all claimed tasks have ended, and their ends are recorded."""
+        """Whether the vendor has none of the claimed tasks, and this is recorded."""
         return not self._unfinished
 
     def close(self, seconds: float = 1.0) -> None:
@@ -226,7 +268,7 @@ class Step:
             # Another process may already be running the same step again; its records stay.
             others = self._other_runs()
             for path in sorted(self.folder.glob("*.json")):
-                if not others or (found := _read(path)) is None or found.run not in others:
+                if not others or (found := read_record(path)) is None or found.run not in others:
                     target.mkdir(parents=True, exist_ok=True)
                     path.rename(target / path.name)
             if not others:
@@ -240,11 +282,25 @@ class Step:
         """Return whether another run of the step holds tasks, here or on another host."""
         return bool(self._other_runs())
 
+    @contextmanager
+    def holding(self, path: Path, state: RecordState, run: str) -> Iterator[bool]:
+        """See `Entry.holding`."""
+        if not path.exists():
+            yield False
+            return
+        with raising_journal_errors(self.folder), hold_lock(self.folder / ".lock"):
+            found = read_record(path)
+            yield (
+                found is not None
+                and found.state is state
+                and (found.run == run or not self._is_held(found))
+            )
+
     def _track(self, path: Path, state: RecordState) -> None:
-        if state.is_final:
-            self._unfinished.discard(path)
-        else:
+        if state.is_at_vendor:
             self._unfinished.add(path)
+        else:
+            self._unfinished.discard(path)
 
     def _begin_run(self) -> str:
         # At the first claim, not before: a step without tasks leaves no files.
@@ -305,62 +361,6 @@ def _leave_all_to_parent() -> None:
 os.register_at_fork(after_in_child=_leave_all_to_parent)
 
 
-def read_records(
-    folder: Path, on_error: Callable[[JournalError], None] | None = None
-) -> Iterator[TaskRecord]:
-    """Read the records of one folder.
-
-    Args:
-        folder: The folder.
-        on_error: Called with the error of each record that cannot be read; raised if `None`.
-
-    Raises:
-        JournalError: A record could not be read.
-    """
-    for path in sorted(folder.glob("*.json")):
-        try:
-            record = _read(path)
-        except JournalError as error:
-            if on_error is None:
-                raise
-            on_error(error)
-        else:
-            if record is not None:
-                yield record
-
-
-def remove_step(folder: Path) -> int:
-    """Remove a step's folder; return how many tasks it had."""
-    tasks = 0
-    for file in sorted(folder.glob("*")) + sorted(folder.glob(".*")):
-        with suppress(OSError):
-            file.unlink()
-            tasks += file.suffix == ".json"
-    with suppress(OSError):
-        folder.rmdir()
-    return tasks
-
-
-@contextmanager
-def raising_journal_errors(path: Path) -> Iterator[None]:
-    """Raise a `JournalError` in place of an `OSError`.
-
-    Args:
-        path: The path to name if the error names none.
-
-    Raises:
-        JournalError: The block raised an `OSError`.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise JournalError(
-            f"cannot use the journal: {error.filename or path}: {error.strerror or error}. Free "
-            "some space, correct its permissions, or have its file system mounted with locks; or "
-            "name another folder in $QPU_STATE."
-        ) from error
-
-
 def _has_crashed(owner: Owner) -> bool:
     """Return whether a lock's host has crashed without releasing it.
 
@@ -376,15 +376,6 @@ def _has_crashed(owner: Owner) -> bool:
     except SchedulerError:
         return False
     return live is not None and owner.job not in live
-
-
-def _read(path: Path) -> TaskRecord | None:
-    with raising_journal_errors(path):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-    return TaskRecord.from_json(text, str(path))
 
 
 def _now() -> str:

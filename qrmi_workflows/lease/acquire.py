@@ -14,6 +14,7 @@ from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.config.job import JobQPU, read_job
 from qrmi_workflows.config.qpus import find_config, load_qpus, select_qpu
 from qrmi_workflows.errors import ConfigError, LeaseError, QPUError, UnknownQPUError
+from qrmi_workflows.lease.grants import granted_qpus
 from qrmi_workflows.retry import retry
 
 __all__ = ["ACQUIRE_SECONDS", "FAILING_SECONDS", "acquire", "find_qpu"]
@@ -36,7 +37,8 @@ def find_qpu(
     """Find a QPU: in the job's environment, else in `qrmi_config.json`.
 
     Args:
-        qpu: Its name; may be `None` if there is exactly one.
+        qpu: Its name; may be `None` if the environment describes, the file defines, or the
+            scheduler has granted to the job exactly one.
         config: The path of `qrmi_config.json`; `find_config` finds it if `None`.
         environ: The job's environment.
 
@@ -51,7 +53,14 @@ def find_qpu(
         return carried[qpu]
     try:
         path = config or find_config(environ)
-        defined = select_qpu(qpu, load_qpus(path), path)
+        qpus = load_qpus(path)
+        if (
+            qpu is None
+            and len(qpus) > 1
+            and len(granted := qpus.keys() & granted_qpus(environ)) == 1
+        ):
+            (qpu,) = granted
+        defined = select_qpu(qpu, qpus, path)
     except UnknownQPUError:
         raise
     except ConfigError as error:

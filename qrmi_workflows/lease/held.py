@@ -27,6 +27,7 @@ from qrmi_workflows.lease.records import OpenLease
 from qrmi_workflows.lease.time_limit import ask_time_limit
 from qrmi_workflows.retry import retry
 from qrmi_workflows.schedulers import describe_this_job, this_job, this_scheduler
+from qrmi_workflows.tasks.deletion import TaskDeletions
 from qrmi_workflows.tasks.lanes import LaneSemaphore, lane_semaphore
 from qrmi_workflows.vendors.registry import registered_type
 
@@ -44,6 +45,7 @@ class HeldQPU:
     Attributes:
         qpu: The QPU, with its acquisition token.
         resource: QRMI's handle to the QPU; its tasks run under that token.
+        deletions: Deletes its tasks that have ended, if its vendor needs that.
         released: Whether it has been released.
         queue_wait: How many seconds its job was pending; if `None`, the scheduler is asked.
     """
@@ -51,6 +53,7 @@ class HeldQPU:
     def __init__(self, qpu: JobQPU, opened: OpenLease | None) -> None:
         self.qpu = qpu
         self.resource = _resource(qpu)
+        self.deletions = TaskDeletions(self.resource, registered_type(qpu.type))
         self.released = False
         self.queue_wait: float | None = None
         self._opened = opened
@@ -163,6 +166,7 @@ class HeldQPU:
         """
         with self._lock:
             self.released = True
+        self.deletions.try_again(release_budget().record)
         if self._opened is None or self.is_adopted:
             return
         try:

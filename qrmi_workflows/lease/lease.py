@@ -42,7 +42,7 @@ class TaskOptions(TypedDict, total=False):
     """Options of a task (see `Lease.submit`)."""
 
     on_state: Callable[[str, TaskState], None] | None
-    on_stop: OnStop
+    on_stop: OnStop | None
     on_ambiguous: OnAmbiguous
 
 
@@ -146,6 +146,7 @@ class Lease:
             step=self.step,
             usage=self.held.usage_path(),
             renew=self.held.renew,
+            deletions=self.held.deletions,
             **options,
         )
         with self._lock:  # otherwise `release` might close the pool before the task is in it

@@ -29,6 +29,7 @@ from qrmi_workflows.lease.at_exit import (
     run_uninterrupted,
 )
 from qrmi_workflows.lease.ending import finish
+from qrmi_workflows.lease.grants import require_grant
 from qrmi_workflows.lease.held import HeldQPU, lease_environment
 from qrmi_workflows.lease.killwait import current_kill_wait
 from qrmi_workflows.lease.lease import Lease
@@ -115,8 +116,8 @@ def open_lease(
     """Open a lease on a QPU: adopt the one that this job has, or acquire the QPU.
 
     Args:
-        qpu: The QPU's name; may be omitted if the job has, or the file defines, exactly one. For a
-            list of names, all of them are opened, or none.
+        qpu: The QPU's name; may be omitted if the job holds, or the file defines, exactly one. For
+            a list of names, all of them are opened, or none.
         config: The path of `qrmi_config.json`; `find_config` finds it if `None`.
         step: The name under which a rerun finds this step's tasks. If `None`, it is taken from
             `$QPU_STEP`, else from the scheduler's job; without either, every run is a new step.
@@ -125,7 +126,8 @@ def open_lease(
         A lease, or a `LeaseSet` for a list. Both are context managers that release at the end.
 
     Raises:
-        RequestError: The list is empty, or names a QPU twice.
+        RequestError: The list is empty, or names a QPU twice; or the scheduler grants the QPU to
+            jobs, and has not granted it to this one.
         UnknownQPUError: No QPU of that name is defined here.
         ConfigError: There is no usable `qrmi_config.json`.
         LeaseError: The vendor did not grant it.
@@ -167,6 +169,7 @@ def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
     exit_on_sigterm()
     if found.token is not None:
         return Lease(HeldQPU.adopt(found), step=step)
+    require_grant(found.name)
     # An orphaned lease on an exclusive QPU would block this one until its session ends.
     reap(patience=_REAP_SECONDS)
     return run_uninterrupted(

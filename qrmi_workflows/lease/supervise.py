@@ -27,6 +27,7 @@ from types import FrameType
 import psutil
 
 from qrmi_workflows.config.variables import QPU_GRACE
+from qrmi_workflows.lease.abandoned import stop_if_abandoned
 from qrmi_workflows.lease.killwait import (
     KillWait,
     current_kill_wait,
@@ -35,15 +36,11 @@ from qrmi_workflows.lease.killwait import (
 )
 from qrmi_workflows.schedulers import this_job, this_scheduler
 
-__all__ = ["ALIVE_SECONDS", "run_supervised"]
+__all__ = ["run_supervised"]
 
 logger = logging.getLogger(__name__)
 
-ALIVE_SECONDS = 30.0
-"""The submitting process counts as dead if its file was not touched for this many seconds."""
-
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
-_LOOK_SECONDS = 5.0
 _STOPPING = frozenset({signal.SIGTERM, signal.SIGHUP})
 _PASSED_ON = (*_STOPPING, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -64,7 +61,7 @@ def run_supervised(
         release: Releases the leases; it may be called from another thread.
         grace: Seconds between SIGTERM and SIGKILL; the command's share of KillWait if `None`.
         alive: A file that the submitting process keeps touching. If it has not been touched for
-            `ALIVE_SECONDS`, the command is stopped as by SIGTERM.
+            `ALIVE_SECONDS`, or is deleted, the command is stopped as by SIGTERM.
 
     Returns:
         The command's exit code; 128 + N if signal N ended it.
@@ -86,7 +83,7 @@ def run_supervised(
             child = subprocess.Popen(_tied_to_this_process(argv), env=variables)
             stopper.watch(child)
             if alive is not None:
-                _stop_if_abandoned(alive)
+                stop_if_abandoned(alive)
             code = child.wait()
             stopper.end_orphans()
         finally:
@@ -193,29 +190,6 @@ class _Stopper:
         timer = threading.Timer(seconds, action)
         timer.daemon = True
         timer.start()
-
-
-def _stop_if_abandoned(alive: Path) -> None:
-    threading.Thread(target=_watch, args=(alive,), name="alive", daemon=True).start()
-
-
-def _watch(alive: Path) -> None:
-    # Only changes of the modification time count: two hosts' clocks need not agree.
-    last, since = _touched(alive), time.monotonic()
-    while time.monotonic() - since < ALIVE_SECONDS:
-        time.sleep(_LOOK_SECONDS)
-        now = _touched(alive)
-        if now != last:
-            last, since = now, time.monotonic()
-    logger.warning("%s is no longer touched: the submitting process has died", alive)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _touched(file: Path) -> int | None:
-    try:
-        return file.stat().st_mtime_ns
-    except OSError:
-        return None
 
 
 def _family(pid: int) -> list[psutil.Process]:

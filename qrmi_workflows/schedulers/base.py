@@ -135,13 +135,30 @@ class Scheduler(Protocol):
         """Ask the scheduler whether it offers the QPU.
 
         Raises:
-            UnknownQPUError: The site policy or the scheduler does not offer it.
-            RequestError: The scheduler offers fewer units of it than requested.
+            UnknownQPUError: The site policy does not offer it.
+            RequestError: The scheduler does not offer it, or fewer units of it than requested.
             SchedulerError: The scheduler did not answer.
         """
 
     def qpu_options(self, request: QPURequest, site: SitePolicy) -> list[str]:
         """Render the options that request the QPU and exclude other jobs from it."""
+
+    def granted_qpus(
+        self, site: SitePolicy, environ: Mapping[str, str], *, timeout: float = COMMAND_TIMEOUT
+    ) -> set[str] | None:
+        """Return the QPUs that a process's job holds.
+
+        Args:
+            site: The site policy, which says how each QPU is granted.
+            environ: The process's environment.
+            timeout: Seconds that each command may take.
+
+        Returns:
+            Their names, of QPUs of the policy; `None` if the scheduler does not know the job.
+
+        Raises:
+            SchedulerError: The scheduler did not answer.
+        """
 
     # Commands, and the parsers of their output
 

@@ -29,7 +29,12 @@ from qrmi_workflows.schedulers.command import (
     require_success,
     run_command,
 )
-from qrmi_workflows.schedulers.gres import offered_gres, require_count, require_gres
+from qrmi_workflows.schedulers.gres import (
+    grants_of_job,
+    offered_gres,
+    require_count,
+    require_gres,
+)
 from qrmi_workflows.state.process import JobIdentity
 
 __all__ = [
@@ -121,6 +126,21 @@ class Slurm:
     def qpu_options(self, request: QPURequest, site: SitePolicy) -> list[str]:
         """Render the sbatch options that request the QPU."""
         return qpu_options(request, site.qpu(request.qpu))
+
+    def granted_qpus(
+        self, site: SitePolicy, environ: Mapping[str, str], *, timeout: float = COMMAND_TIMEOUT
+    ) -> set[str] | None:
+        """Ask `scontrol show job` which GRES and licences this process's job holds.
+
+        The environment does not tell: Slurm 22.05 sets no variable, and a job that was submitted
+        from another one inherits `$SLURM_JOB_LICENSES` from it (seen with 26.05).
+        """
+        qpus = site.qpus.values()
+        if not any(qpu.gres or qpu.licence for qpu in qpus):
+            return {qpu.name for qpu in qpus}
+        argv = ["scontrol", "--details", "show", "job", environ.get("SLURM_JOB_ID", "")]
+        held = grants_of_job(run_command(argv, timeout=timeout).stdout)
+        return None if held is None else {qpu.name for qpu in qpus if held.hold(qpu)}
 
     # Commands, and the parsers of their output
 

@@ -9,15 +9,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from qrmi_workflows.client.failures import is_transient, may_submit_again
-from qrmi_workflows.client.protocol import QuantumResource, TaskState
-from qrmi_workflows.config.variables import OnStop, on_stop
+from qrmi_workflows.client.failures import is_transient
+from qrmi_workflows.client.protocol import TaskState
+from qrmi_workflows.client.resource import QRMIResource
+from qrmi_workflows.config.variables import OnStop, lane_wait_seconds, on_stop
 from qrmi_workflows.errors import (
     AmbiguousTaskError,
     JournalError,
@@ -33,9 +34,13 @@ from qrmi_workflows.journal.step import Entry, Step
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.retry import retry
+from qrmi_workflows.tasks.cancellation import cancel_task
+from qrmi_workflows.tasks.deletion import TaskDeletions
 from qrmi_workflows.tasks.polling import next_pause
+from qrmi_workflows.tasks.submission import Submission, had_no_effect
 from qrmi_workflows.tasks.usage import TaskUsage
-from qrmi_workflows.vendors.registry import load_vendor
+from qrmi_workflows.vendors.base import ResourceType
+from qrmi_workflows.vendors.registry import load_vendor, registered_type
 
 __all__ = ["OnAmbiguous", "TaskRun"]
 
@@ -63,10 +68,11 @@ class TaskRun:
         usage: The lease's usage file, if it has one.
         renew: Acquires again after the vendor has closed the session; returns `False` if only
             another process may do so.
+        deletions: Deletes tasks that have ended, if the vendor needs that.
         task_id: The vendor's id, once it is known.
     """
 
-    resource: QuantumResource
+    resource: QRMIResource
     resource_type: str
     identity: str
     payload: Payload
@@ -77,6 +83,7 @@ class TaskRun:
     on_state: Callable[[str, TaskState], None] | None = None
     usage: Path | None = None
     renew: Callable[[], bool] | None = None
+    deletions: TaskDeletions | None = None
     task_id: str | None = None
 
     def __call__(self, lane: AbstractContextManager[object]) -> QuantumResult:
@@ -89,19 +96,28 @@ class TaskRun:
             TaskFailedError, TaskCancelledError: It ended without a result.
             AmbiguousTaskError: It is not known whether the vendor accepted it.
             ResourceError: The vendor rejected a request, or failed for longer than `RETRY_SECONDS`.
-            ResultError: The result is not in the vendor's form.
+            UndecodedResultError: This release cannot decode the result.
             JournalError: The journal could not be read or written; nothing was submitted.
         """
         entry, known = self._look_up()
         if isinstance(known, QuantumResult):
             self.task_id = known.task_id
-            return known
-        with lane:
+            self._delete(entry)
+            return known.decoded()
+        with ExitStack() as held:
+            held.enter_context(lane)
             started = time.time()
             state = self._run_to_end(entry, known)
-        # The lane is free now: fetching, decoding and the journal need no QPU.
-        self._record_usage(started, state)
-        return self._fetch(entry, state)
+            # Fetching and the journal need no QPU, unless an ended task keeps its lane.
+            if not self._traits.stop_deletes_finished:
+                held.close()
+            self._record_usage(started, state)
+            result = self._fetch(entry, state)
+        return result.decoded()
+
+    @property
+    def _traits(self) -> ResourceType:
+        return registered_type(self.resource_type) or ResourceType(qrmi="")
 
     def _look_up(self) -> tuple[Entry, QuantumResult | str | None]:
         """Claim the task in the journal; return its result, its id, or `None` if it is new."""
@@ -117,11 +133,14 @@ class TaskRun:
         if before.state is RecordState.SUBMITTED:
             logger.info("re-attaching to task %s", before.task_id)
             return entry, before.task_id
-        if before.state is RecordState.FAILED and not before.retryable:
-            raise self._failed_earlier(before)
+        if before.state is RecordState.FAILED:
+            self._delete(entry)
+            if not before.retryable:
+                raise self._failed_earlier(before)
         if before.state is RecordState.INTENT:
             self._handle_ambiguity("an earlier run ended before the vendor had answered")
-        entry.reset()
+        if before.state is not RecordState.CLAIMED:
+            entry.reset()
         return entry, None
 
     def _run_to_end(self, entry: Entry, known: str | None) -> TaskState:
@@ -133,10 +152,17 @@ class TaskRun:
     def _re_attach(self, entry: Entry, known: str) -> TaskState | None:
         """Wait for a task that an earlier run has submitted; return `None` if it must run again."""
         self.task_id = known
+        # An earlier run may have requested the cancellation without seeing its end.
+        was_stopping = entry.record.retryable
         try:
-            if self._ask_state() is not TaskState.CANCELLED:
-                return self._wait(entry)
+            state = self._ask_state()
+            was_cancelled = state is TaskState.CANCELLED
+            if not was_cancelled:
+                state = self._wait(entry)
+            if state is not TaskState.CANCELLED or not (was_cancelled or was_stopping):
+                return state
             reason = "was cancelled"
+            self._delete(entry)
         except TaskUnknownError:
             reason = "is no longer known to the vendor"
         logger.warning("task %s %s; submitting it again", known, reason)
@@ -144,28 +170,34 @@ class TaskRun:
         return None
 
     def _start(self, entry: Entry) -> str:
-        encoded = load_vendor(self.payload.vendor).encode(self.payload.content)
+        submission = Submission(
+            resource=self.resource,
+            traits=self._traits,
+            payload=load_vendor(self.payload.vendor).encode(self.payload.content),
+            entry=entry,
+            stop=self.stop,
+            leaves=self._leaves,
+            lane_wait=lane_wait_seconds(),
+        )
         # Every pass but the last ends in a renewed session, or in a resubmission as requested.
-        while not self.stop.is_set():
+        while True:
             try:
-                task_id: str = retry(
-                    lambda: self.resource.task_start(encoded), may_submit_again, stop=self.stop
-                )
-            except SessionEndedError as error:
-                if self.renew is None or not self.renew():
-                    _try_to_record(entry.failed, error.message, retryable=True)
-                    raise
-            except ResourceError as error:
-                if error.had_no_effect:  # nothing was paid for, so a rerun may submit it
+                task_id = submission.send()
+            except QPUError as error:
+                if isinstance(error, SessionEndedError) and self.renew and self.renew():
+                    continue
+                if had_no_effect(error):  # nothing was paid for, so a rerun may submit it
                     _try_to_record(entry.failed, error.message, retryable=True)
                     raise
                 self._handle_ambiguity(error.message, error)
+                submission.supersede()
             else:
+                if task_id is None:
+                    _try_to_record(entry.failed, "stopped before it was submitted", retryable=True)
+                    raise self._cancelled("was not submitted: the step was stopped")
                 # Before anything else: from here on a crash must not lose the id.
                 _try_to_record(entry.submitted, task_id)
                 return task_id
-        _try_to_record(entry.failed, "stopped before it was submitted", retryable=True)
-        raise self._cancelled("was not submitted: the step was stopped")
 
     def _ask_state(self) -> TaskState:
         state: TaskState = retry(
@@ -203,30 +235,36 @@ class TaskRun:
 
     def _stop(self, entry: Entry) -> TaskState:
         """Cancel the task, or leave it; return its state if it had already ended."""
-        if (self.on_stop or on_stop()) == "leave":
+        if self._leaves():
             raise self._cancelled("was left for a rerun: the step was stopped")
-        try:
-            # A vendor may accept a cancellation that comes too late; only the task's state is
-            # reliable.
-            self.resource.task_stop(str(self.task_id))
-            state = TaskState.of(self.resource.task_status(str(self.task_id)))
-        except TaskUnknownError:
-            state = TaskState.CANCELLED
-        except QPUError as error:
-            raise self._cancelled(
-                f"may still be running; rerun the step to check: {error.message}"
-            ) from error
+        state, failure = cancel_task(self.resource, str(self.task_id), self._traits)
         if state in (TaskState.COMPLETED, TaskState.FAILED):
             return state
-        if state is TaskState.CANCELLED:  # otherwise a rerun checks its state
+        if state is TaskState.CANCELLED:
             _try_to_record(entry.failed, "stopped with its step", retryable=True)
-        raise self._cancelled("was stopped")
+            self._delete(entry)
+            raise self._cancelled("was stopped")
+        _try_to_record(entry.stopping, "its cancellation was requested")
+        reason = failure or f"its cancellation was accepted, but its state is still {state}"
+        raise self._cancelled(f"may still be running; rerun the step to check: {reason}")
+
+    def _leaves(self) -> bool:
+        return (self.on_stop or on_stop()) == "leave"
+
+    def _delete(self, entry: Entry) -> None:
+        if self.deletions is not None:
+            self.deletions.delete(entry)
 
     def _fetch(self, entry: Entry, state: TaskState) -> QuantumResult:
+        """Fetch the result and record it as it is: what is paid for is kept before it is decoded.
+
+        Once its end is recorded, the task is deleted at the vendor, if that is needed.
+        """
         task_id = str(self.task_id)
         if state is not TaskState.COMPLETED:
             error = self._ended_without_result(state)
-            _try_to_record(entry.failed, error.message, retryable=state is TaskState.CANCELLED)
+            if _try_to_record(entry.failed, error.message, retryable=state is TaskState.CANCELLED):
+                self._delete(entry)
             raise error
         completed = _now()
         text = retry(lambda: self.resource.task_result(task_id).value, is_transient, stop=self.stop)
@@ -238,10 +276,13 @@ class TaskRun:
             payload_digest=self.payload.digest,
             submitted=entry.record.since,
             completed=completed,
-            data=load_vendor(self.payload.vendor).decode(self.payload.program, text),
+            data=[],
             vendor_result=text,
         )
-        _try_to_record(entry.completed, result)
+        # A deleted task's result cannot be fetched again.
+        is_last_copy = self._traits.stop_deletes_finished
+        if _try_to_record(entry.completed, result, durable=is_last_copy):
+            self._delete(entry)
         return result
 
     def _record_usage(self, started: float, state: TaskState) -> None:
@@ -263,13 +304,16 @@ class TaskRun:
             f"it is not known whether QPU {qpu!r} accepted a task of step {self.step.name!r} "
             f"(payload {self.payload.digest[:12]}): {reason.removesuffix('.')}."
         )
-        if self.on_ambiguous == "fail":
-            raise AmbiguousTaskError(
+        if self.on_ambiguous == "fail" or self.stop.is_set():
+            error = AmbiguousTaskError(
                 f"{message} Check the vendor's list of tasks. To submit it again, at the risk of "
                 "paying twice, rerun the step with `--on-ambiguous resubmit` "
                 "(on_ambiguous='resubmit').",
                 qpu,
-            ) from cause
+            )
+            if self.stop.is_set():  # whoever has stopped the step may not look at its errors
+                logger.warning("%s", error)
+            raise error from cause
         logger.warning("%s Submitting it again, as requested.", message)
 
     def _cancelled(self, what: str) -> TaskCancelledError:
@@ -299,12 +343,14 @@ class TaskRun:
         )
 
 
-def _try_to_record(write: Callable[..., None], *args: object, **kwargs: object) -> None:
-    """Record an event that has already happened; if the journal fails, only log that."""
+def _try_to_record(write: Callable[..., None], *args: object, **kwargs: object) -> bool:
+    """Record an event that has already happened; if the journal fails, log that, return `False`."""
     try:
         write(*args, **kwargs)
     except JournalError as error:
         logger.warning("not recorded, so a crash would lose it: %s", error)
+        return False
+    return True
 
 
 def _now() -> str:

@@ -31,11 +31,17 @@ class ResourceType:
         settings: Default values of QRMI's settings; the keys omit the `NAME_` prefix.
         remedies: What to do about a refusal, by a phrase of the vendor's message. `{qpu}` stands
             for the QPU's name.
+        start_waits_for_lane: Whether QRMI's `task_start` does not return while all of the QPU's
+            lanes are taken.
+        stop_deletes_finished: Whether QRMI's `task_stop` deletes a task that has ended, and with it
+            its state and result. If so, tasks are deleted once their results are in the journal.
     """
 
     qrmi: str
     settings: Mapping[str, str] = field(default_factory=dict)
     remedies: Mapping[str, str] = field(default_factory=dict)
+    start_waits_for_lane: bool = False
+    stop_deletes_finished: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,7 +58,8 @@ def lease_argv(
     if kill_wait is not None:
         # Spares each job of a fan-out an `scontrol show config`.
         head.append(f"{QPU_KILL_WAIT}={kill_wait:g}")
-    options = ["--qpu", qpu, f"--submitted={submitted:.1f}"]
+    # The last two spare each job of a fan-out its questions to Slurm.
+    options = ["--qpu", qpu, f"--submitted={submitted:.1f}", "--granted"]
     return [*head, *python, "-m", "qrmi_workflows", "lease", "exec", *options, "--", *command]
 
 

@@ -289,8 +289,10 @@ class Executor(MarkerExecutor):
         """Report a job that has failed, with the error from its log and the usage of its leases."""
         self._log_leases(job_info)
         log = (job_info.aux or {}).get("slurm_logfile")
-        if error := read_error(log, has_snakemake=not self._runs_shell_itself(job_info.job)):
-            msg = f"{msg or ''}Its log ends with:\n{error}\n"
+        if log is not None:
+            is_own = self._runs_shell_itself(job_info.job)
+            if error := read_error(log, has_snakemake=not is_own):
+                msg = f"{msg or ''}Its log ends with:\n{error}\n"
         if is_too_long_to_show(log):
             # `--show-failed-logs` of Snakemake reads whole logs into memory (`logging.show_logs`).
             kwargs.pop("aux_logs", None)

@@ -24,7 +24,8 @@ _RULE_STARTS = re.compile(
 )
 _RULE_FAILED = re.compile(rf"^{_TIMESTAMP}\nError in (?:rule|group) ", re.MULTILINE)
 _COMMAND_FAILED = re.compile(
-    r"^RuleException:\nCalledProcessError in file .*?returned non-zero exit status \d+\.$",
+    r"^RuleException:\nCalledProcessError in file .*? "
+    r"(returned non-zero exit status \d+|died with [^\n]+)\.$",
     re.MULTILINE | re.DOTALL,
 )
 _NOISE = re.compile(
@@ -74,9 +75,9 @@ def error_lines(text: str) -> list[str]:
     failure = _RULE_FAILED.search(text)  # the first, if several rules of a group have failed
     before = text[: failure.start()] if failure else text
     start = max((match.end() for match in _RULE_STARTS.finditer(before)), default=0)
-    written = before[start:]
-    # A command that has written nothing: Snakemake's own report of its exit status must do.
-    candidates = (_COMMAND_FAILED.sub("", written), written, text)
+    # Snakemake repeats the whole command, which its own message shows too.
+    written = _COMMAND_FAILED.sub(r"Command \1.", before[start:])
+    candidates = (written, text)
     return next((lines for each in candidates if (lines := _without_noise(each))), [])
 
 

@@ -9,13 +9,15 @@ same QPU.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from qrmi_workflows.config.site import SitePolicy, load_site_policy
-from qrmi_workflows.errors import QPUError, RequestError
+from qrmi_workflows.config.qpus import QPUDefinition, find_config, load_qpus
+from qrmi_workflows.config.site import QPUPolicy, SitePolicy, load_site_policy
+from qrmi_workflows.errors import ConfigError, QPUError, RequestError, UnknownQPUError
 from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.command import require_success, run_command
 from qrmi_workflows.schedulers.gres import offered_gres, require_count, require_gres, units_of
@@ -23,6 +25,10 @@ from qrmi_workflows.schedulers.slurm import Slurm, qpu_options, refuse_options
 from snakemake_executor_plugin_slurm_qpu.dag import jobs_in
 from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
 from snakemake_executor_plugin_slurm_qpu.quoting import require_parsable_wildcards
+from snakemake_executor_plugin_slurm_qpu.stated_resources import (
+    require_whole_count,
+    stray_resource,
+)
 
 __all__ = ["TO_BE_DETERMINED", "QPURequests"]
 
@@ -39,11 +45,31 @@ class QPURequests:
 
     def __init__(self) -> None:
         self._checked: set[QPURequest] = set()
+        self._sane: set[tuple[Any, int]] = set()  # jobs and their attempts
 
     @cached_property
     def site(self) -> SitePolicy:
         """The site policy, read when the first job asks for a QPU."""
         return load_site_policy()
+
+    @cached_property
+    def _definitions(self) -> tuple[Path, Mapping[str, QPUDefinition]] | None:
+        """The QPU definitions and their file; `None` if they cannot be read on this host."""
+        try:
+            path = find_config()
+            return path, load_qpus(path)
+        except (ConfigError, OSError):
+            return None  # the job, on its node, may be able to; otherwise it reports the error
+
+    def _require_defined(self, policy: QPUPolicy) -> None:
+        # Not with --qpu: the site's SPANK plugin acquires the QPU by its own definitions.
+        if self._definitions is None or policy.qpu_option:
+            return
+        path, defined = self._definitions
+        if policy.name not in defined:
+            where = f"in {path}, though the site policy {self.site.path} offers it"
+            remedy = "Ask your administrators to define it, or to remove it from the site policy."
+            raise UnknownQPUError(policy.name, defined, where, remedy)
 
     @cached_property
     def _nodes(self) -> list[str]:
@@ -62,7 +88,9 @@ class QPURequests:
         Raises:
             QPURequestError: The request is malformed, or cannot be met at this site.
         """
-        requesting = [member for member in _sorted_jobs(job) if _requests_qpu(member)]
+        members = _sorted_jobs(job)
+        requesting = [member for member in members if _requests_qpu(member)]
+        self._refuse_strays(members, requesting)
         if not requesting:
             return None
         try:
@@ -71,12 +99,25 @@ class QPURequests:
                 self._require_cpus(member)
             if request not in self._checked:
                 policy = self.site.qpu(request.qpu)
+                self._require_defined(policy)
                 require_gres(policy, self._offered)
                 require_count(request, policy, self._offered)
                 self._checked.add(request)
         except QPUError as error:
             raise QPURequestError(f"rule {requesting[0].rule.name!r}: {error}") from error
         return request
+
+    def _refuse_strays(self, members: Iterable[Any], requesting: Sequence[Any]) -> None:
+        """Refuse resources of a QPU that the job would not hold, or not as written."""
+        for job in members:
+            if (job, job.attempt) in self._sane:
+                continue
+            try:
+                require_whole_count(job)
+                _refuse_stray(job, holds_qpu=bool(requesting), is_requesting=job in requesting)
+            except RequestError as error:
+                raise QPURequestError(f"rule {job.rule.name!r}: {error}") from error
+            self._sane.add((job, job.attempt))
 
     def check_workflow(self, dag: Any) -> None:
         """Check the requests of all jobs of a workflow before any of them runs.
@@ -177,6 +218,16 @@ class QPURequests:
                 f'of: {", ".join(sorted(site.qpus))}. Add qpu_name="…" to its resources.'
             )
         return site.qpu(name).name
+
+
+def _refuse_stray(job: Any, *, holds_qpu: bool, is_requesting: bool) -> None:
+    name, value = (None, None) if is_requesting else stray_resource(job) or (None, None)
+    # In a group, a rule without `qpu` runs under the lease of the others, and may name its QPU.
+    if name is not None and not (name == "qpu_name" and holds_qpu):
+        raise RequestError(
+            f"it sets {name}={value!r} but not `qpu`, so its job would not hold the QPU. Add qpu=1 "
+            f"to its resources, or remove {name}."
+        )
 
 
 def _sorted_jobs(job: Any) -> list[Any]:

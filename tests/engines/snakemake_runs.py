@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
@@ -48,6 +48,7 @@ class Project:
         self.limit = limit
         self.environ = os.environ | sandbox.environment()
         self.control = Control(sandbox.directory / "emulator")
+        self.wrappers = sandbox.directory / "bin"
 
     def write(self, snakefile: str, **files: str) -> None:
         """Write the Snakefile, and other Python files by their stems (`script` is script.py)."""
@@ -103,6 +104,22 @@ class Project:
     def jobs(self) -> set[str]:
         """Return the ids of the jobs that are pending, running or ending."""
         return set(self.slurm("squeue", "--noheader", "--format=%A").split())
+
+    @contextmanager
+    def queries(self) -> Iterator[Callable[[], list[str]]]:
+        """Record the commands that ask Slurm about jobs; return those so far, from anywhere."""
+        log = self.folder / "queries"
+        log.touch()
+        scripts = [self.wrappers / name for name in ("squeue", "sacct", "scontrol")]
+        texts = [script.read_text() for script in scripts]
+        for script, text in zip(scripts, texts, strict=True):
+            head, rest = text.split("\n", 1)
+            script.write_text(f'{head}\necho "{script.name} $*" >>{log}\n{rest}')
+        try:
+            yield lambda: [each for each in log.read_text().splitlines() if "config" not in each]
+        finally:
+            for script, text in zip(scripts, texts, strict=True):
+                script.write_text(text)
 
     def sessions(self) -> tuple[int, int]:
         """Return how many sessions the emulator has opened, and how many are still open."""

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
+import parsl
 import psutil
 import pytest
 from parsl import bash_app, python_app
+from parsl.config import Config
+from parsl.executors import MPIExecutor
+from parsl.launchers import SimpleLauncher
 from parsl_runs import Site, bell, most_at_once
 from snakemake_runs import acquired_by_the_site
 from waiting import wait_until
 
-from parsl_ext import qpu_app
+from parsl_ext import QPUSlurmProvider, qpu_app
+from parsl_ext.alive_file import give_up
 from qrmi_workflows import open_lease
 
 pytestmark = [pytest.mark.slurm, pytest.mark.engines]
@@ -182,6 +188,38 @@ def test_a_plain_app_holds_a_lane_and_releases_it_when_it_raises(parsl_site: Sit
         spans = [call.result() for call in [span(0.2) for _ in range(8)]]
 
     assert most_at_once(spans) == 2
+
+
+def test_the_blocks_of_parsls_mpi_executor_hold_a_lease(parsl_site: Site):
+    """It accepts no launcher but Parsl's `SimpleLauncher`."""
+    provider = QPUSlurmProvider(qpu="ibm_quick", launcher=SimpleLauncher())
+    executor = MPIExecutor(label="qpu", provider=provider, mpi_launcher="srun")
+    spec = {"num_nodes": 1, "ranks_per_node": 1}
+    with parsl.load(Config(executors=[executor], run_dir=str(parsl_site.folder / "run"))):
+        call = sample(bell(), parsl_resource_specification=spec)
+
+        assert call.result(timeout=90)["adopted"]
+
+    wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release")
+
+
+def test_a_block_whose_program_has_ended_before_it_starts_takes_no_qpu(parsl_site: Site):
+    opened, ran = parsl_site.sessions()["opened"], parsl_site.folder / "ran"
+    provider = QPUSlurmProvider(qpu="ibm_quick")
+    provider.script_dir = str(parsl_site.folder)
+    gres = ["--gres=qpu:ibm_quick:1", "--licenses=qpu_ibm_quick:1", "--output=/dev/null"]
+    holder = parsl_site.slurm("sbatch", "--parsable", *gres, "--wrap=sleep 600")
+    job = provider.submit(f"touch {ran}", 1)
+    wait_until(lambda: f"{job}|PENDING" in "".join(parsl_site.jobs()), "the block to be queued")
+
+    give_up(provider.resources[job]["alive"])  # as at the end of the program
+    parsl_site.slurm("scancel", holder)
+
+    wait_until(lambda: not parsl_site.jobs(), "the block to end", seconds=60)
+    stderr = Path(provider.resources[job]["job_stderr_path"]).read_text()
+    assert "the program that submitted this job has ended" in stderr
+    assert not ran.exists()
+    assert parsl_site.sessions()["opened"] == opened
 
 
 def test_a_command_in_a_bash_app_uses_the_lane_of_its_call(parsl_site: Site):

@@ -24,9 +24,13 @@ pytestmark = [pytest.mark.slurm, pytest.mark.engines]
 SUBMIT_SIDE = """
 import sys, parsl
 from parsl.config import Config
-from parsl_runs import bell, executor
+from parsl.executors import HighThroughputExecutor
+from parsl_ext import QPUExecutor, QPUSlurmProvider
 from test_parsl_endings import sample
-parsl.load(Config(executors=[executor(qpu="ibm_quick")], run_dir=sys.argv[1]))
+from parsl_runs import bell
+provider = QPUSlurmProvider(qpu="ibm_quick", walltime="00:05:00")
+kind = QPUExecutor if sys.argv[2] == "QPUExecutor" else HighThroughputExecutor
+parsl.load(Config(executors=[kind(label="qpu", provider=provider)], run_dir=sys.argv[1]))
 sample(bell()).result()
 print("ready", flush=True)
 import time; time.sleep(600)
@@ -202,11 +206,12 @@ def test_a_retry_attaches_to_the_task_of_a_lost_block(parsl_site: Site, qpu: str
 
 @pytest.mark.slow
 @pytest.mark.timeout(150)
+@pytest.mark.parametrize("executor", ["QPUExecutor", "HighThroughputExecutor"])
 def test_a_block_ends_within_a_minute_after_its_program_was_killed(
-    parsl_site: Site, tmp_path: Path
+    parsl_site: Site, tmp_path: Path, executor: str
 ):
     process = subprocess.Popen(
-        [sys.executable, "-c", SUBMIT_SIDE, str(tmp_path / "run")],
+        [sys.executable, "-c", SUBMIT_SIDE, str(tmp_path / "run"), executor],
         stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:

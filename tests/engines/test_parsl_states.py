@@ -27,7 +27,7 @@ Misbehave = Callable[[str, str], None]
 
 @pytest.fixture
 def provider(parsl_site: Site, monkeypatch: pytest.MonkeyPatch) -> QPUSlurmProvider:
-    """Return a provider whose blocks are plain commands, and hold the QPU without a lease."""
+    """Return a provider whose blocks are plain commands under a lease."""
     provider = QPUSlurmProvider(qpu="ibm_quick", launcher=SimpleLauncher(), cmd_timeout=2)
     provider.script_dir = str(parsl_site.folder)
     return provider
@@ -213,8 +213,11 @@ def test_a_site_with_qrmis_plugin_is_asked_for_the_qpu_by_its_option(parsl_site:
         provider.submit("true", 1)
 
 
-def test_a_slow_scancel_does_not_block_parsl(provider, parsl_site: Site, misbehave):
+def test_a_slow_scancel_does_not_block_parsl(
+    provider, parsl_site: Site, misbehave, monkeypatch: pytest.MonkeyPatch
+):
     job = provider.submit("sleep 60", 1)
+    monkeypatch.setattr(base, "has_ended", lambda _: False)  # else the block ends on its own
     go = parsl_site.folder / "go"
     os.mkfifo(go)
     provider._queue._timeout = 30

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -31,6 +33,11 @@ BAD = {
     'qpu=-1, qpu_name="ibm_fez"': r"qpu=-1 for QPU 'ibm_fez': must be a positive integer",
     'qpu="one", qpu_name="ibm_fez"': r"qpu='one' for QPU 'ibm_fez': must be a positive integer",
     'qpu=True, qpu_name="ibm_fez"': r"qpu=True for QPU 'ibm_fez': must be a positive integer",
+    'qpu=0.5, qpu_name="ibm_fez"': r"qpu=0\.5: must be a positive integer.* would round it to 0",
+    'qpu=lambda wildcards: 1.5, qpu_name="ibm_fez"': r"qpu=1\.5: must be .* would round it to 2",
+    'qpu_name="ibm_fez"': r"it sets qpu_name='ibm_fez' but not `qpu`, .* Add qpu=1",
+    'qpu=None, qpu_name="ibm_fez"': r"it sets qpu_name='ibm_fez' but not `qpu`, .* Add qpu=1",
+    "qpu_exclusive=1": r"it sets qpu_exclusive=1 but not `qpu`, .* Add qpu=1",
     'qpu=2, qpu_name="ibm_fez"': r"qpu=2 for QPU 'ibm_fez': no node .* has more than 1 of GRES",
     'qpu=1, qpu_name="ibm_fez", gres="tape:1"': r"gres='tape:1' and qpu=1; .*Remove `gres`",
     'qpu=1, qpu_name="ibm_fez", slurm_extra="-x n1 --licenses=a"': r"--licenses would override",
@@ -164,8 +171,65 @@ def test_a_qpu_in_the_site_policy_that_slurm_does_not_have_is_refused(
     site.write_text('[defaults]\ngres = "qpu:{qpu}"\n[qpus.ibm_fez]\n[qpus.torino]\n')
     monkeypatch.setenv("QPU_SITE", str(site))
 
-    with pytest.raises(WorkflowError, match=f"no node has GRES 'qpu:torino'; {ONE_OF}"):
+    document = json.loads(Path(os.environ["QPU_CONFIG"]).read_text())
+    document["resources"][0]["name"] = "torino"
+    (tmp_path / "qrmi_config.json").write_text(json.dumps(document))
+    monkeypatch.setenv("QPU_CONFIG", str(tmp_path / "qrmi_config.json"))
+
+    with pytest.raises(WorkflowError, match=r"no node of this Slurm has GRES 'qpu:torino'"):
         run(tmp_path, QUANTUM.replace("ibm_fez", "torino"))
+
+
+def test_a_qpu_in_the_site_policy_that_is_not_defined_is_refused(in_sandbox, tmp_path, monkeypatch):
+    document = json.loads(Path(os.environ["QPU_CONFIG"]).read_text())
+    document["resources"] = [qpu for qpu in document["resources"] if qpu["name"] != "ibm_fez"]
+    config = tmp_path / "qrmi_config.json"
+    config.write_text(json.dumps(document))
+    monkeypatch.setenv("QPU_CONFIG", str(config))
+
+    with pytest.raises(WorkflowError, match=rf"'ibm_fez' in {config}, though .* one of: FRESNEL"):
+        run(tmp_path, QUANTUM)
+
+
+def test_a_profile_may_name_a_qpu_for_the_rules_that_ask_for_one(sandbox, tmp_path):
+    project = Project(tmp_path, sandbox)
+    project.write(
+        """
+        rule all:
+            input: "quantum.txt", "classical.txt", "switched.txt", "a.txt"
+        rule quantum:
+            output: "quantum.txt"
+            resources: qpu=1
+            shell: "echo $QRMI_JOB_QPU_RESOURCES > {output}"
+        rule classical:
+            output: "classical.txt"
+            localrule: True
+            shell: "touch {output}"
+        rule switched:
+            output: "switched.txt"
+            localrule: True
+            resources: qpu=lambda wildcards: 0, qpu_name="FRESNEL", qpu_exclusive=1
+            shell: "touch {output}"
+        rule a:
+            input: "b.txt"
+            output: "a.txt"
+            group: "g"
+            resources: qpu=1
+            shell: "touch {output}"
+        rule b:
+            output: "b.txt"
+            group: "g"
+            resources: qpu_name="ibm_fez"
+            shell: "touch {output}"
+        """
+    )
+
+    named = ("--default-resources", "qpu_name='ibm_fez'")
+    project.run(*named, "qpu=0")
+    assert project.read("quantum.txt") == "ibm_fez\n"
+
+    output = project.run("--forceall", *named, "qpu=0.5", fails=True)
+    assert "qpu=0.5: must be a positive integer" in output
 
 
 def test_the_only_qpu_of_a_site_does_not_have_to_be_named(in_sandbox, tmp_path, monkeypatch):

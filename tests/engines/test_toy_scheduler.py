@@ -133,8 +133,9 @@ def test_the_environment_of_a_job_chooses_it_where_the_policy_does_not(site, tmp
 
 def test_a_lease_knows_its_job_kill_wait_and_step_and_leaves_a_record(site, tmp_path, emulator):
     before = emulator.counters()["sessions"]["closed"]
+    in_job = {**site, "TOY_JOB": "toy-7", "TOY_QPU": "ibm_quick"}
 
-    printed = run_python(LEASE_IN_A_JOB, environ={**site, "TOY_JOB": "toy-7"})
+    printed = run_python(LEASE_IN_A_JOB, environ=in_job)
 
     job, kill_wait, step = printed.split(" ", 2)
     assert (job, kill_wait) == ("toy-7", "20.0")
@@ -148,7 +149,7 @@ def test_a_lease_knows_its_job_kill_wait_and_step_and_leaves_a_record(site, tmp_
 def test_the_reaper_asks_the_toy_for_the_jobs_of_other_hosts(site, tmp_path, emulator, monkeypatch):
     """A lease of a live job on another host is left alone; once the job is over it is released."""
     script = tmp_path / "hold.sh"
-    script.write_text("#!/bin/bash\nexec qpu lease exec --qpu ibm_quick -- sleep 600\n")
+    script.write_text("#TOY qpu=ibm_quick\nexec qpu lease exec --qpu ibm_quick -- sleep 600\n")
     job = submit(script, site)
     open_leases = tmp_path / "state" / "leases" / "open"
     wait_until(lambda: list(open_leases.glob("*.json")), "the open lease's file")

@@ -48,7 +48,8 @@ class Worker:
         self.may_die()
         if state is RecordState.INTENT:
             (self.vendor / f"ambiguous-{uuid.uuid4().hex}").touch()
-        if state in (None, RecordState.INTENT):
+        if state in (None, RecordState.CLAIMED, RecordState.INTENT):
+            entry.intend()
             task_id = uuid.uuid4().hex
             (self.vendor / f"task-{task_id}").touch()
             self.may_die(0.02)

@@ -16,8 +16,8 @@ from waiting import wait_until
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from qrmi_workflows.lease import supervise
-supervise.ALIVE_SECONDS, supervise._LOOK_SECONDS = {alive_seconds}, 0.1
+from qrmi_workflows.lease import abandoned, supervise
+abandoned.ALIVE_SECONDS, abandoned._LOOK_SECONDS = {alive_seconds}, 0.1
 folder = Path(sys.argv[1])
 def release():
     with (folder / "released").open("a") as file:
@@ -130,6 +130,31 @@ def test_a_command_is_stopped_when_its_submitting_process_has_died(supervised, t
 
     assert process.wait(timeout=60) == 143
     assert releases(tmp_path) == 1
+
+
+@pytest.mark.parametrize("ends", ["dies", "ends"])
+def test_the_tasks_of_a_command_are_left_only_while_its_submitting_process_lives(
+    supervised, tmp_path, monkeypatch, ends
+):
+    """When that process has gone, nobody will run the step again."""
+    alive = tmp_path / "alive"
+    alive.touch()
+    monkeypatch.setenv("QPU_ALIVE", str(alive))
+    monkeypatch.setenv("QPU_ON_STOP", "leave")
+    command = "trap 'python -c \"$SHOW\" >shown; exit' TERM; echo ready"
+    monkeypatch.setenv("SHOW", "from qrmi_workflows.config.variables import *; print(on_stop())")
+    monkeypatch.chdir(tmp_path)
+    # The command asks when the supervisor stops it, as a task does.
+    process = supervised(
+        "bash", "-c", f"{command}; {LOOP}", alive_seconds=0.6 if ends == "dies" else 60
+    )
+    if ends == "ends":
+        alive.unlink()
+
+    process.wait(timeout=60)
+
+    assert not alive.exists()
+    assert (tmp_path / "shown").read_text() == "cancel\n"
 
 
 def test_a_command_goes_on_while_its_submitting_process_is_alive(supervised, tmp_path):

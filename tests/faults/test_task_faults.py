@@ -54,7 +54,7 @@ def test_a_task_runs_and_is_recorded_with_its_result(quick):
     (record,) = records("quick")
     assert record.state is RecordState.COMPLETED
     assert record.task_id == result.task_id
-    assert record.result == result
+    assert record.result.decoded() == result
 
 
 def test_a_rerun_finds_both_of_two_identical_tasks(emulator, counted):

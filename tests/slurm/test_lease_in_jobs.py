@@ -92,6 +92,24 @@ def test_a_job_holds_gres_licence_and_lease(submit, sessions, tmp_path):
     assert "ibm_fez_QRMI_JOB_TIMEOUT_SECONDS=300" in seen
 
 
+def test_a_job_uses_only_the_qpu_that_it_holds(submit, sessions, tmp_path):
+    other = f"{QPU} lease exec --qpu FRESNEL -- true"
+    own = f"{QPU} lease exec -- sh -c 'echo $QRMI_JOB_QPU_RESOURCES'"
+    nested = f"{QPU} lease exec --qpu ibm_fez -- true; echo nested $?"
+    inner = f"sbatch --wait --output={tmp_path}/inner --wrap '{nested}'"
+
+    job = submit(f"{own}\n{other}\necho other $?\n{inner}")
+
+    assert wait_for_end(job) == "COMPLETED"
+    shown = (tmp_path / f"{job}.out").read_text()
+    assert shown.startswith("ibm_fez\n")
+    assert f"QPU 'FRESNEL' was not granted to job {job}, but ibm_fez. Submit the job with" in shown
+    assert "`--gres=qpu:FRESNEL:1 --licenses=qpu_FRESNEL:1`" in shown
+    assert "other 2\n" in shown
+    assert (tmp_path / "inner").read_text().endswith("nested 2\n")
+    assert sessions() == 0
+
+
 def test_the_command_sets_the_jobs_exit_code(submit):
     job = submit(f"{QPU} lease exec --qpu ibm_fez -- sh -c 'exit 7'")
 

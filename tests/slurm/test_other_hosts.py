@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.root]
 
 ELSEWHERE = "unshare --uts sh -c 'hostname n9 && exec \"$@\"' sh"
 HOLD = f"exec {ELSEWHERE} {sys.executable} -m qrmi_workflows lease exec --qpu ibm_fez -- sleep 60"
+REQUEST = ("--gres=qpu:ibm_fez:1", "--licenses=qpu_ibm_fez:1")
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def crash(user: Site, job: int) -> None:
 
 def test_the_next_lease_reaps_that_of_a_crashed_job_on_another_host(user, sessions):
     """The lease of a running job is left alone."""
-    job = user.submit(HOLD)
+    job = user.submit(HOLD, *REQUEST)
     wait_until(lambda: sessions() == 1, "a session")
     assert reap() == []
     crash(user, job)
@@ -80,7 +81,7 @@ def test_the_next_lease_reaps_that_of_a_crashed_job_on_another_host(user, sessio
 
 def test_a_running_job_of_an_array_on_another_host_keeps_its_lease(user, sessions):
     """squeue shows a job of an array under the array's id, not under its own."""
-    job = user.submit(HOLD, "--array=7")
+    job = user.submit(HOLD, *REQUEST, "--array=7")
     wait_until(lambda: bool(list(open_leases())), "the lease's record")
     (held,) = open_leases()
     assert held.owner.host == "n9"
@@ -95,7 +96,7 @@ def test_a_running_job_of_an_array_on_another_host_keeps_its_lease(user, session
 def test_a_silent_scheduler_costs_bounded_time_and_one_line(
     user, sessions, monkeypatch, tmp_path, caplog
 ):
-    job = user.submit(HOLD)
+    job = user.submit(HOLD, *REQUEST)
     wait_until(lambda: sessions() == 1, "a session")
     crash(user, job)
     text = Path(os.environ["SLURM_CONF"]).read_text()
@@ -125,7 +126,7 @@ def test_a_silent_scheduler_costs_bounded_time_and_one_line(
 def test_without_a_scheduler_leases_of_other_hosts_are_left_alone(
     user, sessions, monkeypatch, caplog
 ):
-    job = user.submit(HOLD)
+    job = user.submit(HOLD, *REQUEST)
     wait_until(lambda: sessions() == 1, "a session")
     crash(user, job)
 

@@ -52,7 +52,12 @@ class QuantumSystem(IBMDialect):
     """The dialect of `ibm-quantum-system`."""
 
     type = "ibm-quantum-system"
-    server_settings = ("cancel_route", "limits_shots")
+    server_settings = (
+        "cancel_route",
+        "finished_jobs_hold_lanes",
+        "limits_shots",
+        "repeated_jobs_accepted",
+    )
 
     def new_secrets(self) -> dict[str, str]:
         """Return an API key, the CRN of a service instance, and a pair of S3 keys."""
@@ -168,8 +173,9 @@ class QuantumSystem(IBMDialect):
         """Return whether the same job already exists; refuse a different job with its id."""
         if self.fleet.task(task.id) is None:
             return False
-        if self.fleet.store.request(task.id) != storage:
-            raise RefusalError(409, f"Job {task.id} already exists with other storage.")
+        accepts_repetition = self.fleet.devices[task.qpu].settings.server.repeated_jobs_accepted
+        if not accepts_repetition or self.fleet.store.request(task.id) != storage:
+            raise RefusalError(409, f"Job {task.id} already exists.")
         return True
 
     def _require_lane(self, device: Device) -> None:
@@ -177,10 +183,17 @@ class QuantumSystem(IBMDialect):
             raise RefusalError(423, f"Backend {device.name} is reserved.")
         if device.availability == "offline":
             raise RefusalError(409, f"Backend {device.name} is offline.")
-        if device.busy_lanes + device.queue_length >= device.settings.lanes:
+        if self._jobs_in_lanes(device) >= device.settings.lanes:
             raise RefusalError(
                 429, f"All {device.settings.lanes} lanes of backend {device.name} are in use."
             )
+
+    def _jobs_in_lanes(self, device: Device) -> int:
+        unfinished = device.busy_lanes + device.queue_length
+        if not device.settings.server.finished_jobs_hold_lanes:
+            return unfinished
+        ended = ("completed", "failed", "cancelled")
+        return unfinished + len(self.fleet.store.find_tasks(qpu=device.name, states=ended))
 
     def _requested_task(self, request: Request) -> Task:
         self._authorize(request)

@@ -29,8 +29,14 @@ __all__ = ["IBM", "transpiler_target"]
 _TYPES = {
     "ibm-quantum-compute-service": ResourceType(qrmi="IBMQuantumComputeService"),
     # IBM Quantum System API requires a time limit for every task. A scheduler's job sets its own;
-    # elsewhere the limit is one day.
-    "ibm-quantum-system": ResourceType(qrmi="IBMQuantumSystem", settings={TIMEOUT: "86400"}),
+    # elsewhere the limit is one day. QRMI 0.26.4 repeats a submission that is refused because all
+    # lanes are taken (429) or reserved (423), without a limit; its task_stop also deletes the job.
+    "ibm-quantum-system": ResourceType(
+        qrmi="IBMQuantumSystem",
+        settings={TIMEOUT: "86400"},
+        start_waits_for_lane=True,
+        stop_deletes_finished=True,
+    ),
     "qiskit-runtime-service": ResourceType(qrmi="IBMQiskitRuntimeService"),
 }
 _FRONTENDS = {

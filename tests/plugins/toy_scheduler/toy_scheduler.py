@@ -45,6 +45,11 @@ class Toy:
         others = [f"{name}={value}" for name, value in policy.options.items()]
         return [f"qpu={policy.name}", *others]
 
+    def granted_qpus(
+        self, site: SitePolicy, environ: Mapping[str, str], *, timeout: float = COMMAND_TIMEOUT
+    ) -> set[str] | None:
+        return site.qpus.keys() & {environ.get("TOY_QPU")}
+
     def name_options(self, name: str, *, stdout: Path, stderr: Path) -> list[str]:
         return [f"name={name}", f"stdout={stdout}", f"stderr={stderr}"]
 
@@ -99,6 +104,7 @@ def submit(script: str) -> None:
     )
     job_id = f"toy-{time.monotonic_ns()}"
     supervisor = [sys.executable, __file__, "run", job_id, script, options.get("name", "job")]
+    supervisor.append(options.get("qpu", ""))
     with (
         Path(options.get("stdout", os.devnull)).open("a") as stdout,
         Path(options.get("stderr", os.devnull)).open("a") as stderr,
@@ -107,11 +113,10 @@ def submit(script: str) -> None:
     print(job_id)
 
 
-def run(job_id: str, script: str, name: str) -> None:
+def run(job_id: str, script: str, name: str, qpu: str) -> None:
     """Run a job to its end, and record its states."""
-    job = subprocess.Popen(
-        ["bash", script], env={**os.environ, "TOY_JOB": job_id}, start_new_session=True
-    )
+    environ = {**os.environ, "TOY_JOB": job_id, "TOY_QPU": qpu}
+    job = subprocess.Popen(["bash", script], env=environ, start_new_session=True)
     record(job_id, "running", job.pid, name)
     code = job.wait()
     record(job_id, "completed" if code == 0 else "failed", job.pid, name)

@@ -33,10 +33,19 @@ def test_a_step_that_cannot_be_run_again_is_archived_when_it_is_closed(journal):
 def test_a_step_with_a_task_in_doubt_stays_in_the_list(journal):
     step = journal.this_step({})
     complete(step)
-    claim(step)
+    entry, _ = claim(step)
+    entry.intend()
     journal.close(step)
 
     assert states(journal.records()) == ["completed", "intent"]
+
+
+def test_a_step_whose_task_was_never_sent_is_archived_when_it_is_closed(journal):
+    step = journal.this_step({})
+    claim(step)
+    journal.close(step)
+
+    assert states(journal.records()) == []
 
 
 @pytest.mark.parametrize("environ", [{"QPU_STEP": "s"}, {"SLURM_JOB_ID": "17"}])

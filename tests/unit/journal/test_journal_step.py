@@ -40,15 +40,16 @@ def test_a_power_failure_loses_no_intent_and_no_task_id(journal, monkeypatch):
         synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
         fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", record)
     step = journal.step("s")
     entry, _ = claim(step)
-    after_claim = list(synced)
+    monkeypatch.setattr(os, "fsync", record)
+    entry.intend()
+    after_intent = list(synced)
     entry.submitted("task")
 
-    assert after_claim[-1] == step.folder, "the folder, after the record in it"
+    assert after_intent[-1] == step.folder, "the folder, after the record in it"
     assert synced[-1] == step.folder
-    assert len(synced) == 2 * len(after_claim) == 4
+    assert len(synced) == 2 * len(after_intent) == 4
 
 
 def test_the_next_run_finds_the_tasks_of_a_closed_one(journal):

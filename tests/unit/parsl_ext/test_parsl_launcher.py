@@ -10,7 +10,6 @@ import pytest
 from parsl.launchers import SimpleLauncher, SingleNodeLauncher, SrunLauncher
 
 from parsl_ext import LeaseLauncher
-from parsl_ext.alive_file import ALIVE_FILE
 
 COMMANDS = {
     "qpu": """#!/bin/sh
@@ -57,7 +56,7 @@ def test_the_drain_period_counts_from_the_start_of_the_job(
     tmp_path, requested, used, left, expected
 ):
     launcher = LeaseLauncher(qpu="a", inner=SimpleLauncher())
-    block = launcher(f"echo --drain_period={requested} --cpu-affinity none", 1, 1, str(tmp_path))
+    block = launcher(f"echo --drain_period={requested} --cpu-affinity none", 1, 1)
 
     out = run(tmp_path, block, QPU_JOB_USED=used, QPU_JOB_LEFT=left)
 
@@ -69,7 +68,7 @@ def test_the_drain_period_counts_from_the_start_of_the_job(
 def test_the_command_reaches_the_workers_unchanged(tmp_path, inner):
     launcher = LeaseLauncher(qpu="a", inner=inner)
 
-    out = run(tmp_path, launcher("echo '$HOME {x}' \"`echo y`\"", 1, 1, str(tmp_path)))
+    out = run(tmp_path, launcher("echo '$HOME {x}' \"`echo y`\"", 1, 1))
 
     assert out.splitlines()[-1] in ("$HOME {x} y", "All workers done")
     assert "$HOME {x} y" in out.splitlines()
@@ -78,7 +77,7 @@ def test_the_command_reaches_the_workers_unchanged(tmp_path, inner):
 
 def test_all_nodes_of_a_block_share_one_lease(tmp_path):
     launcher = LeaseLauncher(qpu="a", inner=SrunLauncher())
-    block = launcher("echo --drain_period=90", 1, 2, str(tmp_path))
+    block = launcher("echo --drain_period=90", 1, 2)
 
     out = run(tmp_path, block, SLURM_JOB_NAME="n", QPU_JOB_USED="30", SLURM_JOB_NUM_NODES="2")
 
@@ -86,12 +85,31 @@ def test_all_nodes_of_a_block_share_one_lease(tmp_path):
     assert (tmp_path / "argv-qpu").read_text() == "lease exec --job-time --qpu=a\n"
 
 
-def test_the_supervisor_watches_the_alive_file_if_it_exists(tmp_path):
+def test_each_block_has_a_file_that_its_supervisor_watches(tmp_path):
     folder = tmp_path / "a user's run"
-    folder.mkdir()
-    (folder / ALIVE_FILE).touch()
+    launcher = LeaseLauncher(qpu="a")
 
-    run(tmp_path, LeaseLauncher(qpu="a")("true", 1, 1, str(folder)))
+    run(tmp_path, launcher("true", 1, 1, str(folder)))
+    launcher("true", 1, 1, str(folder))
 
-    alive = f"--alive={folder / ALIVE_FILE}"
-    assert (tmp_path / "argv-qpu").read_text() == f"lease exec --qpu=a {alive}\n"
+    files = [*folder.glob("block-*.alive")]
+    assert len(files) == 2
+    assert (tmp_path / "argv-qpu").read_text() in [
+        f"lease exec --qpu=a --alive={file}\n" for file in files
+    ]
+    launcher.give_up()
+    assert [*folder.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "variable", "expected"),
+    [(None, "", "leave"), (None, "cancel", "cancel"), ("cancel", "leave", "cancel")],
+)
+def test_tasks_of_a_lost_block_are_left_unless_the_user_says_otherwise(
+    tmp_path, given, variable, expected
+):
+    launcher = LeaseLauncher(qpu="a", inner=SimpleLauncher(), on_stop=given)
+
+    assert run(tmp_path, launcher("echo $QPU_ON_STOP", 1, 1), QPU_ON_STOP=variable) == (
+        f"{expected}\n"
+    )

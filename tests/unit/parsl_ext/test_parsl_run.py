@@ -10,6 +10,7 @@ import pytest
 from parsl.dataflow.dflow import DataFlowKernel, DataFlowKernelLoader
 from parsl.jobs.job_status_poller import JobStatusPoller
 from parsl.providers import LocalProvider
+
 from parsl_ext.parsl_run import has_ended
 
 PROVIDER = LocalProvider()

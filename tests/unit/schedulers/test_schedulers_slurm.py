@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qrmi_workflows.config.site import QPUPolicy, SitePolicy
-from qrmi_workflows.errors import RequestError, SchedulerError, UnknownQPUError
+from qrmi_workflows.errors import RequestError, SchedulerError
 from qrmi_workflows.schedulers.base import JobState, JobStatus, QPURequest, RunningJob
 from qrmi_workflows.schedulers.slurm import (
     Slurm,
@@ -91,7 +91,7 @@ def test_a_request_is_compared_with_what_the_nodes_offer(commands):
     with pytest.raises(RequestError, match="no node of this Slurm has more than 2"):
         Slurm().check_offered(QPURequest(qpu="ibm_fez", count=3), SITE)
     commands.write("sinfo", "echo gpu:4")
-    with pytest.raises(UnknownQPUError, match="no node has GRES"):
+    with pytest.raises(RequestError, match="no node of this Slurm has GRES 'qpu:ibm_fez'"):
         Slurm().check_offered(QPURequest(qpu="ibm_fez"), SITE)
     commands.write("sinfo", "echo 'Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(SchedulerError, match="Unable to contact slurm controller"):

@@ -18,7 +18,7 @@ marker='/home/it'"'"'s me/markers'/"$SLURM_JOB_ID"
 rm -f "$marker"
 trap : HUP INT TERM
 env 'QPU_STEP=rule a' QPU_KILL_WAIT=5 /opt/python -m qrmi_workflows lease exec --qpu ibm_fez \
---submitted=1234.5 -- bash -c 'echo "$HOME"'
+--submitted=1234.5 --granted -- bash -c 'echo "$HOME"'
 status=$?
 echo "$status" > "$marker.part" && mv "$marker.part" "$marker"
 exit "$status"

@@ -50,6 +50,8 @@ Traceback (most recent call last):
     raise ValueError("THE REASON")
 ValueError: THE REASON
 """
+STATUS = "Command returned non-zero exit status 1."
+KILLED = "Command died with <Signals.SIGKILL: 9>."
 RUN = """\
 RuleException:
 ValueError in file "/w/Snakefile", line 11:
@@ -61,13 +63,14 @@ THE REASON
 @pytest.mark.parametrize(
     ("between", "shown"),
     [
-        (TRACEBACK + COMMAND, TRACEBACK.splitlines()),
+        (TRACEBACK + COMMAND, [*TRACEBACK.splitlines(), STATUS]),
         (RUN, RUN.splitlines()[1:]),
-        ("THE REASON\n" + COMMAND, ["THE REASON"]),
+        ("THE REASON\n" + COMMAND, ["THE REASON", STATUS]),
         ("", []),
-        (COMMAND, COMMAND.splitlines()[1:]),
+        (COMMAND, [STATUS]),
+        (COMMAND.replace(STATUS[8:-1], KILLED[8:-1]), [KILLED]),
     ],
-    ids=["script", "run", "shell", "nothing", "a silent command"],
+    ids=["script", "run", "shell", "nothing", "a silent command", "a killed command"],
 )
 def test_of_a_rule_in_a_snakemake_what_it_wrote_is_shown(between, shown):
     """Logs of snakemake 9.27.1."""
@@ -80,8 +83,8 @@ def test_of_a_group_what_the_first_failing_rule_wrote_is_shown():
     second = HEAD[HEAD.index("[Thu") :].replace("quantum", "second")
     text = f"{HEAD}of the first\n{second}THE REASON\n{COMMAND}{TAIL.replace('quantum', 'second')}"
 
-    assert error_lines(text) == ["THE REASON"]
-    assert error_lines(text + "later\n" + TAIL) == ["THE REASON"]
+    assert error_lines(text) == ["THE REASON", STATUS]
+    assert error_lines(text + "later\n" + TAIL) == ["THE REASON", STATUS]
 
 
 def test_a_snakemake_that_fails_before_or_without_a_rule_is_shown_too():

@@ -10,7 +10,6 @@ import os
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,21 +31,26 @@ from snakemake_executor_plugin_slurm_qpu.batch_script import (
     lease_argv,
     render_batch_script,
 )
-from snakemake_executor_plugin_slurm_qpu.completion_markers import render_marker_suffix
-from snakemake_executor_plugin_slurm_qpu.dag import jobs_in
+from snakemake_executor_plugin_slurm_qpu.job_files import JobFiles
 from snakemake_executor_plugin_slurm_qpu.job_log import is_too_long_to_show, read_error
 from snakemake_executor_plugin_slurm_qpu.job_names import (
     cluster_of,
     job_comment,
     log_folder_name,
+    log_root,
     marker_name,
+    output_pattern,
     step_name,
 )
-from snakemake_executor_plugin_slurm_qpu.plain_shell import is_plain_shell, render_shell_command
-from snakemake_executor_plugin_slurm_qpu.qpu_requests import QPURequests
-from snakemake_executor_plugin_slurm_qpu.quoting import quote_job_args, require_parsable_wildcards
-from snakemake_executor_plugin_slurm_qpu.status_checks import MarkerExecutor
-from snakemake_executor_plugin_slurm_qpu.telemetry import log_leases
+from snakemake_executor_plugin_slurm_qpu.nesting import NestingExecutor
+from snakemake_executor_plugin_slurm_qpu.orphans import Orphans
+from snakemake_executor_plugin_slurm_qpu.plain_shell import (
+    describe_job,
+    is_plain_shell,
+    render_shell_command,
+)
+from snakemake_executor_plugin_slurm_qpu.quoting import require_parsable_wildcards
+from snakemake_executor_plugin_slurm_qpu.telemetry import WORKFLOW_RECORDS, log_leases
 
 __all__ = ["Executor"]
 
@@ -56,13 +60,8 @@ SBATCH_SECONDS = COMMAND_TIMEOUT
 SEARCH_SECONDS = 30.0
 """How long to search the queue for a job whose submission Slurm did not answer."""
 
-# Whether the Snakemake call being rendered is for a job with a QPU. The methods that render its
-# parts (`get_snakefile`, `additional_general_args`) are not told the job, and two threads render
-# calls at the same time, so an attribute of the executor would not do.
-_RENDERS_QPU_JOB: ContextVar[bool] = ContextVar("_RENDERS_QPU_JOB", default=False)
 
-
-class Executor(MarkerExecutor):
+class Executor(NestingExecutor):
     """Runs jobs on Slurm, those with `qpu=1` under a lease of their QPU."""
 
     # The overridden and called methods, some of them private, were read in snakemake 9.27.1,
@@ -70,9 +69,13 @@ class Executor(MarkerExecutor):
     # snakemake-interface-executor-plugins 9.4.0 (the interface).
     # tests/unit/snakemake_ext/test_snakemake_stock_executor.py fails if a signature has changed.
 
+    slurm_logdir: Path
+
     def __init__(self, workflow: Any, logger: Any) -> None:
         # Before super(), which starts the thread that checks jobs (see MarkerExecutor).
-        self._requests = QPURequests()
+        self._orphans = Orphans(WORKFLOW_RECORDS.parent)
+        self._orphans_of: dict[Any, list[str]] = {}
+        self._files: dict[Any, JobFiles] = {}
         self._is_cancelled = False
         self._had_unanswered_submission = False
         super().__init__(workflow, logger)
@@ -82,48 +85,49 @@ class Executor(MarkerExecutor):
         _drop_own_leases()
         amend_jobs()
         super().__post_init__(test_mode)
+        self.slurm_logdir = log_root(self.slurm_logdir, self.workflow.workdir_init)
         self._requests.check_workflow(self.workflow.dag)
 
     # Submission
 
     def run_jobs(self, jobs: Sequence[Any]) -> None:
         """Submit jobs that are ready, those with a QPU one by one and never as a job array."""
-        # The stock executor calls `run_job` in a thread pool and ignores the future: an exception
-        # raised there is lost, and Snakemake waits for the job forever. Here, in the thread of
-        # Snakemake's scheduler, a bad request ends the workflow with its message.
-        requests = {job: self._requests.request_of(job) for job in jobs}
-        with_qpu = [job for job, request in requests.items() if request is not None]
-        for job in with_qpu:
-            if not self._is_plain_shell(job):
-                require_parsable_wildcards(job)
+        # In the thread of Snakemake's scheduler, where an exception would end the workflow and
+        # cancel all its jobs. A request may turn out bad as late as this, and fails its job only.
+        with_qpu: list[Any] = []
+        without: list[Any] = []
+        for job in jobs:
+            try:
+                (without if self._checked_request(job) is None else with_qpu).append(job)
+            except Exception as error:
+                self._fail_submission(job, error)
         # A job array passes the commands of its tasks in an option of the job step executor
         # (`--slurm-jobstep-array-execs`). Jobs with a QPU do not use that executor, so each task
         # would run the first one's command.
-        super().run_jobs([job for job, request in requests.items() if request is None])
+        super().run_jobs(without)
         for job in with_qpu:
-            if self._prepare(job):
-                self._submit_job(job)
+            self._submit_job(job)
 
-    def _prepare(self, job: Any) -> bool:
-        """Prepare a plain shell job as a Snakemake inside the job would."""
-        # `Job.prepare` removes old outputs and creates folders. Otherwise the local executor of the
-        # Snakemake inside the job calls it, right before the command.
-        if not self._is_plain_shell(job):
-            return True
-        try:
-            self.workflow.async_run(job.prepare())
-        except Exception as error:
-            # Only this job fails, as it would have inside the job. The space separates the message
-            # from the sentence that the interface appends to it (`print_job_error`).
-            self.report_job_error(SubmittedJobInfo(job), msg=f"{error} ")
-            return False
-        return True
+    def _checked_request(self, job: Any) -> QPURequest | None:
+        request = self._requests.request_of(job)
+        if request is not None and not self._is_plain_shell(job):
+            require_parsable_wildcards(job)
+        return request
 
     def _is_plain_shell(self, job: Any) -> bool:
         return not self.workflow.executor_settings.nested and is_plain_shell(job, self.workflow)
 
+    def _submit_job(self, job: Any) -> None:
+        """Show a job and submit it, with a QPU or without."""
+        try:
+            super()._submit_job(job)
+        except Exception as error:
+            self._fail_submission(job, error)
+
     def run_job(self, job: Any) -> None:
         """Submit one job, in a thread of the pool; an error fails this job only."""
+        # The stock executor ignores the future of this call: an exception that left it would be
+        # lost, and Snakemake would wait for the job forever.
         try:
             request = self._requests.request_of(job)
             if request is None:
@@ -135,19 +139,41 @@ class Executor(MarkerExecutor):
             # The stock executor's handler reads `job.rule.name`, which a group does not have. So an
             # AttributeError may hide the error that was being handled.
             cause = error.__context__ if isinstance(error, AttributeError) else error
+            self._fail_submission(job, cause or error)
+
+    def _fail_submission(self, job: Any, error: BaseException) -> None:
+        """Report a job that could not be submitted as failed."""
+        with suppress(Exception):  # Slurm may not answer now either
+            self._orphans_of[job] = self._orphans.of_job(job, self.workflow.persistence)
+        try:
             self._report_job_error_threadsafe(
-                SubmittedJobInfo(job), f"Job submission failed: {cause or error}. "
+                SubmittedJobInfo(job), f"Job submission failed: {error} "
             )
+        except Exception as in_report:
+            # Snakemake's report evaluates the rule again, which may be what has failed.
+            self.logger.warning(f"Job {job.jobid}: submission failed: {error} ({in_report})")
+            self.workflow.scheduler.error_callback(job)
+
+    def handle_job_error(self, job: Any) -> None:
+        """Clean up after a failed job, but leave the marks of one whose orphans still run."""
+        # Snakemake has removed the marks of incomplete outputs. Without them, a later run would
+        # take what an orphan writes from now on for complete.
+        super().handle_job_error(job)
+        self._forget_files(job)
+        if orphans := self._orphans_of.pop(job, []):
+            job.register(external_jobid=orphans[-1])
 
     def _submit_with_qpu(self, job: Any, request: QPURequest) -> None:
-        log_file = self._log_file(job)
+        self._orphans.remember(self._markers.folder, self.run_uuid)
+        log_folder = self._log_folder(job)
         submitted = datetime.now(UTC)
         cluster = cluster_of(job)
+        prepare, command = self._job_commands(job)
         command = lease_argv(
             shlex.split(self.get_python_executable()),
             request.qpu,
             step_name(job),
-            self._job_command(job),
+            command,
             submitted=submitted.timestamp(),
             kill_wait=None if cluster else self._kill_wait,  # another cluster has its own KillWait
             lanes=self._requests.lanes(request),
@@ -155,13 +181,13 @@ class Executor(MarkerExecutor):
         comment = job_comment(job)
         job_id = submit_job(
             Slurm(clusters=cluster),
-            self._sbatch_argv(job, request, log_file, comment),
+            self._sbatch_argv(job, request, log_folder, comment),
             JobMark(name=self.run_uuid, comment=comment),
-            stdin=render_batch_script(command, self._markers.folder),
+            stdin=render_batch_script([*prepare, *command], self._markers.folder),
             timeout=SBATCH_SECONDS,
             search_seconds=SEARCH_SECONDS,
         )
-        log_file = log_file.with_name(f"{job_id}.log")
+        log_file = log_folder / f"{job_id}.log"
         self.logger.info(
             f"Job {job.jobid} has been submitted with SLURM jobid {job_id}, for QPU "
             f"{request.qpu} (log: {log_file})."
@@ -176,16 +202,16 @@ class Executor(MarkerExecutor):
             )
         )
 
-    def _log_file(self, job: Any) -> Path:
+    def _log_folder(self, job: Any) -> Path:
         # In the same place as the stock executor (`run_job`), except for characters special to
         # sbatch.
         kind = "group" if job.is_group() else "rule"
-        folder = self.slurm_logdir / f"{kind}_{job.name}" / log_folder_name(job)
+        folder = Path(self.slurm_logdir / f"{kind}_{job.name}" / log_folder_name(job))
         folder.mkdir(parents=True, exist_ok=True)
-        return Path(folder / "%j.log")
+        return folder
 
     def _sbatch_argv(
-        self, job: Any, request: QPURequest, log_file: Path, comment: str
+        self, job: Any, request: QPURequest, log_folder: Path, comment: str
     ) -> list[str]:
         """Build the stock executor's sbatch call as an argument list, with the QPU's options."""
         # The stock executor runs a string in a shell, in which it escapes nothing but double quotes
@@ -201,7 +227,7 @@ class Executor(MarkerExecutor):
             job,
             {
                 "run_uuid": self.run_uuid,
-                "slurm_logfile": log_file,
+                "slurm_logfile": output_pattern(log_folder, self.workflow.workdir_init),
                 "comment_str": comment,
                 "account": "" if settings.no_account else next(self.get_account_arg(job)),
                 "partition": "" if site_sets_partition else self.get_partition_arg(job),
@@ -217,56 +243,27 @@ class Executor(MarkerExecutor):
 
     def _after_orphans(self, job: Any) -> list[str]:
         """Make a job wait for the jobs of a killed Snakemake that still run for its outputs."""
-        # By then their tasks are in the journal. Snakemake keeps the ids of submitted jobs with its
-        # marks of incomplete outputs (`PersistenceBase.external_jobids`).
-        external_jobids = self.workflow.persistence.external_jobids
-        orphans = sorted({job_id for member in jobs_in(job) for job_id in external_jobids(member)})
+        orphans = self._orphans.of_job(job, self.workflow.persistence)
+        self._orphans_of[job] = orphans
         return [f"--dependency=afterany:{':'.join(orphans)}"] if orphans else []
 
-    def _job_command(self, job: Any) -> list[str]:
-        is_plain = self._is_plain_shell(job)
-        text = render_shell_command(job) if is_plain else self.format_job_exec(job)
-        return ["/bin/bash", "-c", text]
+    def _job_commands(self, job: Any) -> tuple[list[str], list[str]]:
+        """Return the head of a job's command line, before it has a lease, and its command."""
+        files = self._files[job] = JobFiles(self._markers.folder, marker_name(job))
+        if not self._is_plain_shell(job):
+            return [], files.shell_argv("/bin/bash", self.format_job_exec(job))
+        python = shlex.split(self.get_python_executable())
+        described = describe_job(job, self.workflow.execution_settings.latency_wait)
+        # sbatch starts the job in `workdir_init`, where Snakemake was started (-D); a Snakefile's
+        # `workdir:` has changed the folder since.
+        here, folder = str(self.workflow.workdir_init), described["folder"]
+        shell, command = render_shell_command(job)
+        argv = files.shell_argv(shell, command, None if folder == here else folder)
+        return files.start_argv(python, described), argv
 
-    # The Snakemake call inside a job
-
-    def format_job_exec(self, job: Any) -> str:
-        """Render the Snakemake call inside a job."""
-        token = _RENDERS_QPU_JOB.set(self._requests.request_of(job) is not None)
-        try:
-            return str(super().format_job_exec(job))
-        finally:
-            _RENDERS_QPU_JOB.reset(token)
-
-    def get_job_args(self, job: Any, **kwargs: Any) -> str:
-        """Render the job's own arguments of that call."""
-        arguments = str(super().get_job_args(job, **kwargs))
-        return quote_job_args(arguments, job, self.tmpdir) if _RENDERS_QPU_JOB.get() else arguments
-
-    def get_snakefile(self) -> str:
-        """Return the Snakefile's path, quoted for a shell where it needs to be."""
-        # The interface quotes it with `repr` (see `quoting`), but leaves a string alone that is
-        # already quoted (`format_cli_value`).
-        path = str(super().get_snakefile())
-        return shlex.quote(path) if _RENDERS_QPU_JOB.get() else path
-
-    def additional_general_args(self) -> str:
-        """Return the options that select the job step executor; none for a job with a QPU."""
-        # The job step executor runs a second Snakemake under srun, and removes most SLURM_*
-        # variables from its environment, among them `SLURM_JOB_QPU_RESOURCES`
-        # (`run_job` of snakemake-executor-plugin-slurm-jobstep 0.6.1).
-        return "" if _RENDERS_QPU_JOB.get() else str(super().additional_general_args())
-
-    def get_job_exec_suffix(self, job: Any) -> str:
-        """Append the marker of a job without a QPU, if the user wants one."""
-        if _RENDERS_QPU_JOB.get() or not self._leaves_marker(job):
-            return ""
-        return render_marker_suffix(self._markers.folder / marker_name(job))
-
-    def _leaves_marker(self, job: Any) -> bool:
-        # Not a job of an array: the stock executor appends options to the end of its command.
-        in_array = not job.is_group() and self.array_jobs & {"all", job.rule.name}
-        return self.marks_all and not in_array
+    def _forget_files(self, job: Any) -> None:
+        if files := self._files.pop(job, None):
+            files.remove()
 
     def report_job_submission(self, job_info: SubmittedJobInfo, register_job: bool = True) -> None:
         """Report a job that Slurm has accepted, and look for its marker from now on."""
@@ -310,6 +307,8 @@ class Executor(MarkerExecutor):
         # Not earlier: if outputs are missing, a retry must find the tasks that have been paid for.
         # From now on, running the job again means new tasks.
         super().handle_job_success(job)
+        self._forget_files(job)
+        self._orphans_of.pop(job, None)
         if self._requests.request_of(job) is not None:
             try:
                 Journal().archive(step_name(job))

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from snakemake_executor_plugin_slurm.utils import get_job_wildcards
 
-__all__ = ["cluster_of", "job_comment", "log_folder_name", "marker_name", "step_name"]
+__all__ = [
+    "cluster_of",
+    "comment_stem",
+    "job_comment",
+    "log_folder_name",
+    "log_root",
+    "marker_name",
+    "output_pattern",
+    "step_name",
+]
+
+_MAX_STEM_BYTES = 400
+"""Slurm refuses a comment of more than 1024 bytes (`_test_job_desc_fields` in 22.05)."""
+
+_MAX_FOLDER_BYTES = 100
 
 
 def step_name(job: Any) -> str:
@@ -21,10 +36,15 @@ def step_name(job: Any) -> str:
 
 def job_comment(job: Any) -> str:
     """Describe a job as the stock executor does, and uniquely among the jobs of a run."""
+    return f"{comment_stem(job)}_job_{marker_name(job)}"
+
+
+def comment_stem(job: Any) -> str:
+    """Return what the comments of all attempts at a job start with, in every run."""
     wildcards = get_job_wildcards(job)
     described = f"rule_{job.name}" + (f"_wildcards_{wildcards}" if wildcards else "")
     # Other characters would break the output of squeue, in which the job is found by its comment.
-    return re.sub(r"[^\w.,=+@%/-]", "_", f"{described}_job_{marker_name(job)}")
+    return _shorten(re.sub(r"[^\w.,=+@%/-]", "_", described), _MAX_STEM_BYTES)
 
 
 def marker_name(job: Any) -> str:
@@ -37,8 +57,38 @@ def log_folder_name(job: Any) -> str:
 
     Two jobs may share a folder: the log file is named after the Slurm job's id.
     """
-    # sbatch(1) expands `%` in --output, and a backslash turns that off for the whole path.
-    return re.sub(r"[%\\\n]", "_", get_job_wildcards(job))[:100]
+    # A backslash turns off the replacements of sbatch(1) in the whole path.
+    return _shorten(re.sub(r"[%\\\n]", "_", get_job_wildcards(job)), _MAX_FOLDER_BYTES)
+
+
+def log_root(folder: Path, workdir: str) -> Path:
+    """Return the folder of all logs as a path that the stock executor can pass to sbatch.
+
+    It passes the path as it is; see `output_pattern`.
+
+    Args:
+        folder: The folder, as an absolute path.
+        workdir: The folder that jobs are started in.
+    """
+    is_special = "%" in str(folder) or "\\" in str(folder)
+    return Path(os.path.relpath(folder)) if is_special and Path.cwd() == Path(workdir) else folder
+
+
+def output_pattern(folder: Path, workdir: str) -> str:
+    """Return the argument of sbatch's `--output` for a log named after the job's id.
+
+    Args:
+        folder: Where the log goes.
+        workdir: The folder that the job is started in, to which Slurm takes the path as relative.
+    """
+    # Slurm replaces `%` in the path as given, but not in the job's own folder, which it prepends.
+    # A backslash, which would turn that off, is as harmless there.
+    relative = os.path.relpath(folder, workdir)
+    return f"{relative.replace('%', '%%')}/%j.log"
+
+
+def _shorten(text: str, most: int) -> str:
+    return os.fsencode(text)[:most].decode(errors="ignore")
 
 
 def cluster_of(job: Any) -> Any:

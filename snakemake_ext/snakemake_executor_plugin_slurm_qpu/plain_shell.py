@@ -2,13 +2,13 @@
 
 A Snakemake inside the job takes seconds to start, and a QPU task may take 50 ms. For a plain
 `shell:` rule, the submitting Snakemake does most of its work anyway: it checks the outputs, keeps
-the metadata and cleans up after a failure. The rest is done at submission: folders are prepared,
-and the command is rendered as Snakemake's own `shell` would run it.
+the metadata and cleans up after a failure. It also renders the command as Snakemake's own `shell`
+would run it. The rest must be done in the job, when it starts: see `job_start`.
 """
 
 from __future__ import annotations
 
-import shlex
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,7 @@ from snakemake_interface_executor_plugins.settings import SharedFSUsage
 
 from snakemake_executor_plugin_slurm_qpu.qpu_requests import TO_BE_DETERMINED
 
-__all__ = ["is_plain_shell", "render_shell_command"]
-
-# Linux refuses an argument of more than 128 KiB (execve(2), MAX_ARG_STRLEN). Snakemake can write a
-# longer command into a script (`shell.MAX_ARG_LEN` in 9.27.1), so its job gets a Snakemake.
-_MAX_CHARACTERS = 100_000
+__all__ = ["describe_job", "is_plain_shell", "render_shell_command"]
 
 # The variables that snakemake 9.27.1 sets to a rule's threads (`snakemake.shell.shell.__new__`).
 _THREAD_VARIABLES = (
@@ -32,6 +28,9 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
 )
 
+_SYSTEM_TMPDIR = "system_tmpdir"
+"""Snakemake's default for the resource `tmpdir`: Python's `tempfile.gettempdir()` on the node."""
+
 
 def is_plain_shell(job: Any, workflow: Any) -> bool:
     """Return whether a job is a shell command that needs no Snakemake inside the job."""
@@ -40,12 +39,13 @@ def is_plain_shell(job: Any, workflow: Any) -> bool:
         and job.is_shell
         and _is_plain_workflow(workflow)
         and _is_plain_rule(job)
-        and _is_plain_command(job)
+        # A value such as `{resources.tmpdir}` is known only on the node that runs the job.
+        and TO_BE_DETERMINED not in job.shellcmd
     )
 
 
-def render_shell_command(job: Any) -> str:
-    """Render the text for `bash -c` that runs a job's shell command as Snakemake's `shell` does."""
+def render_shell_command(job: Any) -> tuple[str, str]:
+    """Return a shell, and the command that it has to run, as Snakemake's `shell` does."""
     # Imported here, because Snakemake imports every plugin at start-up: if a later version moved
     # this, no `snakemake` command would work any more.
     from snakemake.shell import shell
@@ -53,12 +53,30 @@ def render_shell_command(job: Any) -> str:
     # `_get_process_prefix` and `_process_suffix` (private, read in snakemake 9.27.1) hold
     # `set -euo pipefail`, or what the Snakefile has set with `shell.prefix()` and `shell.suffix()`.
     executable = shell.get_executable()
-    command = f"{shell._get_process_prefix(executable)}{job.shellcmd} {shell._process_suffix}"
-    exports = " ".join(f"{name}={job.threads}" for name in _THREAD_VARIABLES)
-    inner = shlex.join([executable, "-c", command.strip()])
-    # sbatch starts the job in `workdir_init`, where Snakemake was started (-D); a Snakefile's
-    # `workdir:` has changed the folder since. `exec`, so that signals reach the command itself.
-    return f"cd {shlex.quote(str(Path.cwd()))} && export {exports} && exec {inner}"
+    parts = (shell._get_process_prefix(executable), job.shellcmd, shell._process_suffix)
+    return executable, " ".join(parts).strip()
+
+
+def describe_job(job: Any, latency_wait: float) -> dict[str, Any]:
+    """Describe a plain shell job for `job_start`, in values that JSON knows.
+
+    Args:
+        job: The job.
+        latency_wait: How many seconds to wait for input files.
+    """
+    tmpdir = _tmpdir_of(job)
+    return {
+        "rule": job.rule.name,
+        "folder": str(Path.cwd()),
+        "inputs": list(map(str, job.input)),
+        "outputs": list(map(str, job.output)),
+        "directories": [str(file) for file in job.output if file.is_directory],
+        "logs": list(map(str, job.log)),
+        "latency_wait": latency_wait,
+        "tmpdir": tmpdir,
+        "uses_system_tmpdir": tmpdir == _SYSTEM_TMPDIR,
+        "variables": dict.fromkeys(_THREAD_VARIABLES, str(job.threads)),
+    }
 
 
 def _is_plain_workflow(workflow: Any) -> bool:
@@ -74,6 +92,8 @@ def _is_plain_workflow(workflow: Any) -> bool:
 
 
 def _is_plain_rule(job: Any) -> bool:
+    from snakemake.io import is_flagged  # here, as in `render_shell_command`
+
     files = [*job.input, *job.output, *job.log]
     return not (
         job.is_shadow
@@ -82,9 +102,30 @@ def _is_plain_rule(job: Any) -> bool:
         or job.is_service
         or "shell_exec" in job.resources.keys()  # noqa: SIM118 - a ResourceList is no mapping
         or any(file.is_storage for file in files)
+        or any(is_flagged(file, "update") for file in job.output)  # Snakemake backs them up
+        or _tmpdir_of(job) == TO_BE_DETERMINED
     )
 
 
-def _is_plain_command(job: Any) -> bool:
-    # A value such as `{resources.tmpdir}` is known only on the node that runs the job.
-    return len(job.shellcmd) < _MAX_CHARACTERS and TO_BE_DETERMINED not in job.shellcmd
+def _tmpdir_of(job: Any) -> str | None:
+    """Return a job's resource `tmpdir`, as far as it is known before the job runs."""
+    resource = job.rule.resources.get("tmpdir")
+    if resource is None:
+        return None
+    if not resource.is_evaluable():
+        return None if resource.value is None else str(resource.value)
+    return _known_text(str(resource.raw)) or TO_BE_DETERMINED
+
+
+def _known_text(expression: str) -> str | None:
+    # The value of an option or a profile. Snakemake replaces variables and evaluates the rest as
+    # Python (`Resource.cli_evaluator` in 9.27.1); a path is not Python, and is taken as it is.
+    if "$" in expression or expression.startswith("~"):
+        return None
+    if expression == _SYSTEM_TMPDIR or expression.startswith("/"):
+        return expression
+    try:
+        value = ast.literal_eval(expression)
+    except (SyntaxError, ValueError):
+        return None
+    return value if isinstance(value, str) and value.startswith("/") else None

@@ -11,7 +11,9 @@ from snakemake_executor_plugin_slurm_qpu.job_names import (
     cluster_of,
     job_comment,
     log_folder_name,
+    log_root,
     marker_name,
+    output_pattern,
     step_name,
 )
 
@@ -92,3 +94,36 @@ def test_the_step_of_a_group_is_named_after_the_groups_own_uuid():
 def test_a_log_folder_has_no_character_that_sbatch_replaces_and_a_length_that_is_allowed():
     assert log_folder_name(Job(wildcards=["50%j", "a\\b", "c\nd"])) == "50_j_a_b_c_d"
     assert len(log_folder_name(Job(wildcards=["x" * 300]))) == 100
+    assert log_folder_name(Job(wildcards=["\u4e2d" * 300])) == "\u4e2d" * 33
+
+
+def test_a_comment_is_never_longer_than_slurm_accepts_and_still_unique():
+    first, second = (job_comment(Job(wildcards=["\u4e2d" * 2000], jobid=i)) for i in (1, 2))
+
+    assert first != second
+    assert len(first.encode()) < 1024
+
+
+@pytest.mark.parametrize(
+    ("folder", "pattern"),
+    [
+        ("/w/.snakemake/logs/a", ".snakemake/logs/a/%j.log"),
+        ("/w/10%j/a", "10%%j/a/%j.log"),
+        ("/elsewhere/5%s", "../elsewhere/5%%s/%j.log"),
+    ],
+)
+def test_sbatch_gets_the_log_relative_to_the_jobs_folder_with_its_percent_signs(folder, pattern):
+    assert output_pattern(Path(folder), "/w") == pattern
+
+
+def test_the_stock_executor_gets_a_relative_log_folder_where_an_absolute_one_has_a_percent_sign(
+    tmp_path, monkeypatch
+):
+    for name in ("plain", "10%j", "back\\slash"):
+        workdir = tmp_path / name
+        workdir.mkdir()
+        monkeypatch.chdir(workdir)
+        root = log_root(workdir / "logs", str(workdir))
+        assert root == (workdir / "logs" if name == "plain" else Path("logs"))
+        # Another folder than the one that jobs are started in: the path must stay absolute.
+        assert log_root(workdir / "logs", str(tmp_path)) == workdir / "logs"

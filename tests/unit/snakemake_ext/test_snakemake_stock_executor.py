@@ -20,7 +20,6 @@ from snakemake.resources import GroupResources
 from snakemake.rules import Rule
 from snakemake.shell import shell
 from snakemake.target_jobs import parse_target_jobs_cli_args
-from snakemake.workflow import Workflow
 from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import get_job_wildcards, set_gres_string
@@ -34,10 +33,12 @@ from snakemake_interface_executor_plugins.utils import (
 )
 
 from snakemake_executor_plugin_slurm_qpu.executor import Executor
+from snakemake_executor_plugin_slurm_qpu.nesting import NestingExecutor
 from snakemake_executor_plugin_slurm_qpu.qpu_requests import TO_BE_DETERMINED
 from snakemake_executor_plugin_slurm_qpu.status_checks import MarkerExecutor
 
 OVERRIDDEN = {
+    "_submit_job": (SlurmExecutor, "(self, job)"),
     "__init__": (SlurmExecutor, "(self, workflow, logger)"),
     "__post_init__": (SlurmExecutor, "(self, test_mode=False)"),
     "additional_general_args": (SlurmExecutor, "(self)"),
@@ -49,6 +50,7 @@ OVERRIDDEN = {
     "get_job_exec_suffix": (RealExecutor, "(self, job)"),
     "get_snakefile": (RealExecutor, "(self)"),
     "get_status_command": (SlurmExecutor, "(self)"),
+    "handle_job_error": (RealExecutor, "(self, job)"),
     "handle_job_success": (RemoteExecutor, "(self, job)"),
     "report_job_error": (AbstractExecutor, "(self, job_info, msg=None, **kwargs)"),
     "report_job_submission": (RemoteExecutor, "(self, job_info, register_job=True)"),
@@ -61,7 +63,6 @@ OVERRIDDEN = {
 """Each overridden method, the class whose method it overrides, and that method's parameters."""
 
 CALLED = {
-    SlurmExecutor._submit_job: "(self, job)",
     SlurmExecutor._report_job_error_threadsafe: "(self, job_info, msg)",
     SlurmExecutor._report_job_submission_threadsafe: "(self, job_info)",
     SlurmExecutor.get_account_arg: "(self, job)",
@@ -80,7 +81,6 @@ CALLED = {
     Job.prepare: "(self)",
     GroupResources._is_string_resource: "(name, values)",
     PersistenceBase.external_jobids: "(self, job)",
-    Workflow.async_run: "(self, coro)",
     DAG.finished: "(self, job)",
     DAG.needrun: "(self, job)",
     DAG.job_dependencies: "(self, job)",
@@ -120,7 +120,11 @@ def overridden(name: str) -> type | None:
 
 def overrides() -> Iterator[str]:
     """Name the methods that our classes override."""
-    return (name for name in {**vars(MarkerExecutor), **vars(Executor)} if overridden(name))
+    return (
+        name
+        for name in {**vars(MarkerExecutor), **vars(NestingExecutor), **vars(Executor)}
+        if overridden(name)
+    )
 
 
 def test_every_overridden_method_is_listed() -> None:
@@ -138,7 +142,7 @@ def test_an_overridden_method_has_the_signature_that_was_read(name: str) -> None
 @pytest.mark.parametrize("name", OVERRIDDEN)
 def test_an_override_can_be_called_as_the_stock_method(name: str) -> None:
     stock = inspect.signature(getattr(SlurmExecutor, name)).parameters.values()
-    for ours in (getattr(MarkerExecutor, name), getattr(Executor, name)):
+    for ours in (getattr(each, name) for each in (MarkerExecutor, NestingExecutor, Executor)):
         accepted = inspect.signature(ours)
         positional = [p for p in stock if p.kind is p.POSITIONAL_OR_KEYWORD]
         accepted.bind(*positional)

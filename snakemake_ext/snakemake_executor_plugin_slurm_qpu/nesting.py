@@ -1,0 +1,74 @@
+"""Render the Snakemake call inside a job, for the rules that need one.
+
+The stock executor starts two Snakemakes in a job, the second one under `srun`. A job with a QPU
+gets one, without `srun`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from contextvars import ContextVar
+from typing import Any
+
+from snakemake_executor_plugin_slurm_qpu.completion_markers import render_marker_suffix
+from snakemake_executor_plugin_slurm_qpu.job_names import marker_name
+from snakemake_executor_plugin_slurm_qpu.qpu_requests import QPURequests
+from snakemake_executor_plugin_slurm_qpu.quoting import quote_job_args
+from snakemake_executor_plugin_slurm_qpu.status_checks import MarkerExecutor
+
+__all__ = ["NestingExecutor"]
+
+# Whether the Snakemake call being rendered is for a job with a QPU. The methods that render its
+# parts (`get_snakefile`, `additional_general_args`) are not told the job, and two threads render
+# calls at the same time, so an attribute of the executor would not do.
+_RENDERS_QPU_JOB: ContextVar[bool] = ContextVar("_RENDERS_QPU_JOB", default=False)
+
+
+class NestingExecutor(MarkerExecutor):
+    """The stock Slurm executor, with one Snakemake inside a job that holds a QPU."""
+
+    # The overridden methods were read in snakemake-interface-executor-plugins 9.4.0 (the interface)
+    # and snakemake-executor-plugin-slurm 2.8.0 (the stock executor).
+
+    def __init__(self, workflow: Any, logger: Any) -> None:
+        # Before super(), which starts the thread that checks jobs (see MarkerExecutor).
+        self._requests = QPURequests()
+        super().__init__(workflow, logger)
+
+    def format_job_exec(self, job: Any) -> str:
+        """Render the Snakemake call inside a job."""
+        token = _RENDERS_QPU_JOB.set(self._requests.request_of(job) is not None)
+        try:
+            return str(super().format_job_exec(job))
+        finally:
+            _RENDERS_QPU_JOB.reset(token)
+
+    def get_job_args(self, job: Any, **kwargs: Any) -> str:
+        """Render the job's own arguments of that call."""
+        arguments = str(super().get_job_args(job, **kwargs))
+        return quote_job_args(arguments, job, self.tmpdir) if _RENDERS_QPU_JOB.get() else arguments
+
+    def get_snakefile(self) -> str:
+        """Return the Snakefile's path, quoted for a shell where it needs to be."""
+        # The interface quotes it with `repr` (see `quoting`), but leaves a string alone that is
+        # already quoted (`format_cli_value`).
+        path = str(super().get_snakefile())
+        return shlex.quote(path) if _RENDERS_QPU_JOB.get() else path
+
+    def additional_general_args(self) -> str:
+        """Return the options that select the job step executor; none for a job with a QPU."""
+        # The job step executor runs a second Snakemake under srun, and removes most SLURM_*
+        # variables from its environment, among them `SLURM_JOB_QPU_RESOURCES`
+        # (`run_job` of snakemake-executor-plugin-slurm-jobstep 0.6.1).
+        return "" if _RENDERS_QPU_JOB.get() else str(super().additional_general_args())
+
+    def get_job_exec_suffix(self, job: Any) -> str:
+        """Append the marker of a job without a QPU, if the user wants one."""
+        if _RENDERS_QPU_JOB.get() or not self._leaves_marker(job):
+            return ""
+        return render_marker_suffix(self._markers.folder / marker_name(job))
+
+    def _leaves_marker(self, job: Any) -> bool:
+        # Not a job of an array: the stock executor appends options to the end of its command.
+        in_array = not job.is_group() and self.array_jobs & {"all", job.rule.name}
+        return self.marks_all and not in_array

@@ -1,0 +1,138 @@
+"""Find the jobs that a killed Snakemake has left in the queue.
+
+They still write their outputs, and their QPU tasks are not yet all in the journal. A new job for
+the same outputs must not start beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from qrmi_workflows.schedulers.base import JobStatus
+from qrmi_workflows.schedulers.slurm import Slurm
+from qrmi_workflows.schedulers.submission import list_jobs
+from qrmi_workflows.state.process import Owner
+from snakemake_executor_plugin_slurm_qpu.dag import jobs_in
+from snakemake_executor_plugin_slurm_qpu.job_names import cluster_of, comment_stem
+
+__all__ = ["Orphans", "find_orphans"]
+
+_RUN_FILE = "run.json"
+
+
+class Orphans:
+    """The jobs that earlier runs of Snakemake in this folder have left in the queue.
+
+    Snakemake keeps the Slurm id of a submitted job with its marks of incomplete outputs, but only
+    the last one, and only until a job for these outputs fails. So each run leaves its name here.
+
+    Args:
+        runs: The folder that holds the runs' folders.
+    """
+
+    def __init__(self, runs: Path) -> None:
+        self._runs = runs
+        self._own: Path | None = None
+        self._listed: dict[str | None, dict[str, JobStatus]] = {}
+
+    def remember(self, folder: Path, name: str) -> None:
+        """Leave the name of this run in its folder, for later ones.
+
+        Args:
+            folder: The run's folder; it goes when the run has ended and left no jobs.
+            name: The name that all jobs of the run have.
+        """
+        if self._own is None:
+            run = {"name": name, "owner": asdict(Owner.this_process(None))}
+            (folder / _RUN_FILE).write_text(json.dumps(run), encoding="utf-8")
+            self._own = folder
+
+    def of_job(self, job: Any, persistence: Any) -> list[str]:
+        """Return the ids of the orphans that may still write the outputs of a job or group.
+
+        Args:
+            job: The job that is about to be submitted.
+            persistence: Snakemake's own marks of incomplete outputs.
+
+        Raises:
+            SchedulerError: Slurm did not answer.
+        """
+        marked = {i for member in jobs_in(job) for i in persistence.external_jobids(member)}
+        if not marked and not self._earlier:
+            return []
+        listed = self._list_jobs(cluster_of(job))
+        return find_orphans(listed, marked, self._earlier.values(), comment_stem(job))
+
+    @cached_property
+    def _earlier(self) -> dict[Path, str]:
+        """The names of the earlier runs that may have left jobs, by their folders."""
+        found = {}
+        for file in sorted(self._runs.glob(f"*/{_RUN_FILE}")):
+            run = _read_json(file)
+            if file.parent != self._own and "name" in run:
+                found[file.parent] = str(run["name"])
+        return found
+
+    def _list_jobs(self, cluster: str | None) -> dict[str, JobStatus]:
+        # Once in a run: an orphan is older than the run, so no new ones appear.
+        if cluster not in self._listed:
+            slurm = Slurm(clusters=cluster)
+            self._listed[cluster] = list_jobs(slurm, slurm.status_argv())
+            if cluster is None:
+                self._forget_ended(self._listed[None].values())
+        return self._listed[cluster]
+
+    def _forget_ended(self, listed: Iterable[JobStatus]) -> None:
+        present = {status.name for status in listed if _may_write(status)}
+        for folder, name in self._earlier.items():
+            if name not in present and _is_dead(_read_json(folder / _RUN_FILE)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_orphans(
+    listed: Mapping[str, JobStatus], marked: Iterable[str], runs: Iterable[str], stem: str
+) -> list[str]:
+    """Select the orphans of a job from the queue.
+
+    Args:
+        listed: The user's jobs, by their ids.
+        marked: The ids that Snakemake has kept; those of other executors are no Slurm jobs.
+        runs: The names of earlier runs.
+        stem: What the comments of all attempts at the job start with (`comment_stem`).
+    """
+    ids, names = frozenset(marked), frozenset(runs)
+    return sorted(
+        job_id
+        for job_id, status in listed.items()
+        if _may_write(status)
+        and (job_id in ids or (status.name in names and _stem(status.comment) == stem))
+    )
+
+
+def _stem(comment: str) -> str:
+    return comment.rpartition("_job_")[0]
+
+
+def _may_write(status: JobStatus) -> bool:
+    return not status.state.is_final or status.is_completing
+
+
+def _is_dead(run: Mapping[str, Any]) -> bool:
+    try:
+        return Owner(**run["owner"]).is_alive() is False
+    except (KeyError, TypeError):
+        return False
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

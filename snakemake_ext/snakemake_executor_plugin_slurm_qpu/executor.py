@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
-from snakemake_executor_plugin_slurm.utils import set_gres_string
+from snakemake_executor_plugin_slurm.utils import get_job_wildcards, set_gres_string
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
@@ -36,6 +36,7 @@ from snakemake_executor_plugin_slurm_qpu.job_log import is_too_long_to_show, rea
 from snakemake_executor_plugin_slurm_qpu.job_names import (
     cluster_of,
     job_comment,
+    log_folder,
     log_folder_name,
     log_root,
     marker_name,
@@ -165,7 +166,9 @@ class Executor(NestingExecutor):
 
     def _submit_with_qpu(self, job: Any, request: QPURequest) -> None:
         self._orphans.remember(self._markers.folder, self.run_uuid)
-        log_folder = self._log_folder(job)
+        # A name without characters that are special to sbatch, and not too long.
+        logs = log_folder(self.slurm_logdir, job, log_folder_name(job))
+        logs.mkdir(parents=True, exist_ok=True)
         submitted = datetime.now(UTC)
         cluster = cluster_of(job)
         prepare, command = self._job_commands(job)
@@ -181,13 +184,13 @@ class Executor(NestingExecutor):
         comment = job_comment(job)
         job_id = submit_job(
             Slurm(clusters=cluster),
-            self._sbatch_argv(job, request, log_folder, comment),
+            self._sbatch_argv(job, request, logs, comment),
             JobMark(name=self.run_uuid, comment=comment),
             stdin=render_batch_script([*prepare, *command], self._markers.folder),
             timeout=SBATCH_SECONDS,
             search_seconds=SEARCH_SECONDS,
         )
-        log_file = log_folder / f"{job_id}.log"
+        log_file = logs / f"{job_id}.log"
         self.logger.info(
             f"Job {job.jobid} has been submitted with SLURM jobid {job_id}, for QPU "
             f"{request.qpu} (log: {log_file})."
@@ -202,17 +205,7 @@ class Executor(NestingExecutor):
             )
         )
 
-    def _log_folder(self, job: Any) -> Path:
-        # In the same place as the stock executor (`run_job`), except for characters special to
-        # sbatch.
-        kind = "group" if job.is_group() else "rule"
-        folder = Path(self.slurm_logdir / f"{kind}_{job.name}" / log_folder_name(job))
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def _sbatch_argv(
-        self, job: Any, request: QPURequest, log_folder: Path, comment: str
-    ) -> list[str]:
+    def _sbatch_argv(self, job: Any, request: QPURequest, logs: Path, comment: str) -> list[str]:
         """Build the stock executor's sbatch call as an argument list, with the QPU's options."""
         # The stock executor runs a string in a shell, in which it escapes nothing but double quotes
         # (https://github.com/snakemake/snakemake-executor-plugin-slurm/issues/29). Split into
@@ -227,7 +220,7 @@ class Executor(NestingExecutor):
             job,
             {
                 "run_uuid": self.run_uuid,
-                "slurm_logfile": output_pattern(log_folder, self.workflow.workdir_init),
+                "slurm_logfile": output_pattern(logs),
                 "comment_str": comment,
                 "account": "" if settings.no_account else next(self.get_account_arg(job)),
                 "partition": "" if site_sets_partition else self.get_partition_arg(job),
@@ -240,6 +233,16 @@ class Executor(NestingExecutor):
         requeue = [] if settings.requeue or settings.no_requeue else ["--no-requeue"]
         after = self._after_orphans(job)
         return [*shlex.split(call + set_gres_string(job)), *requeue, *after, *options]
+
+    def get_partition_arg(self, job: Any) -> str:
+        """Return the options for a partition, and for the log of a job without a QPU."""
+        # The stock executor puts them after its own `--output`, in which it leaves `%` as it is.
+        # Of a repeated option, sbatch uses the last one.
+        partition = str(super().get_partition_arg(job))
+        logs = log_folder(self.slurm_logdir.absolute(), job, get_job_wildcards(job))
+        if "%" not in str(logs) or self._requests.request_of(job) or self._is_in_array(job):
+            return partition
+        return f"{partition} --output {shlex.quote(output_pattern(logs))}"
 
     def _after_orphans(self, job: Any) -> list[str]:
         """Make a job wait for the jobs of a killed Snakemake that still run for its outputs."""

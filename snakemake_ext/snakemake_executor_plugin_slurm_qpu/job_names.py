@@ -13,6 +13,7 @@ __all__ = [
     "cluster_of",
     "comment_stem",
     "job_comment",
+    "log_folder",
     "log_folder_name",
     "log_root",
     "marker_name",
@@ -61,30 +62,35 @@ def log_folder_name(job: Any) -> str:
     return _shorten(re.sub(r"[%\\\n]", "_", get_job_wildcards(job)), _MAX_FOLDER_BYTES)
 
 
-def log_root(folder: Path, workdir: str) -> Path:
-    """Return the folder of all logs as a path that the stock executor can pass to sbatch.
+def log_folder(root: Path, job: Any, wildcards: str) -> Path:
+    """Return the folder of a job's logs, as the stock executor names it (`run_job`).
 
-    It passes the path as it is; see `output_pattern`.
+    Args:
+        root: The folder of all logs.
+        job: The job or group.
+        wildcards: The name for the job's wildcards.
+    """
+    return root / f"{'group' if job.is_group() else 'rule'}_{job.name}" / wildcards
+
+
+def log_root(folder: Path, workdir: str) -> Path:
+    """Return the folder of all logs in a form that the stock executor does not refuse.
+
+    It refuses a path that contains `%j`, which a relative one does not inherit from its parents.
 
     Args:
         folder: The folder, as an absolute path.
         workdir: The folder that jobs are started in.
     """
-    is_special = "%" in str(folder) or "\\" in str(folder)
-    return Path(os.path.relpath(folder)) if is_special and Path.cwd() == Path(workdir) else folder
+    is_relative = "%" in str(folder) and Path.cwd() == Path(workdir)
+    return Path(os.path.relpath(folder)) if is_relative else folder
 
 
-def output_pattern(folder: Path, workdir: str) -> str:
-    """Return the argument of sbatch's `--output` for a log named after the job's id.
-
-    Args:
-        folder: Where the log goes.
-        workdir: The folder that the job is started in, to which Slurm takes the path as relative.
-    """
-    # Slurm replaces `%` in the path as given, but not in the job's own folder, which it prepends.
-    # A backslash, which would turn that off, is as harmless there.
-    relative = os.path.relpath(folder, workdir)
-    return f"{relative.replace('%', '%%')}/%j.log"
+def output_pattern(folder: Path) -> str:
+    """Return the argument of sbatch's `--output` for a log named after the job's id."""
+    # Slurm replaces `%` in the whole path, and the job's folder too if the path is relative.
+    # `scontrol show job` of 22.05 shows `%%` wrongly, but the file is the right one.
+    return f"{str(folder.absolute()).replace('%', '%%')}/%j.log"
 
 
 def _shorten(text: str, most: int) -> str:

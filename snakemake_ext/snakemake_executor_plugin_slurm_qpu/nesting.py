@@ -70,5 +70,7 @@ class NestingExecutor(MarkerExecutor):
 
     def _leaves_marker(self, job: Any) -> bool:
         # Not a job of an array: the stock executor appends options to the end of its command.
-        in_array = not job.is_group() and self.array_jobs & {"all", job.rule.name}
-        return self.marks_all and not in_array
+        return self.marks_all and not self._is_in_array(job)
+
+    def _is_in_array(self, job: Any) -> bool:
+        return not job.is_group() and bool(self.array_jobs & {"all", job.rule.name})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -201,3 +202,129 @@ def test_a_plain_shell_rule_may_have_such_wildcards(project):
 
     assert project.read("out/a,b.txt") == "a,b"
     assert project.read("out/'a'.txt") == "'a'"
+
+
+LATE = """
+rule all:
+    input: "good.txt", "classical.txt", "mended.txt", "unknown.txt", "group.txt", "refused.txt"
+rule names:
+    output: "none.txt", "fez.txt"
+    localrule: True
+    run:
+        for name, file in zip(("ibm_fes", "ibm_fez"), output):
+            open(file, "w").write(name)
+rule good:
+    input: "none.txt"
+    output: "good.txt"
+    resources: qpu=1, qpu_name="ibm_fez"
+    shell: "touch {output}"
+rule classical:
+    input: "none.txt"
+    output: "classical.txt"
+    shell: "touch {output}"
+rule mended:
+    input: "none.txt", "fez.txt"
+    output: "mended.txt"
+    resources: qpu=1, qpu_name=lambda wildcards, input, attempt: open(input[attempt - 1]).read()
+    shell: "touch {output}"
+rule unknown:
+    input: "none.txt"
+    output: "unknown.txt"
+    resources: qpu=1, qpu_name=lambda wildcards, input: open(input[0]).read()
+    run:
+        shell("touch {output}")
+rule group:
+    input: "none.txt"
+    output: "group.txt"
+    group: "g"
+    resources: qpu=lambda wildcards, input: len(open(input[0]).read()), qpu_name="ibm_fez"
+    shell: "touch {output}"
+rule refused:
+    input: "none.txt"
+    output: "refused.txt"
+    resources: qpu=1, qpu_name="ibm_fez", constraint="nosuch"
+    shell: "touch {output}"
+"""
+
+
+def test_a_request_that_turns_out_bad_late_fails_its_rule_alone_and_may_be_mended(project):
+    """What Slurm refuses is no different."""
+    project.write(LATE)
+
+    output = project.run(
+        "--keep-going", "--retries", "1", "--slurm-qpu-mark-all", "--quiet", "host", fails=True
+    )
+
+    assert {path.stem for path in project.folder.glob("*.txt")} == {
+        "none", "fez", "good", "classical", "mended",
+    }  # fmt: skip
+    assert output.count("Job submission failed: rule 'mended': unknown QPU 'ibm_fes'") == 1
+    assert output.count("Job submission failed: rule 'unknown': unknown QPU 'ibm_fes'") == 2
+    assert "rule 'group': qpu=7 for QPU 'ibm_fez': no node" in output
+    assert output.count("Job submission failed: `sbatch ") == 2
+    assert len(submitted(output)) == 2
+    assert "Exiting because a job execution failed" in output
+
+
+WIDE = """
+import os
+TEXT = "it's \u4e2d" * 30000
+SHOW = "echo $TMPDIR $TMP $TEMP $TEMPDIR $(mktemp -u)"
+rule all:
+    input: expand("{name}.txt", name=["long", "nested", "mine", "run", "system", "classical"])
+rule long:
+    output: "long.txt"
+    params: text=TEXT
+    resources: qpu=1, qpu_name="ibm_fez"
+    shell: "x={params.text:q}; echo ${{#x}} > {output}"
+rule mine:
+    output: "mine.txt"
+    resources: qpu=1, qpu_name="FRESNEL", tmpdir=os.path.abspath("mine")
+    shell: SHOW + " > {output}"
+rule run:
+    output: "run.txt"
+    resources: qpu=1, qpu_name="FRESNEL", tmpdir=os.path.abspath("mine")
+    run:
+        shell(SHOW + " > {output}")
+rule system:
+    output: "system.txt"
+    resources: qpu=1, qpu_name="ibm_fez"
+    shell: SHOW + " > {output}"
+rule classical:
+    output: "classical.txt"
+    resources: tmpdir=os.path.abspath("mine")
+    shell: SHOW + " > {output}"
+rule nested:
+    output: "nested.txt"
+    group: "g"
+    resources: qpu=1, qpu_name="FRESNEL"
+    shell: SHOW + " > {output}"
+"""
+
+
+def tmpdirs(project: Project, rule: str) -> set[str]:
+    """Return the values of the four variables, and where mktemp puts a file."""
+    *named, made = project.read(f"{rule}.txt").split()
+    return {*named, str(Path(made).parent)} if len(named) == 4 else set()
+
+
+def test_a_command_may_be_long_and_the_tmpdir_and_the_folder_any(tmp_path, sandbox):
+    folder = tmp_path / "10%j_5%s"
+    folder.mkdir()
+    project = Project(folder, sandbox, limit=120.0)
+    project.write(WIDE)
+
+    output = project.run(
+        "--slurm-qpu-mark-all",
+        "--slurm-qpu-keep-successful-logs",
+        LC_ALL="C.UTF-8",
+    )
+
+    assert project.read("long.txt") == f"{6 * 30_000}\n"
+    for rule in ("mine", "run", "classical"):
+        assert tmpdirs(project, rule) == {str(folder / "mine")}
+    for rule in ("system", "nested"):  # Python's own choice, as under the stock executor
+        assert tmpdirs(project, rule) == {tempfile.gettempdir()}
+    logs = {file.parent.name for file in (folder / ".snakemake/slurm_logs").rglob("[0-9]*.log")}
+    assert {"rule_long", "rule_mine", "rule_classical", "group_g_nested"} <= logs
+    assert len(submitted(output)) == 5

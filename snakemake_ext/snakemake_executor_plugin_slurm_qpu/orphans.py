@@ -51,7 +51,7 @@ class Orphans:
         if self._own is None:
             run = {"name": name, "owner": asdict(Owner.this_process(None))}
             (folder / _RUN_FILE).write_text(json.dumps(run), encoding="utf-8")
-            self._own = folder
+            self._own = folder.resolve()
 
     def of_job(self, job: Any, persistence: Any) -> list[str]:
         """Return the ids of the orphans that may still write the outputs of a job or group.
@@ -73,7 +73,7 @@ class Orphans:
     def _earlier(self) -> dict[Path, str]:
         """The names of the earlier runs that may have left jobs, by their folders."""
         found = {}
-        for file in sorted(self._runs.glob(f"*/{_RUN_FILE}")):
+        for file in sorted(self._runs.resolve().glob(f"*/{_RUN_FILE}")):
             run = _read_json(file)
             if file.parent != self._own and "name" in run:
                 found[file.parent] = str(run["name"])

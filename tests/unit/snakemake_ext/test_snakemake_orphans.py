@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -87,10 +88,11 @@ def earlier_run(runs, name, *, alive=False):
     return folder
 
 
-def test_slurm_is_not_asked_while_there_is_no_sign_of_an_earlier_run(tmp_path, queue):
-    (tmp_path / "own").mkdir()
-    found = Orphans(tmp_path)
-    found.remember(tmp_path / "own", "this run")
+def test_slurm_is_not_asked_while_there_is_no_sign_of_an_earlier_run(tmp_path, queue, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "own").mkdir(parents=True)
+    found = Orphans(Path("runs"))
+    found.remember(tmp_path / "runs" / "own", "this run")
 
     assert found.of_job(JOB, Persistence()) == []
     assert not queue

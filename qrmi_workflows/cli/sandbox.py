@@ -35,7 +35,11 @@ def sandbox() -> None:
 
 @sandbox.command()
 @_directory
-@click.option("--nodes", type=click.IntRange(1, 16), help="Number of nodes [default: 2].")
+@click.option(
+    "--nodes",
+    type=click.IntRange(1, 16),
+    help="Number of nodes [default: 2, or 1 if this Slurm cannot run several on one machine].",
+)
 @click.option(
     "--qpu",
     "qpus",
@@ -51,10 +55,13 @@ def sandbox() -> None:
 def up(directory: Path | None, nodes: int | None, qpus: Sequence[str], config: Path | None) -> None:
     """Start the sandbox, or restart daemons that have died."""
     box = _sandbox(directory)
-    was_broken = box.status().state == "broken"
+    before = box.status()
     started = box.up(nodes=nodes, qpus=qpus, config=config)
-    outcome = f"up again: {', '.join(started)} restarted" if was_broken else "up"
+    is_repaired = before.state == "broken" and before.daemons
+    outcome = f"up again: {', '.join(started)} restarted" if is_repaired else "up"
     click.echo(f"The sandbox in {box.directory} is {outcome if started else 'already up'}.")
+    if remark := box.status().remark:
+        click.echo(remark)
     click.echo(
         'Enter it with `qpu sandbox shell`, or use it in this shell: `eval "$(qpu sandbox env)"`. '
         "Stop it with `qpu sandbox down`."
@@ -130,8 +137,10 @@ def _sandbox(directory: Path | None) -> Sandbox:
 
 def _require_up(directory: Path | None) -> Sandbox:
     box = _sandbox(directory)
-    if box.status().state == "down":
-        raise SandboxError(f"the sandbox in {box.directory} is down. Run `qpu sandbox up`.")
+    report = box.status()
+    if report.state == "down" or report.problem:
+        state = f"{report.state}: {report.problem}" if report.problem else report.state
+        raise SandboxError(f"the sandbox in {box.directory} is {state}. Run `qpu sandbox up`.")
     return box
 
 
@@ -140,13 +149,18 @@ def _as_json(report: SandboxStatus) -> str:
 
 
 def _as_text(report: SandboxStatus) -> str:
-    lines = [f"The sandbox in {report.directory} is {report.state}."]
+    problem = f": {report.problem}" if report.problem else ""
+    lines = [f"The sandbox in {report.directory} is {report.state}{problem}."]
+    if report.remark:
+        lines.append(report.remark)
     if report.qpus:
         lines.append(f"  QPUs: {', '.join(report.qpus)}")
     for daemon in report.daemons:
         port = f" port {daemon.port}" if daemon.port else ""
         state = f"pid {daemon.pid}{port}" if daemon.alive else "DEAD"
         lines.append(f"  {daemon.name:<12} {state}")
-    if report.dead:
+    if report.problem:
+        lines.append("Start it again with `qpu sandbox up`, or stop it with `qpu sandbox down`.")
+    elif report.dead:
         lines.append(f"Restart {', '.join(report.dead)} with `qpu sandbox up`.")
     return "\n".join(lines)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qrmi_workflows.emulator.settings_file import read_settings
-from qrmi_workflows.errors import SandboxError, SchedulerError
+from qrmi_workflows.errors import SandboxError
 from qrmi_workflows.sandbox import render
 from qrmi_workflows.sandbox.daemons import Daemon, emulator_port, list_daemons
 from qrmi_workflows.sandbox.files import write_files
@@ -23,18 +20,17 @@ from qrmi_workflows.sandbox.layout import (
     find_programs,
     is_private,
     make_runtime_directory,
+    runtime_directories,
 )
 from qrmi_workflows.sandbox.processes import (
+    ProcessRecord,
     daemon_environment,
     find_processes,
-    find_reapers,
-    process_tree_pids,
-    running_processes,
     start_daemon,
     terminate,
     wait_until_ready,
-    without_slurmstepd,
 )
+from qrmi_workflows.sandbox.shutdown import stop_sandbox, stop_unrecorded
 from qrmi_workflows.sandbox.state import (
     State,
     are_free,
@@ -44,14 +40,19 @@ from qrmi_workflows.sandbox.state import (
     read_state,
     write_state,
 )
-from qrmi_workflows.schedulers.command import run_command
+from qrmi_workflows.schedulers.command import require_success, run_command
+from qrmi_workflows.schedulers.slurm import has_multiple_slurmd
 
 __all__ = ["DaemonStatus", "Sandbox", "SandboxStatus"]
 
 _READY_SECONDS = 30.0
 _STOP_SECONDS = 10.0
-_POLL_SECONDS = 0.05
+_NODES = 2
 _MAX_NODES = 16
+_NO_MULTIPLE_SLURMD = (
+    "this Slurm was built without --enable-multiple-slurmd, so that one machine can be only one "
+    "node"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +78,17 @@ class SandboxStatus:
 
     Attributes:
         directory: Its state directory.
-        state: `up`, `broken` (a daemon has died) or `down`.
+        state: `up`, `broken` (a daemon has died, or see `problem`) or `down`.
+        problem: What is broken besides daemons that have died; empty if nothing is.
+        remark: What differs from the usual sandbox, and why; empty if nothing does.
         qpus: The names of its QPUs.
         daemons: Its daemons; empty when it is down.
     """
 
     directory: Path
     state: str
+    problem: str = ""
+    remark: str = ""
     qpus: tuple[str, ...]
     daemons: tuple[DaemonStatus, ...]
 
@@ -122,7 +127,8 @@ class Sandbox:
         """Start every daemon that is not running: all of them, or those that have died.
 
         Args:
-            nodes: The number of nodes; 2 by default.
+            nodes: The number of nodes; by default 2, or 1 if this Slurm cannot run several on one
+                machine.
             qpus: Emulated QPUs as `NAME=TYPE[:MODEL]`; if empty, the emulator's defaults.
             config: The emulator's settings file (TOML).
 
@@ -130,8 +136,8 @@ class Sandbox:
             The names of the daemons that were started; empty if the sandbox was already up.
 
         Raises:
-            SandboxError: Slurm is not installed, a daemon did not start, or the sandbox is up
-                with other nodes or QPUs.
+            SandboxError: Slurm is not installed or cannot run so many nodes on one machine, a
+                daemon did not start, or the sandbox is up with other nodes or QPUs.
             EmulatorError: The emulator cannot emulate one of the QPUs.
         """
         _check_nodes(nodes)
@@ -143,10 +149,13 @@ class Sandbox:
             state = read_state(self._layout)
             if state is not None:
                 _check_unchanged(state, self._layout, nodes=nodes, qpus=qpus, config=config)
-                return self._start(_prepare_restart(state), programs)
+                return self._start(self._prepare_restart(state), programs)
+            if find_processes(self._layout):  # of a sandbox whose directory was deleted
+                stop_sandbox(self._layout, None, grace=0.0)
+                self._layout.create()
             _copy_settings(config, self._layout)
             try:
-                return self._start(_new_state(nodes or 2, qpus), programs)
+                return self._start_new(nodes, qpus, programs)
             except BaseException:
                 self._stop(grace=0.0)
                 raise
@@ -163,11 +172,11 @@ class Sandbox:
         Raises:
             SandboxError: A process outlived SIGKILL.
         """
-        if read_state(self._layout) is None and not self.directory.is_dir():
-            return False
+        if not self.directory.is_dir():  # it was deleted, or never existed
+            return self._stop_remains(grace)
         with lock_sandbox(self._layout):
-            if read_state(self._layout) is None and not find_processes(self._layout):
-                return False
+            if read_state(self._layout) is None:
+                return self._stop_remains(grace)
             self._stop(grace)
             return True
 
@@ -175,16 +184,26 @@ class Sandbox:
         """Check whether each daemon is running."""
         state = read_state(self._layout)
         if state is None:
-            return SandboxStatus(directory=self.directory, state="down", qpus=(), daemons=())
+            lost = "its directory was deleted while it was up" if self._has_remains() else ""
+            return SandboxStatus(
+                directory=self.directory,
+                state="broken" if lost else "down",
+                problem=lost,
+                qpus=(),
+                daemons=(),
+            )
         ports = _daemon_ports(state, self._layout)
         daemons = tuple(
             DaemonStatus(name=name, pid=record.pid, port=ports.get(name), alive=record.alive)
             for name, record in state.daemons.items()
         )
         complete = len(daemons) == state.nodes + 3 and all(daemon.alive for daemon in daemons)
+        lost = "" if is_private(state.runtime) else f"its directory {state.runtime} was deleted"
         return SandboxStatus(
             directory=self.directory,
-            state="up" if complete else "broken",
+            state="up" if complete and not lost else "broken",
+            problem=lost,
+            remark="" if state.multiple_slurmd else f"It has one node: {_NO_MULTIPLE_SLURMD}.",
             qpus=tuple(self._lanes_by_qpu(state)),
             daemons=daemons,
         )
@@ -197,8 +216,23 @@ class Sandbox:
         """
         return render.environment(self._layout, environ)
 
+    def _start_new(
+        self, nodes: int | None, qpus: Sequence[str], programs: Programs
+    ) -> tuple[str, ...]:
+        state = _new_state(nodes or _NODES, qpus, self._layout)
+        try:
+            self._start(state, programs)
+        except _OneNodeOnlyError:
+            if nodes is not None:
+                raise
+            state = _with_one_node(read_state(self._layout) or state)
+            self._start(state, programs)
+        return tuple((read_state(self._layout) or state).daemons)
+
     def _start(self, state: State, programs: Programs) -> tuple[str, ...]:
         layout = self._layout
+        # Before anything is started, so that another command finds it if this one is killed.
+        write_state(layout, state)
         write_files(layout, state, programs, self._lanes_by_qpu(state))
         environ = daemon_environment(layout)
         started, pending = [], []
@@ -213,6 +247,8 @@ class Sandbox:
                 self._wait_until_ready(daemon, state)
             else:
                 pending.append(daemon)
+            if daemon.name == "slurmctld":
+                _require_nodes_possible(state, programs, environ)
         for daemon in pending:
             self._wait_until_ready(daemon, state)
         return tuple(started)
@@ -226,45 +262,62 @@ class Sandbox:
         name, log = daemon.name, self._layout.log(daemon.name)
         wait_until_ready(daemon.is_ready, name, state.daemons[name], log, seconds=_READY_SECONDS)
 
-    def _stop(self, grace: float) -> None:
-        layout = self._layout
-        state = read_state(layout)
-        daemons = state.daemons if state else {}
-        slurm = {name: record for name, record in daemons.items() if name.startswith("slurm")}
-        services = [record for name, record in daemons.items() if name not in slurm]
-        controller = slurm.get("slurmctld")
-        has_controller = controller is not None and controller.alive
-        if has_controller:
-            _cancel_jobs(layout)
-            _wait_for_jobs(layout, grace)
-        else:
-            _delete_saved_jobs(layout)
-        # Terminate jobs that have outlived the grace period while the emulator still runs, so that
-        # they can release their leases.
-        daemon_pids = process_tree_pids([*services, *([controller] if controller else [])])
-        daemon_pids |= {record.pid for record in slurm.values()}
-        job_processes = without_slurmstepd(find_processes(layout))
-        terminate((job for job in job_processes if job.pid not in daemon_pids), grace=2.0)
-        if has_controller:
-            _wait_for_jobs(layout, _STOP_SECONDS)
-        terminate(running_processes(slurm.values()), grace=_STOP_SECONDS)
-        terminate(running_processes(services), grace=_STOP_SECONDS)
-        self._kill_remaining()
-        if state:
-            shutil.rmtree(state.runtime, ignore_errors=True)
-        layout.state_file.unlink(missing_ok=True)
+    def _prepare_restart(self, state: State) -> State:
+        """Stop what cannot be repaired; replace a lost runtime directory and ports now in use."""
+        stop_unrecorded(self._layout, (record.pid for record in state.daemons.values()))
+        if not is_private(state.runtime):
+            stop_sandbox(self._layout, state.runtime, grace=0.0)
+            state = replace(state, runtime=make_runtime_directory(self._layout), daemons={})
+        if any(record.alive for record in state.daemons.values()):
+            return state
+        if not are_free([state.controller_port, *state.node_ports]):
+            controller, *others = find_free_ports(state.nodes + 1)
+            state = replace(state, controller_port=controller, node_ports=tuple(others))
+        return state
 
-    def _kill_remaining(self) -> None:
-        deadline = time.monotonic() + _STOP_SECONDS
-        while remaining := [*find_processes(self._layout), *find_reapers(self._layout)]:
-            if time.monotonic() > deadline:
-                pids = [process.pid for process in remaining]
-                raise SandboxError(
-                    f"processes {pids} of the sandbox in {self.directory} outlived SIGKILL. Use "
-                    "`ps` to find out what blocks them, then run `qpu sandbox down` again."
-                )
-            terminate(find_processes(self._layout), grace=0.0)
-            time.sleep(_POLL_SECONDS)
+    def _stop(self, grace: float) -> None:
+        state = read_state(self._layout)
+        stop_sandbox(self._layout, state.runtime if state else None, grace=grace)
+
+    def _has_remains(self) -> bool:
+        return bool(find_processes(self._layout) or runtime_directories(self._layout))
+
+    def _stop_remains(self, grace: float) -> bool:
+        """Stop a sandbox whose state file was deleted; return whether there was anything left."""
+        if not self._has_remains():
+            return False
+        self._stop(grace)
+        return True
+
+
+class _OneNodeOnlyError(SandboxError):
+    """This Slurm cannot run several nodes on one machine."""
+
+
+def _require_nodes_possible(state: State, programs: Programs, environ: Mapping[str, str]) -> None:
+    """Refuse several nodes on a Slurm that would take their slurmd for one.
+
+    Raises:
+        SandboxError: The sandbox has several nodes, and Slurm cannot run them on one machine.
+    """
+    if state.nodes > 1:
+        argv = [str(programs.clients["scontrol"]), "show", "config"]
+        if not has_multiple_slurmd(require_success(run_command(argv, environ=environ)).stdout):
+            raise _OneNodeOnlyError(
+                f"nodes={state.nodes}: {_NO_MULTIPLE_SLURMD}. Use one node, or a Slurm that was "
+                "built with that option, such as Debian's slurm-wlm."
+            )
+
+
+def _with_one_node(state: State) -> State:
+    """Return a started sandbox's state with one node, without its controller, which is stopped."""
+    daemons = dict(state.daemons)
+    controller: ProcessRecord | None = daemons.pop("slurmctld", None)
+    if controller is not None and (process := controller.process()):
+        terminate([process], grace=_STOP_SECONDS)
+    return replace(
+        state, nodes=1, node_ports=state.node_ports[:1], multiple_slurmd=False, daemons=daemons
+    )
 
 
 def _check_nodes(nodes: int | None) -> None:
@@ -274,28 +327,16 @@ def _check_nodes(nodes: int | None) -> None:
         )
 
 
-def _new_state(nodes: int, qpus: Sequence[str]) -> State:
+def _new_state(nodes: int, qpus: Sequence[str], layout: Layout) -> State:
     controller, *others = find_free_ports(nodes + 1)
     return State(
         nodes=nodes,
         qpus=tuple(qpus),
-        runtime=make_runtime_directory(),
+        runtime=make_runtime_directory(layout),
         address=loopback_address(socket.gethostname()),
         controller_port=controller,
         node_ports=tuple(others),
     )
-
-
-def _prepare_restart(state: State) -> State:
-    """If no daemon is running, replace a lost runtime directory and ports now in use."""
-    if any(record.alive for record in state.daemons.values()):
-        return state
-    if not is_private(state.runtime):
-        state = replace(state, runtime=make_runtime_directory())
-    if not are_free([state.controller_port, *state.node_ports]):
-        controller, *others = find_free_ports(state.nodes + 1)
-        state = replace(state, controller_port=controller, node_ports=tuple(others))
-    return state
 
 
 def _check_unchanged(
@@ -306,6 +347,8 @@ def _check_unchanged(
     qpus: Sequence[str],
     config: Path | None,
 ) -> None:
+    if nodes is not None and nodes > 1 and not state.multiple_slurmd:
+        raise _OneNodeOnlyError(f"nodes={nodes}: {_NO_MULTIPLE_SLURMD}. Leave out --nodes.")
     settings = _settings_file(layout)
     running_qpus = f"QPUs {', '.join(state.qpus)}" if state.qpus else "the default QPUs"
     is_different = {
@@ -335,23 +378,3 @@ def _copy_settings(config: Path | None, layout: Layout) -> None:
 def _daemon_ports(state: State, layout: Layout) -> dict[str, int | None]:
     nodes = {f"slurmd-n{number}": port for number, port in enumerate(state.node_ports, start=1)}
     return {"emulator": emulator_port(layout), "slurmctld": state.controller_port} | nodes
-
-
-def _cancel_jobs(layout: Layout) -> None:
-    with suppress(SchedulerError):  # slurmctld hangs; _stop() kills its jobs
-        run_command([str(layout.wrappers / "scancel"), "--me"])
-
-
-def _wait_for_jobs(layout: Layout, seconds: float) -> None:
-    """Wait until the queue is empty, also of completing jobs: their nodes have yet to report."""
-    squeue = [str(layout.wrappers / "squeue"), "--noheader", "--format=%i"]
-    deadline = time.monotonic() + seconds
-    with suppress(SchedulerError):
-        while run_command(squeue).stdout.strip() and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
-
-
-def _delete_saved_jobs(layout: Layout) -> None:
-    """Delete the saved jobs of a controller that has died, or its next start would run them."""
-    for path in layout.controller_state.glob("job_state*"):
-        path.unlink()

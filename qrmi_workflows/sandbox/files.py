@@ -38,12 +38,15 @@ def write_files(layout: Layout, state: State, programs: Programs, lanes: Mapping
         controller_port=state.controller_port,
         node_ports=state.node_ports,
         qpus=tuple(lanes),
+        # The only node is as large as the two that a sandbox has by default.
+        cpus=8 if state.multiple_slurmd else 16,
     )
     _write(layout.slurm_conf, render.render_slurm_conf(cluster))
     _write(layout.etc / "gres.conf", render.render_gres_conf(lanes))
     _write(layout.etc / "cgroup.conf", render.render_cgroup_conf(_slurm_version(programs)))
     _write(layout.etc / "plugstack.conf", "")
     _write(layout.etc / "task_prolog", render.render_task_prolog(layout), mode=0o700)
+    _write(layout.etc / "epilog", render.render_epilog(layout), mode=0o700)
     _write(layout.site_policy, render.render_site_policy(lanes))
     if not layout.munge_key.exists():
         _write(layout.munge_key, os.urandom(_KEY_BYTES))

@@ -14,6 +14,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ __all__ = [
     "find_programs",
     "is_private",
     "make_runtime_directory",
+    "runtime_directories",
 ]
 
 WRAPPERS_MARKER = ".qpu-sandbox"  # an empty file that tells a sandbox's bin from a real one
@@ -56,6 +58,7 @@ _REQUIRED_CLIENTS = ("sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
 _DAEMONS = ("munged", "slurmctld", "slurmd")
 _NOT_IN_SLURM_CONF = re.compile(r"[\s#%,=\"'\\]")
 _PRIVATE_MODE = 0o700
+_OWNER_FILE = "sandbox"
 _SBIN_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
@@ -223,12 +226,29 @@ def find_programs(environ: Mapping[str, str] = os.environ) -> Programs:
     return Programs(clients=clients, **daemons)
 
 
-def make_runtime_directory() -> Path:
+def make_runtime_directory(layout: Layout) -> Path:
     """Create a directory of mode 0700 whose path is short enough for Unix sockets."""
+    runtime = Path(tempfile.mkdtemp(prefix="qpu-", dir=_runtime_base()))
+    (runtime / _OWNER_FILE).write_text(str(layout.directory), encoding="utf-8")
+    return runtime
+
+
+def runtime_directories(layout: Layout) -> list[Path]:
+    """Find the runtime directories that were created for a sandbox, even if it is lost."""
+    found = []
+    for base in {_runtime_base(), "/tmp"}:  # noqa: S108 - TMPDIR may have changed
+        for path in Path(base).glob(f"qpu-*/{_OWNER_FILE}"):
+            with suppress(OSError):
+                owner = path.read_text(encoding="utf-8")
+                if is_private(path.parent) and owner == str(layout.directory):
+                    found.append(path.parent)
+    return found
+
+
+def _runtime_base() -> str:
     base = tempfile.gettempdir()
-    if len(base) > 20 or _NOT_IN_SLURM_CONF.search(base):
-        base = "/tmp"  # noqa: S108 - mkdtemp creates an unguessable directory of mode 0700 in it
-    return Path(tempfile.mkdtemp(prefix="qpu-", dir=base))
+    is_fit = len(base) <= 20 and not _NOT_IN_SLURM_CONF.search(base)
+    return base if is_fit else "/tmp"  # noqa: S108 - holds unguessable directories of mode 0700
 
 
 def is_private(directory: Path) -> bool:

@@ -1,8 +1,9 @@
 """Start, identify and terminate the processes of a sandbox.
 
-A daemon is identified by its process id and creation time, because ids are reused. Processes that a
-killed daemon leaves behind (slurmstepd, a worker) are identified by a variable in their
-environment, and a job's processes by their environment or their ancestors.
+A recorded daemon is identified by its process id and creation time, because ids are reused. Daemons
+that nobody has recorded, and what a killed daemon leaves behind (slurmstepd, a worker), are
+identified by a variable in their environment, and a job's processes by their environment or their
+ancestors.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from qrmi_workflows.sandbox.layout import Layout
 __all__ = [
     "ProcessRecord",
     "daemon_environment",
+    "find_daemons",
     "find_processes",
     "find_reapers",
-    "process_tree_pids",
-    "running_processes",
+    "name_of",
     "start_daemon",
     "terminate",
+    "tree_pids",
     "wait_until_ready",
     "without_slurmstepd",
 ]
@@ -154,16 +156,21 @@ def terminate(processes: Iterable[psutil.Process], *, grace: float) -> None:
     _wait_for_exit(killed, _KILL_SECONDS)
 
 
-def running_processes(records: Iterable[ProcessRecord]) -> list[psutil.Process]:
-    """Return the processes of the daemons that are running."""
-    return [process for record in records if (process := record.process())]
-
-
-def process_tree_pids(records: Iterable[ProcessRecord]) -> set[int]:
-    """Return the process ids of the running daemons and of all their descendants."""
-    processes = running_processes(records)
+def tree_pids(processes: Sequence[psutil.Process]) -> set[int]:
+    """Return the ids of processes and of all their descendants."""
     children = [child for process in processes for child in _descendants(process)]
     return {process.pid for process in (*processes, *children)}
+
+
+def find_daemons(layout: Layout) -> list[psutil.Process]:
+    """Find the sandbox's daemons, recorded or not, without their children and slurmstepd."""
+    marked = {
+        process.pid: process
+        for process in psutil.process_iter()
+        if _is_marked(process, layout) and not _is_reaper(process)
+    }
+    roots = (process for process in marked.values() if _parent_pid(process) not in marked)
+    return without_slurmstepd(roots)
 
 
 def find_processes(layout: Layout) -> list[psutil.Process]:
@@ -183,7 +190,15 @@ def find_reapers(layout: Layout) -> list[psutil.Process]:
 
 def without_slurmstepd(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """Leave out slurmstepd, which has to report to slurmctld that its tasks have ended."""
-    return [process for process in processes if _name(process) != "slurmstepd"]
+    return [process for process in processes if name_of(process) != "slurmstepd"]
+
+
+def name_of(process: psutil.Process) -> str:
+    """Return the name of a process's program, or an empty string if it has ended."""
+    try:
+        return str(process.name())
+    except psutil.Error:
+        return ""
 
 
 def _find_all(layout: Layout) -> list[psutil.Process]:
@@ -195,16 +210,24 @@ def _find_all(layout: Layout) -> list[psutil.Process]:
 
 
 def _is_member(process: psutil.Process, layout: Layout) -> bool:
+    environ = _environ(process)
+    # Only slurmd's children have SLURMD_NODENAME. The user's own shell under salloc does not.
+    is_of_job = "SLURMD_NODENAME" in environ and environ.get("SLURM_CONF") == str(layout.slurm_conf)
+    return is_of_job or environ.get(QPU_SANDBOX_DAEMON) == str(layout.directory)
+
+
+def _is_marked(process: psutil.Process, layout: Layout) -> bool:
+    return _environ(process).get(QPU_SANDBOX_DAEMON) == str(layout.directory)
+
+
+def _environ(process: psutil.Process) -> dict[str, str]:
+    """Return a process's environment; empty if it is another user's, or has ended."""
     try:
         if process.uids().real != os.getuid() or process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        environ = process.environ()
+            return {}
+        return dict(process.environ())
     except (psutil.Error, OSError):
-        return False
-    if environ.get(QPU_SANDBOX_DAEMON) == str(layout.directory):
-        return True
-    # Only slurmd's children have SLURMD_NODENAME. The user's own shell under salloc does not.
-    return "SLURMD_NODENAME" in environ and environ.get("SLURM_CONF") == str(layout.slurm_conf)
+        return {}
 
 
 def _is_reaper(process: psutil.Process) -> bool:
@@ -214,11 +237,11 @@ def _is_reaper(process: psutil.Process) -> bool:
         return False
 
 
-def _name(process: psutil.Process) -> str:
+def _parent_pid(process: psutil.Process) -> int | None:
     try:
-        return str(process.name())
+        return int(process.ppid())
     except psutil.Error:
-        return ""
+        return None
 
 
 def _descendants(process: psutil.Process) -> list[psutil.Process]:

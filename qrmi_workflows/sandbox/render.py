@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from qrmi_workflows.config.variables import QPU_CONFIG, QPU_SANDBOX, QPU_SITE, QPU_STATE
+from qrmi_workflows.sandbox import epilog, reaper
 from qrmi_workflows.sandbox.layout import Layout
 
 __all__ = [
     "Cluster",
     "environment",
     "render_cgroup_conf",
+    "render_epilog",
     "render_gres_conf",
     "render_site_policy",
     "render_slurm_conf",
@@ -58,8 +61,10 @@ PlugStackConfig={layout.etc}/plugstack.conf
 TaskProlog={layout.etc}/task_prolog
 MailProg=/bin/true
 
-# Works without root and without cgroups.
+# Works without root and without cgroups. Linuxproc loses processes whose parent has ended; the
+# Epilog kills what a job has left of them.
 ProctrackType=proctrack/linuxproc
+Epilog={layout.etc}/epilog
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 SwitchType=switch/none
@@ -97,6 +102,7 @@ class Cluster:
         controller_port: slurmctld's TCP port.
         node_ports: The TCP port of each node's slurmd.
         qpus: The names of the QPUs.
+        cpus: The number of CPUs of each node.
     """
 
     layout: Layout
@@ -107,6 +113,7 @@ class Cluster:
     controller_port: int
     node_ports: tuple[int, ...]
     qpus: tuple[str, ...]
+    cpus: int = 8
 
 
 def render_slurm_conf(cluster: Cluster) -> str:
@@ -119,7 +126,7 @@ def render_slurm_conf(cluster: Cluster) -> str:
     gres = ",".join(f"qpu:{name}:1" for name in cluster.qpus)
     nodes = (
         f"NodeName=n{number} NodeHostname=localhost NodeAddr={address} Port={port} "
-        f"CPUs=8 RealMemory=65536 Gres={gres} State=UNKNOWN"
+        f"CPUs={cluster.cpus} RealMemory={cluster.cpus * 8192} Gres={gres} State=UNKNOWN"
         for number, port in enumerate(cluster.node_ports, start=1)
     )
     return _SLURM_CONF.format(
@@ -192,6 +199,12 @@ def render_task_prolog(layout: Layout) -> str:
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def render_epilog(layout: Layout) -> str:
+    """Render the Epilog, which runs `sandbox.epilog`."""
+    argv = [sys.executable, "-I", "-S", epilog.__file__, reaper.__file__, layout.slurm_conf]
+    return f"#!/bin/sh\nexec {shlex.join(map(str, argv))}\n"
 
 
 def environment(layout: Layout, environ: Mapping[str, str]) -> dict[str, str]:

@@ -43,6 +43,7 @@ class State:
         address: The loopback address that the host name resolves to, if any.
         controller_port: slurmctld's TCP port.
         node_ports: The TCP port of each node's slurmd.
+        multiple_slurmd: Whether this Slurm can run several nodes on one machine.
         daemons: The process of each daemon that was started, by name.
     """
 
@@ -52,6 +53,7 @@ class State:
     address: str | None
     controller_port: int
     node_ports: tuple[int, ...]
+    multiple_slurmd: bool = True
     daemons: Mapping[str, ProcessRecord] = field(default_factory=dict)
 
     def with_daemon(self, name: str, record: ProcessRecord) -> State:
@@ -157,6 +159,7 @@ def _parse(document: dict[str, Any]) -> State:
         address=document["address"],
         controller_port=document["controller_port"],
         node_ports=tuple(document["node_ports"]),
+        multiple_slurmd=document.get("multiple_slurmd", True),
         daemons=daemons,
     )
 

@@ -41,6 +41,7 @@ __all__ = [
     "Slurm",
     "cluster_of",
     "has_accounting",
+    "has_multiple_slurmd",
     "kill_wait_of",
     "min_job_age_of",
     "parse_running_job",
@@ -303,6 +304,15 @@ def has_accounting(scontrol_output: str) -> bool:
     """Parse from `scontrol show config` whether `sacct` works at this site."""
     match = re.search(r"^AccountingStorageType\s*=\s*(\S+)", scontrol_output, re.MULTILINE)
     return match is not None and match[1].rpartition("/")[2] not in {"none", "(null)"}
+
+
+def has_multiple_slurmd(scontrol_output: str) -> bool:
+    """Parse from `scontrol show config` whether several slurmd can run on one machine.
+
+    Slurm's `configure` has `--enable-multiple-slurmd` for this; SchedMD's packages are built
+    without, Debian's with it.
+    """
+    return re.search(r"^MULTIPLE_SLURMD\s*=\s*Yes", scontrol_output, re.MULTILINE) is not None
 
 
 def _fields(row: str) -> list[str]:

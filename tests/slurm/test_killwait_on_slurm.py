@@ -48,7 +48,7 @@ def test_a_lease_is_released_in_time_although_the_vendor_hangs(site: Site):
     """The command ignores SIGTERM, and the first call to release hangs."""
     control = Control(site.box.directory / "emulator")
     submitted = datetime.now(UTC)
-    job = site.submit(SCRIPT)
+    job = site.submit(SCRIPT, "--gres=qpu:ibm_fez:1", "--licenses=qpu_ibm_fez:1")
     wait_until(lambda: list(open_leases()), "the lease")
     control.ask("POST", "/faults", {"kind": "hang", "route": RELEASE, "count": 1})
 

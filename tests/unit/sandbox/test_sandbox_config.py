@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -231,14 +232,16 @@ def test_runtime_directory_is_short_and_private(
 ) -> None:
     """Even if TMPDIR is long: the path of a Unix socket is limited to 107 bytes."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 100)))
-    folder = layout.make_runtime_directory()
+    folder = layout.make_runtime_directory(SITE)
     try:
+        assert layout.runtime_directories(SITE) == [folder]
+        assert layout.runtime_directories(Layout(tmp_path)) == []
         assert len(str(folder)) < 40
         assert layout.is_private(folder)
         folder.chmod(0o755)
         assert not layout.is_private(folder)
     finally:
-        folder.rmdir()
+        shutil.rmtree(folder)
     assert not layout.is_private(folder)
 
 

@@ -18,6 +18,7 @@ from qrmi_workflows.schedulers.slurm import (
     Slurm,
     cluster_of,
     has_accounting,
+    has_multiple_slurmd,
     kill_wait_of,
     parse_running_job,
 )
@@ -120,6 +121,7 @@ def test_scontrol_show_config(recorded):
     assert cluster_of(config) == "sandbox"
     assert kill_wait_of(config) == 30
     assert not has_accounting(config)
+    assert has_multiple_slurmd(config) == ("22.05" in config)
 
 
 def test_sinfo(recorded):

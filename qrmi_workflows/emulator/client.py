@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from qrmi_workflows.errors import EmulatorError
+from qrmi_workflows.state.files import read_tail
 
 __all__ = ["Control", "Emulator", "start_emulator"]
 
@@ -182,7 +183,7 @@ def _await_readiness(process: subprocess.Popen[bytes], ready: Path, log: Path) -
         if process.poll() is not None:
             break
         time.sleep(0.01)
-    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:])
+    tail = "\n".join(read_tail(log).splitlines()[-10:])
     problem = (
         f"is not ready after {_START_SECONDS:g} s"
         if process.poll() is None

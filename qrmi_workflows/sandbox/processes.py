@@ -23,6 +23,7 @@ from qrmi_workflows.config.variables import QPU_SANDBOX_DAEMON
 from qrmi_workflows.errors import SandboxError
 from qrmi_workflows.sandbox import reaper
 from qrmi_workflows.sandbox.layout import Layout
+from qrmi_workflows.state.files import read_tail
 
 __all__ = [
     "ProcessRecord",
@@ -278,7 +279,7 @@ def _is_running(process: psutil.Process) -> bool:
 
 def _start_error(name: str, what: str, log: Path) -> SandboxError:
     try:
-        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+        tail = read_tail(log).splitlines()[-_LOG_LINES:]
     except OSError:
         tail = []
     lines = "\n".join(f"  {line}" for line in tail) or "  (empty)"

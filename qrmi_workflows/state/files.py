@@ -1,4 +1,4 @@
-"""Write files that other processes and hosts read: whole files, or single lines."""
+"""Write files that others read, whole or line by line, and read the ends of long ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qrmi_workflows.state.locks import hold_lock
 
-__all__ = ["append_line", "write_atomically"]
+__all__ = ["append_line", "read_tail", "write_atomically"]
 
 
 def write_atomically(
@@ -61,3 +61,18 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_tail(path: Path, size: int = 65536) -> str:
+    """Return the end of a file of any size, without reading the rest.
+
+    Args:
+        path: The file.
+        size: How many bytes to read.
+
+    Raises:
+        OSError: The file could not be read.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+        return file.read(size).decode(errors="replace")

@@ -6,14 +6,14 @@ a dozen lines of its own; what the program has written comes before them.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
-__all__ = ["error_lines", "is_too_long_to_show", "read_error", "read_tail"]
+from qrmi_workflows.state.files import read_tail
+
+__all__ = ["error_lines", "is_too_long_to_show", "read_error"]
 
 _MAX_SHOWN_BYTES = 1_000_000
-_TAIL_BYTES = 65536
 _SHOWN_LINES = 12
 _LINE_CHARACTERS = 300
 
@@ -57,13 +57,6 @@ def is_too_long_to_show(log: Path | None) -> bool:
         return log is not None and log.stat().st_size > _MAX_SHOWN_BYTES
     except OSError:
         return False
-
-
-def read_tail(log: Path, size: int = _TAIL_BYTES) -> str:
-    """Return the end of a file, without reading the rest."""
-    with log.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
-        return file.read(size).decode(errors="replace")
 
 
 def error_lines(text: str) -> list[str]:

@@ -27,10 +27,9 @@ _PHRASES = {
     "CANCELLED": "was cancelled",
     "DEADLINE": "was ended at its deadline",
     "NODE_FAIL": "failed, because its node failed",
-    "OUT_OF_MEMORY": "ran out of memory",
+    "OUT_OF_MEMORY": "ran out of memory; raise its `mem_mb`",
     "PREEMPTED": "was preempted, and Slurm does not run it again",
-    "REVOKED": "was taken over by another cluster of the federation",
-    "TIMEOUT": "was ended at its time limit",
+    "TIMEOUT": "was ended at its time limit; raise its `runtime`",
 }
 """What happened to a job, by Slurm's word for its final state."""
 
@@ -45,7 +44,7 @@ def decide_outcome(listed: JobStatus | None, exit_status: str | None) -> Outcome
             because it forgets jobs `MinJobAge` seconds after their end (slurm.conf(5)).
         exit_status: The content of the job's marker; `None` if it has left none.
     """
-    if listed is None:
+    if listed is None or listed.word == "REVOKED":  # another cluster of the federation runs it
         return _decide_from_marker(exit_status)
     has_good_marker = exit_status in {"0", "", None}
     if listed.is_completing:

@@ -144,7 +144,7 @@ class MarkerExecutor(SlurmExecutor):
     ) -> AsyncGenerator[SubmittedJobInfo, None]:
         """Ask Slurm how jobs ended; report those that did, and yield the others."""
         due = self._markers.jobs_to_check()
-        answer = await self._ask(active_jobs)
+        answer = await self._ask(active_jobs, has_new_markers=bool(due))
         waiting = [info for info in active_jobs if not self._report_if_ended(info, answer)]
         self._schedule_next_check(has_news=len(waiting) < len(active_jobs) or not active_jobs)
         for info in waiting:
@@ -152,27 +152,30 @@ class MarkerExecutor(SlurmExecutor):
                 self._markers.back_off(info.external_jobid)
             yield info
 
-    async def _ask(self, active_jobs: list[SubmittedJobInfo]) -> Answer:
+    async def _ask(self, active_jobs: list[SubmittedJobInfo], *, has_new_markers: bool) -> Answer:
         if not active_jobs:
             return Answer(statuses={}, forgotten=frozenset())
         async with self.status_rate_limiter:
             answer = ask_slurm(
                 [info.external_jobid for info in active_jobs],
                 name=self.run_uuid,  # the stock executor names every job of a run after the run
-                commands=self._status_commands(),
+                commands=self._status_commands(squeue_first=has_new_markers),
                 all_clusters=bool(self._submitted_job_clusters),
             )
         for error in answer.errors:
             self.logger.warning(f"{error} Snakemake goes on waiting, and asks again later.")
         return answer
 
-    def _status_commands(self) -> list[str]:
-        """Return the commands that know about jobs, the one that the user prefers first."""
+    def _status_commands(self, *, squeue_first: bool) -> list[str]:
+        """Return the commands that know about jobs, by default in the order the user prefers.
+
+        squeue knows first that a job has ended; the accounting learns it seconds later.
+        """
         if not self._has_accounting:
-            # Without a database, sacct knows no job, or fails.
-            return ["squeue"]
-        first = "sacct" if self.get_status_command() == "sacct" else "squeue"
-        return [first, "sacct" if first == "squeue" else "squeue"]
+            return ["squeue"]  # without a database, sacct knows no job, or fails
+        if self.get_status_command() == "sacct" and not squeue_first:
+            return ["sacct", "squeue"]
+        return ["squeue", "sacct"]
 
     def _report_if_ended(self, info: SubmittedJobInfo, answer: Answer) -> bool:
         """Report a job that has ended, and return whether it has."""

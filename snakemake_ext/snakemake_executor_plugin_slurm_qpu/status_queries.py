@@ -7,7 +7,7 @@ and the accounting learns of a job late. So what the first does not settle, the 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qrmi_workflows.errors import SchedulerError
@@ -17,6 +17,8 @@ from qrmi_workflows.schedulers.slurm import Slurm
 from qrmi_workflows.schedulers.submission import list_jobs
 
 __all__ = ["Answer", "ask_slurm", "find_status", "nodes_of"]
+
+_MAX_IDS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +73,22 @@ def ask_slurm(
 
 
 def _ask(slurm: Slurm, command: str, name: str, job_ids: Iterable[str]) -> dict[str, JobStatus]:
-    # squeue by name, as the stock executor does: it fails if it does not know one of the ids.
-    history = slurm.history_argv(sorted(job_ids))
-    argv = history if command == "sacct" and history else slurm.status_argv(name=name)
-    listed = list_jobs(slurm, argv)
+    if command == "sacct":
+        histories = (slurm.history_argv(ids) for ids in _batched(sorted(job_ids)))
+        calls = [argv for argv in histories if argv is not None]
+    else:
+        # By name, as the stock executor does: squeue fails if it does not know one of the ids.
+        calls = [slurm.status_argv(name=name)]
+    listed: dict[str, JobStatus] = {}
+    for argv in calls:
+        listed |= list_jobs(slurm, argv)
     found = {job_id: find_status(listed, job_id) for job_id in job_ids}
     return {job_id: status for job_id, status in found.items() if status is not None}
+
+
+def _batched(job_ids: Sequence[str]) -> list[Sequence[str]]:
+    # Linux refuses an argument of more than 128 KiB (execve(2), MAX_ARG_STRLEN).
+    return [job_ids[i : i + _MAX_IDS] for i in range(0, len(job_ids), _MAX_IDS)]
 
 
 def _settles(command: str, status: JobStatus) -> bool:

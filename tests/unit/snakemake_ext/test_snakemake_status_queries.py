@@ -66,6 +66,15 @@ def test_without_accounting_a_job_that_squeue_does_not_list_is_forgotten(answers
     assert ask("7", "8", commands=("squeue",)).forgotten == {"8"}
 
 
+def test_any_number_of_jobs_fits_into_the_command_lines(answers, tmp_path):
+    answers(squeue="", sacct=rows("7 COMPLETED"))
+
+    answer = ask(*map(str, range(25_000)))
+
+    assert len(answer.forgotten) == 24_999
+    assert len((tmp_path / "calls").read_text().splitlines()) == 1 + 25
+
+
 @pytest.mark.parametrize("failed", ["squeue", "sacct"])
 def test_while_a_command_fails_no_job_counts_as_forgotten(answers, failed):
     other = {"squeue": "sacct", "sacct": "squeue"}[failed]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qrmi_workflows.state.files import append_line, write_atomically
+from qrmi_workflows.state.files import append_line, read_tail, write_atomically
 
 APPEND = """
 import sys
@@ -20,6 +20,20 @@ from qrmi_workflows.state.files import append_line
 for number in range(200):
     append_line(Path(sys.argv[1]), f"{sys.argv[2]} {number} " + "x" * 5000)
 """
+
+
+def test_of_a_file_of_any_size_only_the_end_is_read(tmp_path):
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # sparse
+        file.seek(0, os.SEEK_END)
+        file.write("… end\n".encode())
+
+    assert read_tail(path, 5) == " end\n"
+    assert read_tail(path, 6).endswith(" end\n")
+    assert len(read_tail(path)) < 65537
+    path.write_text("all")
+    assert read_tail(path) == "all"
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):

@@ -27,9 +27,9 @@ class ServerSettings:
         cancel_route: Whether tasks can be cancelled; if not, the route does not exist (404).
         closing_cancels_running: Whether closing a session also cancels its running tasks.
         finished_jobs_hold_lanes: Whether a job keeps its lane after its end, until it is deleted.
+        json_results: Whether results are JSON; otherwise they are Python's repr of the same data.
         limits_shots: Whether more shots than the backend's `max_shots` fail a job of IBM's, with
             code 6000. IBM's page on job limits says that this limit is no longer enforced.
-        json_results: Whether results are JSON; otherwise they are Python's repr of the same data.
         log_route: Whether a task's log can be requested.
         repeated_jobs_accepted: Whether a job that is submitted twice with the same id is accepted
             both times, as one; otherwise the second submission is refused (409).
@@ -39,8 +39,8 @@ class ServerSettings:
     cancel_route: bool = True
     closing_cancels_running: bool = True
     finished_jobs_hold_lanes: bool = False
-    limits_shots: bool = True
     json_results: bool = True
+    limits_shots: bool = True
     log_route: bool = False
     repeated_jobs_accepted: bool = True
     root_opens_sessions: bool = True

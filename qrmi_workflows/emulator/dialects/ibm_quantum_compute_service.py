@@ -126,7 +126,9 @@ class QuantumComputeService(IBMDialect):
             details["tags"] = tags
         if body.get("cost"):
             cost = min(required_field(body, "cost", int), _MAX_COST)
-            details |= {"cost": cost, "timeout_seconds": cost} if cost > 0 else {}
+            if cost < 0:
+                raise RefusalError(400, f"The field 'cost' must not be negative: {cost}.")
+            details |= {"cost": cost, "timeout_seconds": cost}
         return Task(
             id=secrets.token_hex(10),
             qpu=device.name,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from parsl.config import Config
@@ -16,10 +18,20 @@ from parsl_ext.memo import QPUMemoizer, register_memo_types
 from parsl_ext.providers.slurm import QPUSlurmProvider
 from parsl_ext.retries import qpu_retry_handler
 from qrmi_workflows.config.qpus import find_config, load_qpus, select_qpu
+from qrmi_workflows.errors import RequestError
 
 __all__ = ["qpu_config"]
 
-_IDLE_SECONDS = 30.0  # Parsl's default of two minutes is long while others wait for the QPU
+_IDLE_SECONDS = 30  # Parsl's default of two minutes is long while others wait for the QPU
+
+
+def _parameters(function: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
+
+
+_OF_CONFIG = _parameters(Config) - {"executors"}
+_OF_SLURM = _parameters(QPUSlurmProvider) - {"qpu"}
+_OF_LOCAL = _parameters(LocalProvider)
 
 
 def qpu_config(
@@ -31,9 +43,8 @@ def qpu_config(
     address: str | None = None,
     executors: Iterable[ParslExecutor] = (),
     checkpoint: bool = False,
-    retries: int = 2,
-    run_dir: str = "runinfo",
-    **provider: Any,
+    max_idletime: float | None = None,
+    **options: Any,
 ) -> Config:
     """Build a configuration whose executor "qpu" runs apps in blocks that hold a QPU.
 
@@ -49,19 +60,20 @@ def qpu_config(
         The QPU's name.
     local : bool
         Whether to run without a scheduler. A block is then a process on this machine, and
-        `$QPU_CONFIG` defines the QPUs, for example those of `qpu emulator serve`.
+        `$QPU_CONFIG` defines the QPUs, for example those of `qpu emulator serve`. Options that only
+        a scheduler understands (`walltime`) have no effect.
     lanes, max_workers_per_node, address
         As in `QPUExecutor`.
     executors : iterable of ParslExecutor
         More executors, for classical apps. Each app then names its executors (`executors=["…"]`).
     checkpoint : bool
         Whether to keep the results of `cache=True` apps in `run_dir` and use those of earlier runs.
-    retries : int
-        How many times a failed call is retried.
-    run_dir : str
-        The folder for Parsl's logs, scripts and checkpoints.
-    **provider
-        Arguments of `QPUSlurmProvider`, or of Parsl's `LocalProvider` if `local` is true.
+    max_idletime : float | None
+        How many seconds the blocks of any executor may be idle. If None, half a minute for those
+        that hold the QPU, and Parsl's own default for the others.
+    **options
+        Arguments of Parsl's `Config` (`retries`, by default 2; `run_dir`, `strategy`, `monitoring`,
+        …) and of `QPUSlurmProvider` (`walltime`, `partition`, `init_blocks`, …).
 
     Returns
     -------
@@ -70,28 +82,62 @@ def qpu_config(
 
     Raises
     ------
+    RequestError
+        There is no such argument, or it does not go with another one.
     UnknownQPUError
         The site policy does not offer the QPU, or `qrmi_config.json` does not define it.
     ConfigError
         There is no usable site policy, or no `qrmi_config.json`.
     """
-    blocks = _local_provider(qpu, provider) if local else QPUSlurmProvider(qpu=qpu, **provider)
-    if checkpoint:
-        register_memo_types()
+    _require_known(options)
+    ours = {name: value for name, value in options.items() if name in _OF_CONFIG}
+    blocks = {name: value for name, value in options.items() if name not in _OF_CONFIG}
+    scales = ours.get("strategy", "simple") not in (None, "none")
     executor = QPUExecutor(
-        provider=blocks, lanes=lanes, max_workers_per_node=max_workers_per_node, address=address
+        provider=_local_provider(qpu, blocks) if local else QPUSlurmProvider(qpu=qpu, **blocks),
+        lanes=lanes,
+        max_workers_per_node=max_workers_per_node,
+        address=address,
+        max_idletime=(max_idletime or _IDLE_SECONDS) if scales else None,
     )
+    defaults: dict[str, Any] = {"retries": 2, "retry_handler": qpu_retry_handler}
+    if max_idletime is not None:
+        defaults["max_idletime"] = max_idletime
     return Config(
         executors=[executor, *executors],
-        memoizer=QPUMemoizer(checkpoint_mode="task_exit" if checkpoint else None),
-        retries=retries,
-        retry_handler=qpu_retry_handler,
-        run_dir=run_dir,
-        max_idletime=_IDLE_SECONDS,
+        memoizer=_memoizer(checkpoint, ours.pop("memoizer", None)),
+        **(defaults | ours),
     )
 
 
-def _local_provider(qpu: str, arguments: dict[str, Any]) -> ExecutionProvider:
+def _memoizer(checkpoint: bool, given: Any) -> Any:
+    if not checkpoint:
+        return given or QPUMemoizer()
+    if given is not None:
+        raise RequestError(
+            "qpu_config() was given both `checkpoint` and `memoizer`: use one of them. Make the "
+            'memoizer keep checkpoints: `QPUMemoizer(checkpoint_mode="task_exit")`.'
+        )
+    register_memo_types()
+    return QPUMemoizer(checkpoint_mode="task_exit")
+
+
+def _require_known(options: Mapping[str, Any]) -> None:
+    known = _OF_CONFIG | _OF_SLURM | _OF_LOCAL
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            advice = f"Did you mean {near[0]!r}?" if near else "Remove it."
+            raise RequestError(
+                f"qpu_config() has no argument {name!r}: must be its own, or one of Parsl's "
+                f"`Config` or of `QPUSlurmProvider`. {advice}"
+            )
+
+
+def _local_provider(qpu: str, options: Mapping[str, Any]) -> ExecutionProvider:
     path = find_config()
     select_qpu(qpu, load_qpus(path), path)  # refuses a QPU that the file does not define
-    return LocalProvider(launcher=LeaseLauncher(qpu=qpu), **arguments)
+    launcher = options.get("launcher")
+    inner = launcher.inner if isinstance(launcher, LeaseLauncher) else launcher
+    known = {name: value for name, value in options.items() if name in _OF_LOCAL}
+    return LocalProvider(**{**known, "launcher": LeaseLauncher(qpu=qpu, inner=inner)})

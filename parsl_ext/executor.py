@@ -28,12 +28,14 @@ from parsl.serialize.errors import SerializationError
 from parsl_ext.block import is_lease_app
 from parsl_ext.block_errors import BlockErrors
 from parsl_ext.call_limiter import CallLimiter
+from parsl_ext.idle import IdleTimer
 from parsl_ext.launcher import LeaseLauncher
 from parsl_ext.parsl_run import has_ended
 from parsl_ext.providers.base import QPUProvider
 from parsl_ext.resource_spec import require_valid_spec
 from parsl_ext.result_queue import PendingCalls, read_results
 from qrmi_workflows.config.variables import QPU_LANES
+from qrmi_workflows.errors import RequestError
 
 __all__ = ["QPUExecutor"]
 
@@ -80,6 +82,14 @@ class QPUExecutor(HighThroughputExecutor):
         As in Parsl's `HighThroughputExecutor`.
     heartbeat_period, heartbeat_threshold : int
         Seconds. Defaults are 10 and 30.
+    max_idletime : float | None
+        How many seconds the executor may be idle before it cancels its blocks, down to
+        `min_blocks`. If None, only Parsl's strategy does so.
+
+    Raises
+    ------
+    RequestError
+        `lanes` or `max_workers_per_node` is less than 1.
     """
 
     @typeguard.typechecked
@@ -107,7 +117,9 @@ class QPUExecutor(HighThroughputExecutor):
             bool | Callable[[BlockProviderExecutor, dict[str, JobStatus]], None]
         ) = True,
         encrypted: bool = True,
+        max_idletime: float | None = None,
     ) -> None:
+        _require_positive(lanes=lanes, max_workers_per_node=max_workers_per_node)
         if lanes is None:
             lanes = provider.qpu_policy.lanes if isinstance(provider, QPUProvider) else 1
         if address is None and isinstance(provider, LocalProvider):
@@ -141,6 +153,8 @@ class QPUExecutor(HighThroughputExecutor):
         self._tasks = PendingCalls()
         self.lanes = lanes
         self._runs_classical_apps = max_workers_per_node is not None
+        self.max_idletime = max_idletime
+        self._idle = IdleTimer(max_idletime)
         self._qpu_calls = CallLimiter(self._qpu_call_limit)
         self._send_lock = threading.Lock()
 
@@ -228,6 +242,15 @@ class QPUExecutor(HighThroughputExecutor):
             future: Future[Any] = super().submit_payload(context, buffer)
             return future
 
+    def poll_facade(self) -> None:
+        """Update the blocks' states, and cancel those that have been idle for too long."""
+        # Parsl's poller calls this before its strategy scales (read in Parsl 2026.10.26).
+        super().poll_facade()
+        active = [block for block in list(self._status.values()) if not block.terminal]
+        surplus = len(active) - self.provider.min_blocks
+        if self._idle.is_over(is_busy=self.outstanding() > 0 or surplus < 1):
+            self.scale_in_facade(surplus)
+
     def outstanding(self) -> int:
         """Return how many calls have not finished, including those that wait for a lane."""
         return int(super().outstanding()) + self._qpu_calls.queued
@@ -309,3 +332,11 @@ class QPUExecutor(HighThroughputExecutor):
         blocks = sum(status.state is JobState.RUNNING for status in list(self._status.values()))
         workers = int(self.max_workers_per_node)
         return max(1, blocks) * max(1, min(self.lanes + _SPARE_WORKERS, workers - 1))
+
+
+def _require_positive(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise RequestError(
+                f"{name}={number}: must be a positive integer. Leave it out for the default."
+            )

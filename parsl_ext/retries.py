@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from parsl.executors.errors import InvalidResourceSpecification
-from parsl.serialize.errors import DeserializationError
+from parsl.app.errors import BashExitFailure
+from parsl.executors.errors import InvalidResourceSpecification, UnsupportedFeatureError
 
 from qrmi_workflows.errors import QPUError
 
@@ -16,10 +16,11 @@ __all__ = ["qpu_retry_handler"]
 def qpu_retry_handler(exception: Exception, task_record: Any) -> float:  # noqa: ARG001 - Parsl's
     """Return the retry cost of a failed call, for `Config(retry_handler=…)`.
 
-    An error that would occur again costs all retries: an invalid request or payload, a task that
-    failed at the vendor, a task that the vendor may or may not have accepted, data that cannot be
-    unpickled. Any other error costs one retry, including the loss of a worker or a block: the next
-    attempt finds the task that the lost one submitted.
+    An error that another attempt may cure costs one retry: the loss of a worker or a block, a
+    vendor that is busy, a lost connection, a command that fails. The next attempt finds the tasks
+    that the last one submitted. Any other error would occur again, and costs all retries: a mistake
+    in the app, an invalid request or payload, a task that failed at the vendor or may have been
+    accepted, a `walltime` that is over.
 
     Parameters
     ----------
@@ -35,6 +36,15 @@ def qpu_retry_handler(exception: Exception, task_record: Any) -> float:  # noqa:
     """
     if isinstance(exception, QPUError):
         return 1.0 if exception.retryable else math.inf
-    if isinstance(exception, InvalidResourceSpecification | DeserializationError):
-        return math.inf
-    return 1.0
+    return 1.0 if _may_be_cured(exception) else math.inf
+
+
+def _may_be_cured(exception: Exception) -> bool:
+    if isinstance(exception, BashExitFailure):
+        # A shell's and the `qpu` command's: not found, not executable, a wrong request.
+        return exception.exitcode not in (2, 126, 127)
+    if isinstance(exception, InvalidResourceSpecification | UnsupportedFeatureError):
+        return False
+    # Each executor of Parsl has errors of its own for lost workers (ManagerLost, for example).
+    from_executor = type(exception).__module__.startswith("parsl.executors.")
+    return from_executor or isinstance(exception, ConnectionError | TimeoutError)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import typeguard
 from parsl.launchers.base import Launcher
 
 from parsl_ext.providers.base import QPUProvider
+from qrmi_workflows.errors import RequestError
 from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.slurm import Slurm, refuse_options
 
 __all__ = ["QPUSlurmProvider"]
+
+_TIME = re.compile(r"\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2}")  # sbatch(1), --time
 
 
 class QPUSlurmProvider(QPUProvider):
@@ -51,8 +56,8 @@ class QPUSlurmProvider(QPUProvider):
     UnknownQPUError
         The site policy does not offer the QPU.
     RequestError
-        `count` is not a positive integer, `scheduler_options` would override the request for the
-        QPU, or the launcher is for another QPU.
+        `walltime` is not a time, `count` is not a positive integer, `scheduler_options` would
+        override the request for the QPU, or the launcher is for another QPU.
     ConfigError
         There is no usable site policy.
     """
@@ -85,6 +90,7 @@ class QPUSlurmProvider(QPUProvider):
         status_polling_interval: int = 10,
     ) -> None:
         refuse_options(scheduler_options, Slurm.request_options, where="scheduler_options")
+        _require_time_limit(walltime)
         super().__init__(
             label="slurm-qpu",
             request=QPURequest(qpu=qpu, count=count),
@@ -130,3 +136,12 @@ class QPUSlurmProvider(QPUProvider):
         options += ["--exclusive"] if self.exclusive else []
         options += [] if self.requeue else ["--no-requeue"]
         return options
+
+
+def _require_time_limit(walltime: str) -> None:
+    """Refuse what is not a time in one of sbatch's forms; to sbatch, zero is no limit at all."""
+    if not _TIME.fullmatch(walltime) or not walltime.strip("0:-"):
+        raise RequestError(
+            f"walltime={walltime!r}: must be a time above zero, as HH:MM:SS, D-HH:MM:SS or "
+            'minutes. Write for example "00:30:00".'
+        )

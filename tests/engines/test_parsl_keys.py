@@ -160,7 +160,8 @@ def test_a_call_ends_with_its_walltime_and_its_tasks_are_cancelled(parsl_site: S
     path.write_text(json.dumps(bell()))
     files = {"inputs": [path], "outputs": [File(parsl_site.folder / "none.json")]}
     before = parsl_site.tasks()
-    with parsl_site.load(qpu="ibm_endless"):
+    leave = "export QPU_ON_STOP=leave"  # which is for lost blocks
+    with parsl_site.load(qpu="ibm_endless", worker_init=leave):
         for call in (
             lambda: endless(bell(), walltime=3),
             lambda: endless_map([bell(1), bell(2)]),
@@ -203,3 +204,18 @@ def test_a_bash_app_runs_commands_on_the_blocks_qpu(parsl_site: Site):
         ]
         assert [each.result() for each in many] == [0] * 4
     assert parsl_site.tasks()["accepted"] - before == 5
+
+
+def test_an_idle_block_releases_the_qpu_although_others_may_be_idle_longer(parsl_site: Site):
+    before = parsl_site.sessions()
+    provider = QPUSlurmProvider(qpu="ibm_quick", walltime="00:05:00", status_polling_interval=1)
+    config = Config(
+        executors=[QPUExecutor(provider=provider, max_idletime=1)],
+        run_dir=str(parsl_site.folder / "runs"),
+        strategy_period=0.3,
+    )
+    with parsl.load(config):
+        for number in (1, 2):
+            assert sample(bell()).result()
+            wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release")
+            assert parsl_site.sessions()["opened"] - before["opened"] == number

@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 from pages import blocks
+from parsl.dataflow.memoization import BasicMemoizer
+from parsl.executors import ThreadPoolExecutor
+from parsl.launchers import SrunLauncher
+from parsl.providers import LocalProvider
 
 from parsl_ext import qpu_config
+from qrmi_workflows.errors import RequestError
 
 PAGE = Path(__file__).parents[3] / "docs" / "parsl.md"
 
@@ -29,6 +34,54 @@ def test_arguments_are_passed_on_to_the_executor(local: bool) -> None:
     options = {"lanes": 3, "max_workers_per_node": 7, "address": "127.0.0.2"}
     (executor,) = qpu_config("ibm_fez", local=local, **options).executors
     assert {name: getattr(executor, name) for name in options} == options
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_configuration_takes_what_parsls_own_takes_and_what_the_provider_takes(
+    local: bool,
+) -> None:
+    made = qpu_config(
+        "ibm_fez",
+        local=local,
+        strategy="htex_auto_scale",
+        strategy_period=2,
+        exit_mode="wait",
+        retries=5,
+        walltime="00:30:00",
+        partition="quantum",
+        status_polling_interval=1,
+        init_blocks=0,
+        launcher=SrunLauncher(),
+    )
+
+    (executor,) = made.executors
+    assert (made.strategy, made.strategy_period, made.exit_mode) == ("htex_auto_scale", 2, "wait")
+    assert made.retries == 5
+    assert executor.provider.init_blocks == 0
+    assert isinstance(executor.provider, LocalProvider) is local
+    if local:
+        assert executor.provider.launcher.qpu == "ibm_fez"
+        assert isinstance(executor.provider.launcher.inner, SrunLauncher)
+
+
+def test_the_idle_time_of_the_qpu_is_not_that_of_other_executors() -> None:
+    others = [ThreadPoolExecutor()]
+
+    default = qpu_config("ibm_fez", executors=others)
+    chosen = qpu_config("ibm_fez", executors=others, max_idletime=7)
+    unscaled = qpu_config("ibm_fez", strategy="none")
+
+    assert (default.max_idletime, default.executors[0].max_idletime) == (120, 30)
+    assert (chosen.max_idletime, chosen.executors[0].max_idletime) == (7, 7)
+    assert unscaled.executors[0].max_idletime is None
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_wrong_argument_is_refused(local: bool) -> None:
+    with pytest.raises(RequestError, match=r"no argument 'wall_time'.*Did you mean 'walltime'"):
+        qpu_config("ibm_fez", local=local, wall_time="00:30:00")
+    with pytest.raises(RequestError, match="both `checkpoint` and `memoizer`"):
+        qpu_config("ibm_fez", local=local, checkpoint=True, memoizer=BasicMemoizer())
 
 
 def test_the_page_builds_the_same_configuration_from_parts() -> None:

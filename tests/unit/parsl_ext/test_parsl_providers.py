@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from parsl_ext import LeaseLauncher, QPUSlurmProvider
+from parsl_ext import LeaseLauncher, QPUExecutor, QPUSlurmProvider
 from parsl_ext.providers import stray_jobs
 from parsl_ext.providers.job_script import render_job_script
 from parsl_ext.providers.stray_jobs import StrayJobs
@@ -103,3 +103,20 @@ def test_a_launcher_takes_the_qpu_from_its_provider(site: None, qpu: str | None)
 
     assert QPUSlurmProvider(qpu="ibm_a", launcher=given).launcher.qpu == "ibm_a"
     assert given.qpu == qpu, "two providers may share a launcher"
+
+
+@pytest.mark.parametrize("walltime", ["", "soon", "1h", "00:00:00", "0", "-5", "1-", "00:10:00:00"])
+def test_a_walltime_that_is_none_is_refused(site: None, walltime: str) -> None:
+    with pytest.raises(RequestError, match="must be a time above zero"):
+        QPUSlurmProvider(qpu="ibm_a", walltime=walltime)
+
+
+@pytest.mark.parametrize("walltime", ["30", "30:00", "00:30:00", "1-0", "1-00:30", "0-00:30:00"])
+def test_a_walltime_may_have_each_of_sbatchs_forms(site: None, walltime: str) -> None:
+    assert QPUSlurmProvider(qpu="ibm_a", walltime=walltime).walltime == walltime
+
+
+@pytest.mark.parametrize("number", ["lanes", "max_workers_per_node"])
+def test_an_executor_without_lanes_or_workers_is_refused(site: None, number: str) -> None:
+    with pytest.raises(RequestError, match=f"{number}=0: must be a positive integer"):
+        QPUExecutor(provider=QPUSlurmProvider(qpu="ibm_a"), **{number: 0})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from parsl.app.errors import AppTimeout, BashExitFailure
 from parsl.executors.errors import InvalidResourceSpecification
 from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 from parsl.serialize.errors import DeserializationError
@@ -20,7 +21,9 @@ from qrmi_workflows import errors
         errors.DeadlineError("no answer", "q", "task_status", None, True),
         WorkerLost(1, "node"),
         ManagerLost(b"1", "node"),
-        ZeroDivisionError(),
+        ConnectionResetError(),
+        BashExitFailure("app", 1),
+        BashExitFailure("app", -15),
     ],
 )
 def test_an_error_that_a_retry_may_cure_costs_one_retry(error: Exception) -> None:
@@ -36,6 +39,10 @@ def test_an_error_that_a_retry_may_cure_costs_one_retry(error: Exception) -> Non
         errors.AmbiguousTaskError("nobody knows", "q", "t"),
         InvalidResourceSpecification({"gpu"}),
         DeserializationError("no such module"),
+        ZeroDivisionError(),
+        FileNotFoundError(),
+        AppTimeout(),
+        BashExitFailure("app", 127),
     ],
 )
 def test_an_error_that_would_occur_again_costs_all_retries(error: Exception) -> None:

@@ -65,6 +65,7 @@ SIGNATURES: dict[Callable[..., Any], str] = {
     HighThroughputExecutor.submit: "(self, func, resource_specification, *args, **kwargs)",
     HighThroughputExecutor.submit_payload: "(self, context, buffer)",
     HighThroughputExecutor.outstanding: "(self)",
+    HighThroughputExecutor.poll_facade: "(self)",
     HighThroughputExecutor.scale_in: "(self, blocks, max_idletime=None)",
     HighThroughputExecutor._get_launch_command: "(self, block_id)",
     HighThroughputExecutor._start_local_interchange_process: "(self)",

@@ -182,11 +182,14 @@ class Executor(NestingExecutor):
             lanes=self._requests.lanes(request),
         )
         comment = job_comment(job)
+        argv = self._sbatch_argv(job, request, logs, comment)
+        script = render_batch_script([*prepare, *command], self._markers.folder)
+        self.logger.debug(f"sbatch call: {shlex.join(argv)}\nsbatch script:\n{script}")
         job_id = submit_job(
             Slurm(clusters=cluster),
-            self._sbatch_argv(job, request, logs, comment),
+            argv,
             JobMark(name=self.run_uuid, comment=comment),
-            stdin=render_batch_script([*prepare, *command], self._markers.folder),
+            stdin=script,
             timeout=SBATCH_SECONDS,
             search_seconds=SEARCH_SECONDS,
         )

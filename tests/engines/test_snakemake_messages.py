@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,31 @@ pytestmark = [pytest.mark.slurm, pytest.mark.engines]
 def project(tmp_path: Path, sandbox: Sandbox) -> Project:
     """A workflow's folder."""
     return Project(tmp_path, sandbox)
+
+
+def test_with_verbose_the_sbatch_call_and_script_are_shown_without_secrets(project):
+    project.write(
+        """
+        rule quantum:
+            output: "quantum.txt"
+            resources: qpu=1, qpu_name="ibm_fez"
+            shell: "echo $ibm_fez_QRMI_JOB_ACQUISITION_TOKEN > {output}"
+        """
+    )
+
+    output = project.run("--verbose")
+
+    (call,) = re.findall(r"^sbatch call: (.*)", output, re.MULTILINE)
+    assert call.startswith("sbatch --parsable ")
+    assert "--gres=qpu:ibm_fez:1" in call
+    assert re.search(
+        r"^sbatch script:\n#!/bin/bash\n(.+\n)*.* lease exec --qpu ibm_fez", output, re.M
+    )
+    qpus = json.loads(Path(project.environ["QPU_CONFIG"]).read_text())["resources"]
+    secrets = {value for qpu in qpus for value in qpu["environment"].values()}
+    assert not [
+        secret for secret in {*secrets, project.read("quantum.txt").strip()} if secret in output
+    ]
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import random
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from parsl.dataflow.futures import AppFuture
 from parsl_ext.bash import BashCall
 from parsl_ext.block import BlockCall
 from parsl_ext.qpus import MEMO_KEY, memo_key, qpus_of
-from parsl_ext.steps import archive_step, found_tasks, full_name, start_numbered
+from parsl_ext.steps import archive_step, found_tasks, full_name, new_name, start_numbered
 from qrmi_workflows.errors import RequestError
 
 __all__ = ["qpu_app", "qpu_bash_app"]
@@ -192,7 +191,7 @@ class _App:
         _refuse_lease_argument(self.body, args, kwargs)
         name = kwargs.pop(_STEP, None)
         if name is None:  # no other run of the program can know the step's name
-            step = f"app {self.body.__name__} {uuid.uuid4()}"
+            step = new_name(self.body, is_retried=self._kernel().config.retries > 0)
             future = self._start(step, self._labels(), args, kwargs)
             future.add_done_callback(lambda _: archive_step(step))
             return future

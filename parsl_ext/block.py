@@ -15,6 +15,7 @@ from typing import Any
 from parsl.executors.execute_task import execute_task
 
 from parsl_ext.qpus import MEMO_KEY
+from parsl_ext.steps import stop_variables
 from qrmi_workflows.config.job import read_job
 from qrmi_workflows.config.variables import QPU_ATTEMPT, QPU_STEP
 from qrmi_workflows.errors import ConfigError, UnknownQPUError
@@ -122,13 +123,14 @@ def run_as_step(step: str) -> Iterator[None]:
         stack.callback(_this_call.reset, token)
         # Workers make their calls in the main thread; the environment belongs to all threads.
         if threading.current_thread() is threading.main_thread():
-            for name, value in ((QPU_STEP, step), (QPU_ATTEMPT, uuid.uuid4().hex[:16])):
-                stack.callback(_restore, name, os.environ.get(name))
-                os.environ[name] = value
+            variables = {QPU_STEP: step, QPU_ATTEMPT: uuid.uuid4().hex[:16]}
+            for name, value in (variables | stop_variables(step)).items():
+                stack.callback(_set, name, os.environ.get(name))
+                _set(name, value)
         yield
 
 
-def _restore(name: str, value: str | None) -> None:
+def _set(name: str, value: str | None) -> None:
     if value is None:
         os.environ.pop(name, None)
     else:

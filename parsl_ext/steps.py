@@ -8,8 +8,10 @@ are archived, and nobody finds them any more.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -17,13 +19,24 @@ from typing import Any
 
 from parsl.dataflow.futures import AppFuture
 
+from qrmi_workflows.config.variables import QPU_ALIVE, QPU_ON_STOP
 from qrmi_workflows.errors import JournalError, QPUError, RequestError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.journal.record import TaskRecord
 
-__all__ = ["FullName", "archive_step", "found_tasks", "full_name", "start_numbered"]
+__all__ = [
+    "FullName",
+    "archive_step",
+    "found_tasks",
+    "full_name",
+    "new_name",
+    "start_numbered",
+    "stop_variables",
+]
 
 logger = logging.getLogger(__name__)
+
+_NEW_NAME = re.compile(r"app .+ [0-9a-f-]{36}( without retries)?")
 
 
 class FullName(str):
@@ -53,6 +66,32 @@ def full_name(name: object, body: Callable[..., Any]) -> str:
     program = Path(getattr(main, "__file__", None) or Path.cwd()).resolve()
     module = "" if body.__module__ == "__main__" else f"{body.__module__}."
     return f"{name} (app {module}{body.__qualname__} of {program})"
+
+
+def new_name(body: Callable[..., Any], *, is_retried: bool) -> str:
+    """Return a step's name for one call, which no other run of the program can know.
+
+    Parameters
+    ----------
+    body : callable
+        The app's function.
+    is_retried : bool
+        Whether Parsl repeats the call if its block is lost.
+    """
+    return f"app {body.__name__} {uuid.uuid4()}{'' if is_retried else ' without retries'}"
+
+
+def stop_variables(step: str) -> dict[str, str | None]:
+    """Return the variables that say what becomes of a step's tasks if its block is lost.
+
+    A block leaves tasks to the retry as long as its program lives. A task of a step with a name of
+    its own is left in any case, because another run of the program finds it. If there is no retry
+    and no such name, nobody does.
+    """
+    new = _NEW_NAME.fullmatch(step)
+    if new is None:
+        return {QPU_ALIVE: None}
+    return {QPU_ON_STOP: "cancel"} if new[1] else {}
 
 
 def found_tasks(step: str) -> list[TaskRecord]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from concurrent.futures import Future
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from parsl_ext.steps import FullName, full_name, start_numbered
+from parsl_ext.block import run_as_step
+from parsl_ext.steps import FullName, full_name, new_name, start_numbered
+from qrmi_workflows.config import variables
 from qrmi_workflows.errors import RequestError
 from qrmi_workflows.journal.journal import Journal
 
@@ -86,3 +89,34 @@ def test_the_app_and_the_program_are_part_of_a_name(monkeypatch: pytest.MonkeyPa
 def test_a_name_that_is_none_is_refused(name: object) -> None:
     with pytest.raises(RequestError, match="must be a non-empty string"):
         full_name(name, sample)
+
+
+@pytest.mark.parametrize(
+    ("name", "on_stop"),
+    [
+        (new_name(sample, is_retried=True), "cancel"),
+        (new_name(sample, is_retried=False), "cancel"),
+        (full_name("bell", sample), "leave"),
+        ("qpu run -o /results/bell.json", "leave"),
+    ],
+)
+def test_a_task_is_left_without_its_program_only_if_another_run_finds_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, on_stop: str
+) -> None:
+    monkeypatch.setenv("QPU_ON_STOP", "leave")
+    monkeypatch.setenv("QPU_ALIVE", str(tmp_path / "gone"))
+
+    with run_as_step(name):
+        assert variables.on_stop() == on_stop
+    assert (os.environ["QPU_ON_STOP"], os.environ["QPU_ALIVE"]) == ("leave", f"{tmp_path}/gone")
+
+
+@pytest.mark.parametrize(("is_retried", "on_stop"), [(True, "leave"), (False, "cancel")])
+def test_a_task_of_a_lost_block_is_left_if_the_call_is_retried(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_retried: bool, on_stop: str
+) -> None:
+    monkeypatch.setenv("QPU_ON_STOP", "leave")
+    monkeypatch.setenv("QPU_ALIVE", str(tmp_path))
+
+    with run_as_step(new_name(sample, is_retried=is_retried)):
+        assert variables.on_stop() == on_stop

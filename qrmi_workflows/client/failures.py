@@ -24,6 +24,7 @@ __all__ = [
     "classify",
     "is_busy",
     "is_lane_refusal",
+    "is_session_ended",
     "is_transient",
     "may_submit_again",
 ]
@@ -42,6 +43,7 @@ _STATUS_OF_CLASS = {
     "ResourceNotFoundError": 404,
     "TaskNotFoundError": 404,
 }
+_OF_A_SESSION = ("task_start", "release")
 _CUT_OFF = re.compile(
     r"error sending request|error decoding|serde|EOF while parsing", re.IGNORECASE
 )
@@ -58,7 +60,13 @@ _SETTINGS = re.compile(
 _DUPLICATE = re.compile(r"\bjob\b.*\balready exists\b", re.IGNORECASE)
 TRY_LATER = "Check the QPU's state with `qpu list` and try again later."
 
-_SESSION = re.compile(r"\bsession\b.*\b(closed|expired|ended|not found|revoked)\b", re.IGNORECASE)
+# IBM's code for it is 1217. Pasqal's warden says "Session has been revoked" or "Invalid session".
+_SESSION = re.compile(
+    r"\bsession\b.*\b(closed|expired|ended|not found|revoked)\b|\binvalid session\b"
+    r"|\"code\":\s*1217\b",
+    re.IGNORECASE,
+)
+_SESSION_STATUS = frozenset({400, 403, 404, 409, 410})
 
 
 def classify(
@@ -90,8 +98,9 @@ def classify(
     if status == 401:
         remedy = "Renew the QPU's credentials in qrmi_config.json."
         return AuthenticationError(f"{message}. {remedy}", qpu, method, 401, had_no_effect=True)
-    if method == "task_start" and status in (400, 403, 404) and _SESSION.search(text):
-        return SessionEndedError(message, qpu, method, status, retryable=True, had_no_effect=True)
+    if method in _OF_A_SESSION and status in _SESSION_STATUS and _SESSION.search(text):
+        ended = f"the session of QPU {qpu!r} has ended: it was closed or revoked, or has expired."
+        return SessionEndedError(ended, qpu, method, status, retryable=True, had_no_effect=True)
     is_cut_off = bool(_CUT_OFF.search(text) or _BEFORE_SUBMISSION.search(text))
     is_transient = status in _TRANSIENT or (status is None and is_cut_off)
     had_no_effect = name in _CLIENT_ERRORS or status in _WITHOUT_EFFECT
@@ -123,6 +132,12 @@ def is_busy(error: BaseException) -> bool:
 def is_lane_refusal(error: BaseException) -> bool:
     """Return whether the vendor refused a task because the QPU's lanes are taken or reserved."""
     return is_busy(error) and getattr(error, "status_code", None) in _LANES_TAKEN
+
+
+def is_session_ended(error: BaseException) -> bool:
+    """Return whether a release failed because the vendor has already ended the session."""
+    is_gone = isinstance(error, ResourceError) and error.status_code in (404, 410)
+    return is_gone or isinstance(error, SessionEndedError)
 
 
 def may_submit_again(error: BaseException) -> bool:

@@ -174,9 +174,14 @@ class QRMIResource:
         """
         self._call("task_stop", task_id, deadline=deadline)
 
-    def task_status(self, task_id: str) -> Any:
-        """Return QRMI's `TaskStatus`."""
-        return self._call("task_status", task_id)
+    def task_status(self, task_id: str, *, deadline: float | None = None) -> Any:
+        """Return QRMI's `TaskStatus`.
+
+        Args:
+            task_id: The task's id.
+            deadline: Seconds that the call may take, if less than in `DEADLINES`.
+        """
+        return self._call("task_status", task_id, deadline=deadline)
 
     def task_result(self, task_id: str) -> Any:
         """Return QRMI's `TaskResult`."""

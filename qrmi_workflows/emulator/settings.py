@@ -34,6 +34,7 @@ class ServerSettings:
         repeated_jobs_accepted: Whether a job that is submitted twice with the same id is accepted
             both times, as one; otherwise the second submission is refused (409).
         root_opens_sessions: Whether only root can open and close sessions, for all users.
+        refuses_closed_sessions: Whether it refuses to close a session that has ended already.
     """
 
     cancel_route: bool = True
@@ -44,6 +45,7 @@ class ServerSettings:
     log_route: bool = False
     repeated_jobs_accepted: bool = True
     root_opens_sessions: bool = True
+    refuses_closed_sessions: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

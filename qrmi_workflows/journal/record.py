@@ -53,6 +53,7 @@ class TaskRecord:
         run: The run of the step that holds it: a process's claim on the step's tasks.
         owner: The process of that run.
         since: When this state was written, ISO 8601 in UTC.
+        named: Whether its step can be run again under the same name.
         part: In a step of several commands, the attempt, command and process that claimed it.
         task_id: The vendor's id, once it is known.
         reason: Why it failed.
@@ -71,6 +72,7 @@ class TaskRecord:
     owner: Owner
     since: str
     identity: str = ""
+    named: bool = True
     part: tuple[str, str, str] | None = None
     task_id: str | None = None
     reason: str | None = None

@@ -224,6 +224,7 @@ class Step:
             run=run,
             owner=owner,
             since=_now(),
+            named=self.named,
             part=self._part,
         )
 

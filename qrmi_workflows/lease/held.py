@@ -13,22 +13,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from qrmi_workflows.client.failures import is_transient
+from qrmi_workflows.client.failures import is_session_ended, is_transient
 from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.config.folders import state_folder
 from qrmi_workflows.config.job import JobQPU, write_job
 from qrmi_workflows.config.site import load_site_policy
-from qrmi_workflows.config.variables import QPU_HELD_LANES, QPU_LEASE_USAGE, requested_lanes
+from qrmi_workflows.config.variables import (
+    QPU_HELD_LANES,
+    QPU_LEASE_USAGE,
+    OnStop,
+    on_stop,
+    requested_lanes,
+)
 from qrmi_workflows.errors import ConfigError, LeaseError, QPUError
 from qrmi_workflows.lease.acquire import acquire
 from qrmi_workflows.lease.at_exit import exit_deferred
 from qrmi_workflows.lease.killwait import current_kill_wait, learn_kill_wait, release_budget
 from qrmi_workflows.lease.records import OpenLease
 from qrmi_workflows.lease.time_limit import ask_time_limit
+from qrmi_workflows.lease.wanted import RunningTasks, find_running_tasks, releasing_cancels
 from qrmi_workflows.retry import retry
 from qrmi_workflows.schedulers import describe_this_job, this_job, this_scheduler
 from qrmi_workflows.tasks.deletion import TaskDeletions
 from qrmi_workflows.tasks.lanes import LaneSemaphore, lane_semaphore
+from qrmi_workflows.tasks.usage import note_submission
 from qrmi_workflows.vendors.registry import registered_type
 
 __all__ = ["HeldQPU", "lease_environment"]
@@ -40,7 +48,7 @@ _SHORTEST_CALL = 0.5  # seconds: a release call needs some time, however late it
 
 
 class HeldQPU:
-    """A QPU under a lease; created by `adopt` and `acquire`.
+    """A QPU under a lease; created by `adopt`, `acquire` and `take_over`.
 
     Attributes:
         qpu: The QPU, with its acquisition token.
@@ -59,13 +67,28 @@ class HeldQPU:
         self._opened = opened
         self._pid = os.getpid()
         self._last_renewal = float("-inf")
+        self._on_stop: dict[Path, OnStop | None] = {}
         self._lock = threading.Lock()
         self._renewing = threading.Lock()
 
     @classmethod
     def adopt(cls, carried: JobQPU) -> Self:
-        """Use a QPU that another process has acquired and will release."""
+        """Use a QPU that another process, or the site, has acquired and will release."""
         return cls(carried, None)
+
+    @classmethod
+    def take_over(cls, found: JobQPU, opened: OpenLease) -> Self:
+        """Hold a QPU whose open lease this process has taken over.
+
+        The vendor is not asked whether the session still accepts tasks. QRMI could only acquire it
+        again, which closes it, with its tasks, when little of its time is left (IBM QCS, qrmi
+        0.26.4). If it accepts none, the first submission renews the lease.
+        """
+        threading.Thread(target=learn_kill_wait, name="kill-wait", daemon=True).start()
+        environment = {**ask_time_limit().result(), **found.environment}
+        taken = cls(replace(found, environment=environment, token=opened.token), opened)
+        taken.resource.prepare()  # for the release, which may come at exit
+        return taken
 
     @classmethod
     def acquire(
@@ -151,7 +174,7 @@ class HeldQPU:
                 if not self.released:
                     self.resource.use_token(token)
                     self.qpu = replace(self.qpu, token=token)
-                    self._opened = self._opened.renewed(token)
+                    self._opened = self._opened.renew(token)
                     self._last_renewal = time.monotonic()
                     return True
         with suppress(QPUError):  # released while it was being acquired again
@@ -164,17 +187,22 @@ class HeldQPU:
         Raises:
             LeaseError: The release failed.
         """
-        with self._lock:
-            self.released = True
         self.deletions.try_again(release_budget().record)
         if self._opened is None or self.is_adopted:
             return
+        with self._lock:
+            self.released = True
         try:
             # A second signal must not interrupt the release: nothing would repeat it.
             with exit_deferred():
+                if (running := self._find_running_tasks()) is not None:
+                    self._leave()
+                    logger.warning("%s", running)
+                    return
                 self._release_in_time()
                 self._opened.close(queue_wait=self._find_queue_wait())
         except QPUError as error:
+            self._leave()
             raise LeaseError(
                 f"the lease of QPU {self.qpu.name!r} could not be released: {error} Run `qpu "
                 "reap` to try again; at the latest, the vendor ends the session when its time to "
@@ -182,6 +210,45 @@ class HeldQPU:
                 self.qpu.name,
                 retryable=True,
             ) from error
+
+    def note_submission(self, record: Path, on_stop: OnStop | None) -> None:
+        """Note that a task is about to be submitted under the lease.
+
+        Args:
+            record: The task's record in the journal.
+            on_stop: Whether the task is cancelled, or left for a rerun, if this process is stopped;
+                what `$QPU_ON_STOP` then says, if `None`.
+        """
+        usage = self.usage_path()
+        if usage is None or not releasing_cancels(self.qpu.type):
+            return
+        self._on_stop[record.absolute()] = on_stop
+        try:
+            note_submission(usage, record)
+        except OSError as error:
+            logger.warning("not noted, so a crash would cancel the task: %s: %s", usage, error)
+
+    def _find_running_tasks(self) -> RunningTasks | None:
+        """Find the tasks for which the lease must outlive this process."""
+        if self._opened is None:
+            return None
+        # Those of this process that are cancelled when it is stopped do not keep the lease open.
+        cancelled = [path for path, own in self._on_stop.items() if (own or on_stop()) == "cancel"]
+        return find_running_tasks(
+            self._opened,
+            self.resource,
+            environment=self.qpu.environment,
+            seconds=release_budget().release_call,
+            ignored=cancelled,
+        )
+
+    def _leave(self) -> None:
+        """Let others take the lease over, or release it, although this process is alive."""
+        try:
+            if self._opened is not None:
+                self._opened.leave()
+        except OSError as error:
+            logger.warning("the lease was not recorded as left open: %s", error)
 
     def _release_in_time(self) -> None:
         """Release within this share of KillWait, even if the vendor fails or hangs."""
@@ -192,8 +259,15 @@ class HeldQPU:
             seconds = min(release_budget().release_call, end - time.monotonic())
             self.resource.release(self.qpu.token or "", deadline=max(_SHORTEST_CALL, seconds))
 
+        def may_repeat(error: BaseException) -> bool:
+            return is_transient(error) and not is_session_ended(error)
+
         seconds = max(0.0, end - time.monotonic() - _SHORTEST_CALL)
-        retry(request, is_transient, seconds=seconds, max_pause=1.0)
+        try:
+            retry(request, may_repeat, seconds=seconds, max_pause=1.0)
+        except QPUError as error:
+            if not is_session_ended(error):
+                raise
 
     def _find_queue_wait(self) -> float | None:
         job = this_job()

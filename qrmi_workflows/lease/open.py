@@ -34,6 +34,7 @@ from qrmi_workflows.lease.held import HeldQPU, lease_environment
 from qrmi_workflows.lease.killwait import current_kill_wait
 from qrmi_workflows.lease.lease import Lease
 from qrmi_workflows.lease.reap import reap
+from qrmi_workflows.lease.records import OpenLease
 from qrmi_workflows.schedulers import this_scheduler
 
 __all__ = ["LeaseSet", "open_lease"]
@@ -170,8 +171,6 @@ def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
     if found.token is not None:
         return Lease(HeldQPU.adopt(found), step=step)
     require_grant(found.name)
-    # An orphaned lease on an exclusive QPU would block this one until its session ends.
-    reap(patience=_REAP_SECONDS)
     return run_uninterrupted(
         lambda stop: _acquire(found, step, config, stop),
         Lease.release,
@@ -181,6 +180,41 @@ def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
 
 def _acquire(found: JobQPU, step: str | None, config: Path | None, stop: threading.Event) -> Lease:
     name = step or os.environ.get(QPU_STEP, "")
-    lease = Lease(HeldQPU.acquire(found, step=name, config=config, stop=stop), step=step)
+    # An orphaned lease on an exclusive QPU would block this one until its session ends. One whose
+    # tasks are still running is not released, but taken over: with it, they go on.
+    orphan = _Orphan(found, name)
+    reap(patience=_REAP_SECONDS, take_over=orphan)
+    if orphan.taken is not None:
+        held = HeldQPU.take_over(found, orphan.taken)
+    else:
+        held = HeldQPU.acquire(found, step=name, config=config, stop=stop)
+    lease = Lease(held, step=step)
     release_at_exit(lease, lease.release)
     return lease
+
+
+class _Orphan:
+    """Takes over one orphaned lease of a QPU, if there is any.
+
+    Args:
+        wanted: The QPU.
+        step: The step that needs it.
+    """
+
+    def __init__(self, wanted: JobQPU, step: str) -> None:
+        self._wanted = wanted
+        self._step = step
+        self.taken: OpenLease | None = None
+
+    def __call__(self, opened: OpenLease, environment: Mapping[str, str]) -> bool:
+        """Take a lease over if it is of the same QPU, under the same account."""
+        wanted = (self._wanted.name, self._wanted.type, self._wanted.environment)
+        if self.taken is not None or (opened.qpu, opened.type, environment) != wanted:
+            return False
+        self.taken = opened.take_over(self._step)
+        logger.warning(
+            "taking over the lease of QPU %r that an earlier run has left: its tasks are still "
+            "running",
+            opened.qpu,
+        )
+        return True

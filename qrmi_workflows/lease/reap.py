@@ -1,8 +1,9 @@
 """Release leases whose process was killed by SIGKILL or died with its node.
 
 The files of open leases name their owners. This host knows its own processes, and the scheduler
-knows the jobs on other hosts; a lease is released only if its owner has certainly died. Reaping can
-safely be repeated, or run in several processes at once.
+knows the jobs on other hosts; a lease is released only if its owner has certainly died, or has left
+it. A lease whose tasks a rerun would wait for is not released before they have ended (`wanted`).
+Reaping can safely be repeated, or run in several processes at once.
 """
 
 from __future__ import annotations
@@ -10,23 +11,32 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from qrmi_workflows.client.failures import is_session_ended
 from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.config.folders import state_folder
 from qrmi_workflows.config.job import read_job
 from qrmi_workflows.config.qpus import load_qpus
-from qrmi_workflows.errors import ConfigError, DeadlineError, QPUError, SchedulerError
+from qrmi_workflows.errors import (
+    ConfigError,
+    DeadlineError,
+    QPUError,
+    SchedulerError,
+    TaskUnknownError,
+)
 from qrmi_workflows.lease.records import OpenLease, open_leases
+from qrmi_workflows.lease.wanted import RunningTasks, find_running_tasks
 from qrmi_workflows.schedulers import this_job, this_scheduler
 from qrmi_workflows.schedulers.command import COMMAND_TIMEOUT
 from qrmi_workflows.state.locks import try_lock
 from qrmi_workflows.state.process import Owner
 
-__all__ = ["Reaped", "reap"]
+__all__ = ["Reaped", "TakeOver", "reap"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,42 +51,74 @@ class Reaped:
         lease: The lease's own id.
         qpu: The QPU's name.
         released: Whether it has been released.
-        error: Why it has not been released, if so.
+        error: Why it could not be released, if so.
+        kept: Why it stays open for now, if so: a rerun of a step would wait for its tasks.
     """
 
     lease: str
     qpu: str
     released: bool
     error: str = ""
+    kept: str = ""
 
 
-def reap(*, patience: float | None = None) -> list[Reaped]:
+class TakeOver(Protocol):
+    """Takes over orphaned leases that would stay open; called with the lease locked."""
+
+    def __call__(self, opened: OpenLease, environment: Mapping[str, str]) -> bool:
+        """Take a lease over if it is the one that the caller needs; return whether it is.
+
+        Args:
+            opened: The lease.
+            environment: The settings of its QPU, without the `NAME_` prefix.
+        """
+
+
+def reap(
+    *,
+    patience: float | None = None,
+    cancel_tasks: bool = False,
+    take_over: TakeOver | None = None,
+) -> list[Reaped]:
     """Release this user's orphaned leases; query a silent vendor or scheduler only once.
 
     Args:
         patience: Seconds that a release, or an answer of the scheduler, may take. Set it where
             reaping is a side job: then all processes together query the scheduler at most once a
             minute. If `None`, each call has its own deadline.
+        cancel_tasks: Whether to cancel tasks that are still running, and release their leases.
+        take_over: Called for each lease whose tasks are still running.
 
     Returns:
-        One outcome for each orphaned lease.
+        One outcome for each orphaned lease that was not taken over.
     """
     reaped: list[Reaped] = []
-    silent: dict[str, str] = {}
+    reaper = _Reaper(patience, cancel_tasks, take_over)
     # Read all files before querying the scheduler, so that a job that it does not list has ended.
     found = list(open_leases())
     # The scheduler is queried only for owners that are not alive on this host.
     jobs = _Jobs(patience)
     for opened in found:
-        if _is_orphaned(opened.owner, jobs):
+        if _is_orphaned(opened, jobs):
             try:
                 # Another process may be reaping the same lease; the one with the lock releases it.
                 with try_lock(opened.path) as is_locked:
-                    if is_locked:
-                        reaped.append(_release(opened, silent, patience))
+                    # It may have been taken over, too, since the file was read.
+                    if is_locked and (now := _reload(opened)) is not None:
+                        outcome = reaper.release(now)
+                        reaped += [] if outcome is None else [outcome]
             except OSError as error:  # the state folder is read-only, say
                 reaped.append(_not_released(opened, f"{opened.path}: {error.strerror or error}"))
     return reaped
+
+
+def _reload(opened: OpenLease) -> OpenLease | None:
+    """Read a lease's file again; return `None` if the lease has another owner now."""
+    try:
+        now = OpenLease.load(opened.path)
+    except (FileNotFoundError, ConfigError):
+        return None
+    return now if (now.owner, now.is_left) == (opened.owner, opened.is_left) else None
 
 
 class _Jobs:
@@ -131,39 +173,70 @@ def _query_marker() -> Path:
     return state_folder() / "leases" / "asked"
 
 
-def _is_orphaned(owner: Owner, jobs: _Jobs) -> bool:
-    is_alive = owner.is_alive()
-    return jobs.have_ended(owner) if is_alive is None else not is_alive
+def _is_orphaned(opened: OpenLease, jobs: _Jobs) -> bool:
+    if opened.is_left:
+        return True
+    is_alive = opened.owner.is_alive()
+    return jobs.have_ended(opened.owner) if is_alive is None else not is_alive
 
 
-def _release(opened: OpenLease, silent: dict[str, str], patience: float | None) -> Reaped:
-    if reason := silent.get(opened.qpu):
-        return _not_released(opened, reason)
-    try:
-        with _resource(opened) as resource:
-            resource.release(opened.token, deadline=patience)
-    except QPUError as error:
-        # Further leases of a silent vendor would each wait for the same deadline.
-        if isinstance(error, DeadlineError):
-            silent[opened.qpu] = str(error)
-        if not _has_ended(error):
-            return _not_released(opened, str(error))
-    opened.close(reaped=True)
-    return Reaped(lease=opened.lease, qpu=opened.qpu, released=True)
+class _Reaper:
+    """Releases orphaned leases one after the other."""
+
+    def __init__(
+        self, patience: float | None, cancel_tasks: bool, take_over: TakeOver | None
+    ) -> None:
+        self._patience = patience
+        self._cancel_tasks = cancel_tasks
+        self._take_over = take_over
+        self._silent: dict[str, str] = {}
+
+    def release(self, opened: OpenLease) -> Reaped | None:
+        """Release a lease that this process has locked; return `None` if it is taken over."""
+        if opened.adopted:  # the site releases its leases itself
+            opened.close(reaped=True)
+            return Reaped(lease=opened.lease, qpu=opened.qpu, released=True)
+        if reason := self._silent.get(opened.qpu):
+            return _not_released(opened, reason)
+        try:
+            environment = _environment_of(opened)
+            with _resource(opened, environment) as resource:
+                running = find_running_tasks(
+                    opened, resource, environment=environment, seconds=self._patience
+                )
+                if running is not None and not self._cancel_tasks:
+                    return self._keep(opened, environment, running)
+                for record in running.records if running else ():
+                    with suppress(TaskUnknownError):
+                        resource.task_stop(str(record.task_id))
+                resource.release(opened.token, deadline=self._patience)
+        except QPUError as error:
+            # Further leases of a silent vendor would each wait for the same deadline.
+            if isinstance(error, DeadlineError):
+                self._silent[opened.qpu] = str(error)
+            if not is_session_ended(error):
+                return _not_released(opened, str(error))
+        opened.close(reaped=True)
+        return Reaped(lease=opened.lease, qpu=opened.qpu, released=True)
+
+    def _keep(
+        self, opened: OpenLease, environment: Mapping[str, str], running: RunningTasks
+    ) -> Reaped | None:
+        if self._take_over is not None and self._take_over(opened, environment):
+            return None
+        return Reaped(lease=opened.lease, qpu=opened.qpu, released=False, kept=str(running))
 
 
 def _not_released(opened: OpenLease, reason: str) -> Reaped:
     return Reaped(lease=opened.lease, qpu=opened.qpu, released=False, error=reason)
 
 
-def _has_ended(error: QPUError) -> bool:
-    """Return whether the vendor has already ended the session."""
-    return getattr(error, "status_code", None) in (404, 410)
+def _environment_of(opened: OpenLease) -> Mapping[str, str]:
+    """Return the settings of a lease's QPU.
 
-
-@contextmanager
-def _resource(opened: OpenLease) -> Iterator[QRMIResource]:
-    """Open a handle to a lease's QPU, and close its connections afterwards."""
+    Raises:
+        ConfigError: The QPU is no longer defined.
+    """
     if opened.config is not None:
         definitions = load_qpus(Path(opened.config))
         environment = definitions[opened.qpu].environment if opened.qpu in definitions else None
@@ -176,6 +249,12 @@ def _resource(opened: OpenLease) -> Iterator[QRMIResource]:
             f"{opened.config or 'this environment'}. Define it again, or wait until the vendor "
             "ends the session."
         )
+    return environment
+
+
+@contextmanager
+def _resource(opened: OpenLease, environment: Mapping[str, str]) -> Iterator[QRMIResource]:
+    """Open a handle to a lease's QPU, and close its connections afterwards."""
     resource = QRMIResource(opened.qpu, opened.type, environment, token=opened.token)
     try:
         yield resource

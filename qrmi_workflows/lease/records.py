@@ -55,7 +55,12 @@ class LeaseRecord:
         idle: The rest of that time.
         tasks: The number of tasks.
         task_ids: The vendor's ids of the tasks.
-        reaped: Whether `qpu reap` released it, because its owner had died.
+        reaped: Whether `qpu reap` released it, because its owner had died or had left it.
+        left: How many times its owner left it open for tasks that were still running.
+        taken_over: How many times a later process took it over, after its owner had died or had
+            left it; `owner` is the last one.
+        adopted: Whether it was the site's lease: then `acquired` and `released` tell when this
+            process began and ended to use it.
     """
 
     lease: str
@@ -73,6 +78,9 @@ class LeaseRecord:
     tasks: int
     task_ids: list[str]
     reaped: bool = False
+    left: int = 0
+    taken_over: int = 0
+    adopted: bool = False
 
     @classmethod
     def from_json(cls, line: str) -> Self:
@@ -126,7 +134,11 @@ class OpenLease:
         acquired: When it was acquired, in seconds since the epoch.
         acquire: How long acquiring took, in seconds.
         config: The `qrmi_config.json` that defines the QPU; `None` if the job's environment did.
-        token: The acquisition token.
+        token: The acquisition token; empty for the site's lease, which is not ours to release.
+        is_left: Whether the owner has left it to its tasks: then anyone may take it over.
+        left: How many times an owner has left it.
+        taken_over: How many times another process has taken it over.
+        adopted: Whether it is the site's lease.
     """
 
     path: Path
@@ -139,6 +151,10 @@ class OpenLease:
     acquire: float
     config: str | None
     token: str = field(repr=False)
+    is_left: bool = False
+    left: int = 0
+    taken_over: int = 0
+    adopted: bool = False
 
     @classmethod
     def create(
@@ -150,8 +166,9 @@ class OpenLease:
         acquire: float,
         config: Path | None,
         token: str,
+        adopted: bool = False,
     ) -> Self:
-        """Write the file of a lease that this process has just acquired.
+        """Write the file of a lease that this process has just acquired or adopted.
 
         If the state folder cannot be written, the lease is used anyway, but `qpu reap` cannot find
         it.
@@ -168,15 +185,42 @@ class OpenLease:
             acquire=acquire,
             config=None if config is None else str(config),
             token=token,
+            adopted=adopted,
         )
-        opened._write()
+        opened._try_to_write()
         return opened
 
-    def renewed(self, token: str) -> Self:
+    def renew(self, token: str) -> Self:
         """Record that the lease continues under another acquisition token."""
         again = replace(self, token=token)
-        again._write()
+        again._try_to_write()
         return again
+
+    def leave(self) -> Self:
+        """Record that the owner is done with the lease, whose tasks are still running.
+
+        Raises:
+            OSError: The file could not be written.
+        """
+        left = replace(self, is_left=True, left=self.left + 1)
+        left._write()
+        return left
+
+    def take_over(self, step: str) -> Self:
+        """Record that the lease continues with this process as its owner.
+
+        Raises:
+            OSError: The file could not be written.
+        """
+        taken = replace(
+            self,
+            step=step,
+            owner=Owner.this_process(this_job()),
+            is_left=False,
+            taken_over=self.taken_over + 1,
+        )
+        taken._write()
+        return taken
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -200,6 +244,20 @@ class OpenLease:
         """The file to which all processes of the lease append their tasks' usage."""
         return self.path.with_suffix(".usage")
 
+    @property
+    def renewal_lock(self) -> Path:
+        """The file that the processes of the lease lock to acquire its QPU again."""
+        return self.path.with_suffix(".renewal")
+
+    @staticmethod
+    def of_usage(usage: Path) -> Path:
+        """Return the path of the lease's file.
+
+        Args:
+            usage: The lease's usage file, the only path that an adopting process knows.
+        """
+        return usage.with_suffix(".json")
+
     @staticmethod
     def lanes_folder(usage: Path) -> Path:
         """Return the folder in which the processes of a lease lock its lanes.
@@ -210,10 +268,13 @@ class OpenLease:
         return usage.with_suffix(".lanes")
 
     def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        document = asdict(self) | {"path": None}
+        write_atomically(self.path, json.dumps(document), mode=0o600)
+
+    def _try_to_write(self) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            document = asdict(self) | {"path": None}
-            write_atomically(self.path, json.dumps(document), mode=0o600)
+            self._write()
         except OSError as error:
             logger.warning(
                 "lease not recorded, so a crash would leave it open: %s: %s", self.path, error
@@ -241,12 +302,15 @@ class OpenLease:
             tasks=len(usage),
             task_ids=[task.task_id for task in usage],
             reaped=reaped,
+            left=self.left,
+            taken_over=self.taken_over,
+            adopted=self.adopted,
         )
         try:
             record.save()
         except OSError as error:
             logger.warning("the lease record was not written: %s", error)
-        for path in (self.path, self.usage_path):
+        for path in (self.path, self.usage_path, self.renewal_lock):
             with suppress(OSError):
                 path.unlink()
         shutil.rmtree(self.lanes_folder(self.usage_path), ignore_errors=True)

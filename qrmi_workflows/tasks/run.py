@@ -66,6 +66,8 @@ class TaskRun:
         on_ambiguous: What to do if it is not known whether the vendor accepted it.
         on_state: Called with the task's id and each new state.
         usage: The lease's usage file, if it has one.
+        before_submission: Called before the task is submitted, with its record in the journal and
+            `on_stop`.
         renew: Acquires again after the vendor has closed the session; returns `False` if only
             another process may do so.
         deletions: Deletes tasks that have ended, if the vendor needs that.
@@ -82,6 +84,7 @@ class TaskRun:
     on_ambiguous: OnAmbiguous = "fail"
     on_state: Callable[[str, TaskState], None] | None = None
     usage: Path | None = None
+    before_submission: Callable[[Path, OnStop | None], None] | None = None
     renew: Callable[[], bool] | None = None
     deletions: TaskDeletions | None = None
     task_id: str | None = None
@@ -170,6 +173,8 @@ class TaskRun:
         return None
 
     def _start(self, entry: Entry) -> str:
+        if self.before_submission is not None:
+            self.before_submission(entry.path, self.on_stop)
         submission = Submission(
             resource=self.resource,
             traits=self._traits,

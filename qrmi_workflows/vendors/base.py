@@ -35,6 +35,11 @@ class ResourceType:
             lanes are taken.
         stop_deletes_finished: Whether QRMI's `task_stop` deletes a task that has ended, and with it
             its state and result. If so, tasks are deleted once their results are in the journal.
+        release_cancels: Whether QRMI's `release()` cancels the tasks that are queued or running
+            under the acquisition token. A lease of this type is not released while the journal
+            still wants such a task.
+        session_setting: QRMI's setting for the longest life of a session, in seconds, if any.
+        session_seconds: The value of that setting by default.
     """
 
     qrmi: str
@@ -42,6 +47,18 @@ class ResourceType:
     remedies: Mapping[str, str] = field(default_factory=dict)
     start_waits_for_lane: bool = False
     stop_deletes_finished: bool = False
+    release_cancels: bool = False
+    session_setting: str | None = None
+    session_seconds: float | None = None
+
+    def longest_session(self, environment: Mapping[str, str]) -> float | None:
+        """Return how many seconds a session may last at most; `None` if that is not known.
+
+        Args:
+            environment: The QPU's settings, without the `NAME_` prefix.
+        """
+        value = environment.get(self.session_setting or "", "")
+        return float(value) if value.isdecimal() else self.session_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,7 +47,12 @@ class QuantumComputeService(IBMDialect):
     """The dialect of `ibm-quantum-compute-service`."""
 
     type = "ibm-quantum-compute-service"
-    server_settings = ("cancel_route", "closing_cancels_running", "limits_shots")
+    server_settings = (
+        "cancel_route",
+        "closing_cancels_running",
+        "limits_shots",
+        "refuses_closed_sessions",
+    )
 
     def environment(self, qpu: str, url: str, secrets: Mapping[str, str]) -> dict[str, str]:
         """Return the `QRMI_IBM_QCS_*` settings."""
@@ -317,11 +322,13 @@ class QuantumComputeService(IBMDialect):
         body = await read_json_object(request)
         if required_field(body, "accepting_jobs", bool):
             raise RefusalError(400, "A session cannot be reopened; 'accepting_jobs' must be false.")
+        _require_closable(session, device)
         device.sessions.stop_accepting(session.id)
         return Response(status_code=204)
 
     async def _close_session(self, request: Request) -> Response:
         session, device = self._requested_session(request)
+        _require_closable(session, device)
         device.sessions.close(session.id)
         return Response(status_code=204)
 
@@ -357,6 +364,11 @@ class QuantumComputeService(IBMDialect):
         device = self._requested_backend(request)
         document = backend_document(device.settings.model, "props")
         return JSONResponse(document | {"backend_name": device.name})
+
+
+def _require_closable(session: Session, device: Device) -> None:
+    if session.state == "closed" and device.settings.server.refuses_closed_sessions:
+        raise RefusalError(400, f"Session {session.id} has been closed.", 1217)
 
 
 def _backend_summary(device: Device) -> dict[str, Any]:

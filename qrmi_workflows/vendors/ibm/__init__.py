@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 __all__ = ["IBM", "transpiler_target"]
 
 _TYPES = {
-    "ibm-quantum-compute-service": ResourceType(qrmi="IBMQuantumComputeService"),
+    # QRMI closes the session of a lease whose tasks have not ended, which cancels them (read in
+    # qrmi 0.26.4, as is the default TTL).
+    "ibm-quantum-compute-service": ResourceType(
+        qrmi="IBMQuantumComputeService",
+        release_cancels=True,
+        session_setting="QRMI_IBM_QCS_SESSION_MAX_TTL",
+        session_seconds=28800.0,
+    ),
     # IBM Quantum System API requires a time limit for every task. A scheduler's job sets its own;
     # elsewhere the limit is one day. QRMI 0.26.4 repeats a submission that is refused because all
     # lanes are taken (429) or reserved (423), without a limit; its task_stop also deletes the job.
@@ -37,7 +44,12 @@ _TYPES = {
         start_waits_for_lane=True,
         stop_deletes_finished=True,
     ),
-    "qiskit-runtime-service": ResourceType(qrmi="IBMQiskitRuntimeService"),
+    "qiskit-runtime-service": ResourceType(
+        qrmi="IBMQiskitRuntimeService",
+        release_cancels=True,
+        session_setting="QRMI_IBM_QRS_SESSION_MAX_TTL",
+        session_seconds=28800.0,
+    ),
 }
 _FRONTENDS = {
     "sampler": "qrmi_workflows.frontends.qiskit:make_sampler",

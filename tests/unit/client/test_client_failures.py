@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import qrmi
 
-from qrmi_workflows.client.failures import classify, is_busy, is_transient, may_submit_again
+from qrmi_workflows.client.failures import (
+    classify,
+    is_busy,
+    is_session_ended,
+    is_transient,
+    may_submit_again,
+)
 from qrmi_workflows.errors import (
     AuthenticationError,
     ConfigError,
@@ -106,13 +112,20 @@ def test_a_target_that_is_not_found_is_not_an_unknown_task():
         "status 400: session s-1 is closed",
         "status 404: Session expired",
         'Status: 403 Forbidden, Fail {"detail":"Session has been revoked."}',
+        'Status: 403 Forbidden, Fail {"detail":"Invalid session."}',
+        'status code: 400, {"errors":[{"code": 1217,"message":"Not accepted."}]}',
     ],
 )
 def test_a_closed_session_is_recognised(text):
+    """The message is a sentence; the vendor's own answer is the cause."""
     error = failed(text)
 
     assert type(error) is SessionEndedError
     assert error.had_no_effect
+    assert str(error) == (
+        "the session of QPU 'ibm_fez' has ended: it was closed or revoked, or has expired."
+    )
+    assert is_session_ended(failed(text, "release"))
     assert type(failed(text, "acquire")) is ResourceError, "only a submission needs a session"
 
 

@@ -224,7 +224,7 @@ def test_a_clock_that_was_set_back_gives_no_negative_times(monkeypatch):
 def test_a_renewed_lease_keeps_its_id_and_its_usage():
     opened = open_a_lease()
 
-    again = opened.renewed("second-token")
+    again = opened.renew("second-token")
 
     assert list(open_leases()) == [again]
     assert (again.token, again.lease) == ("second-token", opened.lease)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from qrmi_workflows.tasks.usage import TaskUsage, read_usage
+from qrmi_workflows.tasks.usage import (
+    TaskUsage,
+    note_submission,
+    read_submissions,
+    read_usage,
+)
 
 USAGE = TaskUsage(qpu="q", task_id="t1", started=1.0, ended=2.5, state="Completed")
 
@@ -27,3 +32,14 @@ def test_lines_that_a_crash_has_truncated_are_skipped(tmp_path):
 
 def test_a_lease_without_tasks_has_no_file(tmp_path):
     assert list(read_usage(tmp_path / "absent")) == []
+
+
+def test_submissions_are_noted_beside_the_usage(tmp_path):
+    """A task that is submitted again, because its session had ended, is one submission."""
+    path = tmp_path / "l1.usage"
+    for record in ("a.json", "b.json", "a.json"):
+        note_submission(path, tmp_path / record)
+        USAGE.append_to(path)
+
+    assert read_submissions(path) == [tmp_path / "a.json", tmp_path / "b.json"]
+    assert list(read_usage(path)) == [USAGE] * 3

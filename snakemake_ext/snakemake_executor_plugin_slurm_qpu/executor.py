@@ -145,7 +145,7 @@ class Executor(NestingExecutor):
     def _fail_submission(self, job: Any, error: BaseException) -> None:
         """Report a job that could not be submitted as failed."""
         with suppress(Exception):  # Slurm may not answer now either
-            self._orphans_of[job] = self._orphans.of_job(job, self.workflow.persistence)
+            self._find_orphans(job)
         try:
             self._report_job_error_threadsafe(
                 SubmittedJobInfo(job), f"Job submission failed: {error} "
@@ -248,10 +248,15 @@ class Executor(NestingExecutor):
         return f"{partition} --output {shlex.quote(output_pattern(logs))}"
 
     def _after_orphans(self, job: Any) -> list[str]:
-        """Make a job wait for the jobs of a killed Snakemake that still run for its outputs."""
-        orphans = self._orphans.of_job(job, self.workflow.persistence)
-        self._orphans_of[job] = orphans
+        """Make a job wait for those of a killed Snakemake that still run for its outputs."""
+        orphans = self._find_orphans(job)
         return [f"--dependency=afterany:{':'.join(orphans)}"] if orphans else []
+
+    def _find_orphans(self, job: Any) -> list[str]:
+        unanswered = self.run_uuid if self._had_unanswered_submission else None
+        found = self._orphans.of_job(job, self.workflow.persistence, unanswered=unanswered)
+        self._orphans_of[job] = found
+        return found
 
     def _job_commands(self, job: Any) -> tuple[list[str], list[str]]:
         """Return the head of a job's command line, before it has a lease, and its command."""

@@ -53,21 +53,25 @@ class Orphans:
             (folder / _RUN_FILE).write_text(json.dumps(run), encoding="utf-8")
             self._own = folder.resolve()
 
-    def of_job(self, job: Any, persistence: Any) -> list[str]:
+    def of_job(self, job: Any, persistence: Any, *, unanswered: str | None = None) -> list[str]:
         """Return the ids of the orphans that may still write the outputs of a job or group.
 
         Args:
             job: The job that is about to be submitted.
             persistence: Snakemake's own marks of incomplete outputs.
+            unanswered: The name of this run, if Slurm may have accepted one of its jobs without an
+                answer: a retry must not start beside it.
 
         Raises:
             SchedulerError: Slurm did not answer.
         """
         marked = {i for member in jobs_in(job) for i in persistence.external_jobids(member)}
-        if not marked and not self._earlier:
+        names = {*self._earlier.values(), *([unanswered] if unanswered else [])}
+        if not marked and not names:
             return []
-        listed = self._list_jobs(cluster_of(job))
-        return find_orphans(listed, marked, self._earlier.values(), comment_stem(job))
+        if unanswered:
+            self._listed.clear()
+        return find_orphans(self._list_jobs(cluster_of(job)), marked, names, comment_stem(job))
 
     @cached_property
     def _earlier(self) -> dict[Path, str]:

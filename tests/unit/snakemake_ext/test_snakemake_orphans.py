@@ -107,6 +107,14 @@ def test_jobs_whose_ids_snakemake_has_lost_are_found_by_the_name_of_their_run(tm
     assert queue == [Slurm().status_argv()], "once in a run"
 
 
+def test_a_retry_waits_for_an_attempt_that_slurm_has_accepted_without_an_answer(tmp_path, queue):
+    found = Orphans(tmp_path)
+
+    assert found.of_job(JOB, Persistence(), unanswered="this run") == ["42"]
+    assert found.of_job(JOB, Persistence(), unanswered="this run") == ["42"]
+    assert len(queue) == 2, "the job may have appeared since"
+
+
 def test_the_folder_of_a_dead_run_without_jobs_is_removed(tmp_path, queue):
     kept = {earlier_run(tmp_path, "dead run"), earlier_run(tmp_path, "other run", alive=True)}
     gone = earlier_run(tmp_path, "ended run")

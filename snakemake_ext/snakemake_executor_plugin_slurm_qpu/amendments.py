@@ -15,15 +15,22 @@ from typing import Any
 
 from qrmi_workflows.config.job import read_job
 from qrmi_workflows.config.variables import QPU_SNAKEMAKE_JOB
+from snakemake_executor_plugin_slurm_qpu.dag import jobs_in
 from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
 
-__all__ = ["amend_jobs", "amend_snakemake"]
+__all__ = ["amend_jobs", "amend_snakemake", "keep_outputs"]
 
 
 def amend_jobs() -> None:
     """Amend this Snakemake, and those inside the jobs that it submits."""
     amend_snakemake()
     os.environ[QPU_SNAKEMAKE_JOB] = "1"
+
+
+def keep_outputs(job: Any, is_kept: bool) -> None:
+    """Say whether the outputs of a job or group stay when it fails."""
+    for member in jobs_in(job):
+        member.keeps_outputs = is_kept
 
 
 @cache  # once in a process
@@ -37,6 +44,7 @@ def amend_snakemake() -> None:
     _limit_jobs_to_one_attempt(Rule)
     _evaluate_params_in_each_attempt(Job)
     _require_the_granted_qpu(Job)
+    _let_failed_jobs_keep_outputs(Job)
     _let_groups_differ_in_qpu_name(GroupResources)
 
 
@@ -75,6 +83,19 @@ def _require_the_granted_qpu(job_class: Any) -> None:
         await stock(job)
 
     job_class.prepare = prepare
+
+
+def _let_failed_jobs_keep_outputs(job_class: Any) -> None:
+    # Snakemake removes the outputs of a failed job. But the job of a killed run may still write
+    # them. `--keep-incomplete` would apply to all jobs.
+    stock = job_class.cleanup
+
+    @wraps(stock)
+    async def cleanup(job: Any, skip_outputs: Sequence[Any]) -> None:
+        if not getattr(job, "keeps_outputs", False):
+            await stock(job, skip_outputs)
+
+    job_class.cleanup = cleanup
 
 
 def require_granted(job: Any) -> None:

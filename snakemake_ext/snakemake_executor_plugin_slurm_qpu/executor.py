@@ -26,7 +26,7 @@ from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.command import COMMAND_TIMEOUT, run_command
 from qrmi_workflows.schedulers.slurm import Slurm
 from qrmi_workflows.schedulers.submission import JobMark, submit_job
-from snakemake_executor_plugin_slurm_qpu.amendments import amend_jobs
+from snakemake_executor_plugin_slurm_qpu.amendments import amend_jobs, keep_outputs
 from snakemake_executor_plugin_slurm_qpu.batch_script import (
     lease_argv,
     render_batch_script,
@@ -144,8 +144,6 @@ class Executor(NestingExecutor):
 
     def _fail_submission(self, job: Any, error: BaseException) -> None:
         """Report a job that could not be submitted as failed."""
-        with suppress(Exception):  # Slurm may not answer now either
-            self._find_orphans(job)
         try:
             self._report_job_error_threadsafe(
                 SubmittedJobInfo(job), f"Job submission failed: {error} "
@@ -161,6 +159,7 @@ class Executor(NestingExecutor):
         # take what an orphan writes from now on for complete.
         super().handle_job_error(job)
         self._forget_files(job)
+        keep_outputs(job, False)
         if orphans := self._orphans_of.pop(job, []):
             job.register(external_jobid=orphans[-1])
 
@@ -252,11 +251,21 @@ class Executor(NestingExecutor):
         orphans = self._find_orphans(job)
         return [f"--dependency=afterany:{':'.join(orphans)}"] if orphans else []
 
-    def _find_orphans(self, job: Any) -> list[str]:
-        unanswered = self.run_uuid if self._had_unanswered_submission else None
-        found = self._orphans.of_job(job, self.workflow.persistence, unanswered=unanswered)
-        self._orphans_of[job] = found
+    def _find_orphans(self, job: Any, *, again: bool = False) -> list[str]:
+        found = self._orphans_of[job] = self._orphans.of_job(
+            job,
+            self.workflow.persistence,
+            unanswered=self.run_uuid if self._had_unanswered_submission else None,
+            again=again,
+        )
         return found
+
+    def _spare_orphans(self, job: Any, *, is_submitted: bool) -> None:
+        """Keep the outputs of a job that has failed while an orphan still writes them."""
+        if self._orphans_of.get(job) or not is_submitted:
+            with suppress(Exception):  # what is known already is the best answer
+                self._find_orphans(job, again=True)
+        keep_outputs(job, bool(self._orphans_of.get(job)))
 
     def _job_commands(self, job: Any) -> tuple[list[str], list[str]]:
         """Return the head of a job's command line, before it has a lease, and its command."""
@@ -295,6 +304,7 @@ class Executor(NestingExecutor):
         self, job_info: SubmittedJobInfo, msg: str | None = None, **kwargs: Any
     ) -> None:
         """Report a job that has failed, with the error from its log and the usage of its leases."""
+        self._spare_orphans(job_info.job, is_submitted=job_info.external_jobid is not None)
         self._log_leases(job_info)
         log = (job_info.aux or {}).get("slurm_logfile")
         if log is not None:

@@ -53,12 +53,15 @@ class Orphans:
             (folder / _RUN_FILE).write_text(json.dumps(run), encoding="utf-8")
             self._own = folder.resolve()
 
-    def of_job(self, job: Any, persistence: Any, *, unanswered: str | None = None) -> list[str]:
+    def of_job(
+        self, job: Any, persistence: Any, *, unanswered: str | None = None, again: bool = False
+    ) -> list[str]:
         """Return the ids of the orphans that may still write the outputs of a job or group.
 
         Args:
             job: The job that is about to be submitted.
             persistence: Snakemake's own marks of incomplete outputs.
+            again: Whether to ask Slurm again which of them still run.
             unanswered: The name of this run, if Slurm may have accepted one of its jobs without an
                 answer: a retry must not start beside it.
 
@@ -69,7 +72,7 @@ class Orphans:
         names = {*self._earlier.values(), *([unanswered] if unanswered else [])}
         if not marked and not names:
             return []
-        if unanswered:
+        if unanswered or again:
             self._listed.clear()
         return find_orphans(self._list_jobs(cluster_of(job)), marked, names, comment_stem(job))
 
@@ -84,7 +87,7 @@ class Orphans:
         return found
 
     def _list_jobs(self, cluster: str | None) -> dict[str, JobStatus]:
-        # Once in a run: an orphan is older than the run, so no new ones appear.
+        # An orphan is older than the run, so no new ones appear.
         if cluster not in self._listed:
             slurm = Slurm(clusters=cluster)
             self._listed[cluster] = list_jobs(slurm, slurm.status_argv())

@@ -13,6 +13,7 @@ from qrmi_workflows.sandbox import Sandbox
 
 pytestmark = [pytest.mark.slurm, pytest.mark.engines]
 
+AGAIN = ("--nolock", "--rerun-incomplete")
 SLOW = """
 rule all:
     input: "a.txt", "d"
@@ -52,7 +53,6 @@ def killed(project: Project) -> set[str]:
     wait_until(lambda: started(project), "the rules' start")
     process.kill()
     process.communicate()
-    project.run("--unlock")
     return project.jobs()
 
 
@@ -96,7 +96,7 @@ def test_a_requeued_job_starts_on_clean_outputs(project):
 def test_the_jobs_of_a_killed_run_keep_their_outputs_and_the_next_ones_start_clean(project):
     orphans = killed(project)
 
-    process = project.start("--rerun-incomplete")
+    process = project.start(*AGAIN)
     wait_until(lambda: len(project.jobs()) == 4, "the jobs of the second run")
     assert (project.folder / "a.txt").read_text() == "one\n"
     assert (project.folder / "d").is_dir()
@@ -111,14 +111,13 @@ def test_the_jobs_of_a_killed_run_keep_their_outputs_and_the_next_ones_start_cle
 def test_a_third_run_waits_for_the_first_ones_jobs_too(project):
     """Snakemake keeps only the last id: that of the second run's job, which was cancelled."""
     orphans = killed(project)
-    second = project.start("--rerun-incomplete")
+    second = project.start(*AGAIN)
     wait_until(lambda: len(project.jobs()) == 4, "the jobs of the second run")
     second.send_signal(signal.SIGINT)
     project.wait(second, fails=True)
     wait_until(lambda: project.jobs() == orphans, "the end of the second run's jobs")
-    project.run("--unlock")
 
-    process = project.start("--rerun-incomplete")
+    process = project.start(*AGAIN)
     wait_until(lambda: len(project.jobs()) == 4, "the jobs of the third run")
     dependencies = "".join(waits_for(project, job) for job in project.jobs() - orphans)
     assert all(f"afterany:{orphan}(" in dependencies for orphan in orphans)
@@ -137,12 +136,13 @@ def test_a_failed_submission_does_not_make_an_orphans_outputs_pass_for_complete(
     refuse.chmod(0o755)
 
     path = f"{refuse.parent}:{project.environ['PATH']}"
-    output = project.run("--rerun-incomplete", "--keep-going", fails=True, PATH=path)
+    output = project.run(*AGAIN, "--keep-going", fails=True, PATH=path)
     assert output.count("no more jobs today") >= 2
     assert project.jobs() == orphans
+    assert project.read("a.txt") == "one\n"
     (project.folder / "go").touch()
     wait_until(lambda: not project.jobs(), "the orphans' end")
 
-    assert "IncompleteFilesException" in project.run(fails=True)
-    project.run("--rerun-incomplete")
+    assert "IncompleteFilesException" in project.run("--nolock", fails=True)
+    project.run(*AGAIN)
     assert is_clean(project)

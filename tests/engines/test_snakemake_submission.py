@@ -271,7 +271,7 @@ import os
 TEXT = "it's \u4e2d" * 30000
 SHOW = "echo $TMPDIR $TMP $TEMP $TEMPDIR $(mktemp -u)"
 rule all:
-    input: expand("{name}.txt", name=["long", "nested", "mine", "run", "system", "classical"])
+    input: expand("{name}.txt", name=["long", "nested", "mine", "system", "classical"])
 rule long:
     output: "long.txt"
     params: text=TEXT
@@ -281,11 +281,6 @@ rule mine:
     output: "mine.txt"
     resources: qpu=1, qpu_name="FRESNEL", tmpdir=os.path.abspath("mine")
     shell: SHOW + " > {output}"
-rule run:
-    output: "run.txt"
-    resources: qpu=1, qpu_name="FRESNEL", tmpdir=os.path.abspath("mine")
-    run:
-        shell(SHOW + " > {output}")
 rule system:
     output: "system.txt"
     resources: qpu=1, qpu_name="ibm_fez"
@@ -321,10 +316,10 @@ def test_a_command_may_be_long_and_the_tmpdir_and_the_folder_any(tmp_path, sandb
     )
 
     assert project.read("long.txt") == f"{6 * 30_000}\n"
-    for rule in ("mine", "run", "classical"):
+    for rule in ("mine", "classical"):
         assert tmpdirs(project, rule) == {str(folder / "mine")}
     for rule in ("system", "nested"):  # Python's own choice, as under the stock executor
         assert tmpdirs(project, rule) == {tempfile.gettempdir()}
     logs = {file.parent.name for file in (folder / ".snakemake/slurm_logs").rglob("[0-9]*.log")}
     assert {"rule_long", "rule_mine", "rule_classical", "group_g_nested"} <= logs
-    assert len(submitted(output)) == 5
+    assert len(submitted(output)) == 4

@@ -1,5 +1,6 @@
 """What the plugin amends in Snakemake: attempts, params, and the names of QPUs."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -13,7 +14,11 @@ from snakemake.rules import Rule
 from snakemake_interface_common.exceptions import WorkflowError
 
 from qrmi_workflows.config.job import JobQPU, write_job
-from snakemake_executor_plugin_slurm_qpu.amendments import amend_snakemake, require_granted
+from snakemake_executor_plugin_slurm_qpu.amendments import (
+    amend_snakemake,
+    keep_outputs,
+    require_granted,
+)
 from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
 
 IMPORT = """
@@ -61,6 +66,16 @@ def test_params_are_evaluated_again_in_the_next_attempt():
     Job.attempt.fset(retried, 2)
 
     assert (retried._attempt, retried._resources, retried._params) == (2, None, None)
+
+
+def test_a_failed_job_keeps_its_outputs_only_while_told_to():
+    failed = SimpleNamespace(output=None, is_group=lambda: False)
+    keep_outputs(failed, True)
+    asyncio.run(Job.cleanup(failed, []))
+
+    keep_outputs(failed, False)
+    with pytest.raises(TypeError, match="NoneType"):  # looks for the outputs to remove
+        asyncio.run(Job.cleanup(failed, []))
 
 
 @pytest.mark.parametrize("granted", [(), ("ibm_fez",), ("ibm_fez", "FRESNEL")])

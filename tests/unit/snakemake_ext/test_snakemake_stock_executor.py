@@ -79,6 +79,7 @@ CALLED = {
     shell._get_process_prefix: "(shell_exec=None)",
     shell.get_executable: "()",
     Job.prepare: "(self)",
+    Job.cleanup: "(self, skip_outputs)",
     GroupResources._is_string_resource: "(name, values)",
     PersistenceBase.external_jobids: "(self, job)",
     DAG.finished: "(self, job)",

@@ -260,11 +260,13 @@ class Executor(NestingExecutor):
         )
         return found
 
-    def _spare_orphans(self, job: Any, *, is_submitted: bool) -> None:
+    def _spare_orphans(self, job_info: SubmittedJobInfo) -> None:
         """Keep the outputs of a job that has failed while an orphan still writes them."""
-        if self._orphans_of.get(job) or not is_submitted:
+        job, own = job_info.job, job_info.external_jobid
+        if self._orphans_of.get(job) or own is None:
             with suppress(Exception):  # what is known already is the best answer
                 self._find_orphans(job, again=True)
+            self._orphans_of[job] = [i for i in self._orphans_of.get(job, []) if i != own]
         keep_outputs(job, bool(self._orphans_of.get(job)))
 
     def _job_commands(self, job: Any) -> tuple[list[str], list[str]]:
@@ -304,7 +306,7 @@ class Executor(NestingExecutor):
         self, job_info: SubmittedJobInfo, msg: str | None = None, **kwargs: Any
     ) -> None:
         """Report a job that has failed, with the error from its log and the usage of its leases."""
-        self._spare_orphans(job_info.job, is_submitted=job_info.external_jobid is not None)
+        self._spare_orphans(job_info)
         self._log_leases(job_info)
         log = (job_info.aux or {}).get("slurm_logfile")
         if log is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -24,6 +25,8 @@ from snakemake_executor_plugin_slurm_qpu.job_names import cluster_of, comment_st
 __all__ = ["Orphans", "find_orphans"]
 
 _RUN_FILE = "run.json"
+_KEPT_SECONDS = 30 * 86400.0
+"""How old a dead run's folder must be to be removed: its jobs may wait on another cluster."""
 
 
 class Orphans:
@@ -98,7 +101,8 @@ class Orphans:
     def _forget_ended(self, listed: Iterable[JobStatus]) -> None:
         present = {status.name for status in listed if _may_write(status)}
         for folder, name in self._earlier.items():
-            if name not in present and _is_dead(_read_json(folder / _RUN_FILE)):
+            file = folder / _RUN_FILE
+            if name not in present and _is_old(file) and _is_dead(_read_json(file)):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -128,6 +132,13 @@ def _stem(comment: str) -> str:
 
 def _may_write(status: JobStatus) -> bool:
     return not status.state.is_final or status.is_completing
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > _KEPT_SECONDS
+    except OSError:
+        return False
 
 
 def _is_dead(run: Mapping[str, Any]) -> bool:

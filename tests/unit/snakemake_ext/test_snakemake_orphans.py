@@ -1,6 +1,8 @@
 """Which jobs of earlier runs a new job has to wait for."""
 
 import json
+import os
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,12 +81,14 @@ def queue(monkeypatch):
     return asked
 
 
-def earlier_run(runs, name, *, alive=False):
+def earlier_run(runs, name, *, alive=False, days=0):
     owner = Owner.this_process(None)
     folder = runs / name.replace(" ", "_")
     folder.mkdir()
     run = {"name": name, "owner": asdict(owner if alive else replace(owner, boot="earlier"))}
     (folder / "run.json").write_text(json.dumps(run))
+    written = time.time() - days * 86400
+    os.utime(folder / "run.json", (written, written))
     return folder
 
 
@@ -115,9 +119,13 @@ def test_a_retry_waits_for_an_attempt_that_slurm_has_accepted_without_an_answer(
     assert len(queue) == 2, "the job may have appeared since"
 
 
-def test_the_folder_of_a_dead_run_without_jobs_is_removed(tmp_path, queue):
-    kept = {earlier_run(tmp_path, "dead run"), earlier_run(tmp_path, "other run", alive=True)}
-    gone = earlier_run(tmp_path, "ended run")
+def test_the_old_folder_of_a_dead_run_without_jobs_is_removed(tmp_path, queue):
+    kept = {
+        earlier_run(tmp_path, "dead run", days=31),
+        earlier_run(tmp_path, "other run", days=31, alive=True),
+        earlier_run(tmp_path, "recent run", days=29),
+    }
+    gone = earlier_run(tmp_path, "ended run", days=31)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "run.json").write_text("{")
 

@@ -12,7 +12,7 @@ from qrmi_workflows.emulator.settings_file import read_settings
 from qrmi_workflows.errors import SandboxError
 from qrmi_workflows.sandbox import render
 from qrmi_workflows.sandbox.daemons import Daemon, emulator_port, list_daemons
-from qrmi_workflows.sandbox.files import write_files
+from qrmi_workflows.sandbox.files import first_job_id, write_files
 from qrmi_workflows.sandbox.layout import (
     Layout,
     Programs,
@@ -220,6 +220,7 @@ class Sandbox:
         self, nodes: int | None, qpus: Sequence[str], programs: Programs
     ) -> tuple[str, ...]:
         state = _new_state(nodes or _NODES, qpus, self._layout)
+        state = replace(state, first_job_id=first_job_id(self._layout, programs))
         try:
             self._start(state, programs)
         except _OneNodeOnlyError:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import shutil
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,9 +17,25 @@ from qrmi_workflows.sandbox.layout import WRAPPERS_MARKER, Layout, Programs
 from qrmi_workflows.sandbox.state import State
 from qrmi_workflows.schedulers.command import run_command
 
-__all__ = ["write_files"]
+__all__ = ["first_job_id", "write_files"]
 
 _KEY_BYTES = 1024
+
+
+def first_job_id(layout: Layout, programs: Programs) -> int:
+    """Return the id of the first job if the controller has no saved state.
+
+    What another release of Slurm has saved is deleted, because slurmctld exits if it cannot read
+    it. The ids go on far above those of that state: the journal names steps by them.
+    """
+    release = ".".join(map(str, _slurm_version(programs)))
+    written = layout.controller_state / "release"
+    is_other = written.exists() and written.read_text(encoding="utf-8") != release
+    if is_other:
+        shutil.rmtree(layout.controller_state)
+        layout.create()
+    _write(written, release)
+    return int(time.time()) // 60 if is_other else 1
 
 
 def write_files(layout: Layout, state: State, programs: Programs, lanes: Mapping[str, int]) -> None:
@@ -36,6 +54,7 @@ def write_files(layout: Layout, state: State, programs: Programs, lanes: Mapping
         address=state.address,
         user=_user_name(),
         controller_port=state.controller_port,
+        first_job_id=state.first_job_id,
         node_ports=state.node_ports,
         qpus=tuple(lanes),
         # The only node is as large as the two that a sandbox has by default.

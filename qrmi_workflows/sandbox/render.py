@@ -77,6 +77,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 ReturnToService=2
 MinJobAge=300
+FirstJobId={first_job_id}
 
 # A GRES is counted per node; only a licence is exclusive across the cluster.
 GresTypes=qpu
@@ -102,6 +103,7 @@ class Cluster:
         controller_port: slurmctld's TCP port.
         node_ports: The TCP port of each node's slurmd.
         qpus: The names of the QPUs.
+        first_job_id: The id of the first job.
         cpus: The number of CPUs of each node.
     """
 
@@ -113,6 +115,7 @@ class Cluster:
     controller_port: int
     node_ports: tuple[int, ...]
     qpus: tuple[str, ...]
+    first_job_id: int = 1
     cpus: int = 8
 
 
@@ -137,6 +140,7 @@ def render_slurm_conf(cluster: Cluster) -> str:
         listen=_LISTEN_ON_HOST if cluster.address else _LISTEN_EVERYWHERE,
         user=cluster.user,
         controller_port=cluster.controller_port,
+        first_job_id=cluster.first_job_id,
         licences=",".join(f"qpu_{name}:1" for name in cluster.qpus),
         nodes="\n".join(nodes),
     )

@@ -43,6 +43,7 @@ class State:
         address: The loopback address that the host name resolves to, if any.
         controller_port: slurmctld's TCP port.
         node_ports: The TCP port of each node's slurmd.
+        first_job_id: The id of the first job, if the controller has no saved state.
         multiple_slurmd: Whether this Slurm can run several nodes on one machine.
         daemons: The process of each daemon that was started, by name.
     """
@@ -53,6 +54,7 @@ class State:
     address: str | None
     controller_port: int
     node_ports: tuple[int, ...]
+    first_job_id: int = 1
     multiple_slurmd: bool = True
     daemons: Mapping[str, ProcessRecord] = field(default_factory=dict)
 
@@ -159,6 +161,7 @@ def _parse(document: dict[str, Any]) -> State:
         address=document["address"],
         controller_port=document["controller_port"],
         node_ports=tuple(document["node_ports"]),
+        first_job_id=document.get("first_job_id", 1),
         multiple_slurmd=document.get("multiple_slurmd", True),
         daemons=daemons,
     )

@@ -148,6 +148,20 @@ def test_an_up_that_was_killed_is_finished_by_the_next(tmp_path: Path, last: str
     assert runtime_directories(Layout(box.directory)) == []
 
 
+def test_what_another_release_of_slurm_has_saved_is_not_read(site: Site) -> None:
+    """slurmctld would exit. The new jobs have other ids than the old ones."""
+    before = site.submit("true")
+    site.box.down()
+    saved = Layout(site.box.directory).controller_state
+    (saved / "release").write_text("21.8")
+    (saved / "clustername").write_text("one that slurmctld refuses")
+
+    done = site.qpu("up")
+
+    assert done.returncode == 0, done.stderr
+    assert site.submit("true") > before + 1_000_000
+
+
 @pytest.fixture
 def one_node_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Slurm say of itself what one without --enable-multiple-slurmd says."""

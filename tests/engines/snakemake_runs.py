@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,17 +107,22 @@ class Project:
         return set(self.slurm("squeue", "--noheader", "--format=%A").split())
 
     @contextmanager
-    def queries(self) -> Iterator[Callable[[], list[str]]]:
-        """Record the commands that ask Slurm about jobs; return those so far, from anywhere."""
+    def queries(self) -> Iterator[Callable[[], Counter[str]]]:
+        """Record the commands that ask Slurm about jobs.
+
+        Yields:
+            A function that counts those so far, by the job that they run in (`head` for none).
+        """
         log = self.folder / "queries"
         log.touch()
         scripts = [self.wrappers / name for name in ("squeue", "sacct", "scontrol")]
         texts = [script.read_text() for script in scripts]
         for script, text in zip(scripts, texts, strict=True):
             head, rest = text.split("\n", 1)
-            script.write_text(f'{head}\necho "{script.name} $*" >>{log}\n{rest}')
+            note = f'case "$*" in *config) ;; *) echo "${{SLURM_JOB_ID:-head}}" >>{log} ;; esac'
+            script.write_text(f"{head}\n{note}\n{rest}")
         try:
-            yield lambda: [each for each in log.read_text().splitlines() if "config" not in each]
+            yield lambda: Counter(log.read_text().split())
         finally:
             for script, text in zip(scripts, texts, strict=True):
                 script.write_text(text)

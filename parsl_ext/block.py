@@ -14,6 +14,7 @@ from typing import Any
 
 from parsl.executors.execute_task import execute_task
 
+from parsl_ext.providers.several import qpu_names
 from parsl_ext.qpus import MEMO_KEY
 from parsl_ext.steps import stop_variables
 from qrmi_workflows.config.job import read_job
@@ -87,13 +88,16 @@ def is_lease_app(function: Callable[..., Any]) -> bool:
     return bool(getattr(function, _IS_LEASE_APP, False))
 
 
-def execute_in_lane(buffer: bytes, qpu: str | None = None) -> Any:
-    """Run a call in a worker while holding one of the QPU's lanes.
+def execute_in_lane(buffer: bytes, qpu: str | list[str] | None = None) -> Any:
+    """Run a call in a worker while holding one of the QPU's lanes, or one of each QPU.
 
     Parsl's workers import this function by its name and call it instead of Parsl's own
     `execute_task` (see `QPUExecutor.submit`).
     """
-    with block_lease(qpu).lane():
+    with ExitStack() as held:
+        # All calls take the lanes of several QPUs in the same order, so none waits in a circle.
+        for name in (qpu,) if qpu is None else sorted(qpu_names(qpu)):
+            held.enter_context(block_lease(name).lane())
         return execute_task(buffer)
 
 

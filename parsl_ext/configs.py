@@ -15,6 +15,7 @@ from parsl.providers.base import ExecutionProvider
 from parsl_ext.executor import QPUExecutor
 from parsl_ext.launcher import LeaseLauncher
 from parsl_ext.memo import QPUMemoizer, register_memo_types
+from parsl_ext.providers.several import qpu_names
 from parsl_ext.providers.slurm import QPUSlurmProvider
 from parsl_ext.retries import qpu_retry_handler
 from qrmi_workflows.config.qpus import find_config, load_qpus, select_qpu
@@ -35,7 +36,7 @@ _OF_LOCAL = _parameters(LocalProvider)
 
 
 def qpu_config(
-    qpu: str,
+    qpu: str | list[str],
     *,
     local: bool = False,
     lanes: int | None = None,
@@ -56,8 +57,9 @@ def qpu_config(
 
     Parameters
     ----------
-    qpu : str
-        The QPU's name.
+    qpu : str or list of str
+        The QPU's name, or the names of several QPUs that each block holds. Apps then name theirs:
+        `qpu_app(qpu=…)`.
     local : bool
         Whether to run without a scheduler. A block is then a process on this machine, and
         `$QPU_CONFIG` defines the QPUs, for example those of `qpu emulator serve`. Options that only
@@ -134,10 +136,11 @@ def _require_known(options: Mapping[str, Any]) -> None:
             )
 
 
-def _local_provider(qpu: str, options: Mapping[str, Any]) -> ExecutionProvider:
-    path = find_config()
-    select_qpu(qpu, load_qpus(path), path)  # refuses a QPU that the file does not define
+def _local_provider(qpu: str | list[str], options: Mapping[str, Any]) -> ExecutionProvider:
+    names, path = qpu_names(qpu), find_config()
+    for name in names:
+        select_qpu(name, load_qpus(path), path)  # refuses a QPU that the file does not define
     launcher = options.get("launcher")
     inner = launcher.inner if isinstance(launcher, LeaseLauncher) else launcher
     known = {name: value for name, value in options.items() if name in _OF_LOCAL}
-    return LocalProvider(**{**known, "launcher": LeaseLauncher(qpu=qpu, inner=inner)})
+    return LocalProvider(**{**known, "launcher": LeaseLauncher(qpu=",".join(names), inner=inner)})

@@ -30,6 +30,7 @@ from parsl_ext.block_errors import BlockErrors
 from parsl_ext.call_limiter import CallLimiter
 from parsl_ext.idle import IdleTimer
 from parsl_ext.launcher import LeaseLauncher
+from parsl_ext.monitoring import measured
 from parsl_ext.parsl_run import has_ended
 from parsl_ext.providers.base import QPUProvider
 from parsl_ext.resource_spec import require_valid_spec
@@ -64,7 +65,8 @@ class QPUExecutor(HighThroughputExecutor):
     provider : ExecutionProvider
         A `QPUSlurmProvider`, or another provider whose launcher is a `LeaseLauncher`.
     lanes : int | None
-        The QPU's number of lanes. If None, it is taken from the site policy.
+        The number of lanes of the QPU, or of each if there are several. If None, it is taken from
+        the site policy.
     max_workers_per_node : int | None
         Number of workers, in blocks that also run classical apps; should exceed the number of
         lanes. If None, all apps use the QPU.
@@ -120,8 +122,12 @@ class QPUExecutor(HighThroughputExecutor):
         max_idletime: float | None = None,
     ) -> None:
         _require_positive(lanes=lanes, max_workers_per_node=max_workers_per_node)
+        policies = provider.qpu_policies if isinstance(provider, QPUProvider) else []
+        # A block with several QPUs looks up the lanes of each by itself.
+        looks_up = lanes is None and len(policies) > 1
         if lanes is None:
-            lanes = provider.qpu_policy.lanes if isinstance(provider, QPUProvider) else 1
+            lanes = sum(policy.lanes for policy in policies) or 1
+        self._lanes_in_block = "" if looks_up else str(lanes)
         if address is None and isinstance(provider, LocalProvider):
             address = "127.0.0.1"
         super().__init__(
@@ -217,7 +223,8 @@ class QPUExecutor(HighThroughputExecutor):
         # From here on as in HTEX.submit (read in Parsl 2026.10.26), which cannot add to the
         # context. The worker calls `task_executor` instead of its own `execute_task`.
         try:
-            buffer = pack_apply_message(func, args, kwargs, buffer_threshold=1 << 20)
+            call = measured(func, kwargs, self)
+            buffer = pack_apply_message(call, args, kwargs, buffer_threshold=1 << 20)
         except TypeError as error:
             raise SerializationError(func.__name__) from error
         context: dict[str, Any] = {"resource_spec": specification} if specification else {}
@@ -256,11 +263,7 @@ class QPUExecutor(HighThroughputExecutor):
         return int(super().outstanding()) + self._qpu_calls.queued
 
     def monitor_resources(self) -> bool:
-        """Return False: apps are not monitored.
-
-        Parsl would monitor an app from a process that it forks in the worker
-        (`parsl/monitoring/remote.py`, read in 2026.10.26). A fork is not safe in a worker, where
-        QRMI's threads are running.
+        """Return False: Parsl's own helper processes do not measure calls (see `monitoring`).
 
         Returns
         -------
@@ -309,7 +312,7 @@ class QPUExecutor(HighThroughputExecutor):
         command = str(self.launch_cmd).replace("{block_id}", block_id)
         for option, path in (("--cert_dir ", self.cert_dir), ("--logdir=", self.worker_logdir)):
             command = command.replace(f"{option}{path} ", f"{option}{shlex.quote(str(path))} ")
-        return f"env {QPU_LANES}={self.lanes} {command}"
+        return f"env {QPU_LANES}={self._lanes_in_block} {command}"
 
     def _start_local_interchange_process(self) -> None:
         # A terminal sends Ctrl-C to the interchange as well. If that ends it, HTEX waits forever

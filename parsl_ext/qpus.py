@@ -10,6 +10,7 @@ from typing import Any
 
 from parsl.executors.base import ParslExecutor
 
+from parsl_ext.providers.several import qpu_names
 from qrmi_workflows.config.job import read_job
 from qrmi_workflows.errors import ConfigError
 from qrmi_workflows.lease.acquire import find_qpu
@@ -27,7 +28,7 @@ def qpus_of(executor: ParslExecutor) -> tuple[str, ...]:
     provider: Any = getattr(executor, "provider", None)
     for holder in (provider, getattr(provider, "launcher", None)):
         if named := getattr(holder, "qpu", None):
-            return tuple(named.split(",") if isinstance(named, str) else named)
+            return qpu_names(named)
     # Workers that start in this process's own job inherit its leases.
     return tuple(name for name, carried in read_job().items() if carried.token is not None)
 

@@ -28,6 +28,7 @@ from parsl_ext.launcher import LeaseLauncher
 from parsl_ext.parsl_run import has_ended
 from parsl_ext.providers.job_queue import JobQueue
 from parsl_ext.providers.job_script import render_job_script
+from parsl_ext.providers.several import join_options
 from parsl_ext.providers.stray_jobs import StrayJobs
 from qrmi_workflows.config.site import QPUPolicy, load_site_policy
 from qrmi_workflows.errors import RequestError, SchedulerError
@@ -67,6 +68,8 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         Label of this provider.
     request : QPURequest
         The QPU, and the number of the scheduler's units of it.
+    also : sequence of QPURequest
+        More QPUs that each block holds.
     scheduler : Scheduler
         The scheduler's hooks.
     site : str | None
@@ -88,6 +91,7 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         *,
         label: str,
         request: QPURequest,
+        also: Sequence[QPURequest] = (),
         scheduler: Scheduler,
         site: str | None,
         nodes_per_block: int,
@@ -102,10 +106,12 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         launcher: Launcher | None,
         status_polling_interval: int,
     ) -> None:
+        requests = (request, *also)
+        leased = ",".join(each.qpu for each in requests)
         launcher = LeaseLauncher() if launcher is None else launcher
         if isinstance(launcher, LeaseLauncher):
-            _require_same_qpu(request.qpu, launcher)
-            launcher = LeaseLauncher(request.qpu, launcher.inner, launcher.on_stop)
+            _require_same_qpu(leased, launcher)
+            launcher = LeaseLauncher(leased, launcher.inner, launcher.on_stop)
         super().__init__(
             label,
             nodes_per_block,
@@ -121,19 +127,21 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         self._lease = (
             launcher
             if isinstance(launcher, LeaseLauncher)
-            else LeaseLauncher(qpu=request.qpu, inner=launcher)
+            else LeaseLauncher(qpu=leased, inner=launcher)
         )
-        self.qpu = request.qpu
+        self.qpu: str | list[str] = leased if also else request.qpu
         self.count = request.count
         self.site = site
         self.cores_per_node: int | None = None
         self.mem_per_node: int | None = None
         self.scheduler_options = scheduler_options
         self.worker_init = worker_init
-        self._request = request
+        self._requests = requests
         self._scheduler = scheduler
         self._policy = load_site_policy(None if site is None else Path(site))
-        self._policy.qpu(request.qpu)  # refuses a QPU that the site does not offer
+        for each in requests:
+            self._policy.qpu(each.qpu)  # refuses a QPU that the site does not offer
+        self._qpu_options()  # refuses QPUs that one job cannot hold
         self._queue = JobQueue(scheduler, cmd_timeout)
         self._last_listed: dict[str, float] = {}
         self._strays = StrayJobs()
@@ -145,9 +153,9 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         return self._status_polling_interval
 
     @property
-    def qpu_policy(self) -> QPUPolicy:
-        """How the site grants this QPU, and how many lanes it has."""
-        return self._policy.qpu(self.qpu)
+    def qpu_policies(self) -> list[QPUPolicy]:
+        """How the site grants each of the block's QPUs, and how many lanes each has."""
+        return [self._policy.qpu(each.qpu) for each in self._requests]
 
     def check(self) -> None:
         """Ask the scheduler whether it offers the QPU; called when a `QPUExecutor` starts.
@@ -161,7 +169,8 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         SchedulerError
             The scheduler does not answer.
         """
-        self._scheduler.check_offered(self._request, self._policy)
+        for request in self._requests:
+            self._scheduler.check_offered(request, self._policy)
 
     def job_options(self, tasks_per_node: int) -> list[str]:
         """Return the scheduler's options for a block, without those that ask for the QPU."""
@@ -307,6 +316,11 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
                 script.name, str(error), stderr=error.stderr, retcode=error.returncode
             ) from error
 
+    def _qpu_options(self) -> list[str]:
+        return join_options(
+            self._scheduler.qpu_options(each, self._policy) for each in self._requests
+        )
+
     def _render_script(self, path: Path, command: str, tasks_per_node: int, alive: Path) -> str:
         cores, nodes = self.cores_per_node, self.nodes_per_block
         return render_job_script(
@@ -314,7 +328,7 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
             self._lease.wrap(command, tasks_per_node, nodes, self.script_dir, alive=alive),
             scheduler=self._scheduler,
             options=[
-                *self._scheduler.qpu_options(self._request, self._policy),
+                *self._qpu_options(),
                 *self.job_options(tasks_per_node),
             ],
             scheduler_options=self.scheduler_options,

@@ -8,6 +8,7 @@ import typeguard
 from parsl.launchers.base import Launcher
 
 from parsl_ext.providers.base import QPUProvider
+from parsl_ext.providers.several import qpu_names
 from qrmi_workflows.errors import RequestError
 from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.slurm import Slurm, refuse_options
@@ -25,10 +26,10 @@ class QPUSlurmProvider(QPUProvider):
 
     Parameters
     ----------
-    qpu : str
-        The QPU's name.
+    qpu : str or list of str
+        The QPU's name, or the names of several QPUs that each block holds together.
     count : int
-        The number of Slurm's units of the QPU. Default is 1.
+        The number of Slurm's units of each QPU. Default is 1.
     site : str | None
         Path of the site policy. If None, it is found as the `qpu` command finds it.
     partition, account, qos, constraint, clusters : str | None
@@ -65,7 +66,7 @@ class QPUSlurmProvider(QPUProvider):
     @typeguard.typechecked
     def __init__(
         self,
-        qpu: str,
+        qpu: str | list[str],
         count: int = 1,
         site: str | None = None,
         partition: str | None = None,
@@ -91,9 +92,11 @@ class QPUSlurmProvider(QPUProvider):
     ) -> None:
         refuse_options(scheduler_options, Slurm.request_options, where="scheduler_options")
         _require_time_limit(walltime)
+        first, *others = (QPURequest(qpu=name, count=count) for name in qpu_names(qpu))
         super().__init__(
             label="slurm-qpu",
-            request=QPURequest(qpu=qpu, count=count),
+            request=first,
+            also=others,
             scheduler=Slurm(clusters=clusters),
             site=site,
             nodes_per_block=nodes_per_block,
@@ -108,6 +111,7 @@ class QPUSlurmProvider(QPUProvider):
             launcher=launcher,
             status_polling_interval=status_polling_interval,
         )
+        self.qpu = qpu
         self.partition = partition
         self.account = account
         self.qos = qos

@@ -104,7 +104,7 @@ class Site:
     def load(
         self,
         *,
-        qpu: str = "ibm_quick",
+        qpu: str | list[str] = "ibm_quick",
         retries: int = 0,
         strategy: str = "simple",
         **options: Any,
@@ -127,7 +127,7 @@ class Site:
 
 def executor(
     *,
-    qpu: str = "ibm_quick",
+    qpu: str | list[str] = "ibm_quick",
     lanes: int | None = None,
     max_workers_per_node: int | None = None,
     heartbeat_threshold: int = 30,

@@ -9,8 +9,9 @@ import pytest
 from parsl_ext import LeaseLauncher, QPUExecutor, QPUSlurmProvider
 from parsl_ext.providers import stray_jobs
 from parsl_ext.providers.job_script import render_job_script
+from parsl_ext.providers.several import join_options
 from parsl_ext.providers.stray_jobs import StrayJobs
-from qrmi_workflows.errors import RequestError
+from qrmi_workflows.errors import RequestError, UnknownQPUError
 from qrmi_workflows.schedulers.base import JobState, JobStatus
 from qrmi_workflows.schedulers.slurm import Slurm
 
@@ -120,3 +121,27 @@ def test_a_walltime_may_have_each_of_sbatchs_forms(site: None, walltime: str) ->
 def test_an_executor_without_lanes_or_workers_is_refused(site: None, number: str) -> None:
     with pytest.raises(RequestError, match=f"{number}=0: must be a positive integer"):
         QPUExecutor(provider=QPUSlurmProvider(qpu="ibm_a"), **{number: 0})
+
+
+def test_one_job_asks_for_several_qpus() -> None:
+    a = ["--gres=qpu:a:1", "--licenses=a:1", "--partition=quantum"]
+    b = ["--gres=qpu:b:1", "--qpu=b", "--partition=quantum"]
+    both = ["--gres=qpu:a:1,qpu:b:1", "--licenses=a:1", "--partition=quantum", "--qpu=b"]
+
+    assert join_options([a, b]) == both
+    with pytest.raises(RequestError, match=r"different values of --partition \(one, two\)"):
+        join_options([["--partition=one"], ["--partition=two"]])
+
+
+def test_a_provider_leases_all_qpus_that_it_asks_for(site: None) -> None:
+    provider = QPUSlurmProvider(qpu=["ibm_a", "ibm_b"])
+    executor = QPUExecutor(provider=provider)
+
+    assert provider.launcher.qpu == "ibm_a,ibm_b"
+    assert provider.qpu == ["ibm_a", "ibm_b"]
+    assert executor.lanes == sum(policy.lanes for policy in provider.qpu_policies) == 2
+    for wrong in ([], ["ibm_a", "ibm_a"], [""], "ibm_a,"):
+        with pytest.raises(RequestError, match="one or more different QPUs"):
+            QPUSlurmProvider(qpu=wrong)
+    with pytest.raises(UnknownQPUError, match="ibm_c"):
+        QPUSlurmProvider(qpu=["ibm_a", "ibm_c"])

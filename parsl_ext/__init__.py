@@ -2,6 +2,7 @@
 
 from parsl_ext.apps import qpu_app, qpu_bash_app
 from parsl_ext.block import block_lease
+from parsl_ext.block_errors import BlockErrors
 from parsl_ext.configs import qpu_config
 from parsl_ext.executor import QPUExecutor
 from parsl_ext.launcher import LeaseLauncher
@@ -12,6 +13,7 @@ from parsl_ext.providers.slurm import QPUSlurmProvider
 from parsl_ext.retries import qpu_retry_handler
 
 __all__ = [
+    "BlockErrors",
     "LeaseLauncher",
     "QPUExecutor",
     "QPUMemoizer",

@@ -186,7 +186,7 @@ def test_a_retry_attaches_to_the_task_of_a_killed_worker(parsl_site: Site, tmp_p
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("qpu", ["ibm_system"])
+@pytest.mark.parametrize("qpu", ["ibm_slow", pytest.param("ibm_system", marks=pytest.mark.slow)])
 def test_a_retry_attaches_to_the_task_of_a_lost_block(parsl_site: Site, qpu: str):
     before = parsl_site.tasks()
     with parsl_site.load(qpu=qpu, retries=1, heartbeat_threshold=6) as kernel:

@@ -75,11 +75,13 @@ class QuantumResult:
             return self
         try:
             data = vendor_of_type(self.type).decode(self.program, self.vendor_result)
+            json.dumps(data)  # it is for files
         except Exception as error:  # a vendor's package may raise anything
             reason = str(error) if isinstance(error, ResultError) else repr(error)
             raise UndecodedResultError(
                 f"task {self.task_id} on QPU {self.qpu!r} has completed, but its result was not "
-                f"decoded: {reason}",
+                f"decoded: {reason.removesuffix('.')}. It is kept as it is, and is not paid for "
+                f"again: `qpu journal show {self.task_id}` prints it.",
                 replace(self, decode_error=reason),
             ) from error
         return replace(self, data=data, decode_error=None)
@@ -200,7 +202,7 @@ class QuantumResult:
         document = {"format": FORMAT, "version": VERSION, **asdict(self)}
         if self.decode_error is None:
             del document["decode_error"]
-        data = (json.dumps(document, indent=1) + "\n").encode()
+        data = (_to_json(document) + "\n").encode()
         if len(data) >= COMPRESS_FROM:
             data = gzip.compress(data, compresslevel=6, mtime=0)
         # The rename of an atomic write would replace a device or FIFO such as /dev/null.
@@ -262,6 +264,15 @@ class QuantumResult:
                 f"PUBs of task {self.task_id}. Correct the index."
             )
         return self.data[index]
+
+
+def _to_json(document: Mapping[str, Any]) -> str:
+    """Render a document as JSON, which has no numbers that are not finite: they become null."""
+    try:
+        return json.dumps(document, indent=1, allow_nan=False)
+    except ValueError:
+        finite = json.loads(json.dumps(document), parse_constant=lambda _: None)
+        return json.dumps(finite, indent=1)
 
 
 def result_schema() -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from qrmi_workflows.cli.tables import print_table
 from qrmi_workflows.cli.types import Duration
-from qrmi_workflows.errors import JournalError, RequestError
+from qrmi_workflows.errors import JournalError, RequestError, UndecodedResultError
 
 if TYPE_CHECKING:
     from qrmi_workflows.journal.record import TaskRecord
@@ -64,7 +65,7 @@ def show(task: str) -> None:
     for archived in (False, True):
         for record in Journal().records(archived=archived, on_error=errors.append):
             if task and (record.task_id == task or record.digest.startswith(task)):
-                click.echo(json.dumps(json.loads(record.to_json()), indent=1))
+                click.echo(json.dumps(json.loads(_decoded(record).to_json()), indent=1))
                 return
     unreadable = f" {len(errors)} records could not be read." if errors else ""
     raise JournalError(
@@ -103,6 +104,17 @@ def prune(step: str | None, days: float, open_too: bool) -> None:
             f"no record of step {step!r}. To list the open steps, run `qpu journal list`."
         )
     click.echo(f"{forgotten} task{'' if forgotten == 1 else 's'} forgotten")
+
+
+def _decoded(record: TaskRecord) -> TaskRecord:
+    """Decode the result of a record, if it has one and this release can."""
+    if record.result is None:
+        return record
+    try:
+        result = record.result.decoded()
+    except UndecodedResultError as error:
+        result = error.result
+    return replace(record, result=result)
 
 
 def _row(record: TaskRecord) -> tuple[str, ...]:

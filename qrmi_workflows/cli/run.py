@@ -12,7 +12,7 @@ import click
 
 from qrmi_workflows.cli.outputs import require_writable
 from qrmi_workflows.cli.types import CONFIG_OPTION
-from qrmi_workflows.errors import PayloadError, QPUError, ResultError
+from qrmi_workflows.errors import PayloadError, QPUError, ResultError, UndecodedResultError
 
 if TYPE_CHECKING:
     from qrmi_workflows.config.job import JobQPU
@@ -86,7 +86,8 @@ def run(
     job has no lease, the command opens one for the task.
 
     An invalid payload is refused before a QPU is acquired; the exit code is then 2. If the task
-    fails, the exit code is 1.
+    fails, the exit code is 1. The same holds if its result cannot be decoded; the vendor's text is
+    then written to the result file all the same.
 
     If the command is interrupted, run it again: it waits for the task that was submitted, or
     fetches its result. You do not pay for the task twice.
@@ -119,12 +120,19 @@ def run(
     if step is not None:  # another run may find the task, even if nobody waits for this one
         os.environ.pop(QPU_ALIVE, None)
     with open_lease(found.name, config=config, step=step) as lease:
-        result = lease.run(
-            task,
-            on_state=None if quiet else _print_state,
-            on_stop=on_stop,
-            on_ambiguous=on_ambiguous,
-        )
+        try:
+            result = lease.run(
+                task,
+                on_state=None if quiet else _print_state,
+                on_stop=on_stop,
+                on_ambiguous=on_ambiguous,
+            )
+        except UndecodedResultError as error:
+            _save(error.result, output)
+            raise ResultError(
+                f"{error.message} {output} has it, too, in `vendor_result`, without `data`. Run "
+                "the same command again with a release of qrmi-workflows that can decode it."
+            ) from error
         _save(result, output)  # before the release, which may fail or take a while
     if step is not None:
         Journal().archive(step)

@@ -315,3 +315,12 @@ def test_a_result_can_be_read_without_quantum_packages(tmp_path):
 
     assert output.startswith("{'01': 2} [[0, 1], [0, 1]]")
     assert "pip install 'qrmi-workflows[ibm]'" in output
+
+
+def test_numbers_that_are_not_finite_are_null_in_the_file(tmp_path):
+    pub = PubResult(DataBin(shape=(2,), evs=np.array([0.5, np.nan]), stds=np.array([np.inf, 0.0])))
+    result_of("estimator", encode(pub)).save(tmp_path / "r.json")
+
+    text = (tmp_path / "r.json").read_text()
+    document = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert document["data"] == [{"evs": [0.5, None], "stds": [None, 0.0]}]

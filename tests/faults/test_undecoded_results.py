@@ -1,0 +1,88 @@
+"""A result is kept before it is understood: what cannot be decoded is not fetched or paid again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from fault_payloads import bell
+
+from qrmi_workflows import QuantumResult, open_lease
+from qrmi_workflows.cli import main
+from qrmi_workflows.errors import ResultError, UndecodedResultError
+from qrmi_workflows.journal.journal import Journal
+from qrmi_workflows.results import result_schema
+from qrmi_workflows.vendors.ibm import results
+
+
+def refuse(program: str, text: str) -> None:
+    raise ResultError(f"IBM's {program} result is of a kind that came later.")
+
+
+def crash(program: str, text: str) -> None:
+    raise KeyError("meas")
+
+
+def hold_an_object(program: str, text: str) -> list[dict[str, object]]:
+    return [{"evs": {1, 2}}]
+
+
+@pytest.fixture(params=[refuse, crash, hold_an_object])
+def undecodable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that cannot decode the vendor's results: it says so, crashes, or writes no JSON."""
+    monkeypatch.setattr(results, "decode_data", request.param)
+
+
+def qpu_run(payload: Path, output: Path) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(payload), "-o", str(output), "--qpu", "ibm_quick", "--quiet"])
+    return ended.value.code
+
+
+def test_it_is_written_whole_and_a_release_that_can_decodes_it(
+    undecodable, emulator, counted, matched, fault, payload_file, tmp_path, capsys, monkeypatch
+):
+    output = tmp_path / "result.json"
+    fault("delay", route="GET */jobs/*/results", seconds=0.0)  # counts the requests
+
+    assert qpu_run(payload_file, output) == 1
+    assert qpu_run(payload_file, output) == 1, "the same release cannot decode it next time either"
+
+    assert f"{output} has it, too, in `vendor_result`" in capsys.readouterr().err
+    document = json.loads(output.read_text())
+    jsonschema.validate(document, result_schema())
+    assert document["data"] == []
+    assert document["decode_error"]
+    (record,) = Journal().records()
+    assert record.result.vendor_result == document["vendor_result"]
+    with pytest.raises(ResultError, match="was not decoded"):
+        QuantumResult.load(output).counts()
+
+    monkeypatch.undo()
+    monkeypatch.setenv("QPU_CONFIG", str(emulator.config_path))
+    monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
+    assert QuantumResult.load(output).counts(), "from the file"
+    assert qpu_run(payload_file, output) == 0
+    assert json.loads(output.read_text())["data"], "from the journal"
+    assert "decode_error" not in json.loads(output.read_text())
+    assert counted()["tasks accepted"] == 1
+    assert matched() == 1, "the result was fetched once"
+
+
+def test_in_python_the_error_carries_it_and_the_journal_shows_it(
+    undecodable, emulator, capsys, monkeypatch
+):
+    with (
+        open_lease("ibm_quick", step="s") as lease,
+        pytest.raises(UndecodedResultError, match="qpu journal show") as caught,
+    ):
+        lease.run(bell())
+
+    assert "PrimitiveResult" in caught.value.result.vendor_result
+    with pytest.raises(SystemExit):
+        main(["journal", "show", caught.value.result.task_id])
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["state"] == "completed"
+    assert shown["result"]["decode_error"] == caught.value.result.decode_error

@@ -28,7 +28,7 @@ class Call(Future[Any]):
     was_made = False
 
 
-_Request = tuple[Call, str, tuple[Any, ...]]
+_Request = tuple[Call, str, tuple[Any, ...], Callable[[Call], None] | None]
 
 
 class Handle:
@@ -50,11 +50,20 @@ class Handle:
         arguments = (self._inbox, make)
         threading.Thread(target=_serve, args=arguments, name=name, daemon=True).start()
 
-    def call(self, method: str, args: tuple[Any, ...]) -> Call:
-        """Call a method; one call at a time."""
+    def call(
+        self, method: str, args: tuple[Any, ...], after: Callable[[Call], None] | None = None
+    ) -> Call:
+        """Call a method; one call at a time.
+
+        Args:
+            method: The method.
+            args: Its arguments.
+            after: Called in the handle's thread when it is ready for another call, which it is not
+                yet in the callbacks of the future.
+        """
         self.was_used = True
         future = Call()
-        self._inbox.put((future, method, args))
+        self._inbox.put((future, method, args, after))
         return future
 
     def dismiss(self) -> None:
@@ -116,7 +125,7 @@ class HandlePool:
 def _serve(inbox: queue.SimpleQueue[_Request | None], make: Callable[[], Any]) -> None:
     handle: Any = None
     while (item := inbox.get()) is not None:
-        future, method, args = item
+        future, method, args, after = item
         try:
             if handle is None:
                 handle = make()
@@ -124,5 +133,7 @@ def _serve(inbox: queue.SimpleQueue[_Request | None], make: Callable[[], Any]) -
             future.set_result(getattr(handle, method)(*args))
         except BaseException as error:  # raised to the caller by the future
             future.set_exception(error)
+        if after is not None:
+            after(future)
         # Otherwise this frame would keep the last result alive until the next call.
-        del item, future, args
+        del item, future, args, after

@@ -292,24 +292,21 @@ class QRMIResource:
             raise
         self._submitting = self._submitting.in_this_process()
         unanswered = self._submitting.unanswered
-        call = handle.call("task_start", (payload,))
+        call = handle.call("task_start", (payload,), partial(self._put_back_answered, handle))
         unanswered.add(call)
-        start = StartCall(call, lambda error: self._classify(error, call, "task_start", (payload,)))
+        call.add_done_callback(unanswered.discard)
+        return StartCall(call, lambda error: self._classify(error, call, "task_start", (payload,)))
 
-        def answered(_: StartCall) -> None:
-            unanswered.discard(call)
-            error = call.exception()
-            if error is not None and isinstance(start.classify(error), AuthenticationError):
-                # Idle handles may hold the same access token (IBM QCS, qrmi 0.26.4).
-                handle.dismiss()
-                self.close()
-                return
-            if error is None:
-                self._last_answer = time.monotonic()
-            self._handles.put_back(handle)
-
-        start.when_answered(answered)
-        return start
+    def _put_back_answered(self, handle: Handle, call: Call) -> None:
+        error = call.exception()
+        if error is None:
+            self._last_answer = time.monotonic()
+        elif isinstance(self._classify(error, call, "task_start", ()), AuthenticationError):
+            # Idle handles may hold the same access token (IBM QCS, qrmi 0.26.4).
+            handle.dismiss()
+            self.close()
+            return
+        self._handles.put_back(handle)
 
     def _has_free_lane(self) -> bool:
         status = self._ask_status()

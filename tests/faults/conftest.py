@@ -43,6 +43,12 @@ simulator = "null"
 execution_seconds = 0.05
 lanes = 3
 
+[qpus.ibm_unique]
+type = "ibm-quantum-system"
+simulator = "null"
+execution_seconds = 0.05
+server = {repeated_jobs_accepted = false}
+
 [qpus.ibm_fez]
 type = "ibm-quantum-compute-service"
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
 
 from qrmi_workflows.client.handles import HandlePool
@@ -56,6 +57,17 @@ def test_a_pool_that_is_garbage_collected_leaves_no_thread() -> None:
     del handles
     thread.join(timeout=60)
     assert not thread.is_alive()
+
+
+def test_a_callback_may_call_another_handle() -> None:
+    """A handle is free only after the callbacks of its call, which run in its own thread."""
+    handles = HandlePool(Recorder, "test")
+    handle = handles.take()
+    threads: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
+    future = handle.call("threads", (), lambda _: handles.put_back(handle))
+    future.add_done_callback(lambda _: threads.put(call(handles)))
+
+    assert threads.get(timeout=60) is not future.result()[0]
 
 
 def test_a_forked_child_creates_its_own_handle() -> None:

@@ -32,6 +32,11 @@ simulator = "null"
 execution_seconds = 3600
 lanes = 5
 
+[qpus.ibm_long]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 60
+
 [qpus.ibm_other]
 type = "ibm-quantum-compute-service"
 simulator = "null"

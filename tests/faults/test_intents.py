@@ -198,7 +198,7 @@ def test_a_late_answer_is_recorded_for_the_rerun(emulator, fault, counted, monke
 def test_a_late_answer_that_nobody_can_use_is_stopped(emulator, fault, counted, monkeypatch):
     """A step without a name cannot be run again."""
     late = Late(fault, monkeypatch)
-    with open_lease("ibm_slow") as lease:
+    with open_lease("ibm_long") as lease:
         late.submit(lease)
         wait_until(lambda: counted()["tasks cancelled"] == 1, "the end of the late task")
     assert counted()["tasks accepted"] == 1
@@ -208,24 +208,27 @@ def test_a_task_that_was_submitted_again_is_stopped_when_it_is_accepted_late(
     emulator, fault, counted, monkeypatch
 ):
     Late(fault, monkeypatch)
-    with open_lease("ibm_slow", step="s") as lease:
-        assert lease.run(bell(), on_ambiguous="resubmit").counts() is not None
-    wait_until(lambda: counted()["tasks cancelled"] == 1, "the end of the late task")
-    assert counted()["tasks completed"] == 1
-    assert only_record().state is RecordState.COMPLETED
+    with open_lease("ibm_long", step="s") as lease:
+        future = lease.submit(bell(), on_ambiguous="resubmit")
+        wait_until(lambda: counted()["tasks cancelled"] == 1, "the end of the late task")
+        assert (counted()["tasks accepted"], future.done()) == (2, False)
+        assert only_record().task_id == future.task_id
+        future.cancel()
 
 
 def test_a_late_answer_does_not_disturb_a_rerun_that_has_submitted_again(
     emulator, fault, counted, monkeypatch
 ):
     late = Late(fault, monkeypatch)
-    with open_lease("ibm_slow", step="s") as lease:
+    with open_lease("ibm_long", step="s") as lease:
         late.submit(lease)
         lease._journal.close(lease.step)
         with lease.for_step("s") as again:
-            result = again.run(bell(), on_ambiguous="resubmit")
-    wait_until(lambda: counted()["tasks cancelled"] == 1, "the end of the late task")
-    assert only_record().task_id == result.task_id
+            future = again.submit(bell(), on_ambiguous="resubmit")
+            wait_until(lambda: counted()["tasks cancelled"] == 1, "the end of the late task")
+            assert (counted()["tasks accepted"], future.done()) == (2, False)
+            assert only_record().task_id == future.task_id
+            future.cancel()
 
 
 @pytest.mark.parametrize("qpu", ["ibm_system", "ibm_unique"])

@@ -19,7 +19,6 @@ from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.journal.record import RecordState
 from qrmi_workflows.tasks import cancellation
 
-SECONDS = 1.0
 TYPES = {
     "ibm-quantum-compute-service": qpus_of_servers("ibm-quantum-compute-service", "compute"),
     "ibm-quantum-system": qpus_of_servers("ibm-quantum-system", "system"),
@@ -31,7 +30,7 @@ CONFIG = "".join(
 [qpus.{name}]
 type = "{type_}"
 simulator = "null"
-execution_seconds = {SECONDS}
+execution_seconds = 0.05
 server = {to_toml(server)}
 """
     for type_, servers in TYPES.items()
@@ -65,8 +64,26 @@ def payload(sequence: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
     return lambda qpu: {"sequence": sequence, "job_runs": 5} if qpu.startswith("EMU") else bell()
 
 
-def stop_one(qpu: str, payload: dict[str, Any], before: Callable[[], None] = lambda: None) -> str:
-    """Submit a task, cancel it while it runs, and return its id and what its caller is told."""
+@pytest.fixture
+def pause(emulator: Emulator) -> Iterator[Callable[..., None]]:
+    """Keep the tasks of a QPU from starting, or let them start."""
+
+    def set_availability(qpu: str, availability: str = "paused") -> None:
+        emulator.control.ask("PATCH", f"/qpus/{qpu}", {"availability": availability})
+
+    yield set_availability
+    for qpu in SERVERS:
+        set_availability(qpu, "online")
+
+
+def stop_one(
+    pause: Callable[..., None],
+    qpu: str,
+    payload: dict[str, Any],
+    before: Callable[[], None] = lambda: None,
+) -> str:
+    """Submit a task, cancel it before it ends, and rerun it; return what its caller was told."""
+    pause(qpu)
     with open_lease(qpu, step="s") as lease:
         future = lease.submit(payload)
         wait_until(lambda: future.task_id, "the task's id")
@@ -75,6 +92,7 @@ def stop_one(qpu: str, payload: dict[str, Any], before: Callable[[], None] = lam
         with pytest.raises(TaskCancelledError) as caught:
             future.result(timeout=60)
         told = str(caught.value)
+        pause(qpu, "online")
         with rerun(lease) as again:
             assert (again.run(payload).task_id != future.task_id) is ("was stopped" in told)
     return told
@@ -87,9 +105,9 @@ def rerun(lease: Lease) -> Lease:
 
 
 @pytest.mark.parametrize("qpu", sorted(SERVERS))
-def test_a_stopped_task_is_cancelled_or_found_by_the_rerun(emulator, counted, payload, qpu):
+def test_a_stopped_task_is_cancelled_or_found_by_the_rerun(emulator, counted, payload, pause, qpu):
     """A server without a route for it answers 404, which says nothing about the task."""
-    told = stop_one(qpu, payload(qpu))
+    told = stop_one(pause, qpu, payload(qpu))
 
     is_cancellable = SERVERS[qpu].get("cancel_route", True)
     assert ("was stopped" if is_cancellable else "may still be running; rerun the step") in told
@@ -100,11 +118,13 @@ def test_a_stopped_task_is_cancelled_or_found_by_the_rerun(emulator, counted, pa
 @pytest.mark.parametrize("qpu", ["compute_default", "system_default", "EMU_FREE"])
 @pytest.mark.parametrize("status", [403, 404, 409])
 def test_a_refused_cancellation_says_nothing_about_the_task(
-    emulator, counted, payload, fault, qpu, status
+    emulator, counted, payload, fault, pause, qpu, status
 ):
     route = CANCEL[qpu.partition("_")[0]]
 
-    told = stop_one(qpu, payload(qpu), lambda: fault("status", route=route, status=status, count=1))
+    told = stop_one(
+        pause, qpu, payload(qpu), lambda: fault("status", route=route, status=status, count=1)
+    )
 
     assert "may still be running" in told
     assert counted()["tasks completed"] == counted()["tasks accepted"] == 1
@@ -112,11 +132,13 @@ def test_a_refused_cancellation_says_nothing_about_the_task(
 
 @pytest.mark.parametrize("qpu", ["compute_default", "EMU_FREE"])
 def test_a_cancellation_whose_answer_is_lost_is_known_by_the_state(
-    emulator, counted, payload, fault, qpu
+    emulator, counted, payload, fault, pause, qpu
 ):
     route = CANCEL[qpu.partition("_")[0]]
 
-    told = stop_one(qpu, payload(qpu), lambda: fault("drop", route=route, when="after", count=1))
+    told = stop_one(
+        pause, qpu, payload(qpu), lambda: fault("drop", route=route, when="after", count=1)
+    )
 
     assert "was stopped" in told
     assert counted()["tasks cancelled"] == counted()["tasks completed"] == 1
@@ -124,17 +146,19 @@ def test_a_cancellation_whose_answer_is_lost_is_known_by_the_state(
 
 @pytest.mark.parametrize("qpu", ["compute_default", "system_default", "EMU_FREE"])
 def test_a_task_that_ends_before_its_cancellation_keeps_its_result(
-    emulator, counted, payload, monkeypatch, qpu
+    emulator, counted, payload, monkeypatch, pause, qpu
 ):
     cancel = cancellation.cancel_task
 
     def cancel_late(resource, task_id, traits):
+        pause(qpu, "online")
         wait_until(
             lambda: str(resource.task_status(task_id)) == "TaskStatus.Completed", "the task's end"
         )
         return cancel(resource, task_id, traits)
 
     monkeypatch.setattr("qrmi_workflows.tasks.run.cancel_task", cancel_late)
+    pause(qpu)
     with open_lease(qpu, step="s") as lease:
         future = lease.submit(payload(qpu))
         wait_until(lambda: future.task_id, "the task's id")
@@ -147,10 +171,11 @@ def test_a_task_that_ends_before_its_cancellation_keeps_its_result(
 
 @pytest.mark.parametrize("qpu", ["compute_default", "EMU_FREE"])
 def test_a_cancellation_that_takes_effect_late_is_not_the_reruns_error(
-    emulator, counted, payload, fault, qpu
+    emulator, counted, payload, fault, pause, qpu
 ):
     """The vendor accepts it, but the task's state is still the old one."""
     route = CANCEL[qpu.partition("_")[0]]
+    pause(qpu)
     with open_lease(qpu, step="s") as lease:
         future = lease.submit(payload(qpu))
         wait_until(lambda: future.task_id, "the task's id")
@@ -163,5 +188,6 @@ def test_a_cancellation_that_takes_effect_late_is_not_the_reruns_error(
             waiting = again.submit(payload(qpu))
             wait_until(lambda: waiting.task_id == future.task_id, "the rerun to re-attach")
             lease.resource.task_stop(future.task_id)
+            pause(qpu, "online")
             assert waiting.result(timeout=60).task_id != future.task_id
     assert counted()["tasks completed"] == 1

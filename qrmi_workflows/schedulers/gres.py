@@ -105,7 +105,9 @@ class JobGrants:
         has_gres = any(f"{gres}:".startswith(f"{held}:") for held in self.gres) or any(
             held.startswith(f"{gres}:") for held in self.gres
         )
-        return (not gres or has_gres) and (not licence or licence in self.licences)
+        # A licence of another server is written `NAME@SERVER`, in the policy or by Slurm alone.
+        licences = self.licences | {held.partition("@")[0] for held in self.licences}
+        return (not gres or has_gres) and (not licence or licence in licences)
 
 
 def grants_of_job(scontrol_output: str) -> JobGrants | None:
@@ -133,10 +135,11 @@ def _licences(scontrol_output: str) -> list[str]:
 def _names(lists: Iterable[str], separator: str) -> frozenset[str]:
     """Return the names of `NAME[:COUNT]` in lists, without those of which there are none."""
     names = set()
-    for entry in (entry for each in lists for entry in re.split(separator, each)):
+    bare = [re.sub(r"\([^)]*\)", "", each) for each in lists]  # without sockets, `(S:0-1)`
+    for entry in (entry for each in bare for entry in re.split(separator, each)):
         name, _, count = entry.rpartition(":")
         if not count[:1].isdigit():
             name, count = entry, "1"
-        if name and name != "(null)" and count != "0":
+        if name and count != "0":
             names.add(name.lower())
     return frozenset(names)

@@ -90,7 +90,14 @@ def test_a_job_must_hold_both_the_gres_and_the_licence_of_a_qpu():
 
 
 def test_a_job_holds_a_licence_that_was_written_without_a_count():
-    assert grants("gpu:2,qpu:IBM_FEZ:2(S:0)", "matlab:2,qpu_ibm_fez").hold(FEZ)
+    held = grants("gpu:2,qpu:IBM_FEZ:2(S:0,1)", "matlab@lmgr:2,qpu_ibm_fez")
+
+    assert held.hold(FEZ)
+    assert held.gres == {"gpu", "qpu:ibm_fez"}
+
+
+def test_a_job_holds_a_licence_of_another_server():
+    assert grants("qpu:ibm_fez:1", "qpu_ibm_fez@slurmdb:1").hold(FEZ)
 
 
 def test_a_gres_without_a_type_is_that_of_the_only_qpu():

@@ -48,12 +48,14 @@ def _left_behind(names: set[str], job: str) -> set[int]:
     steps = {pid for pid in candidates if "slurmstepd" in programs[pid]}
     # A child of slurmd keeps its name until it executes slurmstepd.
     others = candidates - steps - {pid for pid in candidates if _is_slurmd(programs[pid])}
-    jobs = {pid: _job_of(pid) for pid in others}
-    found = {pid for pid in others if jobs[pid] == job}
+    # What runs in another job's step is that job's, even a shell of `salloc` with this job's id.
+    lost = {pid for pid in others if not steps & set(_ancestors(pid, parents))}
+    jobs = {pid: _job_of(pid) for pid in lost}
+    found = {pid for pid in lost if jobs[pid] == job}
     has_other_jobs = any(f"slurmstepd: [{job}." not in programs[pid] for pid in steps)
     if not has_other_jobs and not set(jobs.values()) - {job, ""}:
-        found |= {pid for pid in others if parents[pid] in reapers}
-    return found | {pid for pid in others if found & set(_ancestors(pid, parents))}
+        found |= {pid for pid in lost if parents[pid] in reapers}
+    return found | {pid for pid in lost if found & set(_ancestors(pid, parents))}
 
 
 def _parents() -> dict[int, int]:

@@ -65,6 +65,9 @@ class _LazyGroup(click.Group):
 @click.version_option(package_name="qrmi-workflows", prog_name="qpu")
 def qpu() -> None:
     """Use quantum computers in HPC workflows: lease a QPU, run tasks on it, release it."""
+    from qrmi_workflows.schedulers.inherited import discard_inherited_leases
+
+    discard_inherited_leases()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

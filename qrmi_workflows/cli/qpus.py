@@ -11,6 +11,7 @@ import click
 
 from qrmi_workflows.cli.tables import print_table
 from qrmi_workflows.cli.types import CONFIG_OPTION, JSON_OPTION, Duration
+from qrmi_workflows.config.job import JobQPU, read_job
 from qrmi_workflows.config.qpus import QPUDefinition, load_qpus
 from qrmi_workflows.config.site import QPUPolicy, load_site_policy
 from qrmi_workflows.errors import ConfigError, QPUError
@@ -37,6 +38,8 @@ class _Row:
 @JSON_OPTION
 def list_qpus(config: Path | None, as_json: bool) -> None:
     """List the QPUs of this site and their states.
+
+    In a job, its own QPUs are those that its environment describes.
 
     STATE is the vendor's answer (online, paused, offline), or the reason why it is unknown. GRES
     and LICENCE are what a job requests from Slurm; a QPU without them is not available through
@@ -97,7 +100,7 @@ def target(
         write_atomically(output, found.text + "\n")
 
 
-_Entry = tuple[QPUDefinition | None, QPUPolicy | None]
+_Entry = tuple[QPUDefinition | JobQPU | None, QPUPolicy | None]
 
 
 def _find_qpus(config: Path | None) -> dict[str, _Entry]:
@@ -106,12 +109,15 @@ def _find_qpus(config: Path | None) -> dict[str, _Entry]:
         offered = dict(load_site_policy().qpus)
     except ConfigError:
         offered = {}
+    carried = read_job() if config is None else {}
+    defined: dict[str, QPUDefinition | JobQPU] = {}
     try:
-        defined = load_qpus(config)
+        defined.update(load_qpus(config))
     except ConfigError:
-        if config is not None or not offered:
+        # At some sites, only the SPANK plugin may read qrmi_config.json.
+        if not (offered or carried) or config is not None:
             raise
-        defined = {}  # at some sites, only the SPANK plugin may read qrmi_config.json
+    defined.update(carried)
     names = sorted({*defined, *offered})
     return {name: (defined.get(name), offered.get(name)) for name in names}
 
@@ -131,7 +137,7 @@ def _describe(item: tuple[str, _Entry]) -> _Row:
     )
 
 
-def _fetch_status(definition: QPUDefinition) -> tuple[str, int | None]:
+def _fetch_status(definition: QPUDefinition | JobQPU) -> tuple[str, int | None]:
     """Return the QPU's state and its number of pending tasks."""
     from qrmi_workflows.client.failures import TRY_LATER
     from qrmi_workflows.client.resource import QRMIResource

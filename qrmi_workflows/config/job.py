@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from qrmi_workflows.config.variables import STAGE_VARIABLES
 from qrmi_workflows.errors import ConfigError
 
-__all__ = ["JobQPU", "describe_job", "read_job", "without_leases", "write_job"]
+__all__ = ["JobQPU", "describe_job", "job_of_leases", "read_job", "without_leases", "write_job"]
 
 TOKEN = "QRMI_JOB_ACQUISITION_TOKEN"  # noqa: S105 - a variable's name, not a token
 TIMEOUT = "QRMI_JOB_TIMEOUT_SECONDS"
@@ -119,6 +119,11 @@ def describe_job(job_id: str | None, environ: Mapping[str, str] = os.environ) ->
         _JOB_UID: environ.get(_JOB_UID) or str(os.getuid()),
         _JOB_ID: environ.get(_JOB_ID) or job_id or process,
     }
+
+
+def job_of_leases(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the id of the job for which an environment's QPUs were acquired, if it says so."""
+    return environ.get(_JOB_ID) or None
 
 
 def without_leases(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

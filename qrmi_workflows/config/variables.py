@@ -26,6 +26,7 @@ __all__ = [
     "QPU_KILL_WAIT",
     "QPU_LANES",
     "QPU_LANE_WAIT",
+    "QPU_LEASE_JOB",
     "QPU_LEASE_RECORD",
     "QPU_LEASE_USAGE",
     "QPU_ON_STOP",
@@ -56,6 +57,7 @@ QPU_JOURNAL_DAYS = "QPU_JOURNAL_DAYS"
 QPU_KILL_WAIT = "QPU_KILL_WAIT"
 QPU_LANES = "QPU_LANES"
 QPU_LANE_WAIT = "QPU_LANE_WAIT"
+QPU_LEASE_JOB = "QPU_LEASE_JOB"
 QPU_LEASE_RECORD = "QPU_LEASE_RECORD"
 QPU_LEASE_USAGE = "QPU_LEASE_USAGE"
 QPU_ON_STOP = "QPU_ON_STOP"
@@ -84,7 +86,8 @@ USER_VARIABLES: Mapping[str, str] = {
 INTERNAL_VARIABLES: Mapping[str, str] = {
     QPU_ALIVE: "file that is deleted when nobody will run the job's steps again",
     QPU_ATTEMPT: "the attempt at the step, set for all processes under one `qpu lease exec`",
-    QPU_LEASE_USAGE: "file in which the tasks of an adopted lease record their usage",
+    QPU_LEASE_JOB: "the job under whose lease the command runs; empty outside of jobs",
+    QPU_LEASE_USAGE: "files in which the tasks of adopted leases record their usage, one per QPU",
     QPU_GRACE: "seconds between SIGTERM and SIGKILL for the command of a `qpu lease exec`",
     QPU_HELD_LANES: "lanes that a call holds and its child processes may use, one task at a time",
     QPU_JOB_USED: "seconds for which the job had run when the command started",
@@ -98,6 +101,7 @@ STAGE_VARIABLES = (
     QPU_ALIVE,
     QPU_STEP,
     QPU_ATTEMPT,
+    QPU_LEASE_JOB,
     QPU_LEASE_USAGE,
     QPU_GRACE,
     QPU_HELD_LANES,

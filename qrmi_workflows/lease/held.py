@@ -16,10 +16,11 @@ from typing import Self
 from qrmi_workflows.client.failures import is_session_ended, is_transient
 from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.config.folders import state_folder
-from qrmi_workflows.config.job import JobQPU, write_job
+from qrmi_workflows.config.job import JobQPU, read_job, write_job
 from qrmi_workflows.config.site import load_site_policy
 from qrmi_workflows.config.variables import (
     QPU_HELD_LANES,
+    QPU_LEASE_JOB,
     QPU_LEASE_USAGE,
     OnStop,
     on_stop,
@@ -27,7 +28,7 @@ from qrmi_workflows.config.variables import (
 )
 from qrmi_workflows.errors import ConfigError, LeaseError, QPUError
 from qrmi_workflows.lease.acquire import acquire
-from qrmi_workflows.lease.at_exit import exit_deferred
+from qrmi_workflows.lease.at_exit import exit_deferred, forget_at_exit, release_at_exit
 from qrmi_workflows.lease.killwait import current_kill_wait, learn_kill_wait, release_budget
 from qrmi_workflows.lease.records import OpenLease
 from qrmi_workflows.lease.time_limit import ask_time_limit
@@ -65,6 +66,7 @@ class HeldQPU:
         self.released = False
         self.queue_wait: float | None = None
         self._opened = opened
+        self._owners_usage: Path | None = None
         self._pid = os.getpid()
         self._last_renewal = float("-inf")
         self._on_stop: dict[Path, OnStop | None] = {}
@@ -72,9 +74,30 @@ class HeldQPU:
         self._renewing = threading.Lock()
 
     @classmethod
-    def adopt(cls, carried: JobQPU) -> Self:
-        """Use a QPU that another process, or the site, has acquired and will release."""
-        return cls(carried, None)
+    def adopt(cls, carried: JobQPU, *, step: str = "") -> Self:
+        """Use a QPU that another process, or the site, has acquired and will release.
+
+        The process that acquired it records the use that it and its children make of it. The site
+        records none, so this process records its own.
+
+        Args:
+            carried: The QPU, as `find_qpu` returns it.
+            step: The name of the step that uses it.
+        """
+        adopted = cls(carried, None)
+        adopted._owners_usage = _find_owners_usage(carried.name)
+        if adopted._owners_usage is None:
+            adopted._opened = OpenLease.create(
+                qpu=carried.name,
+                type=carried.type,
+                step=step,
+                acquire=0.0,
+                config=None,
+                token="",
+                adopted=True,
+            )
+            release_at_exit(adopted, adopted.release)
+        return adopted
 
     @classmethod
     def take_over(cls, found: JobQPU, opened: OpenLease) -> Self:
@@ -132,21 +155,19 @@ class HeldQPU:
 
     @property
     def is_adopted(self) -> bool:
-        """Whether another process owns the lease: for a forked child, its parent."""
-        return self._opened is None or self._pid != os.getpid()
+        """Whether another process, or the site, owns the lease: for a forked child, its parent."""
+        return self._opened is None or self._opened.adopted or self._pid != os.getpid()
 
-    def usage_path(self, environ: Mapping[str, str] = os.environ) -> Path | None:
-        """Return the lease's usage file; `None` if its owner keeps none."""
-        if self._opened is not None:
-            return self._opened.usage_path
-        named = environ.get(QPU_LEASE_USAGE)
-        return Path(named) if named else None
+    def usage_path(self) -> Path | None:
+        """Return the lease's usage file; `None` if there is none (any more)."""
+        return self._owners_usage if self._opened is None else self._opened.usage_path
 
     # Cached, because counting may ask the vendor and the number does not change under a lease.
     @functools.cached_property
     def lanes(self) -> LaneSemaphore:
         """The QPU's lanes, shared with all processes that use the lease."""
-        folder = _lanes_folder(self.qpu.name, self.usage_path())
+        is_of_site = self._opened is not None and self._opened.adopted
+        folder = _lanes_folder(self.qpu.name, None if is_of_site else self.usage_path())
         return lane_semaphore(_count_lanes(self.qpu.name, self.resource), folder)
 
     def renew(self) -> bool:
@@ -188,7 +209,13 @@ class HeldQPU:
             LeaseError: The release failed.
         """
         self.deletions.try_again(release_budget().record)
-        if self._opened is None or self.is_adopted:
+        if self._opened is None or self._pid != os.getpid():
+            return
+        if self._opened.adopted:
+            # Only this process's use of it ends. Leases of other steps may go on using the QPU.
+            used, self._opened = self._opened, None
+            forget_at_exit(self)
+            used.close(queue_wait=self.queue_wait)
             return
         with self._lock:
             self.released = True
@@ -280,9 +307,11 @@ def lease_environment(held: Iterable[HeldQPU]) -> dict[str, str]:
     """Return the variables that let a child process adopt these leases; they hold credentials."""
     all_held = list(held)
     variables = describe_this_job() | write_job(_complete(each.qpu) for each in all_held)
-    usage = next((path for each in all_held if (path := each.usage_path())), None)
-    if usage is not None:
-        variables[QPU_LEASE_USAGE] = str(usage)
+    job = this_job()
+    variables[QPU_LEASE_JOB] = "" if job is None else job.id
+    usage = [each.usage_path() for each in all_held]
+    if any(usage):
+        variables[QPU_LEASE_USAGE] = os.pathsep.join(str(path or "") for path in usage)
     if QPU_HELD_LANES in os.environ:  # inside of a call, whose lane the child shares
         variables[QPU_HELD_LANES] = os.environ[QPU_HELD_LANES]
     return variables
@@ -293,6 +322,14 @@ def _complete(qpu: JobQPU) -> JobQPU:
     known = registered_type(qpu.type)
     defaults = {} if known is None else known.settings
     return replace(qpu, environment={**defaults, **qpu.environment})
+
+
+def _find_owners_usage(qpu: str, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the usage file that the lease's owner keeps; `None` if the site owns the lease."""
+    # In the order of the job's QPUs, because each has a lease of its own.
+    paths = environ.get(QPU_LEASE_USAGE, "").split(os.pathsep)
+    named = dict(zip(read_job(environ), paths, strict=False)).get(qpu)
+    return Path(named) if named else None
 
 
 def _lanes_folder(qpu: str, usage: Path | None) -> Path | None:

@@ -36,6 +36,7 @@ from qrmi_workflows.lease.lease import Lease
 from qrmi_workflows.lease.reap import reap
 from qrmi_workflows.lease.records import OpenLease
 from qrmi_workflows.schedulers import this_scheduler
+from qrmi_workflows.schedulers.inherited import discard_inherited_leases
 
 __all__ = ["LeaseSet", "open_lease"]
 
@@ -133,6 +134,7 @@ def open_lease(
         ConfigError: There is no usable `qrmi_config.json`.
         LeaseError: The vendor did not grant it.
     """
+    discard_inherited_leases()
     path = None if config is None else Path(config)
     if not isinstance(qpu, list):
         return _open(find_qpu(qpu, config=path), step, path or _find_config())
@@ -169,7 +171,7 @@ def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
     # Before acquiring anything: by default, SIGTERM would end the process immediately.
     exit_on_sigterm()
     if found.token is not None:
-        return Lease(HeldQPU.adopt(found), step=step)
+        return Lease(HeldQPU.adopt(found, step=_name(step)), step=step)
     require_grant(found.name)
     return run_uninterrupted(
         lambda stop: _acquire(found, step, config, stop),
@@ -178,8 +180,12 @@ def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
     )
 
 
+def _name(step: str | None) -> str:
+    return step or os.environ.get(QPU_STEP, "")
+
+
 def _acquire(found: JobQPU, step: str | None, config: Path | None, stop: threading.Event) -> Lease:
-    name = step or os.environ.get(QPU_STEP, "")
+    name = _name(step)
     # An orphaned lease on an exclusive QPU would block this one until its session ends. One whose
     # tasks are still running is not released, but taken over: with it, they go on.
     orphan = _Orphan(found, name)

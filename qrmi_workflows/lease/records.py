@@ -114,8 +114,9 @@ class LeaseRecord:
         """Render the record as a line for a log."""
         pending = "" if self.queue_wait is None else f"job pending {self.queue_wait:.0f} s, "
         ids = ", ".join(self.task_ids) or "none"
+        how = "the site's lease used" if self.adopted else "lease held"
         return (
-            f"QPU {self.qpu}: {pending}lease held {self.held:.2f} s, QPU busy {self.busy:.2f} s, "
+            f"QPU {self.qpu}: {pending}{how} {self.held:.2f} s, QPU busy {self.busy:.2f} s, "
             f"idle {self.idle:.2f} s, tasks: {self.tasks} ({ids})"
         )
 

@@ -189,8 +189,11 @@ class TaskRun:
             try:
                 task_id = submission.send()
             except QPUError as error:
-                if isinstance(error, SessionEndedError) and self.renew and self.renew():
-                    continue
+                if isinstance(error, SessionEndedError):
+                    if self.renew and self.renew():
+                        continue
+                    _try_to_record(entry.failed, error.message, retryable=True)
+                    raise self._session_lost(error) from error
                 if had_no_effect(error):  # nothing was paid for, so a rerun may submit it
                     _try_to_record(entry.failed, error.message, retryable=True)
                     raise
@@ -320,6 +323,16 @@ class TaskRun:
                 logger.warning("%s", error)
             raise error from cause
         logger.warning("%s Submitting it again, as requested.", message)
+
+    def _session_lost(self, error: SessionEndedError) -> SessionEndedError:
+        message = (
+            f"{error.message} This process did not open it, so it cannot open another. Submit the "
+            "job again: it gets a new session, and a step that is run again finds the tasks that "
+            "it has submitted."
+        )
+        return SessionEndedError(
+            message, error.qpu, error.call, error.status_code, retryable=True, had_no_effect=True
+        )
 
     def _cancelled(self, what: str) -> TaskCancelledError:
         qpu, task_id = self.resource.resource_id(), self.task_id or ""

@@ -35,6 +35,7 @@ from parsl_ext.parsl_run import has_ended
 from parsl_ext.providers.base import QPUProvider
 from parsl_ext.resource_spec import require_valid_spec
 from parsl_ext.result_queue import PendingCalls, read_results
+from qrmi_workflows.config.job import read_job
 from qrmi_workflows.config.variables import QPU_LANES
 from qrmi_workflows.errors import RequestError
 
@@ -91,7 +92,7 @@ class QPUExecutor(HighThroughputExecutor):
     Raises
     ------
     RequestError
-        `lanes` or `max_workers_per_node` is less than 1.
+        `lanes` or `max_workers_per_node` is less than 1, or the provider's launcher holds no lease.
     """
 
     @typeguard.typechecked
@@ -122,6 +123,7 @@ class QPUExecutor(HighThroughputExecutor):
         max_idletime: float | None = None,
     ) -> None:
         _require_positive(lanes=lanes, max_workers_per_node=max_workers_per_node)
+        _require_lease(LocalProvider() if provider is None else provider)  # Parsl's default
         policies = provider.qpu_policies if isinstance(provider, QPUProvider) else []
         # A block with several QPUs looks up the lanes of each by itself.
         looks_up = lanes is None and len(policies) > 1
@@ -335,6 +337,22 @@ class QPUExecutor(HighThroughputExecutor):
         blocks = sum(status.state is JobState.RUNNING for status in list(self._status.values()))
         workers = int(self.max_workers_per_node)
         return max(1, blocks) * max(1, min(self.lanes + _SPARE_WORKERS, workers - 1))
+
+
+def _require_lease(provider: ExecutionProvider) -> None:
+    """Refuse a provider whose blocks would hold no QPU."""
+    launcher = getattr(provider, "launcher", None)
+    if isinstance(provider, QPUProvider) or isinstance(launcher, LeaseLauncher):
+        return
+    # In a job that holds a lease, the workers on its own nodes inherit that.
+    if isinstance(provider, LocalProvider) and any(
+        carried.token is not None for carried in read_job().values()
+    ):
+        return
+    raise RequestError(
+        f"the blocks of {type(provider).__name__} hold no QPU: its launcher must be a "
+        "`LeaseLauncher`. Write `launcher=LeaseLauncher(qpu=…)`, or use a `QPUSlurmProvider`."
+    )
 
 
 def _require_positive(**numbers: int | None) -> None:

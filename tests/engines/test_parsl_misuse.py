@@ -11,13 +11,12 @@ import pytest
 from parsl import python_app
 from parsl.config import Config
 from parsl.executors.errors import InvalidResourceSpecification
-from parsl.providers import LocalProvider
 from parsl.serialize.errors import DeserializationError
 from parsl_runs import Site, bell, executor, processes_with
 from waiting import wait_until
 
-from parsl_ext import QPUExecutor, qpu_app, qpu_retry_handler
-from qrmi_workflows.errors import ConfigError, RequestError, UnknownQPUError
+from parsl_ext import qpu_app
+from qrmi_workflows.errors import RequestError, UnknownQPUError
 
 pytestmark = [pytest.mark.slurm, pytest.mark.engines]
 
@@ -101,22 +100,6 @@ def test_a_call_that_cannot_be_pickled_or_unpickled_fails_alone(parsl_site: Site
         assert sample(bell()).result(timeout=60)
 
     assert parsl_site.sessions()["opened"] - opened == 1
-
-
-def test_an_executor_without_a_lease_launcher_opens_no_lease_and_says_why(parsl_site: Site):
-    opened = parsl_site.sessions()["opened"]
-    config = Config(
-        executors=[QPUExecutor(provider=LocalProvider())],
-        run_dir=str(parsl_site.folder),
-        retries=2,
-        retry_handler=qpu_retry_handler,
-    )
-    with parsl.load(config):
-        for call in (sample(bell()), plain()):
-            with pytest.raises(ConfigError, match="LeaseLauncher"):
-                call.result(timeout=60)
-
-    assert parsl_site.sessions()["opened"] == opened
 
 
 def test_ctrl_c_cancels_running_tasks_and_releases_the_lease(parsl_site: Site):

@@ -8,7 +8,7 @@ import pytest
 from parsl.jobs.states import JobState, JobStatus
 from parsl.providers import LocalProvider
 
-from parsl_ext import QPUExecutor, block_errors
+from parsl_ext import LeaseLauncher, QPUExecutor, block_errors
 
 
 def states(blocks: str, exit_code: int | None = None) -> dict[str, JobStatus]:
@@ -21,7 +21,7 @@ def states(blocks: str, exit_code: int | None = None) -> dict[str, JobStatus]:
 @pytest.fixture
 def executor() -> QPUExecutor:
     """An executor with a call that has not finished."""
-    executor = QPUExecutor(provider=LocalProvider())
+    executor = QPUExecutor(provider=LocalProvider(launcher=LeaseLauncher(qpu="q")))
     executor.tasks[1] = Future()
     return executor
 

@@ -354,6 +354,11 @@ class TaskRun:
         reason = ""
         with suppress(QPUError):
             reason = self.resource.task_logs(task_id).strip()
+        if not reason:  # some clients give the reason when they are asked for the result
+            try:
+                self.resource.task_result(task_id)
+            except QPUError as error:
+                reason = error.message
         return TaskFailedError(
             f"task {task_id} on QPU {qpu!r} failed at the vendor: {reason or 'no reason given'}",
             qpu,

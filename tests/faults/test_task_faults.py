@@ -1,8 +1,5 @@
 """No task that was paid for is lost or paid for twice."""
 
-import json
-import logging
-import os
 import signal
 import subprocess
 import sys
@@ -15,10 +12,7 @@ from waiting import wait_until
 
 from qrmi_workflows import QuantumResult, open_lease
 from qrmi_workflows.errors import (
-    AmbiguousTaskError,
     JournalError,
-    PayloadError,
-    ResourceError,
     TaskCancelledError,
     TaskFailedError,
 )
@@ -175,47 +169,6 @@ def test_truncated_answers_lose_no_result(quick, fault, counted, kind):
     assert counted()["tasks accepted"] == 1
 
 
-@pytest.mark.parametrize("status", [423, 429])
-def test_a_submission_to_a_busy_vendor_is_retried(quick, fault, counted, status):
-    fault("status", route="POST */jobs", status=status, count=2)
-
-    assert quick.run(bell()).task_id
-    assert counted()["tasks accepted"] == 1
-
-
-def test_a_rejected_submission_is_an_error_at_once(quick, fault, counted):
-    fault("status", route="POST */jobs", status=400)
-
-    with pytest.raises(ResourceError, match="task_start failed"):
-        quick.run(bell())
-
-    assert counted()["tasks accepted"] == 0
-    (record,) = records("quick")
-    assert (record.state, record.retryable) == (RecordState.FAILED, True)  # nothing was paid for
-
-
-@pytest.mark.parametrize(
-    ("kind", "when"), [("drop", "after"), ("status", "after"), ("drop", "before")]
-)
-def test_a_lost_answer_is_reported(emulator, fault, counted, kind, when, caplog):
-    fault(kind, route="POST */jobs", when=when, count=1)
-    with open_lease("ibm_quick", step="lost") as lease:
-        with pytest.raises(AmbiguousTaskError, match="--on-ambiguous resubmit"):
-            lease.run(bell())
-        assert records("lost")[0].state is RecordState.INTENT
-
-    with (
-        open_lease("ibm_quick", step="lost") as lease,
-        pytest.raises(AmbiguousTaskError, match="an earlier run ended"),
-    ):
-        lease.run(bell())
-
-    with caplog.at_level(logging.WARNING), open_lease("ibm_quick", step="lost") as lease:
-        assert lease.run(bell(), on_ambiguous="resubmit").task_id
-    assert "Submitting it again, as requested" in caplog.text
-    assert counted()["tasks accepted"] == (2 if when == "after" else 1)
-
-
 def test_a_failed_task_says_why_and_is_not_submitted_again(emulator, counted):
     invalid = bell()
     invalid["parameters"]["pubs"][0][0] = "OPENQASM 3.0; bit[1] c; nonsense $0; c[0] = measure $0;"
@@ -332,55 +285,6 @@ def test_a_record_of_a_newer_version_is_left_alone(quick):
     ):
         lease.run(bell())
     assert path.read_text() == newer
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        "not-json",
-        "foreign",
-        "unknown-qpu",
-        "absent",
-        "no-folder",
-        "no-config",
-        "bad-config",
-        "shots",
-    ],
-)
-def test_invalid_input_is_refused_before_anything_is_acquired(
-    emulator, counted, payload_file, tmp_path, case
-):
-    output, qpu, environ, options = tmp_path / "r.json", "ibm_quick", dict(os.environ), []
-    if case == "not-json":
-        payload_file.write_text("{")
-    elif case == "foreign":
-        payload_file.write_text(json.dumps({"sequence": {"register": []}, "job_runs": 1}))
-    elif case == "unknown-qpu":
-        qpu = "ibm_nowhere"
-    elif case == "absent":
-        payload_file.unlink()
-    elif case == "no-folder":
-        output = tmp_path / "nowhere" / "r.json"
-    elif case == "no-config":
-        environ["QPU_CONFIG"] = str(tmp_path / "absent.json")
-    elif case == "bad-config":
-        environ["QPU_CONFIG"] = str(payload_file)
-    elif case == "shots":
-        options = ["--shots", "0"]
-
-    argv = ("run", str(payload_file), "-o", str(output), "--qpu", qpu, *options)
-    done = run_cli(*argv, env=environ)
-
-    assert done.returncode == 2
-    assert done.stderr.startswith("qpu: ")
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert counted()["sessions opened"] == 0
-
-
-def test_a_payload_for_another_vendor_never_reaches_the_vendor(quick, counted):
-    with pytest.raises(PayloadError, match="the type must be one of: pasqal-cloud"):
-        quick.run({"sequence": {"register": []}, "job_runs": 1})
-    assert counted()["tasks accepted"] == 0
 
 
 @pytest.mark.root

@@ -8,6 +8,7 @@ import qrmi
 from qrmi_workflows.client.failures import (
     classify,
     is_busy,
+    is_lane_refusal,
     is_session_ended,
     is_transient,
     may_submit_again,
@@ -161,6 +162,48 @@ def test_a_payload_that_the_client_rejects_had_no_effect():
 
     assert error.had_no_effect
     assert not error.retryable
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "S3 bucket is not configured. Use ClientBuilder.with_s3_bucket() to use this function.",
+        "invalid presigning duration: `expires_in` must be no longer than one week",
+        "auth token is missing or expired and refresh credentials are not configured",
+    ],
+)
+def test_settings_that_the_client_misses_while_it_submits_are_a_configuration_error(text):
+    assert type(failed(text)) is ConfigError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        qrmi.QrmiError("failed to upload to S3: unhandled error"),
+        qrmi.QrmiError("error sending request for url (http://127.0.0.1:1/x/oauth/token)"),
+        TypeError("'str' object is not an instance of 'Payload'"),
+    ],
+)
+def test_a_failure_before_the_submission_had_no_effect(error):
+    assert classify(error, "ibm_fez", "task_start", ()).had_no_effect
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        qrmi.QrmiError("error sending request for url (http://127.0.0.1:1/x/jobs)"),
+        qrmi.InvalidInputError('{"status_code":409,"title":"Job 1 already exists."}'),
+        qrmi.InvalidInputError("(no error body available; request URL: http://x/v1/jobs)"),
+    ],
+)
+def test_a_failure_after_which_the_vendor_may_have_the_task_is_not_called_one(error):
+    """A client that repeats a submission may be told that its first attempt was accepted."""
+    assert not classify(error, "ibm_fez", "task_start", ()).had_no_effect
+
+
+@pytest.mark.parametrize(("status", "is_refusal"), [(423, True), (429, True), (503, False)])
+def test_a_refusal_for_want_of_a_lane_is_recognised(status, is_refusal):
+    assert is_lane_refusal(failed(f"status {status}")) is is_refusal
 
 
 BUSY = ResourceError("busy", retryable=True, had_no_effect=True)

@@ -8,12 +8,17 @@ from qrmi_workflows.config import variables
 from qrmi_workflows.config.variables import (
     journal_days,
     kill_wait_seconds,
+    lane_wait_seconds,
     on_stop,
     requested_lanes,
 )
 from qrmi_workflows.errors import ConfigError
 
-NUMBERS = [("journal_days", "QPU_JOURNAL_DAYS"), ("kill_wait_seconds", "QPU_KILL_WAIT")]
+NUMBERS = [
+    ("journal_days", "QPU_JOURNAL_DAYS"),
+    ("kill_wait_seconds", "QPU_KILL_WAIT"),
+    ("lane_wait_seconds", "QPU_LANE_WAIT"),
+]
 
 
 def test_lanes_are_not_requested_by_default():
@@ -37,6 +42,11 @@ def test_the_journal_keeps_inactive_steps_for_90_days_by_default():
     assert journal_days({"QPU_JOURNAL_DAYS": ""}) == 90
     assert journal_days({"QPU_JOURNAL_DAYS": "7.5"}) == 7.5
     assert journal_days({"QPU_JOURNAL_DAYS": "0"}) == 0
+
+
+def test_a_task_waits_a_day_for_a_lane_by_default():
+    assert lane_wait_seconds({}) == 86400
+    assert lane_wait_seconds({"QPU_LANE_WAIT": "0"}) == 0
 
 
 def test_kill_wait_is_unknown_by_default():

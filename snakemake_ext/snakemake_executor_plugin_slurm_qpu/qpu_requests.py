@@ -17,7 +17,7 @@ from typing import Any
 
 from qrmi_workflows.config.qpus import QPUDefinition, find_config, load_qpus
 from qrmi_workflows.config.site import QPUPolicy, SitePolicy, load_site_policy
-from qrmi_workflows.errors import ConfigError, QPUError, RequestError, UnknownQPUError
+from qrmi_workflows.errors import ConfigError, QPUError, RequestError
 from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.command import require_success, run_command
 from qrmi_workflows.schedulers.gres import offered_gres, require_count, require_gres, units_of
@@ -67,9 +67,11 @@ class QPURequests:
             return
         path, defined = self._definitions
         if policy.name not in defined:
-            where = f"in {path}, though the site policy {self.site.path} offers it"
-            remedy = "Ask your administrators to define it, or to remove it from the site policy."
-            raise UnknownQPUError(policy.name, defined, where, remedy)
+            raise RequestError(
+                f"QPU {policy.name!r}: {path} does not define it, though the site policy "
+                f"{self.site.path} offers it; it defines: {', '.join(sorted(defined)) or 'none'}. "
+                "Ask for one of those, or ask your administrators for the definition."
+            )
 
     @cached_property
     def _nodes(self) -> list[str]:

@@ -187,7 +187,9 @@ def test_a_qpu_in_the_site_policy_that_is_not_defined_is_refused(in_sandbox, tmp
     config.write_text(json.dumps(document))
     monkeypatch.setenv("QPU_CONFIG", str(config))
 
-    with pytest.raises(WorkflowError, match=rf"'ibm_fez' in {config}, though .* one of: FRESNEL"):
+    with pytest.raises(
+        WorkflowError, match=rf"'ibm_fez': {config} does not define it.*: FRESNEL\."
+    ):
         run(tmp_path, QUANTUM)
 
 

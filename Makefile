@@ -10,7 +10,7 @@ AT_ONCE := -n 2 --dist loadfile
 # Only root can create the users that some tests need.
 AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
 
-.PHONY: demo test test-noslurm coverage test-pythons test-slow test-parsl-suite test-tutorial break-it bench lint clean
+.PHONY: demo test test-noslurm coverage test-pythons test-slow test-servers test-parsl-suite test-tutorial break-it bench lint clean
 
 demo:
 	@slurm=; tools/setup slurm '$(NO_DEMO_SLURM)' || slurm=--no-slurm; \
@@ -43,6 +43,11 @@ test-slow:
 	@tools/setup venv
 	@$(IN_VENV) pytest $(AT_ONCE) -m 'slow $(AS_USER)' $(TIERS)
 
+# Run the fault tests once more for each setting in which real servers differ.
+test-servers:
+	@tools/setup venv
+	@$(IN_VENV) EVERY_SERVER=1 pytest $(AT_ONCE) -m 'not slow and not slurm' tests/faults
+
 # Run Parsl's own tests on our provider, launcher and executor, in blocks that hold a QPU.
 test-parsl-suite:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
@@ -57,8 +62,8 @@ test-tutorial:
 	@tools/setup tutorial
 	@$(IN_VENV) pytest -m tutorial tests/engines/test_snakemake_tutorial.py
 
-# Kill, starve and confuse steps and Slurm jobs at random moments, 300 times. Print what was hit,
-# what was lost, and the seed.
+# Kill, starve and confuse steps and Slurm jobs at random moments, on every kind of server, 500
+# times. Print what was hit, what was lost, and the seed.
 break-it:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@tools/setup venv

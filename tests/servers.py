@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import tomllib
+
 from qrmi_workflows.emulator.dialects import load_dialect
 from qrmi_workflows.emulator.settings import ServerSettings
 
-__all__ = ["qpus_of_servers", "servers", "to_toml"]
+__all__ = ["qpus_of_servers", "servers", "to_toml", "vary"]
 
 
-def servers(type_: str) -> list[dict[str, bool]]:
-    """Return settings for the servers of a resource type: the defaults, and each one inverted."""
+def servers(*types: str) -> list[dict[str, bool]]:
+    """Return settings for the servers of resource types: the defaults, and each one inverted."""
     defaults = ServerSettings()
-    switches = [
-        name
-        for name in load_dialect(type_).server_settings
-        if type(getattr(defaults, name)) is bool
-    ]
-    return [{}, *({name: not getattr(defaults, name)} for name in switches)]
+    names = sorted({name for type_ in types for name in load_dialect(type_).server_settings})
+    values = {name: getattr(defaults, name) for name in names}
+    return [{}, *({name: not on} for name, on in values.items() if isinstance(on, bool))]
 
 
 def qpus_of_servers(type_: str, prefix: str) -> dict[str, dict[str, bool]]:
@@ -27,3 +26,12 @@ def qpus_of_servers(type_: str, prefix: str) -> dict[str, dict[str, bool]]:
 def to_toml(server: dict[str, bool]) -> str:
     """Render settings as a value of `server` in the emulator's TOML file."""
     return "{" + ", ".join(f"{name} = {str(on).lower()}" for name, on in server.items()) + "}"
+
+
+def vary(config: str, server: dict[str, bool]) -> str:
+    """Add settings to all QPUs of a TOML file whose dialects have them."""
+    for name, table in tomllib.loads(config)["qpus"].items():
+        known = load_dialect(table["type"]).server_settings
+        chosen = {key: on for key, on in server.items() if key in known}
+        config = config.replace(f"[qpus.{name}]\n", f"[qpus.{name}]\nserver = {to_toml(chosen)}\n")
+    return config

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from break_it import Tally
 from fault_payloads import bell
+from servers import servers, vary
 
 from qrmi_workflows import Lease, open_lease
 from qrmi_workflows.emulator import Emulator, start_emulator
 
+SERVERS = [{}]
+if os.environ.get("EVERY_SERVER"):  # `make test-servers`
+    SERVERS = servers("ibm-quantum-compute-service", "ibm-quantum-system")
 CONFIG = """
 [qpus.ibm_quick]
 type = "ibm-quantum-compute-service"
@@ -66,10 +71,20 @@ lanes = 5
 """
 
 
+@pytest.fixture(
+    scope="session", params=SERVERS, ids=lambda server: "-".join(server) or "documented"
+)
+def server(request: pytest.FixtureRequest) -> dict[str, bool]:
+    """The settings of the emulated servers that differ from the default."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def shared_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+def shared_emulator(
+    tmp_path_factory: pytest.TempPathFactory, server: dict[str, bool]
+) -> Iterator[Emulator]:
     folder = tmp_path_factory.mktemp("faults")
-    (folder / "emulator.toml").write_text(CONFIG)
+    (folder / "emulator.toml").write_text(vary(CONFIG, server))
     (folder / "site.toml").write_text(SITE)
     with start_emulator(folder / "state", config=folder / "emulator.toml") as running:
         yield running

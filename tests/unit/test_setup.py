@@ -280,9 +280,10 @@ def test_ci_runs_make_test() -> None:
     """Continuous integration has no set-up of its own."""
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert script.read_text().splitlines()[-6:] == [
+    assert script.read_text().splitlines()[-7:] == [
         "make test",
         "make test-slow",
+        "make test-servers",
         "make coverage",
         "make test-pythons",
         "make test-tutorial",

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from emulator_clients import ask, device_of, pi_pulse
+from munge_daemon import is_munged_running, running_munged
 from other_users import User, python_for_all, temporary_user
 from servers import servers, to_toml
 from waiting import wait_until
@@ -29,44 +30,15 @@ from qrmi_workflows.vendors.registry import load_vendor
 SERVERS = {"_".join(server) or "public": server for server in servers("pasqal-local")}
 
 
-def is_munged_running() -> bool:
-    """Return whether the machine's own munged is running."""
-    try:
-        return subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        return False
-
-
 # Slurm's packages install munge. If munged is not running, only root can start it.
 pytestmark = [pytest.mark.slurm, *([] if is_munged_running() else [pytest.mark.root])]
-SOCKET = Path("/run/munge/munge.socket.2")  # compiled into libmunge, which QRMI loads
 
 
 @pytest.fixture(scope="module")
 def munged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Start munged for these tests if it is not running."""
-    if is_munged_running():
+    with running_munged(tmp_path_factory.mktemp("munge")):
         yield
-        return
-    if os.getuid() != 0:
-        pytest.fail("munged is not running; start it as root with `systemctl start munge`")
-    folder = tmp_path_factory.mktemp("munge", numbered=True)
-    folder.chmod(0o700)
-    (folder / "key").write_bytes(os.urandom(128))
-    (folder / "key").chmod(0o400)
-    created = not SOCKET.parent.exists()
-    SOCKET.parent.mkdir(mode=0o755, exist_ok=True)
-    files = [f"--{name}-file={folder / name}" for name in ("key", "pid", "seed")]
-    daemon = subprocess.Popen(
-        ["munged", "--foreground", "--force", *files], stderr=subprocess.DEVNULL
-    )
-    wait_until(lambda: SOCKET.exists() or daemon.poll() is not None, "munged's socket")
-    assert daemon.poll() is None
-    yield
-    daemon.terminate()
-    daemon.wait(60)
-    if created:
-        shutil.rmtree(SOCKET.parent)
 
 
 @pytest.fixture(scope="module")

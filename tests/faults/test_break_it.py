@@ -32,7 +32,7 @@ from waiting import wait_until
 
 from qrmi_workflows.emulator import Emulator, start_emulator
 
-TASK_SECONDS = 0.25
+TASK_SECONDS = 0.25, 1.5  # shorter and longer than a rerun needs to start
 QPUS = 40  # so many that a lost session has ended before its QPU is used again
 ROUTES = ("POST */jobs", "GET */jobs/*", "POST */sessions", "PATCH */sessions/*", "*")
 CONFIG = "".join(
@@ -40,7 +40,7 @@ CONFIG = "".join(
 [qpus.ibm_{number}]
 type = "ibm-quantum-compute-service"
 simulator = "null"
-execution_seconds = {TASK_SECONDS}
+execution_seconds = {TASK_SECONDS[number % 2]}
 lanes = 5
 """
     for number in range(QPUS)
@@ -105,13 +105,16 @@ def end_in_a_state(step: Step, vendor: Vendor, dice: random.Random) -> str:
             lambda: step.journal_state() == target or process.poll() is not None,
             f"the state {target}",
         )
-        time.sleep(dice.uniform(0.0, {"submitted": TASK_SECONDS, NO_INTENT: 0.8}.get(target, 0.3)))
+        time.sleep(
+            dice.uniform(0.0, {"submitted": task_seconds(step), NO_INTENT: 0.8}.get(target, 0.3))
+        )
         return end(step, process, dice)
 
 
 def end(step: Step, process: subprocess.Popen[str], dice: random.Random) -> str:
     """Signal some or all of the step's processes; return the state of its journal before."""
     number, state = dice.choice(STOPS), step.journal_state()
+    step.stops += number != signal.SIGKILL and "leave" not in process.args
     processes = [process, *step.processes()]
     for each in dice.choice([processes[:1], processes[-1:], processes]):
         with suppress(psutil.NoSuchProcess):
@@ -124,7 +127,11 @@ def end(step: Step, process: subprocess.Popen[str], dice: random.Random) -> str:
 
 
 def random_moment(step: Step, dice: random.Random) -> float:
-    return dice.uniform(0.05, 0.3 + TASK_SECONDS + 0.3 * step.supervised)
+    return dice.uniform(0.05, 0.3 + task_seconds(step) + 0.3 * step.supervised)
+
+
+def task_seconds(step: Step) -> float:
+    return TASK_SECONDS[int(step.qpu.removeprefix("ibm_")) % 2]
 
 
 def restart_vendor(step: Step, vendor: Vendor, dice: random.Random) -> str:

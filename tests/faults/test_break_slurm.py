@@ -37,6 +37,8 @@ pytestmark = pytest.mark.slurm
 AT_ONCE = 4
 CANCELLED = max(1, RUNS // 20)
 """The number of batches of `AT_ONCE` jobs that are cancelled."""
+REQUEUED = max(1, RUNS // 40)
+"""The number of batches of `AT_ONCE` jobs that are requeued or preempted."""
 TIMED_OUT = max(1, RUNS // 100)
 """The number of batches whose jobs reach their time limit; Slurm checks it every 30 seconds."""
 JOBS_PER_LIMIT = 12
@@ -50,6 +52,13 @@ execution_seconds = {0.3 if number < QPUS else 0.02}
 """
     for number in range(QPUS + JOBS_PER_LIMIT)
 )
+PREEMPTION = """
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=low Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=high Nodes=ALL PriorityTier=2 PreemptMode=OFF
+"""
+KILLS = (("--signal=KILL",), ("--full", "--signal=KILL"))
 PROGRAM = Path(__file__).with_name("many_tasks.py")
 QPU = (sys.executable, "-m", "qrmi_workflows")
 
@@ -81,14 +90,27 @@ class Site:
         done = run_command(argv, environ=environ or self.environ)
         return require_success(done).stdout.strip()
 
-    def submit(self, step: Step, script: str) -> str:
+    def submit(self, step: Step, script: str, *options: str) -> str:
         """Submit a step's job and wait until it is running."""
         (step.folder / "job.sh").write_text(f"#!/bin/sh\n{script}\n")
         grants = (f"--gres=qpu:{step.qpu}:1", f"--licenses=qpu_{step.qpu}:1", "--time=10")
-        argv = ["sbatch", "--parsable", *grants, f"--output={step.folder}/job.out"]
+        argv = ["sbatch", "--parsable", *grants, *options, f"--output={step.folder}/job.out"]
         job = self.slurm(*argv, str(step.folder / "job.sh"), environ=step.environ)
         self.wait_for(job, "RUNNING")
         return job
+
+    def restart(self, jobs: list[str], dice: random.Random) -> None:
+        """Requeue jobs, or have another job preempt them, and start them again immediately."""
+        if dice.random() < 0.5:
+            for job in jobs:
+                run_command(["scontrol", "requeue", job], environ=self.environ)  # or it has ended
+        else:
+            argv = ["sbatch", "--parsable", "--partition=high", "--exclusive", "--output=/dev/null"]
+            self.wait_for(self.slurm(*argv, "--nodes=2", "--wrap=true"), "COMPLETED")
+        for job in jobs:
+            if self.wait_for(job, "PENDING", "COMPLETED", "FAILED") == "PENDING":
+                # Otherwise a requeued job waits for two minutes, until its credential has expired.
+                self.slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def expire(self, job: str) -> None:
         """Set a job's end to now; Slurm refuses that within a second of the job's start."""
@@ -112,7 +134,11 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("break-slurm")
     with emulated_site(folder, CONFIG) as box:
-        yield Site(box, folder)
+        site = Site(box, folder)
+        with Path(site.environ["SLURM_CONF"]).open("a") as slurm_conf:
+            slurm_conf.write(PREEMPTION)
+        site.slurm("scontrol", "reconfigure")
+        yield site
 
 
 def plain(step: Step) -> str:
@@ -155,7 +181,8 @@ def cancel(site: Site, step: Step, dice: random.Random, script: str) -> tuple[st
     else:
         wait_for_state(step, dice.choice(STATES))
     state = step.journal_state()
-    how = dice.choice([(), (), ("--signal=KILL",), ("--full", "--signal=TERM")])
+    how = dice.choice([(), (), *KILLS, ("--full", "--signal=TERM")])
+    step.stops += how not in KILLS
     run_command(["scancel", *how, job], environ=site.environ)  # fails if the job has ended
     return state, finish(site, step, job)
 
@@ -198,6 +225,30 @@ def test_scancel_at_random_moments(site: Site, tally: Tally, tmp_path: Path, bat
         )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", range(REQUEUED))
+def test_requeue_and_preemption_at_random_moments(
+    site: Site, tally: Tally, tmp_path: Path, batch: int
+):
+    first = (CANCELLED + batch) * AT_ONCE
+    dice = random.Random(SEED + first)
+    numbers = range(first, first + AT_ONCE)
+    steps = [site.step(tmp_path / str(number), number, qpu=number % QPUS) for number in numbers]
+    script = dice.choice([plain, replaced, supervised])
+    options = ("--requeue", "--partition=low")
+    jobs = [site.submit(step, script(step), *options) for step in steps]
+    time.sleep(dice.uniform(0, 1.5))
+    for step in steps:
+        tally.states[step.journal_state()] += 1
+        step.stops += 1
+    site.restart(jobs, dice)
+
+    for step, job in zip(steps, jobs, strict=True):
+        ambiguous = finish(site, step, job)
+        tally.ways[f"restart of a {script.__name__} job"] += 1
+        require_no_losses(step, tally, ambiguous=ambiguous, story=f"{step.folder.name}: restart")
+
+
 def start_many(site: Site, step: Step) -> str:
     """Start a job whose command runs one task after another, ignoring SIGTERM."""
     step.argv = [sys.executable, str(PROGRAM), str(step.out), "10000"]
@@ -211,6 +262,7 @@ def find_started_tasks(step: Step) -> str:
     started = len(list(step.state.glob("journal/open/*/*/*.json")))
     step.results = [step.out / f"{number}.json" for number in range(started)]
     step.argv = under_lease(step, [*step.argv[:-1], str(started)])
+    step.stops += 1
     if all(result.exists() for result in step.results[-1:]):  # also if it had started none
         return NO_INTENT
     return step.journal_state()

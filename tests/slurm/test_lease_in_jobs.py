@@ -19,6 +19,7 @@ from waiting import wait_until
 from qrmi_workflows.config.qpus import load_qpus
 from qrmi_workflows.config.site import load_site_policy
 from qrmi_workflows.emulator.client import Control
+from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.lease.records import open_leases
 from qrmi_workflows.sandbox import Sandbox
 from qrmi_workflows.schedulers.base import QPURequest
@@ -29,6 +30,12 @@ from qrmi_workflows.schedulers.slurm import qpu_options
 pytestmark = pytest.mark.slurm
 
 QPU = f"{sys.executable} -m qrmi_workflows"
+PROGRAM = """OPENQASM 3.0;
+include "stdgates.inc";
+bit[1] meas;
+x $0;
+meas[0] = measure $0;
+"""
 
 
 @pytest.fixture
@@ -143,6 +150,40 @@ def test_qpu_reap_releases_the_lease_of_a_killed_job(submit, sessions):
 
     assert [one["released"] for one in json.loads(done.stdout)] == [True]
     assert sessions() == 0
+
+
+@pytest.mark.parametrize("again", ["submitted", "requeued"])
+def test_a_killed_job_that_is_run_again_waits_for_its_task(in_sandbox, submit, again, tmp_path):
+    """SIGKILL reaches all of its processes, as when memory runs out: its lease stays open."""
+    control = Control(Path(os.environ["QPU_CONFIG"]).parent)
+    before = control.counters()["qpus"]["ibm_fez"]["tasks"]
+    (tmp_path / "one.qasm").write_text(PROGRAM)
+    command = f"exec {QPU} run {tmp_path}/one.qasm -o {tmp_path}/result.json --qpu ibm_fez"
+    control.ask("PATCH", "/qpus/ibm_fez", {"availability": "paused"})
+    try:
+        job = submit(command, "--requeue")
+        wait_until(lambda: "submitted" in [each.state for each in Journal().records()], "a task")
+        for process in processes_of(job):
+            with suppress(psutil.NoSuchProcess):  # a child may have ended with its parent
+                process.kill()
+        assert wait_for_end(job) == "FAILED"
+        if again == "submitted":
+            job = submit(command)
+        else:
+            require_success(run_command(["scontrol", "requeue", job]))
+            # Slurm delays a requeued job, by two minutes.
+            update = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
+            wait_until(lambda: run_command(update).returncode == 0, "the job to be pending")
+        wait_until(lambda: [each.taken_over for each in open_leases()] == [1], "the takeover")
+    finally:
+        control.ask("PATCH", "/qpus/ibm_fez", {"availability": "online"})
+
+    assert wait_for_end(job) == "COMPLETED"
+    after = control.counters()["qpus"]["ibm_fez"]
+    done = {key: after["tasks"][key] - before[key] for key in ("accepted", "completed")}
+    assert done == {"accepted": 1, "completed": 1}
+    assert after["sessions"]["open"] == 0
+    assert list(open_leases()) == []
 
 
 def test_two_jobs_that_request_one_qpu_run_in_turn(submit, sessions, tmp_path):

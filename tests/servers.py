@@ -31,6 +31,8 @@ def to_toml(server: dict[str, bool]) -> str:
 def vary(config: str, server: dict[str, bool]) -> str:
     """Add settings to all QPUs of a TOML file whose dialects have them."""
     for name, table in tomllib.loads(config)["qpus"].items():
+        if "server" in table:  # it differs already
+            continue
         known = load_dialect(table["type"]).server_settings
         chosen = {key: on for key, on in server.items() if key in known}
         config = config.replace(f"[qpus.{name}]\n", f"[qpus.{name}]\nserver = {to_toml(chosen)}\n")

@@ -22,10 +22,10 @@ class BlockErrors:
     """Let Parsl replace a lost block; fail all calls if that is of no use.
 
     This is the default `block_error_handler` of `QPUExecutor`; another executor takes an instance
-    of its own. Parsl's own default,
-    `simple_error_handler` (read in 2026.10.26), gives up as soon as all blocks so far have failed.
-    With `init_blocks=1` that is the first one: if its vendor fails for a moment, or someone cancels
-    it before its workers have registered, no call is ever retried in another.
+    of its own. Parsl's own default, `simple_error_handler` (read in 2026.10.26), gives up as soon
+    as all blocks so far have failed. With `init_blocks=1` that is the first one: if its vendor
+    fails for a moment, or someone cancels it before its workers have registered, no call is ever
+    retried in another.
 
     This one gives up if the last three blocks have failed, if all have failed and one of them did
     so by an error of the user's, or if all have failed and none is replaced. A block that ended

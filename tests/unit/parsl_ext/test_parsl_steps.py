@@ -99,6 +99,7 @@ def test_a_name_that_is_none_is_refused(name: object) -> None:
         (full_name("bell", sample), "leave"),
         ("qpu run -o /results/bell.json", "leave"),
     ],
+    ids=["retried", "not-retried", "named", "with-an-output"],  # generated names differ per process
 )
 def test_a_task_is_left_without_its_program_only_if_another_run_finds_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, on_stop: str

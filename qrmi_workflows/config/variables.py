@@ -126,12 +126,20 @@ def on_stop(environ: Mapping[str, str] = os.environ) -> OnStop:
     value = environ.get(QPU_ON_STOP)
     if value == "leave":
         alive = environ.get(QPU_ALIVE)
-        return "leave" if not alive or Path(alive).exists() else "cancel"
+        return "leave" if not alive or _can_be_opened(Path(alive)) else "cancel"
     if value in (None, "", "cancel"):
         return "cancel"
     raise ConfigError(
         f"${QPU_ON_STOP}={value!r}: must be `cancel` or `leave`. Correct or unset it."
     )
+
+
+def _can_be_opened(file: Path) -> bool:
+    try:
+        file.open("rb").close()  # on NFS, `stat` may answer from a cache, for up to a minute
+    except OSError:
+        return False
+    return True
 
 
 def requested_lanes(environ: Mapping[str, str] = os.environ) -> int | None:

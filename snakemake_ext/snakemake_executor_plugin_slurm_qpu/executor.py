@@ -20,6 +20,7 @@ from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from qrmi_workflows.config.job import without_leases
+from qrmi_workflows.config.variables import QPU_ON_STOP
 from qrmi_workflows.errors import JournalError, SchedulerError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.schedulers.base import QPURequest
@@ -179,6 +180,7 @@ class Executor(NestingExecutor):
             submitted=submitted.timestamp(),
             kill_wait=None if cluster else self._kill_wait,  # another cluster has its own KillWait
             lanes=self._requests.lanes(request),
+            retries=self._retries_file() if _is_retried(job) else None,
         )
         comment = job_comment(job)
         argv = self._sbatch_argv(job, request, logs, comment)
@@ -206,6 +208,12 @@ class Executor(NestingExecutor):
                 aux={"slurm_logfile": log_file, "submitted": submitted},
             )
         )
+
+    def _retries_file(self) -> Path:
+        """Return the file that exists until the run is cancelled."""
+        file = self._markers.folder / "retries"
+        file.touch()
+        return file
 
     def _sbatch_argv(self, job: Any, request: QPURequest, logs: Path, comment: str) -> list[str]:
         """Build the stock executor's sbatch call as an argument list, with the QPU's options."""
@@ -360,6 +368,8 @@ class Executor(NestingExecutor):
         # `active_jobs` is empty while the interface's `_wait_for_jobs` checks the jobs, and lacks
         # those whose submission Slurm did not answer. Each of them would hold a QPU that nobody
         # uses.
+        with suppress(OSError):
+            self._retries_file().unlink()
         self._cancel_by_name()
         super().cancel_jobs(active_jobs)
 
@@ -373,6 +383,11 @@ class Executor(NestingExecutor):
         # The stock executor names every job of a run after the run (`run_uuid`).
         with suppress(SchedulerError):
             run_command(["scancel", f"--name={self.run_uuid}"])
+
+
+def _is_retried(job: Any) -> bool:
+    """Return whether Snakemake runs a job again if this attempt fails (`handle_job_error`)."""
+    return bool(job.restart_times > job.attempt - 1) and QPU_ON_STOP not in os.environ
 
 
 def _drop_own_leases() -> None:

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -37,6 +39,22 @@ def processes_of(result: Path) -> list[psutil.Process]:
     return found
 
 
+def states_of_tasks(project: Project) -> list[str]:
+    """Return the states of the project's tasks in the journal."""
+    journal = Journal(Path(project.environ["QPU_STATE"]) / "journal")
+    return [record.state for record in journal.records() if str(project.folder) in record.step]
+
+
+@contextmanager
+def paused(project: Project, qpu: str) -> Iterator[None]:
+    """Keep the QPU from starting tasks."""
+    project.control.ask("PATCH", f"/qpus/{qpu}", {"availability": "paused"})
+    try:
+        yield
+    finally:
+        project.control.ask("PATCH", f"/qpus/{qpu}", {"availability": "online"})
+
+
 def test_a_retry_attaches_to_the_task_that_a_killed_attempt_has_submitted(
     tmp_path: Path, sandbox: Sandbox
 ):
@@ -47,25 +65,62 @@ def test_a_retry_attaches_to_the_task_that_a_killed_attempt_has_submitted(
     def accepted() -> int:
         return project.control.counters()["tasks"]["accepted"]
 
-    def known() -> list[str]:
-        journal = Journal(Path(project.environ["QPU_STATE"]) / "journal")
-        return [record.state for record in journal.records() if str(tmp_path) in record.step]
-
     before = accepted()
-    project.control.ask("PATCH", "/qpus/ibm_fez", {"availability": "paused"})
-    try:
+    with paused(project, "ibm_fez"):
         process = project.start("--retries", "2")
-        wait_until(lambda: known() == ["submitted"], "the task's id")
+        wait_until(lambda: states_of_tasks(project) == ["submitted"], "the task's id")
         for runner in processes_of(tmp_path / "result.json"):
             os.kill(runner.pid, signal.SIGKILL)
-    finally:
-        project.control.ask("PATCH", "/qpus/ibm_fez", {"availability": "online"})
     output = project.wait(process)
 
     assert len(submitted(output)) == 2
     assert accepted() == before + 1
     assert project.control.counters()["tasks"]["running"] == 0
     assert '"1": 100' in project.read("result.json")
+    assert project.sessions()[1] == 0
+
+
+@pytest.mark.parametrize("how", [[], ["--full", "--signal=KILL"]], ids=["scancel", "kill"])
+def test_a_retry_waits_for_the_task_of_a_cancelled_attempt(
+    tmp_path: Path, sandbox: Sandbox, how: list[str]
+):
+    project = Project(tmp_path, sandbox)
+    project.write(SNAKEFILE.format(qpu="ibm_fez"))
+    (tmp_path / "payload.json").write_text(json.dumps(PAYLOAD))
+    before = project.control.counters()["tasks"]
+    with paused(project, "ibm_fez"):
+        process = project.start("--retries", "1")
+        wait_until(lambda: states_of_tasks(project) == ["submitted"], "the task's id")
+        (job,) = project.slurm("squeue", "--noheader", "--format=%i").split()
+        project.slurm("scancel", *how, job)
+        wait_until(
+            lambda: project.slurm("squeue", "--noheader", "--format=%i").split() != [job],
+            "the end of the attempt",
+        )
+    output = project.wait(process)
+
+    after = project.control.counters()["tasks"]
+    changed = {key: after[key] - before[key] for key in ("accepted", "cancelled", "completed")}
+    assert changed == {"accepted": 1, "cancelled": 0, "completed": 1}
+    assert len(submitted(output)) == 2
+    assert project.sessions()[1] == 0
+
+
+def test_an_interrupted_run_leaves_no_task_for_a_retry(tmp_path: Path, sandbox: Sandbox):
+    project = Project(tmp_path, sandbox)
+    project.write(SNAKEFILE.format(qpu="ibm_fez"))
+    (tmp_path / "payload.json").write_text(json.dumps(PAYLOAD))
+    before = project.control.counters()["tasks"]
+    with paused(project, "ibm_fez"):
+        process = project.start("--retries", "1")
+        wait_until(lambda: states_of_tasks(project) == ["submitted"], "the task's id")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        wait_until(lambda: not project.slurm("squeue", "--noheader"), "the end of the job")
+
+    after = project.control.counters()["tasks"]
+    changed = {key: after[key] - before[key] for key in ("accepted", "cancelled", "queued")}
+    assert changed == {"accepted": 1, "cancelled": 1, "queued": 0}
     assert project.sessions()[1] == 0
 
 

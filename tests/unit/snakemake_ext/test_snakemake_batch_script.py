@@ -47,6 +47,21 @@ def test_a_job_uses_the_lanes_that_it_holds():
     assert command[:4] == ["env", "QPU_STEP=rule a", "QPU_LANES=3", "python"]
 
 
+def test_the_tasks_of_a_job_that_is_retried_are_left_for_its_next_attempt(tmp_path):
+    command = lease_argv(
+        ["python"],
+        "FRESNEL",
+        "rule a",
+        ["true"],
+        submitted=1.0,
+        kill_wait=None,
+        lanes=None,
+        retries=tmp_path / "retries",
+    )
+
+    assert command[2:5] == ["QPU_ON_STOP=leave", f"QPU_ALIVE={tmp_path}/retries", "python"]
+
+
 def start(script, tmp_path, **environ):
     return subprocess.Popen(
         ["bash", "-c", script], cwd=tmp_path, env=os.environ | {"SLURM_JOB_ID": "7"} | environ

@@ -116,8 +116,10 @@ def test_a_task_is_left_without_its_program_only_if_another_run_finds_it(
 def test_a_task_of_a_lost_block_is_left_if_the_call_is_retried(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_retried: bool, on_stop: str
 ) -> None:
+    alive = tmp_path / "alive"
+    alive.touch()
     monkeypatch.setenv("QPU_ON_STOP", "leave")
-    monkeypatch.setenv("QPU_ALIVE", str(tmp_path))
+    monkeypatch.setenv("QPU_ALIVE", str(alive))
 
     with run_as_step(new_name(sample, is_retried=is_retried)):
         assert variables.on_stop() == on_stop

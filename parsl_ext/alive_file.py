@@ -4,7 +4,7 @@ Parsl's interchange and workers outlive a submitting process that is killed (Par
 https://github.com/Parsl/parsl/issues/3663), and would hold the QPU until the walltime. So each
 block has a file, which a thread of that process touches. The block's supervisor
 (`qpu lease exec --alive`) ends the block when the file is no longer touched, and takes no QPU if
-that is so from the start. A file that is gone says that the program has ended on its own accord.
+that is so from the start. A file that is gone says that the program has ended by itself.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def qpu_app(
 
     The tasks of a call are journaled, so that Parsl's retries of the call find them. If the caller
     adds `qpu_step="NAME"` (not passed to the function), another run of the program finds them too,
-    until the call has ended well. Equal names in one run are told apart by their order.
+    until the call has succeeded. Equal names in one run are told apart by their order.
 
     A parameter named `walltime` limits the call, as in Parsl: its tasks are cancelled when that
     time is over.

@@ -8,14 +8,14 @@ from parsl.executors.status_handling import BlockProviderExecutor
 from parsl.jobs.error_handlers import simple_error_handler, windowed_error_handler
 from parsl.jobs.states import JobState, JobStatus
 
-__all__ = ["BlockErrors"]
+__all__ = ["USER_ERRORS", "BlockErrors"]
 
-_USER_ERRORS = frozenset({2, 126, 127})
-"""Exit codes of a block that would end in the same way again: `qpu` and others refuse a request
+USER_ERRORS = frozenset({2, 126, 127})
+"""Exit codes of commands that would end in the same way again: `qpu` and others refuse a request
 with 2, and bash exits with 126 or 127 if a command cannot be run or is not found."""
 
 _REPLACED_SECONDS = 60.0
-"""How long after its last block has failed an executor with calls waits for another one."""
+"""How long an executor with calls waits for another block after its last one has failed."""
 
 
 class BlockErrors:
@@ -50,7 +50,7 @@ class BlockErrors:
         now = time.monotonic()
         self._failed_since = self._failed_since or now
         is_replaced = executor.outstanding() == 0 or now - self._failed_since < _REPLACED_SECONDS
-        if not is_replaced or any(block.exit_code in _USER_ERRORS for block in status.values()):
+        if not is_replaced or any(block.exit_code in USER_ERRORS for block in status.values()):
             simple_error_handler(executor, status)
 
 

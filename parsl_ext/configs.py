@@ -131,8 +131,8 @@ def _require_known(options: Mapping[str, Any]) -> None:
             near = get_close_matches(name, known, n=1)
             advice = f"Did you mean {near[0]!r}?" if near else "Remove it."
             raise RequestError(
-                f"qpu_config() has no argument {name!r}: must be its own, or one of Parsl's "
-                f"`Config` or of `QPUSlurmProvider`. {advice}"
+                f"qpu_config() has no argument {name!r}: it takes its own, and those of Parsl's "
+                f"`Config` and `QPUSlurmProvider`. {advice}"
             )
 
 

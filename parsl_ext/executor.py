@@ -31,7 +31,7 @@ from parsl_ext.call_limiter import CallLimiter
 from parsl_ext.idle import IdleTimer
 from parsl_ext.launcher import LeaseLauncher
 from parsl_ext.monitoring import measured
-from parsl_ext.parsl_run import has_ended
+from parsl_ext.parsl_run import is_run_over
 from parsl_ext.providers.base import QPUProvider
 from parsl_ext.resource_spec import require_valid_spec
 from parsl_ext.result_queue import PendingCalls, read_results
@@ -181,7 +181,7 @@ class QPUExecutor(HighThroughputExecutor):
         super().start()
 
     def shutdown(self, timeout: float = 10.0) -> None:
-        """Cancel the blocks that are left, as Parsl does not after errors of blocks; shut down."""
+        """Cancel the remaining blocks, which Parsl does not do after block errors; shut down."""
         if isinstance(self.provider, QPUProvider):
             self.provider.cancel([
                 job_id
@@ -288,7 +288,7 @@ class QPUExecutor(HighThroughputExecutor):
         # 2026.10.26) also cancels each block whose workers have not registered yet, even if it is
         # asked for no block at all. The strategy then submits another one, and so on.
         launcher = getattr(self.provider, "launcher", None)
-        if isinstance(launcher, LeaseLauncher) and has_ended(self.provider):
+        if isinstance(launcher, LeaseLauncher) and is_run_over(self.provider):
             launcher.give_up()  # a `QPUProvider` does the same for its own blocks
         if max_idletime is None:
             return list(super().scale_in(blocks))

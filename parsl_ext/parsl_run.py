@@ -8,16 +8,16 @@ from parsl.dataflow.dflow import DataFlowKernelLoader
 from parsl.errors import NoDataFlowKernelError
 from parsl.providers.base import ExecutionProvider
 
-__all__ = ["has_ended"]
+__all__ = ["is_run_over"]
 
 _POLLER = "JobStatusPoller"  # how the thread's name starts (read in Parsl 2026.10.26)
 
 
-def has_ended(provider: ExecutionProvider) -> bool:
-    """Return whether a provider's blocks are cancelled because the run is over.
+def is_run_over(provider: ExecutionProvider) -> bool:
+    """Return whether the run that a provider's blocks belong to is over.
 
-    Its running calls are then never repeated. Otherwise the strategy, or the program itself, scales
-    in: calls that are lost in this way are retried.
+    Calls in blocks that are cancelled then are never repeated. Before that, blocks are cancelled by
+    the strategy or the program itself, and their calls are retried.
     """
     if threading.current_thread().name.startswith(_POLLER):
         return False

@@ -8,6 +8,7 @@ from typing import Any
 from parsl.app.errors import BashExitFailure
 from parsl.executors.errors import InvalidResourceSpecification, UnsupportedFeatureError
 
+from parsl_ext.block_errors import USER_ERRORS
 from qrmi_workflows.errors import QPUError
 
 __all__ = ["qpu_retry_handler"]
@@ -41,8 +42,7 @@ def qpu_retry_handler(exception: Exception, task_record: Any) -> float:  # noqa:
 
 def _may_be_cured(exception: Exception) -> bool:
     if isinstance(exception, BashExitFailure):
-        # A shell's and the `qpu` command's: not found, not executable, a wrong request.
-        return exception.exitcode not in (2, 126, 127)
+        return exception.exitcode not in USER_ERRORS
     if isinstance(exception, InvalidResourceSpecification | UnsupportedFeatureError):
         return False
     # Each executor of Parsl has errors of its own for lost workers (ManagerLost, for example).

@@ -1,8 +1,8 @@
 """The names under which the tasks of app calls are journaled.
 
 A call that the caller names is a step of this program and this app. Another run of the program
-finds the tasks of an attempt at the step that did not end well. When a step ends well, its tasks
-are archived, and nobody finds them any more.
+finds the tasks of an attempt that failed or was interrupted. Once the step has succeeded, its tasks
+are archived, and no other call finds them.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def stop_variables(step: str) -> dict[str, str | None]:
 
 
 def found_tasks(step: str) -> list[TaskRecord]:
-    """Return the tasks that an attempt which did not end well has left, and report them."""
+    """Return the tasks that an unsuccessful attempt has left, and report them."""
     named = Journal().step(step)
     try:
         found = [] if named.is_running() else named.records()  # another program's, if it is running
@@ -104,8 +104,8 @@ def found_tasks(step: str) -> list[TaskRecord]:
         return []
     if found:
         logger.warning(
-            "step %r takes up %d task(s) of an attempt that did not end well; what that attempt "
-            "has submitted is not submitted again",
+            "step %r reuses %d task(s) of an earlier attempt that did not succeed; what was "
+            "submitted then is not submitted again",
             step,
             len(found),
         )
@@ -120,14 +120,14 @@ def archive_step(step: str) -> None:
         logger.warning("could not archive the journal records of step %r: %s", step, error)
 
 
-_ENDED_WELL = object()
+_SUCCEEDED = object()
 _lock = threading.Lock()
 _calls: dict[tuple[str, str], list[object]] = {}
-"""The calls of each name in each run of a program: futures, or `_ENDED_WELL`."""
+"""The calls of each name in each run of a program: futures, or `_SUCCEEDED`."""
 
 
 def start_numbered(run: str, name: str, start: Callable[[str], AppFuture]) -> AppFuture:
-    """Start a call of a named step; archive its tasks when it has ended well.
+    """Start a call of a named step; archive its tasks once it has succeeded.
 
     Equal calls in one run are steps of their own: they are numbered, and another run of the program
     numbers them in the same way. Only a call that has failed hands its number, and so its tasks, on
@@ -153,7 +153,7 @@ def start_numbered(run: str, name: str, start: Callable[[str], AppFuture]) -> Ap
         if done.exception() is None:
             archive_step(step)
             with _lock:
-                calls[number] = _ENDED_WELL
+                calls[number] = _SUCCEEDED
 
     future.add_done_callback(settle)
     return future

@@ -25,7 +25,7 @@ from parsl.utils import RepresentationMixin
 
 from parsl_ext.alive_file import give_up, keep_alive, stop_touching
 from parsl_ext.launcher import LeaseLauncher
-from parsl_ext.parsl_run import has_ended
+from parsl_ext.parsl_run import is_run_over
 from parsl_ext.providers.job_queue import JobQueue
 from parsl_ext.providers.job_script import render_job_script
 from parsl_ext.providers.several import join_options
@@ -222,7 +222,7 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         """
         if not job_ids:
             return []
-        if has_ended(self):
+        if is_run_over(self):
             for job_id in job_ids:
                 give_up(self.resources[job_id]["alive"])
         errors: list[SchedulerError] = []

@@ -21,7 +21,7 @@ def qpu_names(qpu: str | Sequence[str]) -> tuple[str, ...]:
     """
     names = tuple(name.strip() for name in (qpu.split(",") if isinstance(qpu, str) else qpu))
     if not names or "" in names or len(set(names)) < len(names):
-        raise RequestError(f"qpu={qpu!r}: must be one or more different QPUs. Correct it.")
+        raise RequestError(f"qpu={qpu!r}: must name one or more QPUs, each once. Correct it.")
     return names
 
 

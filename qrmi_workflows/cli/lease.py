@@ -112,7 +112,7 @@ def lease_exec(
         )
         sys.exit(127)
     if alive is not None:
-        _require_wanted(alive)
+        _require_submitter(alive)
     if record is not None:
         os.environ[QPU_LEASE_RECORD] = str(record.absolute())
     if step is not None:
@@ -141,7 +141,7 @@ def lease_exec(
     sys.exit(code)
 
 
-def _require_wanted(alive: Path) -> None:
+def _require_submitter(alive: Path) -> None:
     """Exit if the process that submitted this job has ended in the meantime."""
     from qrmi_workflows.config.variables import QPU_ALIVE
     from qrmi_workflows.lease.abandoned import is_abandoned

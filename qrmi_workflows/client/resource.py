@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from qrmi_workflows.client.failures import TRY_LATER, classify
 from qrmi_workflows.client.handles import Call, Handle, HandlePool
 from qrmi_workflows.client.redaction import redact, secrets_of
-from qrmi_workflows.client.start_call import StartCall, Submitting
+from qrmi_workflows.client.start_call import StartCall, Submissions
 from qrmi_workflows.config.job import TOKEN
 from qrmi_workflows.errors import (
     AuthenticationError,
@@ -85,7 +85,7 @@ class QRMIResource:
         make = partial(_make_handle, name, known.qrmi, self._environment)
         self._handles = HandlePool(make, f"qrmi-{name}")
         self._last_answer = float("-inf")
-        self._submitting = Submitting()
+        self._submissions = Submissions()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.type!r})"
@@ -159,8 +159,8 @@ class QRMIResource:
         if not needs_lane:
             self._require_contact()
             return self._begin(qrmi_payload, before)
-        self._submitting = self._submitting.in_this_process()
-        with self._submitting.lock:  # otherwise two threads would both see the last free lane
+        self._submissions = self._submissions.in_this_process()
+        with self._submissions.lock:  # otherwise two threads would both see the last free lane
             if not self._has_free_lane():
                 return None
             return self._begin(qrmi_payload, before)
@@ -290,8 +290,8 @@ class QRMIResource:
         except BaseException:
             self._handles.put_back(handle)
             raise
-        self._submitting = self._submitting.in_this_process()
-        unanswered = self._submitting.unanswered
+        self._submissions = self._submissions.in_this_process()
+        unanswered = self._submissions.unanswered
         call = handle.call("task_start", (payload,), partial(self._put_back_answered, handle))
         unanswered.add(call)
         call.add_done_callback(unanswered.discard)
@@ -311,7 +311,7 @@ class QRMIResource:
     def _has_free_lane(self) -> bool:
         status = self._ask_status()
         slots = status.capacity and status.capacity.available_slots
-        return not status.busy and (slots is None or slots > len(self._submitting.unanswered))
+        return not status.busy and (slots is None or slots > len(self._submissions.unanswered))
 
     def _require_contact(self) -> None:
         if time.monotonic() - self._last_answer >= _FRESH_SECONDS:

@@ -15,7 +15,7 @@ from concurrent.futures import wait
 
 from qrmi_workflows.client.handles import Call
 
-__all__ = ["StartCall", "Submitting"]
+__all__ = ["StartCall", "Submissions"]
 
 
 class StartCall:
@@ -56,8 +56,8 @@ class StartCall:
         self._call.add_done_callback(lambda _: then(self))
 
 
-class Submitting:
-    """The submissions of this process that the vendor has not answered; a fork starts with none.
+class Submissions:
+    """This process's submissions that the vendor has not answered; a fork starts with none.
 
     Attributes:
         lock: Held from asking for a free lane until the lane's task is sent.
@@ -69,6 +69,6 @@ class Submitting:
         self.unanswered: set[Call] = set()
         self._pid = os.getpid()
 
-    def in_this_process(self) -> Submitting:
+    def in_this_process(self) -> Submissions:
         """Return this object, or a new one in a forked child."""
-        return self if self._pid == os.getpid() else Submitting()
+        return self if self._pid == os.getpid() else Submissions()

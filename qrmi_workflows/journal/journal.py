@@ -3,8 +3,8 @@
 Each task has one file, on a file system that all hosts of a job share. Its state is *claimed* until
 the request to submit it is about to go out, then *intent* until the vendor has answered, then
 *submitted* with the vendor's id, and finally *completed* with the result or *failed* with the
-reason. Each state is written atomically and synced, so that a rerun of the
-step finds out how far a killed process had got.
+reason. Each state is written atomically and synced, so that a rerun of the step finds out how far a
+killed process had got.
 
 A task's key is its step, its QPU, its payload's digest and its number among equal tasks. The QPU is
 its name, its type and its endpoints, so that no emulated QPU passes for a real one. A rerun claims

@@ -116,4 +116,4 @@ def acquire(found: JobQPU, resource: QRMIResource, stop: threading.Event) -> str
 
 def _log_waiting(seconds: float, error: BaseException) -> None:
     limit = ACQUIRE_SECONDS if is_busy(error) else FAILING_SECONDS
-    logger.warning("waiting for the QPU, for %.0f s of at most %.0f s: %s", seconds, limit, error)
+    logger.warning("waiting for the QPU: %.0f s so far, at most %.0f s: %s", seconds, limit, error)

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 class _Releasable(Protocol):
     def await_tasks(self) -> None: ...
 
-    def abandon_tasks(self) -> None: ...
+    def cancel_tasks(self) -> None: ...
 
     def release(self) -> None: ...
 
@@ -29,7 +29,7 @@ def finish(leases: _Releasable, error: BaseException | None) -> None:
             leases.release()
         return
     if not may_rerun(error):
-        leases.abandon_tasks()
+        leases.cancel_tasks()
     try:
         leases.release()
     except LeaseError as failed:  # it must not hide the block's own error
@@ -39,7 +39,7 @@ def finish(leases: _Releasable, error: BaseException | None) -> None:
 def may_rerun(error: BaseException) -> bool:
     """Return whether the step may be run again after an error, and find its tasks.
 
-    SIGTERM and Ctrl-C stop the step (`SystemExit`, `KeyboardInterrupt`). After a mistake, or at the
-    end of an app's walltime in Parsl, nobody comes for the tasks.
+    SIGTERM and Ctrl-C stop the step (`SystemExit`, `KeyboardInterrupt`). After a mistake, or when
+    an app's walltime is over in Parsl, nobody will come back for the tasks.
     """
     return not isinstance(error, Exception) or bool(getattr(error, "retryable", False))

@@ -1,4 +1,4 @@
-"""Refuse a QPU that the scheduler grants to jobs, and has not granted to this one.
+"""Refuse a QPU that the scheduler grants to jobs but has not granted to this one.
 
 Most resource types have no lock of their own: nothing but the scheduler's grant keeps two jobs from
 using the QPU at the same time.
@@ -41,7 +41,7 @@ def require_grant(qpu: str, environ: Mapping[str, str] = os.environ) -> None:
     """Refuse a QPU that the scheduler has not granted to this process's job.
 
     It is not refused outside of jobs, or if the site policy does not offer it or does not require a
-    grant. Nor is it if that cannot be told, because the scheduler does not answer; this is logged.
+    grant. If the scheduler does not answer, it is not refused either; a warning says so.
 
     Raises:
         RequestError: The job does not hold the QPU.
@@ -53,11 +53,12 @@ def require_grant(qpu: str, environ: Mapping[str, str] = os.environ) -> None:
     granted = _ask(job, site, environ)
     if granted is None or qpu in granted:
         return
-    others = f", but {', '.join(sorted(granted))}" if granted else ""
+    held = ", ".join(sorted(granted)) or "no QPU of the site policy"
     options = " ".join(this_scheduler(environ).qpu_options(QPURequest(qpu=qpu), site))
     raise RequestError(
-        f"QPU {qpu!r} was not granted to job {job.id}{others}. Submit the job with `{options}`. "
-        f"(With `require_grant = false` in {site.path}, a site lets jobs use the QPU without.)"
+        f"QPU {qpu!r} was not granted to job {job.id}, which holds {held}. Submit the job with "
+        f"`{options}`. (A site lets jobs use the QPU without a grant by setting `require_grant = "
+        f"false` in {site.path}.)"
     )
 
 

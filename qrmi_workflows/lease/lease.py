@@ -112,7 +112,7 @@ class Lease:
             return future.result()
         except BaseException as error:
             # If the task itself has failed, there is nothing to cancel.
-            ended = future.cancel() if may_rerun(error) else future.abandon()
+            ended = future.cancel() if may_rerun(error) else future.cancel_task()
             if ended and not future.cancelled():
                 future.wait(self._seconds_to_stop(current_kill_wait()))
             raise
@@ -185,7 +185,7 @@ class Lease:
         except Exception as error:
             if not may_rerun(error):
                 for future in futures:
-                    future.abandon()
+                    future.cancel_task()
             raise
         finally:
             _cancel_all(futures)
@@ -305,10 +305,10 @@ class Lease:
         if (pool := self._own_pool()) is not None:
             pool.drain()
 
-    def abandon_tasks(self) -> None:
-        """Cancel all unfinished tasks, even if `$QPU_ON_STOP` leaves the tasks of stopped steps."""
+    def cancel_tasks(self) -> None:
+        """Cancel all unfinished tasks, even if `$QPU_ON_STOP` would leave them for a rerun."""
         if (pool := self._own_pool()) is not None:
-            pool.abandon()
+            pool.cancel_tasks()
 
     def environment(self) -> dict[str, str]:
         """Return the variables that let a child process adopt this lease; they hold credentials."""

@@ -69,10 +69,10 @@ class LeaseSet(Mapping[str, Lease]):
         for lease in self.values():
             lease.await_tasks()
 
-    def abandon_tasks(self) -> None:
-        """Cancel all unfinished tasks, even if `$QPU_ON_STOP` leaves the tasks of stopped steps."""
+    def cancel_tasks(self) -> None:
+        """Cancel all unfinished tasks, even if `$QPU_ON_STOP` would leave them for a rerun."""
         for lease in self.values():
-            lease.abandon_tasks()
+            lease.cancel_tasks()
 
     def release(self) -> None:
         """Release all leases in parallel, so that all of them fit into KillWait.
@@ -152,7 +152,7 @@ def _require_distinct(qpus: list[str]) -> None:
     twice = next((name for name in qpus if qpus.count(name) > 1), None)
     if not qpus or twice is not None:
         what = "no QPU named" if twice is None else f"QPU {twice!r} named twice"
-        raise RequestError(f"{what}: must be one or more different QPUs. Correct the list.")
+        raise RequestError(f"{what}: must be one or more QPUs, each named once. Correct the list.")
 
 
 def _find_config() -> Path | None:
@@ -203,19 +203,19 @@ class _Orphan:
     """Takes over one orphaned lease of a QPU, if there is any.
 
     Args:
-        wanted: The QPU.
+        qpu: The QPU.
         step: The step that needs it.
     """
 
-    def __init__(self, wanted: JobQPU, step: str) -> None:
-        self._wanted = wanted
+    def __init__(self, qpu: JobQPU, step: str) -> None:
+        self._qpu = qpu
         self._step = step
         self.taken: OpenLease | None = None
 
     def __call__(self, opened: OpenLease, environment: Mapping[str, str]) -> bool:
         """Take a lease over if it is of the same QPU, under the same account."""
-        wanted = (self._wanted.name, self._wanted.type, self._wanted.environment)
-        if self.taken is not None or (opened.qpu, opened.type, environment) != wanted:
+        needed = (self._qpu.name, self._qpu.type, self._qpu.environment)
+        if self.taken is not None or (opened.qpu, opened.type, environment) != needed:
             return False
         self.taken = opened.take_over(self._step)
         logger.warning(

@@ -59,8 +59,8 @@ class LeaseRecord:
         left: How many times its owner left it open for tasks that were still running.
         taken_over: How many times a later process took it over, after its owner had died or had
             left it; `owner` is the last one.
-        adopted: Whether it was the site's lease: then `acquired` and `released` tell when this
-            process began and ended to use it.
+        adopted: Whether it was the site's lease; `acquired` and `released` then say when this
+            process started and stopped using it.
     """
 
     lease: str

@@ -1,4 +1,4 @@
-"""Which tasks of a lease are still wanted: a session that has such a task is never closed.
+"""Which tasks of a lease are still wanted: a session with such a task is never closed.
 
 For some resource types, releasing the QPU cancels the tasks that are queued or running. A process
 that was killed, or stopped with `on_stop="leave"`, leaves such tasks for the next run of its step,
@@ -17,7 +17,7 @@ from typing import Protocol
 from qrmi_workflows.client.protocol import TaskState
 from qrmi_workflows.errors import TaskUnknownError
 from qrmi_workflows.journal.record import RecordState, TaskRecord
-from qrmi_workflows.journal.record_files import raising_journal_errors
+from qrmi_workflows.journal.record_files import read_record
 from qrmi_workflows.lease.records import OpenLease
 from qrmi_workflows.tasks.usage import read_submissions
 from qrmi_workflows.vendors.registry import registered_type
@@ -99,10 +99,11 @@ def find_running_tasks(
     if registered is None or not registered.release_cancels:
         return None
     unwanted = set(ignored)
+    # There is no record if the step has been archived or forgotten.
     wanted = [
         record
         for path in read_submissions(opened.usage_path)
-        if path not in unwanted and (record := _read(path)) is not None and _is_wanted(record)
+        if path not in unwanted and (record := read_record(path)) is not None and _is_wanted(record)
     ]
     limit = None if seconds is None else time.monotonic() + seconds
     running = tuple(record for record in wanted if _is_running(record, resource, limit))
@@ -110,15 +111,6 @@ def find_running_tasks(
         return None
     longest = registered.longest_session(environment)
     return RunningTasks(qpu=opened.qpu, records=running, session_seconds=longest)
-
-
-def _read(path: Path) -> TaskRecord | None:
-    """Read a task's record; `None` if its step has been archived or forgotten."""
-    with raising_journal_errors(path):
-        try:
-            return TaskRecord.from_json(path.read_text(encoding="utf-8"), str(path))
-        except FileNotFoundError:
-            return None
 
 
 def _is_wanted(record: TaskRecord) -> bool:

@@ -50,8 +50,7 @@ _STOP_SECONDS = 10.0
 _NODES = 2
 _MAX_NODES = 16
 _NO_MULTIPLE_SLURMD = (
-    "this Slurm was built without --enable-multiple-slurmd, so that one machine can be only one "
-    "node"
+    "this Slurm was built without --enable-multiple-slurmd, so one machine can be only one node"
 )
 
 

@@ -26,7 +26,7 @@ def cancel_task(
         traits: How QRMI reaches the QPU's type.
 
     Returns:
-        The task's state afterwards, UNKNOWN if the vendor does not tell; and what went wrong.
+        The task's state afterwards (UNKNOWN if the vendor does not say), and what went wrong.
     """
 
     def ask_state() -> TaskState:

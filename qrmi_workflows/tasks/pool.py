@@ -22,7 +22,7 @@ such as the one that Parsl raises when an app's walltime is over."""
 
 
 class TaskFuture(Future[QuantumResult]):
-    """The future of a task's result. Cancelling it cancels the task at the vendor."""
+    """The future of a task's result. Cancelling it stops the task."""
 
     def __init__(self, run: TaskRun) -> None:
         super().__init__()
@@ -61,15 +61,19 @@ class TaskFuture(Future[QuantumResult]):
         return True
 
     def cancel(self) -> bool:
-        """Cancel the task; return `False` if it has already ended."""
+        """Stop the task: cancel it, or leave it for a rerun, as `on_stop` says.
+
+        Returns:
+            `False` if it has already ended.
+        """
         if self.done():
             return self.cancelled()
         self._run.stop.set()
         super().cancel()
         return True
 
-    def abandon(self) -> bool:
-        """Cancel the task because nobody will want its result, even if `$QPU_ON_STOP` leaves tasks.
+    def cancel_task(self) -> bool:
+        """Cancel the task, even if `$QPU_ON_STOP` would leave it: nobody will want its result.
 
         An `on_stop` that was given for this very task still applies.
         """
@@ -120,10 +124,10 @@ class TaskPool:
         for future in self._pending():
             future.wait()
 
-    def abandon(self) -> None:
+    def cancel_tasks(self) -> None:
         """Cancel all unfinished tasks: nobody will want their results."""
         for future in self._pending():
-            future.abandon()
+            future.cancel_task()
 
     def close(self, seconds: float) -> None:
         """Stop all unfinished tasks, and the threads.

@@ -75,7 +75,7 @@ class Submission:
     _limit: float = 0.0
     _failing_since: float | None = None
     _next_message: float = field(default_factory=lambda: _FIRST_MESSAGE)
-    _abandoned: StartCall | None = None
+    _given_up: StartCall | None = None
     _superseded: list[StartCall] = field(default_factory=list)
 
     def send(self) -> str | None:
@@ -83,7 +83,8 @@ class Submission:
 
         Raises:
             ConfigError, JournalError: Nothing was sent.
-            ResourceError: The vendor did not accept it, or, unless it `had_no_effect`, may have.
+            ResourceError: The vendor did not accept it. Unless the error `had_no_effect`, the
+                vendor may have.
         """
         self._limit = time.monotonic() + self.lane_wait
         try:
@@ -99,10 +100,10 @@ class Submission:
         return task_id
 
     def supersede(self) -> None:
-        """Have the task of an unanswered call stopped if it is accepted: another one is sent."""
-        if self._abandoned is not None:
-            self._superseded.append(self._abandoned)
-            self._abandoned = None
+        """Cancel the task of the unanswered call if it is accepted after all: another is sent."""
+        if self._given_up is not None:
+            self._superseded.append(self._given_up)
+            self._given_up = None
 
     def _try_once(self) -> str:
         call = self._begin()
@@ -169,8 +170,8 @@ class Submission:
             return False
         free = status.capacity and status.capacity.available_slots
         self._tell_that_it_waits(
-            "it has not accepted the task yet; lanes that it calls free: "
-            f"{'unknown' if free is None else free}"
+            "it has not accepted the task yet, and reports "
+            f"{'an unknown number of' if free is None else free} free lanes"
         )
         return True
 
@@ -179,7 +180,7 @@ class Submission:
         if waited >= self._next_message:
             self._next_message = waited + _NEXT_MESSAGE
             logger.warning(
-                "QPU %r: %s; waiting for a lane since %.0f s, for at most %.0f s ($%s)",
+                "QPU %r: %s; waiting for a lane for %.0f s so far, at most %.0f s ($%s)",
                 self.resource.name, reason, waited, self.lane_wait, QPU_LANE_WAIT,
             )  # fmt: skip
 
@@ -192,13 +193,13 @@ class Submission:
         )  # fmt: skip
 
     def _give_up(self, call: StartCall, reason: str) -> DeadlineError:
-        self._abandoned = call
+        self._given_up = call
         call.when_answered(self._receive_late)
         name = self.resource.name
         return DeadlineError(f"QPU {name!r}: {reason}", name, "task_start", retryable=True)
 
     def _receive_late(self, call: StartCall) -> None:
-        """Record a late answer; stop the task if nobody wants it any more."""
+        """Record a late answer; cancel the task if nobody wants it any more."""
         try:
             self._settle(call)
         except (QPUError, RuntimeError) as error:  # no thread can be started at interpreter exit

@@ -36,8 +36,8 @@ class ResourceType:
         stop_deletes_finished: Whether QRMI's `task_stop` deletes a task that has ended, and with it
             its state and result. If so, tasks are deleted once their results are in the journal.
         release_cancels: Whether QRMI's `release()` cancels the tasks that are queued or running
-            under the acquisition token. A lease of this type is not released while the journal
-            still wants such a task.
+            under the acquisition token. A lease of this type is not released while a rerun
+            would wait for such a task.
         session_setting: QRMI's setting for the longest life of a session, in seconds, if any.
         session_seconds: The value of that setting by default.
     """

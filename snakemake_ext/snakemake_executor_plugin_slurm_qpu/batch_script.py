@@ -44,7 +44,7 @@ def lease_argv(
     submitted: float,
     kill_wait: float | None,
     lanes: int | None,
-    retries: Path | None = None,
+    alive: Path | None = None,
 ) -> list[str]:
     """Build the command line that runs a command under a lease of a QPU.
 
@@ -56,8 +56,8 @@ def lease_argv(
         submitted: When the job is submitted, in seconds since the epoch.
         kill_wait: Slurm's KillWait in seconds; the job asks Slurm if `None`.
         lanes: How many of the QPU's lanes the job holds; taken from the site policy if `None`.
-        retries: If the job is retried should it fail, a file that exists until the run is
-            cancelled: until then the tasks of a stopped job are left for its next attempt.
+        alive: If Snakemake retries a failed job, a file that exists until the run is cancelled:
+            as long as it does, the tasks of a stopped job are left for the next attempt.
     """
     # A variable, not `--step`, which archives the step's tasks as soon as COMMAND has succeeded. A
     # Snakemake step has succeeded only once its outputs are found; then the executor archives it.
@@ -67,8 +67,8 @@ def lease_argv(
     if kill_wait is not None:
         # Spares each job of a fan-out an `scontrol show config`.
         head.append(f"{QPU_KILL_WAIT}={kill_wait:g}")
-    if retries is not None:
-        head += [f"{QPU_ON_STOP}=leave", f"{QPU_ALIVE}={retries}"]
+    if alive is not None:
+        head += [f"{QPU_ON_STOP}=leave", f"{QPU_ALIVE}={alive}"]
     # The last two spare each job of a fan-out its questions to Slurm.
     options = ["--qpu", qpu, f"--submitted={submitted:.1f}", "--granted"]
     return [*head, *python, "-m", "qrmi_workflows", "lease", "exec", *options, "--", *command]

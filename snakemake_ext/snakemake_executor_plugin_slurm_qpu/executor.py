@@ -28,10 +28,7 @@ from qrmi_workflows.schedulers.command import COMMAND_TIMEOUT, run_command
 from qrmi_workflows.schedulers.slurm import Slurm
 from qrmi_workflows.schedulers.submission import JobMark, submit_job
 from snakemake_executor_plugin_slurm_qpu.amendments import amend_jobs, keep_outputs
-from snakemake_executor_plugin_slurm_qpu.batch_script import (
-    lease_argv,
-    render_batch_script,
-)
+from snakemake_executor_plugin_slurm_qpu.batch_script import lease_argv, render_batch_script
 from snakemake_executor_plugin_slurm_qpu.job_files import JobFiles
 from snakemake_executor_plugin_slurm_qpu.job_log import is_too_long_to_show, read_error
 from snakemake_executor_plugin_slurm_qpu.job_names import (
@@ -180,7 +177,7 @@ class Executor(NestingExecutor):
             submitted=submitted.timestamp(),
             kill_wait=None if cluster else self._kill_wait,  # another cluster has its own KillWait
             lanes=self._requests.lanes(request),
-            retries=self._retries_file() if _is_retried(job) else None,
+            alive=self._alive_file() if _is_retried(job) else None,
         )
         comment = job_comment(job)
         argv = self._sbatch_argv(job, request, logs, comment)
@@ -209,9 +206,9 @@ class Executor(NestingExecutor):
             )
         )
 
-    def _retries_file(self) -> Path:
+    def _alive_file(self) -> Path:
         """Return the file that exists until the run is cancelled."""
-        file = self._markers.folder / "retries"
+        file = self._markers.folder / "alive"
         file.touch()
         return file
 
@@ -369,7 +366,7 @@ class Executor(NestingExecutor):
         # those whose submission Slurm did not answer. Each of them would hold a QPU that nobody
         # uses.
         with suppress(OSError):
-            self._retries_file().unlink()
+            self._alive_file().unlink()
         self._cancel_by_name()
         super().cancel_jobs(active_jobs)
 

@@ -1,4 +1,4 @@
-"""What a failed job's log says about the failure.
+"""Find out from a failed job's log why it failed.
 
 Logs may have any size, so only their ends are read. A Snakemake inside the job closes its log with
 a dozen lines of its own; what the program has written comes before them.

@@ -64,9 +64,9 @@ class Orphans:
         Args:
             job: The job that is about to be submitted.
             persistence: Snakemake's own marks of incomplete outputs.
-            again: Whether to ask Slurm again which of them still run.
             unanswered: The name of this run, if Slurm may have accepted one of its jobs without an
                 answer: a retry must not start beside it.
+            again: Whether to ask Slurm again which of them are still running.
 
         Raises:
             SchedulerError: Slurm did not answer.

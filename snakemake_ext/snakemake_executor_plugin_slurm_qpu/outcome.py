@@ -1,4 +1,4 @@
-"""Decide how a job ended, and say it.
+"""Decide how a job ended, and describe it.
 
 Slurm knows how a job ended: it may have been cancelled, or its node may have failed. A completion
 marker only shows that the job's command has ended; where Slurm has forgotten the job, it decides.

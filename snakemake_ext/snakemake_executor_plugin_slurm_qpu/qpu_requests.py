@@ -45,7 +45,7 @@ class QPURequests:
 
     def __init__(self) -> None:
         self._checked: set[QPURequest] = set()
-        self._sane: set[tuple[Any, int]] = set()  # jobs and their attempts
+        self._checked_attempts: set[tuple[Any, int]] = set()  # job, attempt
 
     @cached_property
     def site(self) -> SitePolicy:
@@ -112,14 +112,14 @@ class QPURequests:
     def _refuse_strays(self, members: Iterable[Any], requesting: Sequence[Any]) -> None:
         """Refuse resources of a QPU that the job would not hold, or not as written."""
         for job in members:
-            if (job, job.attempt) in self._sane:
+            if (job, job.attempt) in self._checked_attempts:
                 continue
             try:
                 require_whole_count(job)
                 _refuse_stray(job, holds_qpu=bool(requesting), is_requesting=job in requesting)
             except RequestError as error:
                 raise QPURequestError(f"rule {job.rule.name!r}: {error}") from error
-            self._sane.add((job, job.attempt))
+            self._checked_attempts.add((job, job.attempt))
 
     def check_workflow(self, dag: Any) -> None:
         """Check the requests of all jobs of a workflow before any of them runs.

@@ -1,7 +1,7 @@
 """What a rule itself says about its QPU, apart from defaults and before Snakemake rounds it.
 
 A rule that names a QPU but asks for none is a mistake: its job would use the QPU without holding
-it. A profile that names one for all rules (`--default-resources`) is none.
+it. A profile that names one for all rules (`--default-resources`) is not a mistake.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def stated_resources(rule: Any) -> Mapping[str, Any]:
 def stray_resource(job: Any) -> tuple[str, Any] | None:
     """Return a resource of a job without a QPU that only makes sense with one.
 
-    None if the rule itself sets `qpu`: `qpu=0`, or a function that returned 0, is meant so.
+    `None` if the rule itself sets `qpu`: `qpu=0`, or a function that returns 0, is deliberate.
     """
     stated = stated_resources(job.rule)
     if job.is_norun or stated.get("qpu") is not None:
@@ -41,7 +41,7 @@ def require_whole_count(job: Any) -> None:
     """Refuse a `qpu` that Snakemake would round (`Resource` of snakemake 9.27.1): 0.5 to 0.
 
     Raises:
-        RequestError: It is no whole number.
+        RequestError: It is not a whole number.
     """
     count = _unrounded_count(job)
     if isinstance(count, float) and not count.is_integer():

@@ -126,7 +126,7 @@ def test_a_name_finds_the_tasks_of_a_call_only_if_that_has_failed(
         tasks.append(sample(bell(), qpu_step="bell").result())
         other = sample_or_fail(bell(), False, qpu_step="bell")
         tasks.append(other.result())
-        assert "takes up" not in caplog.text
+        assert "reuses" not in caplog.text
         failed = [sample_or_fail(bell(), True, qpu_step="fails") for _ in range(2)]
         for call in failed:
             with pytest.raises(ZeroDivisionError):
@@ -136,7 +136,7 @@ def test_a_name_finds_the_tasks_of_a_call_only_if_that_has_failed(
         tasks += [first, second]
         again = sample_or_fail(bell(), False, qpu_step="fails").result()
         assert again == first, "a call that is repeated in the same run finds its task as well"
-        assert "takes up 1 task(s) of an attempt that did not end well" in caplog.text
+        assert "reuses 1 task(s) of an earlier attempt that did not succeed" in caplog.text
         with pytest.raises(RequestError, match="non-empty string"):
             sample(bell(), qpu_step="")
     with parsl.load(local(parsl_site)):

@@ -217,7 +217,7 @@ def test_a_slow_scancel_does_not_block_parsl(
     provider, parsl_site: Site, misbehave, monkeypatch: pytest.MonkeyPatch
 ):
     job = provider.submit("sleep 60", 1)
-    monkeypatch.setattr(base, "has_ended", lambda _: False)  # else the block ends on its own
+    monkeypatch.setattr(base, "is_run_over", lambda _: False)  # else the block ends on its own
     go = parsl_site.folder / "go"
     os.mkfifo(go)
     provider._queue._timeout = 30

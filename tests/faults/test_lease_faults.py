@@ -346,7 +346,7 @@ def test_acquiring_is_repeated_if_the_vendor_fails_for_a_moment(counted, fault, 
     with open_lease("ibm_quick"):
         assert counted()["sessions open"] == 1
 
-    assert "waiting for the QPU, for 0 s of at most 30 s" in caplog.text
+    assert "waiting for the QPU: 0 s so far, at most 30 s" in caplog.text
 
 
 def test_acquiring_is_not_repeated_forever_if_the_vendor_fails(fault, monkeypatch, matched):

@@ -110,7 +110,10 @@ def test_a_job_uses_only_the_qpu_that_it_holds(submit, sessions, tmp_path):
     assert wait_for_end(job) == "COMPLETED"
     shown = (tmp_path / f"{job}.out").read_text()
     assert shown.startswith("ibm_fez\n")
-    assert f"QPU 'FRESNEL' was not granted to job {job}, but ibm_fez. Submit the job with" in shown
+    assert (
+        f"QPU 'FRESNEL' was not granted to job {job}, which holds ibm_fez. Submit the job with"
+        in shown
+    )
     assert "`--gres=qpu:FRESNEL:1 --licenses=qpu_FRESNEL:1`" in shown
     assert "other 2\n" in shown
     assert (tmp_path / "inner").read_text().endswith("nested 2\n")

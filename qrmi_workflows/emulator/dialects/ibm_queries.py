@@ -47,7 +47,7 @@ class JobQuery:
             qpus: The names of the service's QPUs.
 
         Raises:
-            RefusalError: A number or a date is none (400).
+            RefusalError: A number or a date is malformed (400).
         """
         limit = _number(query, "limit", _MAX_PAGE)
         backend = query.get("backend")

@@ -78,7 +78,7 @@ def test_a_job_may_use_what_it_holds_and_is_asked_for_once(environ, answer):
     assert asked == ["17"]
 
 
-@pytest.mark.parametrize(("held", "shown"), [({"b"}, "job 17, but b. "), (set(), "job 17. ")])
+@pytest.mark.parametrize(("held", "shown"), [({"b"}, "b"), (set(), "no QPU of the site policy")])
 def test_another_qpu_is_refused_with_the_options_that_request_it(environ, answer, held, shown):
     answer(held)
 
@@ -86,9 +86,9 @@ def test_another_qpu_is_refused_with_the_options_that_request_it(environ, answer
         require_grant("a", environ)
 
     assert str(refused.value) == (
-        f"QPU 'a' was not granted to {shown}Submit the job with `--gres=qpu:a:1 "
-        f"--licenses=qpu_a:1`. (With `require_grant = false` in {environ['QPU_SITE']}, a site "
-        "lets jobs use the QPU without.)"
+        f"QPU 'a' was not granted to job 17, which holds {shown}. Submit the job with "
+        "`--gres=qpu:a:1 --licenses=qpu_a:1`. (A site lets jobs use the QPU without a grant by "
+        f"setting `require_grant = false` in {environ['QPU_SITE']}.)"
     )
 
 

@@ -141,7 +141,7 @@ def test_a_provider_leases_all_qpus_that_it_asks_for(site: None) -> None:
     assert provider.qpu == ["ibm_a", "ibm_b"]
     assert executor.lanes == sum(policy.lanes for policy in provider.qpu_policies) == 2
     for wrong in ([], ["ibm_a", "ibm_a"], [""], "ibm_a,"):
-        with pytest.raises(RequestError, match="one or more different QPUs"):
+        with pytest.raises(RequestError, match="one or more QPUs, each once"):
             QPUSlurmProvider(qpu=wrong)
     with pytest.raises(UnknownQPUError, match="ibm_c"):
         QPUSlurmProvider(qpu=["ibm_a", "ibm_c"])

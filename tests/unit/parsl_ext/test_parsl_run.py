@@ -11,7 +11,7 @@ from parsl.dataflow.dflow import DataFlowKernel, DataFlowKernelLoader
 from parsl.jobs.job_status_poller import JobStatusPoller
 from parsl.providers import LocalProvider
 
-from parsl_ext.parsl_run import has_ended
+from parsl_ext.parsl_run import is_run_over
 
 PROVIDER = LocalProvider()
 
@@ -26,11 +26,11 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def test_a_run_goes_on_until_its_kernel_is_cleaned_up(kernel):
-    assert not has_ended(PROVIDER)
+    assert not is_run_over(PROVIDER)
 
     kernel.cleanup_called = True
 
-    assert has_ended(PROVIDER)
+    assert is_run_over(PROVIDER)
 
 
 def test_a_run_whose_kernel_is_not_known_has_ended_unless_parsls_strategy_scales_in():
@@ -39,12 +39,12 @@ def test_a_run_whose_kernel_is_not_known_has_ended_unless_parsls_strategy_scales
     poller.close()
     name = poller._thread.name
 
-    thread = threading.Thread(target=lambda: found.append(has_ended(PROVIDER)), name=name)
+    thread = threading.Thread(target=lambda: found.append(is_run_over(PROVIDER)), name=name)
     thread.start()
     thread.join()
 
     assert found == [False]
-    assert has_ended(PROVIDER)
+    assert is_run_over(PROVIDER)
 
 
 def test_the_kernel_has_the_attributes_that_are_used():

@@ -56,10 +56,10 @@ def test_the_tasks_of_a_job_that_is_retried_are_left_for_its_next_attempt(tmp_pa
         submitted=1.0,
         kill_wait=None,
         lanes=None,
-        retries=tmp_path / "retries",
+        alive=tmp_path / "alive",
     )
 
-    assert command[2:5] == ["QPU_ON_STOP=leave", f"QPU_ALIVE={tmp_path}/retries", "python"]
+    assert command[2:5] == ["QPU_ON_STOP=leave", f"QPU_ALIVE={tmp_path}/alive", "python"]
 
 
 def start(script, tmp_path, **environ):

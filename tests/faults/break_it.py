@@ -163,10 +163,11 @@ class Step:
     def wait(self, process: subprocess.Popen[str]) -> str:
         """Wait until a process has ended, and return its standard error.
 
-        If it failed to acquire the QPU, the vendor may still have opened a session.
+        Each time that it failed to acquire the QPU, the vendor may still have opened a session.
         """
         stderr = process.communicate(timeout=60)[1]
-        self.lost_grants += "could not be acquired" in stderr
+        for failed in ("waiting for the QPU", "could not be acquired"):
+            self.lost_grants += stderr.count(failed)
         return stderr
 
     def journal_state(self) -> str:

@@ -33,12 +33,13 @@ class TaskDeletions:
         self.is_needed = traits is not None and traits.stop_deletes_finished
         self._resource = resource
         self._lock = threading.Lock()
-        self._failed: list[Entry] = []
+        # With the id, because the entry may have been reset since, and be of another task now.
+        self._failed: list[tuple[str, Entry]] = []
 
     def delete(self, entry: Entry) -> None:
         """Delete a task whose end is recorded in the journal."""
         if self.is_needed and entry.record.task_id and not entry.record.deleted:
-            self._delete([*self._take_failed(), entry])
+            self._delete([*self._take_failed(), (entry.record.task_id, entry)])
 
     def try_again(self, seconds: float) -> None:
         """Delete the tasks whose deletion has failed.
@@ -48,22 +49,29 @@ class TaskDeletions:
         """
         self._delete(self._take_failed(), seconds)
 
-    def _take_failed(self) -> list[Entry]:
+    def _take_failed(self) -> list[tuple[str, Entry]]:
         with self._lock:
             failed, self._failed = self._failed, []
         return failed
 
-    def _delete(self, entries: list[Entry], seconds: float = _SECONDS) -> None:
-        for index, entry in enumerate(entries):
+    def _delete(self, tasks: list[tuple[str, Entry]], seconds: float = _SECONDS) -> None:
+        for index, (task_id, entry) in enumerate(tasks):
             try:
-                self._resource.task_stop(str(entry.record.task_id), deadline=seconds)
+                self._resource.task_stop(task_id, deadline=seconds)
             except TaskUnknownError:
                 pass  # it has been deleted before
             except QPUError as error:
-                logger.info("task %s is not deleted yet: %s", entry.record.task_id, error)
+                logger.info("task %s is not deleted yet: %s", task_id, error)
                 with self._lock:
-                    self._failed += entries[index:]
+                    self._failed += tasks[index:]
                 return
-            with suppress(JournalError), entry.holding(entry.record.state) as is_held:
-                if is_held:
-                    entry.deleted()
+            _record(task_id, entry)
+
+
+def _record(task_id: str, entry: Entry) -> None:
+    before = entry.record
+    if before.task_id != task_id:
+        return  # the task is being run again, under another id
+    with suppress(JournalError), entry.holding(before.state) as is_held:
+        if is_held:
+            entry.deleted()

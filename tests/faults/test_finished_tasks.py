@@ -164,6 +164,28 @@ def test_a_failed_deletion_is_harmless_and_tried_again(emulator, refuse_deletion
     assert all(record.deleted for record in Journal().step("s").records())
 
 
+def test_a_failed_deletion_does_not_delete_the_task_that_runs_instead(emulator, refuse_deletions):
+    refuse_deletions(None)
+    emulator.control.ask("PATCH", f"/qpus/{HOLDS}", {"availability": "paused"})
+    with open_lease(HOLDS, step="s") as lease:
+        stopped = lease.submit(bell())
+        wait_until(lambda: stopped.task_id, "the task's id")
+        stopped.cancel()
+        stopped.wait(60)
+
+    with open_lease(HOLDS, step="s") as lease:
+        again = lease.submit(bell())
+        wait_until(lambda: again.task_id, "the task's id")
+        assert again.task_id != stopped.task_id
+        emulator.control.ask("DELETE", "/faults")
+        lease.held.deletions.try_again(5.0)
+        assert not is_known(lease, stopped.task_id)
+        assert is_known(lease, again.task_id)
+        emulator.control.ask("PATCH", f"/qpus/{HOLDS}", {"availability": "online"})
+        again.result(timeout=60)
+        assert not is_known(lease, again.task_id)
+
+
 def test_a_rerun_deletes_the_task_of_a_process_that_was_killed_before_it_did(
     emulator, counted, fault, payload_file, tmp_path
 ):

@@ -98,11 +98,13 @@ def reap(
     found = list(open_leases())
     # The scheduler is queried only for owners that are not alive on this host.
     jobs = _Jobs(patience)
+    # A reaper that only looks at a lease must not keep it from whoever would take it over.
+    limit = time.monotonic() + (patience or 0.0 if take_over else 0.0)
     for opened in found:
         if _is_orphaned(opened, jobs):
             try:
                 # Another process may be reaping the same lease; the one with the lock releases it.
-                with try_lock(opened.path) as is_locked:
+                with try_lock(opened.path, limit - time.monotonic()) as is_locked:
                     # It may have been taken over, too, since the file was read.
                     if is_locked and (now := _reload(opened)) is not None:
                         outcome = reaper.release(now)

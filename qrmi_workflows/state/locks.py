@@ -53,8 +53,12 @@ def hold_lock(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def try_lock(path: Path) -> Iterator[bool]:
+def try_lock(path: Path, seconds: float = 0.0) -> Iterator[bool]:
     """Hold the lock of an existing file if it is free; yield whether it is held.
+
+    Args:
+        path: The file.
+        seconds: How long to wait for another process to release it.
 
     Raises:
         OSError: The file could not be opened for writing, or its file system has no locks.
@@ -65,9 +69,12 @@ def try_lock(path: Path) -> Iterator[bool]:
         yield False
         return
     with file:
-        if not _try_flock(file):
-            yield False
-            return
+        limit = time.monotonic() + seconds
+        while not _try_flock(file):
+            if time.monotonic() >= limit:
+                yield False
+                return
+            time.sleep(_LONGEST)
         try:
             yield _is_at(path, file)
         finally:

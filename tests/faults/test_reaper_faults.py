@@ -138,7 +138,7 @@ def test_invalid_files_do_not_prevent_a_lease(orphans, counted, tmp_path, caplog
 def test_an_orphan_that_cannot_be_locked_does_not_prevent_a_lease(orphans, monkeypatch):
     """As in a read-only state folder."""
 
-    def read_only(path):
+    def read_only(path, _seconds):
         raise OSError(30, "Read-only file system", str(path))
 
     monkeypatch.setattr("qrmi_workflows.lease.reap.try_lock", read_only)

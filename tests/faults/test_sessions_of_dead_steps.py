@@ -23,6 +23,7 @@ from qrmi_workflows.errors import TaskCancelledError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.lease.reap import reap
 from qrmi_workflows.lease.records import LeaseRecord, OpenLease, open_leases
+from qrmi_workflows.state.locks import is_locked
 from qrmi_workflows.state.process import Owner
 
 TYPE = "ibm-quantum-compute-service"
@@ -264,6 +265,19 @@ def test_a_lease_is_taken_over_by_one_process_only(vendor, killed):
     assert vendor.count("sessions", "opened") == 4
     assert len({lease.held.qpu.token for lease in leases}) == 4
     assert vendor.count("tasks", "cancelled") == 0
+
+
+def test_a_reaper_that_looks_at_the_lease_does_not_keep_it_from_the_rerun(vendor, killed, rerun):
+    vendor.fault("delay", route="GET */jobs/*", seconds=1.5, count=1)
+    with ThreadPoolExecutor() as pool:
+        looking = pool.submit(reap)
+        (opened,) = open_leases()
+        wait_until(lambda: is_locked(opened.path), "the reaper's lock")
+        assert rerun() == (0, 1)
+        assert looking.result()[0].kept
+
+    require_paid_once(vendor)
+    assert vendor.count("sessions", "opened") == 1
 
 
 @every_server

@@ -69,6 +69,16 @@ def test_a_lock_can_be_tried_without_waiting(tmp_path):
         assert is_held
 
 
+def test_a_lock_can_be_waited_for(tmp_path):
+    path = tmp_path / "lease.json"
+    path.touch()
+    holder = lock_file(path)
+    threading.Timer(0.2, holder.close).start()
+
+    with try_lock(path, seconds=60) as is_held:
+        assert is_held
+
+
 def test_any_free_lock_of_several_is_taken(tmp_path):
     lanes = [tmp_path / f"lane-{number}" for number in range(3)]
 

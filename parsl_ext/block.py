@@ -17,13 +17,18 @@ from parsl.executors.execute_task import execute_task
 from parsl_ext.providers.several import qpu_names
 from parsl_ext.qpus import MEMO_KEY
 from parsl_ext.steps import stop_variables
+from qrmi_workflows.client.protocol import TaskState
 from qrmi_workflows.config.job import read_job
 from qrmi_workflows.config.variables import QPU_ATTEMPT, QPU_STEP
 from qrmi_workflows.errors import ConfigError, UnknownQPUError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.journal.record import RecordState
+from qrmi_workflows.journal.step import Entry
 from qrmi_workflows.lease.lease import Lease
 from qrmi_workflows.lease.open import open_lease
+from qrmi_workflows.tasks.cancellation import cancel_task
+from qrmi_workflows.vendors.base import ResourceType
+from qrmi_workflows.vendors.registry import registered_type
 
 __all__ = [
     "BlockCall",
@@ -148,15 +153,23 @@ def cancel_left_tasks() -> None:
         return
     journal = Journal()
     step = journal.step(call.step)
-    for record in step.records():
-        if record.state is RecordState.SUBMITTED and record.task_id is not None:
-            entry, before = step.claim(
-                record.digest, qpu=record.qpu, program=record.program, identity=record.identity
-            )
-            if before is not None and before.task_id == record.task_id:
-                block_lease(record.qpu).resource.task_stop(record.task_id)
-                entry.failed("stopped with its step", retryable=True)
+    for record in step.records():  # all of them, because equal tasks are claimed in their order
+        entry, before = step.claim(
+            record.digest, qpu=record.qpu, program=record.program, identity=record.identity
+        )
+        if before is not None and before.state is RecordState.SUBMITTED:
+            _cancel(entry, block_lease(record.qpu))
     journal.close(step)
+
+
+def _cancel(entry: Entry, lease: Lease) -> None:
+    traits = registered_type(lease.type) or ResourceType(qrmi="")
+    state, failure = cancel_task(lease.resource, str(entry.record.task_id), traits)
+    if state is TaskState.CANCELLED:
+        entry.failed("stopped with its step", retryable=True)
+        lease.held.deletions.delete(entry)
+    elif not state.is_final:
+        entry.stopping(failure or "its cancellation was requested")
 
 
 class BlockCall:

@@ -24,10 +24,11 @@ def reap(cancel_tasks: bool, as_json: bool) -> None:
     """Release your leases whose processes have died.
 
     Checks this host's processes, and asks the scheduler about jobs on other hosts; a lease whose
-    owner may be alive is left alone. A lease stays open while a rerun of a step would wait for its
-    tasks, if releasing the QPU would cancel them. Opening a lease also does this. The command is
-    safe to repeat, and to run several times at once. It prints nothing if there is nothing to
-    release; the exit code is 1 if a lease could not be released.
+    owner may be alive is left alone. A lease also stays open while a rerun of a step would wait for
+    its tasks, if releasing the QPU would cancel them. Opening a lease reaps in the same way.
+
+    The command is safe to repeat, and to run several times at once. It prints nothing if there is
+    nothing to release; the exit code is 1 if a lease could not be released.
     """
     from qrmi_workflows.lease.reap import reap as release_orphans
 

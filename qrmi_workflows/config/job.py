@@ -22,13 +22,21 @@ import hashlib
 import os
 import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 from qrmi_workflows.config.variables import STAGE_VARIABLES
 from qrmi_workflows.errors import ConfigError
 
-__all__ = ["JobQPU", "describe_job", "job_of_leases", "read_job", "without_leases", "write_job"]
+__all__ = [
+    "JobQPU",
+    "describe_job",
+    "drop_leases",
+    "job_of_leases",
+    "read_job",
+    "without_leases",
+    "write_job",
+]
 
 TOKEN = "QRMI_JOB_ACQUISITION_TOKEN"  # noqa: S105 - a variable's name, not a token
 TIMEOUT = "QRMI_JOB_TIMEOUT_SECONDS"
@@ -142,6 +150,18 @@ def without_leases(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     kept = {k: v for k, v in environ.items() if k not in dropped and not k.startswith(leased)}
     others = [qpu for qpu in carried.values() if qpu.token is None]
     return kept | (write_job(others) if others else {})
+
+
+def drop_leases(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Change this process's environment to what `without_leases` returns.
+
+    Raises:
+        ConfigError: The two lists of QPUs and types differ in length.
+    """
+    kept = without_leases(environ)
+    for name in environ.keys() - kept.keys():
+        del environ[name]
+    environ.update(kept)
 
 
 def _read_list(environ: Mapping[str, str], names: tuple[str, ...], delimiter: str) -> list[str]:

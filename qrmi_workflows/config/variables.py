@@ -1,4 +1,4 @@
-"""Every `QPU_*` environment variable, and functions that read the numeric ones.
+"""Every `QPU_*` environment variable, and functions that read and check their values.
 
 QRMI's own variables (`QRMI_JOB_QPU_RESOURCES`, …) are in `config.job`.
 """

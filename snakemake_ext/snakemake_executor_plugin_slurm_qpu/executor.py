@@ -19,7 +19,7 @@ from snakemake_executor_plugin_slurm.utils import get_job_wildcards, set_gres_st
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
-from qrmi_workflows.config.job import without_leases
+from qrmi_workflows.config.job import drop_leases
 from qrmi_workflows.config.variables import QPU_ON_STOP
 from qrmi_workflows.errors import JournalError, SchedulerError
 from qrmi_workflows.journal.journal import Journal
@@ -81,7 +81,9 @@ class Executor(NestingExecutor):
 
     def __post_init__(self, test_mode: bool = False) -> None:
         """Refuse requests that cannot be met, before any job of the workflow runs."""
-        _drop_own_leases()
+        # Those of the job that Snakemake itself runs in, if it does: every job, with a QPU or not,
+        # inherits this environment (`sbatch --export=ALL`), and Slurm stores it on disk.
+        drop_leases()
         amend_jobs()
         super().__post_init__(test_mode)
         self.slurm_logdir = log_root(self.slurm_logdir, self.workflow.workdir_init)
@@ -168,20 +170,9 @@ class Executor(NestingExecutor):
         logs.mkdir(parents=True, exist_ok=True)
         submitted = datetime.now(UTC)
         cluster = cluster_of(job)
-        prepare, command = self._job_commands(job)
-        command = lease_argv(
-            shlex.split(self.get_python_executable()),
-            request.qpu,
-            step_name(job),
-            command,
-            submitted=submitted.timestamp(),
-            kill_wait=None if cluster else self._kill_wait,  # another cluster has its own KillWait
-            lanes=self._requests.lanes(request),
-            alive=self._alive_file() if _is_retried(job) else None,
-        )
         comment = job_comment(job)
         argv = self._sbatch_argv(job, request, logs, comment)
-        script = render_batch_script([*prepare, *command], self._markers.folder)
+        script = self._batch_script(job, request, submitted)
         self.logger.debug(f"sbatch call: {shlex.join(argv)}\nsbatch script:\n{script}")
         job_id = submit_job(
             Slurm(clusters=cluster),
@@ -205,6 +196,21 @@ class Executor(NestingExecutor):
                 aux={"slurm_logfile": log_file, "submitted": submitted},
             )
         )
+
+    def _batch_script(self, job: Any, request: QPURequest, submitted: datetime) -> str:
+        prepare, command = self._job_commands(job)
+        leased = lease_argv(
+            shlex.split(self.get_python_executable()),
+            request.qpu,
+            step_name(job),
+            command,
+            submitted=submitted.timestamp(),
+            # Another cluster has a KillWait of its own.
+            kill_wait=None if cluster_of(job) else self._kill_wait,
+            lanes=self._requests.lanes(request),
+            alive=self._alive_file() if _is_retried(job) else None,
+        )
+        return render_batch_script([*prepare, *leased], self._markers.folder)
 
     def _alive_file(self) -> Path:
         """Return the file that exists until the run is cancelled."""
@@ -385,16 +391,3 @@ class Executor(NestingExecutor):
 def _is_retried(job: Any) -> bool:
     """Return whether Snakemake runs a job again if this attempt fails (`handle_job_error`)."""
     return bool(job.restart_times > job.attempt - 1) and QPU_ON_STOP not in os.environ
-
-
-def _drop_own_leases() -> None:
-    """Remove the leases of the job that Snakemake itself runs in from the environment.
-
-    Every job, with a QPU or not, inherits this environment (`sbatch --export=ALL`), and Slurm
-    stores it on disk: a job would adopt another job's lease, and Slurm would store that lease's
-    token.
-    """
-    kept = without_leases()
-    for name in os.environ.keys() - kept.keys():
-        del os.environ[name]
-    os.environ.update(kept)

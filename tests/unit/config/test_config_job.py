@@ -8,7 +8,14 @@ import socket
 import pytest
 import qrmi
 
-from qrmi_workflows.config.job import JobQPU, describe_job, read_job, without_leases, write_job
+from qrmi_workflows.config.job import (
+    JobQPU,
+    describe_job,
+    drop_leases,
+    read_job,
+    without_leases,
+    write_job,
+)
 from qrmi_workflows.config.variables import QPU_LEASE_USAGE, QPU_STEP
 from qrmi_workflows.errors import ConfigError
 
@@ -105,6 +112,9 @@ def test_another_job_inherits_no_lease_of_this_one():
         **write_job([unheld]),
     }
     assert without_leases(here) == {"HOME": "/home/me", **stage}, "set by the user"
+    environ = {**here, **write_job([FEZ, unheld])}
+    drop_leases(environ)
+    assert environ == {"HOME": "/home/me", **write_job([unheld])}
 
 
 @pytest.mark.parametrize(

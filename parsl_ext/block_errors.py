@@ -46,7 +46,7 @@ class BlockErrors:
             self._failed_since = None
             return
         # Parsl's strategies replace a block at the same poll, except for "none". Without a block,
-        # the calls would wait for ever.
+        # the calls would wait forever.
         now = time.monotonic()
         self._failed_since = self._failed_since or now
         is_replaced = executor.outstanding() == 0 or now - self._failed_since < _REPLACED_SECONDS

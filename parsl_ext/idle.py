@@ -10,11 +10,11 @@ __all__ = ["IdleTimer"]
 class IdleTimer:
     """Tells when an executor has been idle for some time; asked regularly.
 
-    Parsl has one such time for all executors (`max_idletime` in `Config`), but others wait for a
-    QPU while a block holds it idly.
+    Parsl has one such time for all executors (`max_idletime` in `Config`). A QPU's must be shorter,
+    because others wait for the QPU while an idle block holds it.
 
     Args:
-        seconds: The time; `None` for ever.
+        seconds: The time; forever if `None`.
     """
 
     def __init__(self, seconds: float | None) -> None:

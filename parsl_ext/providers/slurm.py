@@ -143,7 +143,7 @@ class QPUSlurmProvider(QPUProvider):
 
 
 def _require_time_limit(walltime: str) -> None:
-    """Refuse what is not a time in one of sbatch's forms; to sbatch, zero is no limit at all."""
+    """Refuse what is not a time in one of sbatch's forms, and zero, which means no limit."""
     if not _TIME.fullmatch(walltime) or not walltime.strip("0:-"):
         raise RequestError(
             f"walltime={walltime!r}: must be a time above zero, as HH:MM:SS, D-HH:MM:SS or "

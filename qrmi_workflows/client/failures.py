@@ -56,7 +56,7 @@ _SETTINGS = re.compile(
     r"S3 bucket is not configured|invalid presigning duration|credentials are not configured",
     re.IGNORECASE,
 )
-# A client that repeats a submission by itself may be told that its first attempt was accepted. The
+# A client that repeats a submission on its own may be told that its first attempt was accepted. The
 # one for IBM Quantum System API gives 400 and 409 the same class, so the text must tell them apart.
 _DUPLICATE = re.compile(r"\bjob\b.*\balready exists\b|no error body available", re.IGNORECASE)
 TRY_LATER = "Check the QPU's state with `qpu list` and try again later."

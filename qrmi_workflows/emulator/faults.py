@@ -96,7 +96,7 @@ class FaultRule:
                     "Correct or remove it."
                 )
             types = _TYPES[allowed[name]]
-            if type(value) not in types:  # not isinstance: a bool is no count
+            if type(value) not in types:  # not isinstance: a bool is not a count
                 names = " or ".join(item.__name__ for item in types)
                 raise EmulatorError(
                     f"{where}: {name} = {value!r}: must be of type {names}. Correct it."

@@ -201,7 +201,7 @@ def _check_keys(table: Mapping[str, Any], allowed: Iterable[str], where: str) ->
 
 
 def _require_type(value: object, types: tuple[type, ...], where: str) -> None:
-    if type(value) not in types:  # not isinstance: a bool is no lane count
+    if type(value) not in types:  # not isinstance: a bool is not a number of lanes
         names = " or ".join(item.__name__ for item in types)
         raise EmulatorError(f"{where} = {value!r}: must be of type {names}. Correct it.")
 

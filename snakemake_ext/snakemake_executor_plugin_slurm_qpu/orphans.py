@@ -113,7 +113,7 @@ def find_orphans(
 
     Args:
         listed: The user's jobs, by their ids.
-        marked: The ids that Snakemake has kept; those of other executors are no Slurm jobs.
+        marked: The ids that Snakemake has kept; those of other executors are not Slurm jobs.
         runs: The names of earlier runs.
         stem: What the comments of all attempts at the job start with (`comment_stem`).
     """

@@ -100,7 +100,7 @@ def _is_plain_rule(job: Any) -> bool:
         or job.benchmark
         or job.is_pipe
         or job.is_service
-        or "shell_exec" in job.resources.keys()  # noqa: SIM118 - a ResourceList is no mapping
+        or "shell_exec" in job.resources.keys()  # noqa: SIM118 - a ResourceList is not a mapping
         or any(file.is_storage for file in files)
         or any(is_flagged(file, "update") for file in job.output)  # Snakemake backs them up
         or _tmpdir_of(job) == TO_BE_DETERMINED

@@ -5,7 +5,7 @@ spares Slurm, but a chain of short jobs spends most of its time waiting. Here a 
 query if the workflow can go on once the answer is known; otherwise the query is deferred until more
 jobs have ended. So a chain costs one query per job, and a fan-out one or two.
 
-The stock executor also waits for ever for some jobs that have ended: those that were preempted for
+The stock executor also waits forever for some jobs that have ended: those that were preempted for
 good, and those that Slurm no longer knows. So this one asks and decides itself, for all jobs.
 """
 
@@ -40,9 +40,9 @@ from snakemake_executor_plugin_slurm_qpu.telemetry import WORKFLOW_RECORDS
 __all__ = ["FORGOTTEN_SECONDS", "MarkerExecutor"]
 
 FORGOTTEN_SECONDS = 60.0
-"""For how long Slurm must not know a job before it counts as failed.
+"""How long Slurm must have forgotten a job before it counts as failed.
 
-So long may NFS hide a marker (acdirmax, nfs(5)), and the accounting may be late.
+NFS may hide a marker for as long (acdirmax, nfs(5)), and the accounting may be as late.
 """
 
 _LONGEST_INTERVAL = 180.0
@@ -163,7 +163,7 @@ class MarkerExecutor(SlurmExecutor):
                 all_clusters=bool(self._submitted_job_clusters),
             )
         for error in answer.errors:
-            self.logger.warning(f"{error} Snakemake goes on waiting, and asks again later.")
+            self.logger.warning(f"{error} Snakemake keeps waiting, and asks again later.")
         return answer
 
     def _status_commands(self, *, squeue_first: bool) -> list[str]:
@@ -206,7 +206,7 @@ class MarkerExecutor(SlurmExecutor):
             self._held.add(job_id)
             self.logger.warning(
                 f"SLURM-job '{job_id}' is held (SLURM status is: '{status.word}', reason: "
-                f"{status.reason or 'not known'}). Snakemake goes on waiting; release the job with "
+                f"{status.reason or 'not known'}). Snakemake keeps waiting; release the job with "
                 f"`scontrol release {job_id}`, or cancel it with `scancel {job_id}`."
             )
 

@@ -27,8 +27,8 @@ class Answer:
 
     Attributes:
         statuses: The jobs that it knows, by their ids.
-        forgotten: The jobs that it has said not to know. The others are undecided, because a
-            command has failed.
+        forgotten: The jobs that it does not know. Jobs in neither are undecided, because a command
+            has failed.
         errors: The errors of the commands that have failed.
     """
 

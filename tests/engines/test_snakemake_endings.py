@@ -204,7 +204,7 @@ def test_while_slurm_does_not_answer_snakemake_waits_and_says_so(project, forget
     (log,) = (project.folder / ".snakemake/log").iterdir()
 
     with without_controller(forgetful):
-        wait_until(lambda: "Snakemake goes on waiting, and asks" in log.read_text(), "the warning")
+        wait_until(lambda: "Snakemake keeps waiting, and asks" in log.read_text(), "the warning")
         (project.folder / "go").touch()
     project.wait(running)
 

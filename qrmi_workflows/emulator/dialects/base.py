@@ -236,7 +236,7 @@ def parse_json(body: bytes) -> Any:
     """Parse a request's JSON body.
 
     Raises:
-        RefusalError: It is not JSON, or has half of a surrogate pair, which is no text (400).
+        RefusalError: It is not JSON, or contains half of a surrogate pair, which is not text (400).
     """
     try:
         document = json.loads(body)
@@ -290,7 +290,7 @@ def read_moment(text: str, name: str, status: int = 400) -> float:
     """Return a moment of a query, ISO 8601, in seconds since the epoch; UTC if it has no zone.
 
     Raises:
-        RefusalError: The text is no such moment.
+        RefusalError: The text is not a moment.
     """
     try:
         moment = datetime.fromisoformat(text)

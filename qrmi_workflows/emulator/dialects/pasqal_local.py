@@ -5,7 +5,7 @@ users. A job, the emulator's task, belongs to a session and is visible only to t
 Each QPU has its own warden.
 
 QRMI 0.26.4 also requests `/jobs/{id}/cancel` and `/jobs/{id}/logs`, which the public warden (0.1.0)
-lacks. The QPU that comes with it for trials writes results that are no JSON (`json_results`).
+lacks. The QPU that comes with it for trials writes results that are not JSON (`json_results`).
 """
 
 from __future__ import annotations

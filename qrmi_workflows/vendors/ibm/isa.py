@@ -92,7 +92,7 @@ def check_isa(circuit: Program, backend: Backend, where: str, qpu: str) -> None:
 def _reason_not_isa(call: GateCall, backend: Backend) -> str | None:
     """Return why the QPU lacks a gate, or `None` if it has the gate or this is unknown."""
     if call.name not in backend.gates:
-        # Instructions without coupling are no gates (`delay`, `if_else`): do not propose them.
+        # Instructions without coupling are not gates (`delay`, `if_else`): do not propose them.
         coupled = sorted(name for name, places in backend.gates.items() if places)
         names = ", ".join(coupled or sorted(backend.gates))
         return f"the QPU has no gate {call.name!r}; must be one of: {names}"

@@ -125,7 +125,7 @@ def test_the_time_without_an_answer_does_not_count(make_checks, clock, caplog):
         assert checks.seconds_to_next_check >= 40
         clock.now += FORGOTTEN_SECONDS
 
-    assert "`squeue` failed. Snakemake goes on waiting" in caplog.text
+    assert "`squeue` failed. Snakemake keeps waiting" in caplog.text
     checks.answer = answer(None)
     assert checks.check()
 

@@ -77,7 +77,7 @@ def _touch(file: Path) -> None:
     except FileNotFoundError:  # the block's supervisor, or whoever cleans up, has deleted it
         stop_touching(file)
     except OSError as error:  # the file system is full or away, perhaps briefly
-        logger.warning("could not touch %s: %s", file, error)
+        logger.warning("could not touch %s: %s; if this lasts, its block ends", file, error)
 
 
 @atexit.register

@@ -256,7 +256,8 @@ class QuantumResult:
         if self.decode_error is not None:
             raise ResultError(
                 f"the result of task {self.task_id} was not decoded: {self.decode_error} The "
-                "vendor's text is in `vendor_result`."
+                "vendor's text is in `vendor_result`. Load the file with a release of "
+                "qrmi-workflows that can decode it."
             )
         if not 0 <= index < len(self.data):
             raise ResultError(

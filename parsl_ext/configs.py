@@ -100,7 +100,7 @@ def qpu_config(
         lanes=lanes,
         max_workers_per_node=max_workers_per_node,
         address=address,
-        max_idletime=(max_idletime or _IDLE_SECONDS) if scales else None,
+        max_idletime=(_IDLE_SECONDS if max_idletime is None else max_idletime) if scales else None,
     )
     defaults: dict[str, Any] = {"retries": 2, "retry_handler": qpu_retry_handler}
     if max_idletime is not None:
@@ -141,6 +141,7 @@ def _local_provider(qpu: str | list[str], options: Mapping[str, Any]) -> Executi
     for name in names:
         select_qpu(name, load_qpus(path), path)  # refuses a QPU that the file does not define
     launcher = options.get("launcher")
-    inner = launcher.inner if isinstance(launcher, LeaseLauncher) else launcher
+    if not isinstance(launcher, LeaseLauncher):
+        launcher = LeaseLauncher(inner=launcher)
     known = {name: value for name, value in options.items() if name in _OF_LOCAL}
-    return LocalProvider(**{**known, "launcher": LeaseLauncher(qpu=",".join(names), inner=inner)})
+    return LocalProvider(**{**known, "launcher": launcher.for_qpu(",".join(names))})

@@ -92,7 +92,8 @@ class QPUExecutor(HighThroughputExecutor):
     Raises
     ------
     RequestError
-        `lanes` or `max_workers_per_node` is less than 1, or the provider's launcher holds no lease.
+        `lanes` or `max_workers_per_node` is less than 1, `max_idletime` is negative, or the
+        provider's launcher holds no lease.
     """
 
     @typeguard.typechecked
@@ -123,6 +124,7 @@ class QPUExecutor(HighThroughputExecutor):
         max_idletime: float | None = None,
     ) -> None:
         _require_positive(lanes=lanes, max_workers_per_node=max_workers_per_node)
+        _require_seconds(max_idletime)
         _require_lease(LocalProvider() if provider is None else provider)  # Parsl's default
         policies = provider.qpu_policies if isinstance(provider, QPUProvider) else []
         # A block with several QPUs looks up the lanes of each by itself.
@@ -361,3 +363,11 @@ def _require_positive(**numbers: int | None) -> None:
             raise RequestError(
                 f"{name}={number}: must be a positive integer. Leave it out for the default."
             )
+
+
+def _require_seconds(max_idletime: float | None) -> None:
+    if max_idletime is not None and not max_idletime >= 0:  # NaN is not
+        raise RequestError(
+            f"max_idletime={max_idletime}: must be zero or more seconds. Leave it out for the "
+            "default."
+        )

@@ -13,6 +13,7 @@ from parsl.launchers.base import Launcher
 
 from parsl_ext.alive_file import give_up, keep_alive
 from qrmi_workflows.config.variables import QPU_ON_STOP, OnStop
+from qrmi_workflows.errors import RequestError
 
 __all__ = ["LeaseLauncher"]
 
@@ -64,6 +65,21 @@ class LeaseLauncher(Launcher):
         self.inner = SingleNodeLauncher() if inner is None else inner
         self.on_stop = on_stop
         self._alive: list[Path] = []
+
+    def for_qpu(self, qpu: str) -> LeaseLauncher:
+        """Return such a launcher for the blocks of a provider, which names their QPU.
+
+        Raises
+        ------
+        RequestError
+            This launcher leases another QPU.
+        """
+        if self.qpu not in (None, qpu):
+            raise RequestError(
+                f"the blocks are for QPU {qpu!r}, but their launcher leases "
+                f"{self.qpu!r}: both must be the same. Leave out `qpu` of the `LeaseLauncher`."
+            )
+        return LeaseLauncher(qpu, self.inner, self.on_stop)
 
     def __call__(
         self, command: str, tasks_per_node: int, nodes_per_block: int, script_dir: str = ""

@@ -31,7 +31,7 @@ from parsl_ext.providers.job_script import render_job_script
 from parsl_ext.providers.several import join_options
 from parsl_ext.providers.stray_jobs import StrayJobs
 from qrmi_workflows.config.site import QPUPolicy, load_site_policy
-from qrmi_workflows.errors import RequestError, SchedulerError
+from qrmi_workflows.errors import SchedulerError
 from qrmi_workflows.schedulers.base import JobState, JobStatus, QPURequest, Scheduler
 
 __all__ = ["QPUProvider"]
@@ -110,8 +110,7 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         leased = ",".join(each.qpu for each in requests)
         launcher = LeaseLauncher() if launcher is None else launcher
         if isinstance(launcher, LeaseLauncher):
-            _require_same_qpu(leased, launcher)
-            launcher = LeaseLauncher(leased, launcher.inner, launcher.on_stop)
+            launcher = launcher.for_qpu(leased)
         super().__init__(
             label,
             nodes_per_block,
@@ -335,13 +334,4 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
             worker_init=self.worker_init,
             cores=None if cores is None else max(1, cores // tasks_per_node),
             memory_gb=self.mem_per_node,
-        )
-
-
-def _require_same_qpu(qpu: str, launcher: LeaseLauncher) -> None:
-    """Refuse a launcher that would use another QPU than the scheduler grants."""
-    if launcher.qpu not in (None, qpu):
-        raise RequestError(
-            f"the provider asks the scheduler for QPU {qpu!r}, but its launcher leases "
-            f"{launcher.qpu!r}: both must be the same. Leave out `qpu` of the `LeaseLauncher`."
         )

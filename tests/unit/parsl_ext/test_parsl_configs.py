@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from parsl.executors import ThreadPoolExecutor
 from parsl.launchers import SrunLauncher
 from parsl.providers import LocalProvider
 
-from parsl_ext import qpu_config
+from parsl_ext import LeaseLauncher, qpu_config
 from qrmi_workflows.errors import RequestError
 
 PAGE = Path(__file__).parents[3] / "docs" / "parsl.md"
@@ -74,6 +75,29 @@ def test_the_idle_time_of_the_qpu_is_not_that_of_other_executors() -> None:
     assert (default.max_idletime, default.executors[0].max_idletime) == (120, 30)
     assert (chosen.max_idletime, chosen.executors[0].max_idletime) == (7, 7)
     assert unscaled.executors[0].max_idletime is None
+
+
+def test_an_idle_time_of_zero_is_not_taken_for_the_default() -> None:
+    assert qpu_config("ibm_fez", max_idletime=0).executors[0].max_idletime == 0
+
+
+@pytest.mark.parametrize("seconds", [-1, math.nan])
+def test_an_idle_time_that_is_none_is_refused(seconds: float) -> None:
+    with pytest.raises(RequestError, match=r"max_idletime=.*must be zero or more seconds"):
+        qpu_config("ibm_fez", max_idletime=seconds)
+
+
+def test_the_launcher_of_a_local_block_keeps_its_options() -> None:
+    made = qpu_config("ibm_fez", local=True, launcher=LeaseLauncher(on_stop="cancel"))
+
+    assert made.executors[0].provider.launcher.on_stop == "cancel"
+    assert made.executors[0].provider.launcher.qpu == "ibm_fez"
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_launcher_that_leases_another_qpu_is_refused(local: bool) -> None:
+    with pytest.raises(RequestError, match="'ibm_fez', but their launcher leases 'ibm_b'"):
+        qpu_config("ibm_fez", local=local, launcher=LeaseLauncher(qpu="ibm_b"))
 
 
 @pytest.mark.parametrize("local", [False, True])

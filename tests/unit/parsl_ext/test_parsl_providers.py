@@ -94,7 +94,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_launcher_for_another_qpu_than_the_providers_is_refused(site: None) -> None:
-    with pytest.raises(RequestError, match=r"'ibm_a', but its launcher leases 'ibm_b'.*Leave out"):
+    message = r"'ibm_a', but their launcher leases 'ibm_b'.*Leave out"
+    with pytest.raises(RequestError, match=message):
         QPUSlurmProvider(qpu="ibm_a", launcher=LeaseLauncher(qpu="ibm_b"))
 
 

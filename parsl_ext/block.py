@@ -93,13 +93,14 @@ def is_lease_app(function: Callable[..., Any]) -> bool:
     return bool(getattr(function, _IS_LEASE_APP, False))
 
 
-def execute_in_lane(buffer: bytes, qpu: str | list[str] | None = None) -> Any:
-    """Run a call in a worker while holding one of the QPU's lanes, or one of each QPU.
+def execute_in_lane(buffer: bytes, qpu: str | list[str] | None = None, *, step: str) -> Any:
+    """Run a call as a step in a worker, while holding one of the QPU's lanes, or one of each QPU.
 
     Parsl's workers import this function by its name and call it instead of Parsl's own
     `execute_task` (see `QPUExecutor.submit`).
     """
     with ExitStack() as held:
+        held.enter_context(run_as_step(step))
         # All calls take the lanes of several QPUs in the same order, so none waits in a circle.
         for name in (qpu,) if qpu is None else sorted(qpu_names(qpu)):
             held.enter_context(block_lease(name).lane())

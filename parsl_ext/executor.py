@@ -28,6 +28,7 @@ from parsl.serialize.errors import SerializationError
 from parsl_ext.block import is_lease_app
 from parsl_ext.block_errors import BlockErrors
 from parsl_ext.call_limiter import CallLimiter
+from parsl_ext.call_steps import CallSteps
 from parsl_ext.idle import IdleTimer
 from parsl_ext.launcher import LeaseLauncher
 from parsl_ext.monitoring import measured
@@ -166,6 +167,7 @@ class QPUExecutor(HighThroughputExecutor):
         self.max_idletime = max_idletime
         self._idle = IdleTimer(max_idletime)
         self._qpu_calls = CallLimiter(self._qpu_call_limit)
+        self._steps = CallSteps(self)
         self._send_lock = threading.Lock()
 
     def start(self) -> None:
@@ -191,6 +193,7 @@ class QPUExecutor(HighThroughputExecutor):
                 if not job["status"].terminal
             ])  # fmt: skip
         super().shutdown(timeout)
+        self._steps.close()
 
     def validate_resource_spec(self, resource_specification: Mapping[str, Any]) -> None:
         """Refuse a specification with keys other than `qpu` (0 or 1) and `priority` (a number).
@@ -232,18 +235,30 @@ class QPUExecutor(HighThroughputExecutor):
         except TypeError as error:
             raise SerializationError(func.__name__) from error
         context: dict[str, Any] = {"resource_spec": specification} if specification else {}
-        if uses_qpu and not is_lease_call:
-            context["task_executor"] = {
-                "f": "parsl_ext.block.execute_in_lane",
-                "k": {"qpu": getattr(self.provider, "qpu", None)},
-            }
-        if uses_qpu and self._runs_classical_apps:
-            # Parsl's interchange (2026.10.26) also runs calls without a priority last.
-            return self._qpu_calls.submit(
-                lambda: self.submit_payload(context, buffer),
-                priority=specification.get("priority", math.inf),
-            )
-        return self.submit_payload(context, buffer)
+        if not uses_qpu:
+            return self.submit_payload(context, buffer)
+        if is_lease_call:
+            return self._submit_qpu_call(context, buffer)
+        return self._steps.start(
+            func,
+            args,
+            kwargs,
+            lambda step: self._submit_qpu_call(context | self._in_lane(step), buffer),
+        )
+
+    def _in_lane(self, step: str) -> dict[str, Any]:
+        qpu = getattr(self.provider, "qpu", None)
+        function = "parsl_ext.block.execute_in_lane"
+        return {"task_executor": {"f": function, "k": {"qpu": qpu, "step": step}}}
+
+    def _submit_qpu_call(self, context: dict[str, Any], buffer: bytes) -> Future[Any]:
+        if not self._runs_classical_apps:
+            return self.submit_payload(context, buffer)
+        # Parsl's interchange (2026.10.26) also runs calls without a priority last.
+        return self._qpu_calls.submit(
+            lambda: self.submit_payload(context, buffer),
+            priority=context.get("resource_spec", {}).get("priority", math.inf),
+        )
 
     def submit_payload(self, context: dict[str, Any], buffer: bytes) -> Future[Any]:
         """Send a call to the workers, as `HighThroughputExecutor` does, from any thread."""

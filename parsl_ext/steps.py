@@ -78,7 +78,8 @@ def new_name(body: Callable[..., Any], *, is_retried: bool) -> str:
     is_retried : bool
         Whether Parsl repeats the call if its block is lost.
     """
-    return f"app {body.__name__} {uuid.uuid4()}{'' if is_retried else ' without retries'}"
+    name = getattr(body, "__name__", type(body).__name__)  # a `partial` has none
+    return f"app {name} {uuid.uuid4()}{'' if is_retried else ' without retries'}"
 
 
 def stop_variables(step: str) -> dict[str, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import parsl
 import psutil
 import pytest
 from error_examples import EXAMPLES
+from parsl import bash_app, python_app
 from parsl.config import Config
 from parsl_runs import Site, bell
 from waiting import wait_until
@@ -51,6 +53,21 @@ with parsl.load(Config(executors=[executor(qpu="ibm_quick")], run_dir=sys.argv[1
 @qpu_app
 def sample(payload, *, lease):
     return lease.run(payload).task_id
+
+
+@python_app(executors=["qpu"])
+def sample_too(payload):
+    from parsl_ext import block_lease
+
+    return block_lease().run(payload).task_id
+
+
+@bash_app(executors=["qpu"])
+def sample_in_a_script(payload, stdout=None):
+    import sys
+
+    script = f"from qrmi_workflows import open_lease; print(open_lease().run({payload!r}).task_id)"
+    return f'exec {sys.executable} -c "{script}"'
 
 
 @qpu_app
@@ -202,6 +219,31 @@ def test_a_retry_attaches_to_the_task_of_a_lost_block(parsl_site: Site, qpu: str
     changes = {key: after[key] - before[key] for key in ("accepted", "completed", "cancelled")}
     assert changes == {"accepted": 1, "completed": 1, "cancelled": 0}
     wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release")
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("app", ["python_app", pytest.param("bash_app", marks=pytest.mark.slow)])
+def test_a_retry_of_an_app_of_parsls_own_attaches_to_the_task_of_a_lost_block(
+    parsl_site: Site, app: str
+):
+    path, output = parsl_site.folder / "bell.json", parsl_site.folder / "task"
+    path.write_text(json.dumps(bell()))
+    before = parsl_site.tasks()
+    with parsl_site.load(qpu="ibm_slow", retries=1, heartbeat_threshold=6) as kernel:
+        call = (
+            sample_too(bell())
+            if app == "python_app"
+            else sample_in_a_script(str(path), stdout=str(output))
+        )
+        wait_until(lambda: parsl_site.recorded() == 1, "the task to be submitted", seconds=60)
+
+        parsl_site.slurm("scancel", *kernel.executors["qpu"].provider.resources)
+
+        call.result(timeout=120)
+
+    after = parsl_site.tasks()
+    changes = {key: after[key] - before[key] for key in ("accepted", "completed", "cancelled")}
+    assert changes == {"accepted": 1, "completed": 1, "cancelled": 0}
 
 
 @pytest.mark.slow

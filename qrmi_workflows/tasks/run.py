@@ -28,6 +28,7 @@ from qrmi_workflows.errors import (
     TaskCancelledError,
     TaskFailedError,
     TaskUnknownError,
+    UndecodedResultError,
 )
 from qrmi_workflows.journal.record import RecordState, TaskRecord
 from qrmi_workflows.journal.step import Entry, Step
@@ -268,30 +269,42 @@ class TaskRun:
 
         Once its end is recorded, the task is deleted at the vendor, if that is needed.
         """
-        task_id = str(self.task_id)
         if state is not TaskState.COMPLETED:
             error = self._ended_without_result(state)
             if _try_to_record(entry.failed, error.message, retryable=state is TaskState.CANCELLED):
                 self._delete(entry)
             raise error
-        completed = _now()
+        times = {"submitted": entry.record.since, "completed": _now()}
+        result = self._ask_result(**times)
+        # A deleted task's result cannot be fetched again.
+        is_last_copy = self._traits.stop_deletes_finished
+        is_recorded = _try_to_record(entry.completed, result, durable=is_last_copy)
+        try:
+            result = result.decoded()
+        except UndecodedResultError:
+            # The text may have been cut short on its way. Ask again while the vendor has it.
+            with suppress(QPUError):
+                again = self._ask_result(**times)
+                result = again.decoded()
+                is_recorded = _try_to_record(entry.completed, again, durable=is_last_copy)
+        if is_recorded:
+            self._delete(entry)
+        return result
+
+    def _ask_result(self, *, submitted: str, completed: str) -> QuantumResult:
+        task_id = str(self.task_id)
         text = retry(lambda: self.resource.task_result(task_id).value, is_transient, stop=self.stop)
-        result = QuantumResult(
+        return QuantumResult(
             qpu=self.resource.resource_id(),
             type=self.resource_type,
             program=self.payload.program,
             task_id=task_id,
             payload_digest=self.payload.digest,
-            submitted=entry.record.since,
+            submitted=submitted,
             completed=completed,
             data=[],
             vendor_result=text,
         )
-        # A deleted task's result cannot be fetched again.
-        is_last_copy = self._traits.stop_deletes_finished
-        if _try_to_record(entry.completed, result, durable=is_last_copy):
-            self._delete(entry)
-        return result
 
     def _record_usage(self, started: float, state: TaskState) -> None:
         if self.usage is None:

@@ -1,4 +1,4 @@
-"""A result is kept before it is understood: what cannot be decoded is not fetched or paid again."""
+"""A result is kept before it is understood: what cannot be decoded is not paid for again."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_it_is_written_whole_and_a_release_that_can_decodes_it(
     assert json.loads(output.read_text())["data"], "from the journal"
     assert "decode_error" not in json.loads(output.read_text())
     assert counted()["tasks accepted"] == 1
-    assert matched() == 1, "the result was fetched once"
+    assert matched() == 2, "asked for once more, in case it was cut short, but not by the rerun"
 
 
 def test_in_python_the_error_carries_it_and_the_journal_shows_it(
@@ -86,3 +86,20 @@ def test_in_python_the_error_carries_it_and_the_journal_shows_it(
     shown = json.loads(capsys.readouterr().out)
     assert shown["state"] == "completed"
     assert shown["result"]["decode_error"] == caught.value.result.decode_error
+
+
+@pytest.mark.parametrize(
+    ("qpu", "route"),
+    [("ibm_quick", "GET */jobs/*/results"), ("ibm_system", "GET */s3/*/results_*")],
+)
+def test_a_text_that_was_cut_short_on_its_way_is_fetched_again(
+    emulator, fault, matched, qpu, route
+):
+    fault("malformed", route=route, count=1)
+
+    with open_lease(qpu, step="s") as lease:
+        assert lease.run(bell()).counts()
+
+    assert matched() == 2
+    (record,) = Journal().step("s").records()
+    assert record.result.decoded().counts()

@@ -49,7 +49,8 @@ _CUT_OFF = re.compile(
 )
 # Failures of task_start before the task is submitted: of the upload of its input, and of the login.
 _BEFORE_SUBMISSION = re.compile(
-    r"failed to upload to S3|error sending request for url \(\S*/token\)", re.IGNORECASE
+    r"failed to upload to S3|error sending request for url \(\S*/token\)|munge encode failed",
+    re.IGNORECASE,
 )
 # What the client finds wrong with its settings while it prepares the submission.
 _SETTINGS = re.compile(

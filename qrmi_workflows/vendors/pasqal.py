@@ -34,7 +34,7 @@ __all__ = ["PASQAL", "device_specs", "to_pulser_results"]
 
 _TYPES = {
     "pasqal-cloud": ResourceType(qrmi="PasqalCloud"),
-    # The phrases are the warden's (v0.1.0, warden/api/routes).
+    # The phrases are the warden's (v0.1.0, warden/api/routes), the last one is QRMI's.
     "pasqal-local": ResourceType(
         qrmi="PasqalLocal",
         remedies={
@@ -46,6 +46,8 @@ _TYPES = {
             "`authorized_users`. Ask your administrators to add you.",
             "belongs to another user": "The session was opened for another user than the one who "
             "runs this. Run it as the user that QRMI_JOB_UID names.",
+            "munge encode failed": "QRMI signs in with MUNGE, and munged does not answer on this "
+            "host. Run this on a node of the cluster, or ask your administrators to start munged.",
         },
     ),
 }

@@ -150,6 +150,15 @@ def test_a_refusal_that_the_vendor_knows_has_its_own_remedy(detail, remedy):
     assert remedy not in str(classify(answer, "fresnel", "acquire", ()))
 
 
+def test_a_credential_that_munge_does_not_make_is_a_failure_of_this_host():
+    answer = qrmi.QrmiError("munge encode failed: Socket communication error")
+
+    error = classify(answer, "fresnel", "acquire", (), registered_type("pasqal-local").remedies)
+
+    assert "munged does not answer on this host" in str(error)
+    assert error.retryable, "munged may be restarting"
+
+
 def test_incomplete_settings_are_a_configuration_error():
     error = failed("QRMI_X is not set", "acquire", qrmi.EnvVarNotSetError)
 
@@ -181,6 +190,7 @@ def test_settings_that_the_client_misses_while_it_submits_are_a_configuration_er
     [
         qrmi.QrmiError("failed to upload to S3: unhandled error"),
         qrmi.QrmiError("error sending request for url (http://127.0.0.1:1/x/oauth/token)"),
+        qrmi.QrmiError("munge encode failed: Socket communication error"),
         TypeError("'str' object is not an instance of 'Payload'"),
     ],
 )

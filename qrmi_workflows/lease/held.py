@@ -255,6 +255,21 @@ class HeldQPU:
         except OSError as error:
             logger.warning("not noted, so a crash would cancel the task: %s: %s", usage, error)
 
+    def on_stop(self) -> OnStop:
+        """Return what happens by default to the tasks of a stopped step: as `$QPU_ON_STOP` says.
+
+        If the process that holds the lease has been killed, nobody has stopped the step, although
+        its children get SIGTERM then: its tasks are left for a rerun, as if all had been killed.
+        """
+        return "leave" if self._holder_was_killed() else on_stop()
+
+    def _holder_was_killed(self) -> bool:
+        opened, usage = self._opened, self.usage_path()
+        if opened is None and usage is not None:
+            with suppress(OSError, ConfigError):  # released, or not a lease of ours
+                opened = OpenLease.load(OpenLease.of_usage(usage))
+        return opened is not None and opened.owner.is_alive() is False
+
     def _find_running_tasks(self) -> RunningTasks | None:
         """Find the tasks for which the lease must outlive this process."""
         if self._opened is None:

@@ -145,6 +145,7 @@ class Lease:
             payload=valid,
             step=self.step,
             usage=self.held.usage_path(),
+            default_on_stop=self.held.on_stop,
             before_submission=self.held.note_submission,
             renew=self.held.renew,
             deletions=self.held.deletions,

@@ -18,7 +18,8 @@ from typing import Literal
 from qrmi_workflows.client.failures import is_transient
 from qrmi_workflows.client.protocol import TaskState
 from qrmi_workflows.client.resource import QRMIResource
-from qrmi_workflows.config.variables import OnStop, lane_wait_seconds, on_stop
+from qrmi_workflows.config.variables import OnStop, lane_wait_seconds
+from qrmi_workflows.config.variables import on_stop as requested_on_stop
 from qrmi_workflows.errors import (
     AmbiguousTaskError,
     JournalError,
@@ -62,8 +63,9 @@ class TaskRun:
         payload: The task's input, for the QPU's vendor.
         step: The step it belongs to.
         stop: Set this event to end the run.
-        on_stop: Whether a stopped task is cancelled at the vendor, or left for a rerun; by default
-            what `$QPU_ON_STOP` says when the task is stopped.
+        on_stop: Whether a stopped task is cancelled at the vendor, or left for a rerun; what
+            `default_on_stop` then returns, if `None`.
+        default_on_stop: Called when the task is stopped.
         on_ambiguous: What to do if it is not known whether the vendor accepted it.
         on_state: Called with the task's id and each new state.
         usage: The lease's usage file, if it has one.
@@ -82,6 +84,7 @@ class TaskRun:
     step: Step
     stop: threading.Event = field(default_factory=threading.Event)
     on_stop: OnStop | None = None
+    default_on_stop: Callable[[], OnStop] = requested_on_stop
     on_ambiguous: OnAmbiguous = "fail"
     on_state: Callable[[str, TaskState], None] | None = None
     usage: Path | None = None
@@ -258,7 +261,7 @@ class TaskRun:
         raise self._cancelled(f"may still be running; rerun the step to check: {reason}")
 
     def _leaves(self) -> bool:
-        return (self.on_stop or on_stop()) == "leave"
+        return (self.on_stop or self.default_on_stop()) == "leave"
 
     def _delete(self, entry: Entry) -> None:
         if self.deletions is not None:

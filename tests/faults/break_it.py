@@ -54,7 +54,8 @@ SEED = int(os.environ.get("BREAK_SEED", str(random.SystemRandom().randrange(10**
 SESSION_SECONDS = 30
 MARK = "QPU_BREAK_IT"
 NO_INTENT = "no intent"
-STATES = (NO_INTENT, *RecordState)
+# Not CLAIMED, in which a task only stays while it waits for a lane of a Quantum System.
+STATES = (NO_INTENT, *(state for state in RecordState if state is not RecordState.CLAIMED))
 LOSSES = (
     "results lost",
     "results of a wrong QPU",

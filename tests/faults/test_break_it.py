@@ -49,7 +49,6 @@ STOPS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 SLOW = {"kind": "delay", "seconds": 0.4}
 FAULTS_BY_STATE: dict[str, list[dict[str, Any]]] = {
     NO_INTENT: [{"route": "POST */sessions", **SLOW}],
-    "claimed": [{"route": "GET */backends", **SLOW}],
     "intent": [{"route": "POST */jobs", **SLOW}],
     "submitted": [],
     "completed": [{"route": "PATCH */sessions/*", **SLOW}],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
+import psutil
 import pytest
 from fault_payloads import bell
 from waiting import wait_until
@@ -73,6 +76,24 @@ def test_a_rerun_submits_a_task_that_was_cancelled_meanwhile(emulator, counted):
     with open_lease("ibm_slow", step="s") as lease:
         assert lease.run(bell()).task_id != future.task_id
     assert counted()["tasks accepted"] == 2
+
+
+def test_a_command_whose_supervisor_was_killed_leaves_its_task(
+    emulator, counted, payload_file, tmp_path
+):
+    """SIGTERM then tells the command that its lease has no holder, not that the step is stopped."""
+    qpu = [sys.executable, "-m", "qrmi_workflows"]
+    run = [*qpu, "run", str(payload_file), "--qpu", "ibm_slow", "-o", str(tmp_path / "result")]
+    with subprocess.Popen([*qpu, "lease", "exec", "--qpu", "ibm_slow", "--", *run]) as supervisor:
+        wait_until(lambda: [r.state for r in Journal().records()] == ["submitted"], "the task's id")
+        (command,) = psutil.Process(supervisor.pid).children()
+        supervisor.kill()
+    command.wait(60)
+
+    subprocess.run(run, check=True)
+
+    assert (counted()["tasks accepted"], counted()["tasks cancelled"]) == (1, 0)
+    assert counted()["sessions open"] == 0
 
 
 def test_a_variable_leaves_the_tasks_of_a_process_for_a_rerun(emulator, counted, monkeypatch):

@@ -132,15 +132,18 @@ def test_a_session_names_the_job_and_its_user(site, monkeypatch):
     for variables in (
         {},
         {"SLURM_JOB_ID": "17"},
-        {"SLURM_JOB_ID": "17", "QRMI_JOB_ID": "4", "QRMI_JOB_UID": "54321"},
+        {"SLURM_JOB_ID": "17", "QRMI_JOB_ID": "17", "QRMI_JOB_UID": "54321"},
+        # In a job, those of another job would be inherited from the one that submitted it.
+        {"SLURM_JOB_ID": "", "QRMI_JOB_ID": "4", "QRMI_JOB_UID": "54321"},
     ):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         open_lease("public").release()
     here = f"{socket.gethostname()}.{os.getpid()}"
-    assert sessions_asked_for(site)[-3:] == [
+    assert sessions_asked_for(site)[-4:] == [
         {"user_id": "0", "slurm_job_id": here},
         {"user_id": "0", "slurm_job_id": "17"},
+        {"user_id": "54321", "slurm_job_id": "17"},
         {"user_id": "54321", "slurm_job_id": "4"},
     ]
 

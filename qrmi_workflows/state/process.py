@@ -44,6 +44,7 @@ class Owner:
         job: The id of the job it runs in.
         restart: How many times that job had been requeued.
         cluster: The cluster of that job.
+        pids: The namespace of the process id (pid_namespaces(7)): in a container, ids may differ.
     """
 
     host: str
@@ -53,6 +54,7 @@ class Owner:
     job: str | None = None
     restart: int = 0
     cluster: str | None = None
+    pids: str = ""
 
     @classmethod
     def this_process(cls, job: JobIdentity | None) -> Self:
@@ -70,6 +72,7 @@ class Owner:
             job=job.id if job else None,
             restart=job.restart if job else 0,
             cluster=job.cluster if job else None,
+            pids=_namespace(),
         )
 
     @property
@@ -78,11 +81,13 @@ class Owner:
         return self.host == socket.gethostname()
 
     def is_alive(self) -> bool | None:
-        """Return whether the process is alive; `None` if only another host can tell."""
+        """Return whether the process is alive; `None` if that cannot be told from here."""
         if not self.is_on_this_host:
             return None
         if self.boot != _boot():
             return False
+        if self.pids != _namespace():
+            return None
         state, started = _stat(self.pid)
         return started == self.started and state not in ("Z", "X")
 
@@ -98,6 +103,10 @@ class Owner:
 @cache
 def _boot() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def _namespace() -> str:
+    return str(Path("/proc/self/ns/pid").readlink())
 
 
 @cache

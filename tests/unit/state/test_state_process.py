@@ -57,6 +57,11 @@ def test_another_host_cannot_tell():
     assert elsewhere.is_alive() is None
 
 
+def test_another_namespace_of_process_ids_cannot_tell():
+    """A container may share the host's name and files, but not its processes."""
+    assert replace(Owner.this_process(None), pids="pid:[1]").is_alive() is None
+
+
 def test_a_requeued_job_is_told_from_its_earlier_run():
     owner = Owner.this_process(replace(JOB, restart=0))
 

@@ -31,6 +31,13 @@ simulator = "null"
 execution_seconds = 1.5
 lanes = 5
 
+[qpus.ibm_with_cancel]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 1.5
+lanes = 5
+server = {cancel_route = true}
+
 [qpus.ibm_endless]
 type = "ibm-quantum-compute-service"
 simulator = "null"
@@ -67,6 +74,8 @@ SITE = """
 [qpus.ibm_quick]
 lanes = 5
 [qpus.ibm_slow]
+lanes = 5
+[qpus.ibm_with_cancel]
 lanes = 5
 """
 

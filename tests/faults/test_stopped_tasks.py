@@ -66,14 +66,14 @@ def test_a_rerun_waits_for_a_task_that_could_not_be_stopped(emulator, counted, f
 
 
 def test_a_rerun_submits_a_task_that_was_cancelled_meanwhile(emulator, counted):
-    with open_lease("ibm_slow", step="s") as lease:
+    with open_lease("ibm_with_cancel", step="s") as lease:
         future = submit_one(lease, on_stop="leave")
         future.cancel()
         with pytest.raises(TaskCancelledError, match="left for a rerun"):
             future.result(timeout=60)
         lease.resource.task_stop(future.task_id)
 
-    with open_lease("ibm_slow", step="s") as lease:
+    with open_lease("ibm_with_cancel", step="s") as lease:
         assert lease.run(bell()).task_id != future.task_id
     assert counted()["tasks accepted"] == 2
 
@@ -98,7 +98,7 @@ def test_a_command_whose_supervisor_was_killed_leaves_its_task(
 
 def test_a_variable_leaves_the_tasks_of_a_process_for_a_rerun(emulator, counted, monkeypatch):
     monkeypatch.setenv("QPU_ON_STOP", "leave")
-    with open_lease("ibm_slow", step="s") as lease:
+    with open_lease("ibm_with_cancel", step="s") as lease:
         left, cancelled = submit_one(lease), lease.submit(bell(7), on_stop="cancel")
         wait_until(lambda: cancelled.task_id, "the second task's id")
         for future in (left, cancelled):
@@ -109,7 +109,7 @@ def test_a_variable_leaves_the_tasks_of_a_process_for_a_rerun(emulator, counted,
             cancelled.result(timeout=60)
         lease._journal.close(lease.step)
 
-        with open_lease("ibm_slow", step="s") as again:
+        with open_lease("ibm_with_cancel", step="s") as again:
             assert again.run(bell()).task_id == left.task_id
     assert counted()["tasks accepted"] == 2
 

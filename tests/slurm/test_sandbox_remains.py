@@ -185,7 +185,7 @@ def test_a_slurm_for_one_node_on_a_machine_gets_one_and_says_why(tmp_path: Path)
 
         done = site.qpu("up")
         assert done.returncode == 0, done.stderr
-        why = "It has one node: this Slurm was built without --enable-multiple-slurmd, so that"
+        why = "It has one node: this Slurm was built without --enable-multiple-slurmd"
         assert why in done.stdout
         assert why in site.qpu("status").stdout
         assert daemons(site.box) == {"python3": 1, "munged": 1, "slurmctld": 1, "slurmd": 1}

@@ -208,7 +208,7 @@ class Executor(NestingExecutor):
             # Another cluster has a KillWait of its own.
             kill_wait=None if cluster_of(job) else self._kill_wait,
             lanes=self._requests.lanes(request),
-            alive=self._alive_file() if _is_retried(job) else None,
+            alive=self._alive_file() if _leaves_tasks(job) else None,
         )
         return render_batch_script([*prepare, *leased], self._markers.folder)
 
@@ -388,6 +388,8 @@ class Executor(NestingExecutor):
             run_command(["scancel", f"--name={self.run_uuid}"])
 
 
-def _is_retried(job: Any) -> bool:
-    """Return whether Snakemake runs a job again if this attempt fails (`handle_job_error`)."""
-    return bool(job.restart_times > job.attempt - 1) and QPU_ON_STOP not in os.environ
+def _leaves_tasks(job: Any) -> bool:
+    """Return whether a stopped job leaves its tasks: the user does not say, and it is retried."""
+    # As `JobScheduler._handle_error` of snakemake 9.27.1 decides it.
+    is_retried = job.restart_times > job.attempt - 1
+    return bool(is_retried) and QPU_ON_STOP not in os.environ

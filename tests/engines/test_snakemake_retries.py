@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +39,20 @@ def processes_of(result: Path) -> list[psutil.Process]:
     return found
 
 
+def one_rule(folder: Path, sandbox: Sandbox) -> tuple[Project, Callable[..., list[int]]]:
+    """Write a workflow of one task; also return what says by how much the vendor's counts grew."""
+    project = Project(folder, sandbox)
+    project.write(SNAKEFILE.format(qpu="ibm_fez"))
+    (folder / "payload.json").write_text(json.dumps(PAYLOAD))
+    before = project.control.counters()["tasks"]
+
+    def changes(*names: str) -> list[int]:
+        after = project.control.counters()["tasks"]
+        return [after[name] - before[name] for name in names]
+
+    return project, changes
+
+
 def states_of_tasks(project: Project) -> list[str]:
     """Return the states of the project's tasks in the journal."""
     journal = Journal(Path(project.environ["QPU_STATE"]) / "journal")
@@ -58,14 +72,7 @@ def paused(project: Project, qpu: str) -> Iterator[None]:
 def test_a_retry_attaches_to_the_task_that_a_killed_attempt_has_submitted(
     tmp_path: Path, sandbox: Sandbox
 ):
-    project = Project(tmp_path, sandbox)
-    project.write(SNAKEFILE.format(qpu="ibm_fez"))
-    (tmp_path / "payload.json").write_text(json.dumps(PAYLOAD))
-
-    def accepted() -> int:
-        return project.control.counters()["tasks"]["accepted"]
-
-    before = accepted()
+    project, changes = one_rule(tmp_path, sandbox)
     with paused(project, "ibm_fez"):
         process = project.start("--retries", "2")
         wait_until(lambda: states_of_tasks(project) == ["submitted"], "the task's id")
@@ -74,8 +81,7 @@ def test_a_retry_attaches_to_the_task_that_a_killed_attempt_has_submitted(
     output = project.wait(process)
 
     assert len(submitted(output)) == 2
-    assert accepted() == before + 1
-    assert project.control.counters()["tasks"]["running"] == 0
+    assert changes("accepted", "running") == [1, 0]
     assert '"1": 100' in project.read("result.json")
     assert project.sessions()[1] == 0
 
@@ -84,10 +90,7 @@ def test_a_retry_attaches_to_the_task_that_a_killed_attempt_has_submitted(
 def test_a_retry_waits_for_the_task_of_a_cancelled_attempt(
     tmp_path: Path, sandbox: Sandbox, how: list[str]
 ):
-    project = Project(tmp_path, sandbox)
-    project.write(SNAKEFILE.format(qpu="ibm_fez"))
-    (tmp_path / "payload.json").write_text(json.dumps(PAYLOAD))
-    before = project.control.counters()["tasks"]
+    project, changes = one_rule(tmp_path, sandbox)
     with paused(project, "ibm_fez"):
         process = project.start("--retries", "1")
         wait_until(lambda: states_of_tasks(project) == ["submitted"], "the task's id")
@@ -99,18 +102,13 @@ def test_a_retry_waits_for_the_task_of_a_cancelled_attempt(
         )
     output = project.wait(process)
 
-    after = project.control.counters()["tasks"]
-    changed = {key: after[key] - before[key] for key in ("accepted", "cancelled", "completed")}
-    assert changed == {"accepted": 1, "cancelled": 0, "completed": 1}
+    assert changes("accepted", "cancelled", "completed") == [1, 0, 1]
     assert len(submitted(output)) == 2
     assert project.sessions()[1] == 0
 
 
 def test_an_interrupted_run_leaves_no_task_for_a_retry(tmp_path: Path, sandbox: Sandbox):
-    project = Project(tmp_path, sandbox)
-    project.write(SNAKEFILE.format(qpu="ibm_fez"))
-    (tmp_path / "payload.json").write_text(json.dumps(PAYLOAD))
-    before = project.control.counters()["tasks"]
+    project, changes = one_rule(tmp_path, sandbox)
     with paused(project, "ibm_fez"):
         process = project.start("--retries", "1")
         wait_until(lambda: states_of_tasks(project) == ["submitted"], "the task's id")
@@ -118,9 +116,7 @@ def test_an_interrupted_run_leaves_no_task_for_a_retry(tmp_path: Path, sandbox: 
         process.communicate(timeout=60)
         wait_until(lambda: not project.slurm("squeue", "--noheader"), "the end of the job")
 
-    after = project.control.counters()["tasks"]
-    changed = {key: after[key] - before[key] for key in ("accepted", "cancelled", "queued")}
-    assert changed == {"accepted": 1, "cancelled": 1, "queued": 0}
+    assert changes("accepted", "cancelled", "queued") == [1, 1, 0]
     assert project.sessions()[1] == 0
 
 

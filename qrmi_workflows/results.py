@@ -51,7 +51,7 @@ class QuantumResult:
         completed: When the task was found to be completed, in ISO 8601, UTC.
         data: Plain data, one object for each PUB or sequence, as described in `Vendor.decode`.
         vendor_result: The vendor's text, unchanged.
-        decode_error: Why `data` is empty, if this release cannot decode the vendor's text.
+        decode_error: Why `data` is empty, if this release does not decode the vendor's text.
     """
 
     qpu: str
@@ -68,13 +68,17 @@ class QuantumResult:
     def decoded(self) -> Self:
         """Return this result with the vendor's text decoded into `data`.
 
+        If there is no decoder for results of this kind, `decode_error` says so.
+
         Raises:
-            UndecodedResultError: This release cannot decode it.
+            UndecodedResultError: There is a decoder, but it cannot decode the text.
         """
         if self.data:
             return self
         try:
             data = vendor_of_type(self.type).decode(self.program, self.vendor_result)
+            if data is None:
+                return replace(self, decode_error=self._no_decoder())
             json.dumps(data)  # it is for files
         except Exception as error:  # a vendor's package may raise anything
             reason = str(error) if isinstance(error, ResultError) else repr(error)
@@ -85,6 +89,12 @@ class QuantumResult:
                 replace(self, decode_error=reason),
             ) from error
         return replace(self, data=data, decode_error=None)
+
+    def _no_decoder(self) -> str:
+        return (
+            f"qrmi-workflows has no decoder for results of the program {self.program!r} on QPUs of "
+            f"type {self.type!r}."
+        )
 
     def counts(self, register: str | None = None, *, pub: int = 0) -> Any:
         """Return the counts of one register of one PUB.

@@ -134,6 +134,11 @@ def run(
                 "again with a release of qrmi-workflows that can decode it."
             ) from error
         _save(result, output)  # before the release, which may fail or take a while
+    if result.decode_error is not None:
+        click.echo(
+            f"qpu: {result.decode_error} {output} has the vendor's text, in `vendor_result`.",
+            err=True,
+        )
     if step is not None:
         Journal().archive(step)
 

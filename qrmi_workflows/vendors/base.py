@@ -214,12 +214,18 @@ class Vendor(Protocol):
             PayloadError: The program has no number of shots.
         """
 
-    def decode(self, program: str, text: str) -> list[dict[str, Any]]:
+    def decode(self, program: str, text: str) -> list[dict[str, Any]] | None:
         """Decode a result into plain data: one object for each PUB or sequence.
+
+        The vendor's text is recorded before this is called, so an error loses nothing.
 
         A sampled PUB or sequence gives `{"registers": {NAME: {"num_bits": n, "counts": …}}}`.
         `counts` maps bit strings to numbers; if parameters were broadcast, it is a nested list of
         such mappings. An estimated PUB gives `{"evs": …, "stds": …}`.
+
+        Returns:
+            The data; `None` if the vendor has no decoder for the program. The vendor's text is then
+            the result, and the task has succeeded.
 
         Raises:
             ResultError: The text is not in the vendor's format.

@@ -71,6 +71,24 @@ def test_it_is_written_whole_and_a_release_that_can_decodes_it(
     assert matched() == 2, "asked for once more, in case it was cut short, but not by the rerun"
 
 
+def test_without_a_decoder_the_vendors_text_is_the_result(
+    emulator, matched, fault, payload_file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(results, "decode_data", lambda program, text: None)
+    output = tmp_path / "result.json"
+    fault("delay", route="GET */jobs/*/results", seconds=0.0)  # counts the requests
+
+    assert qpu_run(payload_file, output) == 0, "the task has succeeded"
+
+    assert "has no decoder" in capsys.readouterr().err
+    document = json.loads(output.read_text())
+    jsonschema.validate(document, result_schema())
+    assert "PrimitiveResult" in document["vendor_result"]
+    with pytest.raises(ResultError, match="has no decoder"):
+        QuantumResult.load(output).counts()
+    assert matched() == 1
+
+
 def test_in_python_the_error_carries_it_and_the_journal_shows_it(
     undecodable, emulator, capsys, monkeypatch
 ):

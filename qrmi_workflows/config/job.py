@@ -8,12 +8,12 @@ The contract is QRMI's: its SPANK plugin writes these variables, and `qrmi.QRMIS
 `QRMI_JOB_QPU_TYPES`               their types, in the same order (`SLURM_JOB_QPU_TYPES`)
 `QRMI_LIST_DELIMITER`              a separator other than the comma
 `NAME_QRMI_JOB_ACQUISITION_TOKEN`  the token that `acquire()` returned
-`NAME_QRMI_JOB_TIMEOUT_SECONDS`    the job's time limit
+`NAME_QRMI_JOB_TIMEOUT_SECONDS`    the job's time limit, at most a week
 `QRMI_JOB_ID`, `QRMI_JOB_UID`      the job and its owner
 `NAME_QRMI_<VENDOR>_…`             the QPU's endpoint and credentials
 =================================  ==================================================
 
-The two legacy names belong to QRMI, not to Slurm: they are read here under any scheduler.
+The two legacy names belong to QRMI, not to Slurm: they are read and written under any scheduler.
 """
 
 from __future__ import annotations
@@ -102,8 +102,9 @@ def write_job(qpus: Iterable[JobQPU]) -> dict[str, str]:
     carried = tuple(qpus)
     variables = {
         _DELIMITER: ",",
-        RESOURCES[0]: ",".join(qpu.name for qpu in carried),
-        TYPES[0]: ",".join(qpu.type for qpu in carried),
+        # Programs written for earlier releases of QRMI know only the legacy names.
+        **dict.fromkeys(RESOURCES, ",".join(qpu.name for qpu in carried)),
+        **dict.fromkeys(TYPES, ",".join(qpu.type for qpu in carried)),
     }
     for qpu in carried:
         variables |= {f"{qpu.name}_{key}": value for key, value in qpu.environment.items()}

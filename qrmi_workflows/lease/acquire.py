@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from qrmi_workflows.client.failures import is_busy, is_transient
@@ -44,22 +44,18 @@ def find_qpu(
 
     Raises:
         UnknownQPUError: Neither of them has it.
-        ConfigError: There is no usable `qrmi_config.json`.
+        ConfigError: There is no usable `qrmi_config.json`, or the name is needed.
     """
     carried = read_job(environ)
-    if qpu is None and len(carried) == 1:
-        return next(iter(carried.values()))
+    if qpu is None and carried:
+        qpu = _choose(carried, "this job's environment describes", environ)
     if qpu is not None and qpu in carried:
         return carried[qpu]
     try:
         path = config or find_config(environ)
         qpus = load_qpus(path)
-        if (
-            qpu is None
-            and len(qpus) > 1
-            and len(granted := qpus.keys() & granted_qpus(environ)) == 1
-        ):
-            (qpu,) = granted
+        if qpu is None and qpus:
+            qpu = _choose(qpus, f"{path} defines", environ)
         defined = select_qpu(qpu, qpus, path)
     except UnknownQPUError:
         raise
@@ -68,6 +64,23 @@ def find_qpu(
             raise UnknownQPUError(qpu, carried, "in this job", str(error)) from error
         raise
     return JobQPU(name=defined.name, type=defined.type, environment=defined.environment, token=None)
+
+
+def _choose(qpus: Iterable[str], where: str, environ: Mapping[str, str]) -> str:
+    """Return the only QPU, or the only one of them that the scheduler has granted to the job.
+
+    Raises:
+        ConfigError: There are several; the message lists those to choose from.
+    """
+    names = set(qpus)
+    if len(names) > 1 and (granted := names & granted_qpus(environ)):
+        names, where = granted, "this job was granted"
+    if len(names) == 1:
+        return names.pop()
+    raise ConfigError(
+        f"no QPU named, and {where} {len(names)}: {', '.join(sorted(names))}. "
+        'Name one: `--qpu NAME`, or `open_lease("NAME")`.'
+    )
 
 
 def acquire(found: JobQPU, resource: QRMIResource, stop: threading.Event) -> str:

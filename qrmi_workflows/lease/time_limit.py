@@ -11,6 +11,9 @@ from qrmi_workflows.schedulers import this_job, this_scheduler
 
 __all__ = ["ask_time_limit"]
 
+# QRMI signs URLs of S3 for as long (IBM Quantum System API), which cannot exceed a week.
+_LONGEST_SECONDS = 7 * 86400
+
 
 def ask_time_limit() -> Future[dict[str, str]]:
     """Ask the scheduler in the background for the time limit of this process's job.
@@ -33,7 +36,7 @@ def _ask(job_id: str, answer: Future[dict[str, str]]) -> None:
     try:
         running = this_scheduler().running_job(job_id)
         if running is not None and running.left is not None:
-            setting = {TIMEOUT: str(running.used + running.left)}
+            setting = {TIMEOUT: str(min(running.used + running.left, _LONGEST_SECONDS))}
     except QPUError:
         pass  # the resource type's own default applies
     finally:

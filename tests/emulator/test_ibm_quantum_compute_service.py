@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from emulator_clients import bell, primitive, run, wait
+from emulator_clients import ask, bell, ibm_headers, primitive, run, wait
 from qiskit import QuantumCircuit, qasm3, transpile
 from qiskit.circuit import ParameterVector
 from qiskit.quantum_info import SparsePauliOp, Statevector
@@ -34,6 +34,18 @@ def test_every_method_of_a_resource(qpu):
     resource.release(token)
     assert "session_id" not in resource.metadata()
     assert resource.resource_id() == "ibm_quick"
+
+
+@pytest.mark.parametrize("path", ["/backends", "/backends/ibm_fez/configuration", "/jobs"])
+def test_the_version_may_be_part_of_the_path(emulator, path):
+    """Upstream's generators of payloads call `{endpoint}/v1/backends`, its client `/backends`."""
+    headers, base = ibm_headers(emulator), "/ibm-quantum-compute-service"
+
+    plain, versioned = (
+        ask(emulator, "GET", f"{base}{prefix}{path}", headers=headers) for prefix in ("", "/v1")
+    )
+    assert versioned == plain
+    assert versioned[0] == 200
 
 
 def test_bell_state_through_the_primitives(qpu):

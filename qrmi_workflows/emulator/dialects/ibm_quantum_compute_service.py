@@ -65,8 +65,8 @@ class QuantumComputeService(IBMDialect):
         }
 
     def handlers(self) -> list[tuple[str, str, Handler]]:
-        """Return the API's handlers."""
-        return [
+        """Return the API's handlers; for a client, `/v1` is part of the base URL or of each path."""
+        routes: list[tuple[str, str, Handler]] = [
             ("GET", "/jobs/{id}", self._get_job),
             ("POST", "/jobs", self._create_job),
             ("GET", "/jobs/{id}/results", self._get_results),
@@ -87,6 +87,7 @@ class QuantumComputeService(IBMDialect):
             ("GET", "/backends/{name}/configuration", self._get_configuration),
             ("GET", "/backends/{name}/properties", self._get_properties),
         ]
+        return [*routes, *((method, f"/v1{path}", handler) for method, path, handler in routes)]
 
     def render_refusal(self, refusal: RefusalError) -> Response:
         """Render IBM's error document."""

@@ -50,9 +50,19 @@ def test_the_variables_are_those_of_upstreams_contract():
         "QRMI_LIST_DELIMITER": ",",
         "QRMI_JOB_QPU_RESOURCES": "ibm_fez",
         "QRMI_JOB_QPU_TYPES": "ibm-quantum-compute-service",
+        "SLURM_JOB_QPU_RESOURCES": "ibm_fez",
+        "SLURM_JOB_QPU_TYPES": "ibm-quantum-compute-service",
         "ibm_fez_QRMI_IBM_QCS_ENDPOINT": "http://127.0.0.1:1",
         "ibm_fez_QRMI_JOB_ACQUISITION_TOKEN": "session-1",
     }
+
+
+def test_a_reader_of_the_legacy_names_sees_the_qpus_of_this_lease_and_not_of_an_outer_one():
+    outer = write_job([CAN1])
+    inner = outer | write_job([FEZ, FRESNEL])
+
+    legacy = {name: value for name, value in inner.items() if not name.startswith("QRMI_JOB_QPU")}
+    assert list(read_job(legacy)) == ["ibm_fez", "FRESNEL"]
 
 
 def test_legacy_names_are_read_too():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from qrmi_workflows.config.job import JobQPU, write_job
 from qrmi_workflows.config.site import SitePolicy
 from qrmi_workflows.errors import ConfigError, RequestError, SchedulerError
 from qrmi_workflows.lease import grants
@@ -166,12 +167,29 @@ def test_the_name_may_be_omitted_if_the_job_holds_one_qpu(environ, answer):
     assert asked == ["17"]
 
 
-@pytest.mark.parametrize("held", [{"a", "b"}, set(), None])
-def test_the_name_is_needed_if_the_job_holds_several_qpus_or_none(environ, answer, held):
+@pytest.mark.parametrize(
+    ("held", "choices"),
+    [
+        ({"a", "b"}, "this job was granted 2: a, b"),
+        (set(), "defines 3: a, b, c"),
+        (None, "defines 3: a, b, c"),
+    ],
+)
+def test_the_name_is_needed_if_the_job_holds_several_qpus_or_none(environ, answer, held, choices):
     answer(held)
 
-    with pytest.raises(ConfigError, match="no QPU named"):
+    with pytest.raises(ConfigError, match=f"no QPU named, and .*{choices}. Name one: `--qpu NAME`"):
         find_qpu(None, environ=environ)
+
+
+def test_of_the_qpus_that_a_site_has_acquired_the_granted_one_is_taken(environ, answer):
+    """A site's plugin may describe all of its QPUs in each job's environment."""
+    described = write_job(
+        JobQPU(name=name, type="pasqal-cloud", environment={}, token=None) for name in "ab"
+    )
+    answer({"b"})
+
+    assert find_qpu(None, environ=environ | described).name == "b"
 
 
 def test_outside_of_jobs_nothing_is_granted(environ, answer):

@@ -33,6 +33,12 @@ def test_the_limit_is_the_jobs_and_not_what_is_left_of_it(in_job):
     assert ask_time_limit().result(5) == {"QRMI_JOB_TIMEOUT_SECONDS": "300"}
 
 
+def test_the_limit_of_a_long_job_is_the_longest_that_qrmi_accepts(in_job):
+    in_job(RunningJob(is_ending=False, used=60, left=14 * 86400))
+
+    assert ask_time_limit().result(5) == {"QRMI_JOB_TIMEOUT_SECONDS": "604800"}
+
+
 @pytest.mark.parametrize(
     "running",
     [None, RunningJob(is_ending=False, used=60, left=None), SchedulerError("no answer")],

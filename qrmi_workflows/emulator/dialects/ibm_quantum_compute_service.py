@@ -65,7 +65,7 @@ class QuantumComputeService(IBMDialect):
         }
 
     def handlers(self) -> list[tuple[str, str, Handler]]:
-        """Return the API's handlers; for a client, `/v1` is part of the base URL or of each path."""
+        """Return the API's handlers; clients have `/v1` in the base URL or in each path."""
         routes: list[tuple[str, str, Handler]] = [
             ("GET", "/jobs/{id}", self._get_job),
             ("POST", "/jobs", self._create_job),

@@ -83,8 +83,10 @@ def test_a_requeued_job_starts_on_clean_outputs(project):
 
     project.slurm("scontrol", "requeue", ",".join(project.jobs()))
     wait_until(lambda: states(project) == ["PENDING", "PENDING"], "the requeue")
-    for job in project.jobs():  # otherwise Slurm lets a requeued job wait for two minutes
-        project.slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
+    for job in project.jobs():
+        # Otherwise Slurm lets a requeued job wait for two minutes, until its credential has
+        # expired. In the second in which that is revoked, a start fails.
+        project.slurm("scontrol", "update", f"JobId={job}", "StartTime=now+3")
     wait_until(lambda: started(project), "the rules' second start")
     (project.folder / "go").touch()
     output = project.wait(process)

@@ -110,7 +110,8 @@ class Site:
         for job in jobs:
             if self.wait_for(job, "PENDING", "COMPLETED", "FAILED") == "PENDING":
                 # Otherwise a requeued job waits for two minutes, until its credential has expired.
-                self.slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
+                # In the second in which that is revoked, a start fails.
+                self.slurm("scontrol", "update", f"JobId={job}", "StartTime=now+3")
 
     def expire(self, job: str) -> None:
         """Set a job's end to now; Slurm refuses that within a second of the job's start."""

@@ -179,14 +179,12 @@ def test_a_killed_job_that_is_run_again_waits_for_its_task(in_sandbox, submit, a
             job = submit(command)
         else:
             require_success(run_command(["scontrol", "requeue", job]))
+            # Slurm would delay the job by two minutes, and refuses another time for a moment. A
+            # start in the second of the first run's end fails: "Job credential revoked".
+            sooner = ["scontrol", "update", f"JobId={job}", "StartTime=now+3"]
+            wait_until(lambda: run_command(sooner).returncode == 0, "the job to be pending")
 
-        def is_taken_over() -> bool:
-            if again == "requeued":
-                # Otherwise Slurm delays the job, by two minutes. It refuses this for a moment.
-                run_command(["scontrol", "update", f"JobId={job}", "StartTime=now"])
-            return [each.taken_over for each in open_leases()] == [1]
-
-        wait_until(is_taken_over, "the takeover")
+        wait_until(lambda: [each.taken_over for each in open_leases()] == [1], "the takeover")
     finally:
         control.ask("PATCH", "/qpus/ibm_fez", {"availability": "online"})
 

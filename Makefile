@@ -67,7 +67,8 @@ test-tutorial:
 break-it:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@tools/setup venv
-	@$(IN_VENV) BREAK_RUNS=$${BREAK_RUNS:-300} pytest -q -s tests/faults/test_break_*.py
+	@$(IN_VENV) BREAK_RUNS=$${BREAK_RUNS:-300} BREAK_SEED=$${BREAK_SEED:-$$(date +%s)} \
+		pytest -q -s tests/faults/test_break_*.py
 
 # Each benchmark prints JSON, with ratios of measurements made side by side in one run.
 bench:

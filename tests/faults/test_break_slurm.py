@@ -58,7 +58,14 @@ PreemptMode=REQUEUE
 PartitionName=low Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE
 PartitionName=high Nodes=ALL PriorityTier=2 PreemptMode=OFF
 """
-KILLS = (("--signal=KILL",), ("--full", "--signal=KILL"))
+SIGKILL = ("--batch", "--signal=KILL")
+"""Kills the batch script. Without `--batch`, Slurm takes SIGKILL for a cancellation."""
+CANCELLATIONS = (
+    (),
+    ("--signal=KILL",),
+    ("--full", "--signal=KILL"),
+    ("--full", "--signal=TERM"),
+)
 PROGRAM = Path(__file__).with_name("many_tasks.py")
 QPU = (sys.executable, "-m", "qrmi_workflows")
 
@@ -182,8 +189,8 @@ def cancel(site: Site, step: Step, dice: random.Random, script: str) -> tuple[st
     else:
         wait_for_state(step, dice.choice(STATES))
     state = step.journal_state()
-    how = dice.choice([(), (), *KILLS, ("--full", "--signal=TERM")])
-    step.stops += how not in KILLS
+    how = dice.choice([SIGKILL, *CANCELLATIONS])
+    step.stops += how != SIGKILL
     run_command(["scancel", *how, job], environ=site.environ)  # fails if the job has ended
     return state, finish(site, step, job)
 

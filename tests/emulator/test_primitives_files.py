@@ -15,7 +15,7 @@ from typing import Any
 import pulser
 import pytest
 from emulator_clients import blockade
-from qiskit import QuantumCircuit, generate_preset_pass_manager, qasm3, qpy
+from qiskit import ClassicalRegister, QuantumCircuit, generate_preset_pass_manager, qasm3, qpy
 from qiskit.circuit import Parameter
 
 from qrmi_workflows import QuantumResult, open_lease
@@ -115,6 +115,37 @@ def test_circuits_in_qpy_are_sampled(run):
     result = QuantumResult.load("r.json")
     assert set(result.counts(pub=0)) == {"00", "11"}
     assert result.counts(pub=1) == {"1": 50}
+
+
+def test_every_bit_of_a_file_is_in_the_result_under_its_name(run):
+    """A scalar bit is not a register, and `crz` and `Up` are renamed on the way to the vendor."""
+    Path("bits.qasm").write_text(
+        """OPENQASM 3.0;
+        include "stdgates.inc";
+        bit heads;
+        bit[2] Up;
+        bit late = measure $1;
+        x $0;
+        heads = measure $0;
+        Up[1] = measure $0;
+        if (heads) { x $1; }
+        late = measure $1;
+        """
+    )
+    isa = transpiled(run, bell())
+    circuit = QuantumCircuit(isa.qubits, ClassicalRegister(1, "crz"))
+    circuit.measure(0, 0)
+    with Path("bits.qpy").open("wb") as file:
+        qpy.dump(circuit, file)
+
+    for name in ("bits.qasm", "bits.qpy"):
+        done = run("run", name, "--shots", 9, "-o", f"{name}.json", "--qpu", "ibm_fez")
+        assert done.exit_code == 0, done.stderr
+
+    registers = QuantumResult.load("bits.qasm.json").data[0]["registers"]
+    counts = {name: register["counts"] for name, register in registers.items()}
+    assert counts == {"heads": {"1": 9}, "Up": {"10": 9}, "late": {"1": 9}}
+    assert QuantumResult.load("bits.qpy.json").counts("crz") == {"0": 9}
 
 
 def test_observables_of_a_circuit_are_estimated(run):

@@ -16,8 +16,13 @@ from emulator_clients import blockade
 from pulser import QPUBackend
 from pulser.backend import BackendConfig
 from pulser.backend.remote import BatchStatus, JobStatus, RemoteBackend, RemoteResultsError
-from qiskit import QuantumCircuit, generate_preset_pass_manager
-from qiskit.circuit import Parameter
+from qiskit import (
+    ClassicalRegister,
+    QuantumCircuit,
+    QuantumRegister,
+    generate_preset_pass_manager,
+)
+from qiskit.circuit import Clbit, Parameter
 from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2, PrimitiveResult
 from qiskit.providers import JobStatus as QiskitStatus
 from qiskit.quantum_info import SparsePauliOp, Statevector
@@ -85,6 +90,40 @@ def test_a_bell_pair_through_the_leases_sampler(lease, name):
     assert job.done()
     assert job.status() is QiskitStatus.DONE
     assert job.future.result().counts() == counts
+
+
+def test_registers_and_loose_bits_come_back_under_their_names(lease):
+    """Their names are gates, keywords and constants of OpenQASM 3, or not names in it at all."""
+    held = lease("ibm_fez")
+    names = ["crz", "input", "pi", "τ", "Meas", "my-reg", "plain"]
+    registers = [ClassicalRegister(1, name) for name in names]
+    circuit = QuantumCircuit(QuantumRegister(3, "q"), [Clbit(), Clbit()], *registers)
+    circuit.x(1)
+    for register in registers:
+        circuit.measure(1, register)
+    circuit.measure([0, 1], [0, 1])
+
+    job = held.sampler().run([transpiled(circuit, held)], shots=5)
+    data = job.result()[0].data
+
+    assert list(data) == [*names, "loose_bits"]
+    assert data.crz.get_counts() == {"1": 5}
+    assert data["my-reg"].get_counts() == {"1": 5}
+    assert data.loose_bits.get_counts() == {"10": 5}
+    assert list(job.future.result().data[0]["registers"]) == list(data)
+    assert list(job.future.result().to_numpy()) == list(data)
+
+
+def test_a_register_that_would_hide_an_attribute_keeps_the_name_that_was_sent(lease):
+    """Qiskit's `DataBin` has no such fields; all other forms of the result have the name."""
+    held = lease("ibm_fez")
+    circuit = QuantumCircuit(QuantumRegister(1, "q"), ClassicalRegister(1, "size"))
+    circuit.measure(0, 0)
+
+    job = held.sampler().run([transpiled(circuit, held)], shots=5)
+
+    assert job.result()[0].data.as_written_size.get_counts() == {"0": 5}
+    assert job.future.result().counts("size") == {"0": 5}
 
 
 def test_sampler_pubs_with_their_own_shots_and_broadcast_values(lease):

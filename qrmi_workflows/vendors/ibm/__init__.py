@@ -129,10 +129,13 @@ class _IBM:
             )
 
     def encode(self, content: Mapping[str, Any]) -> VendorPayload:
+        parameters = {"version": 2, **content["parameters"]}
+        if content["program_id"] == "sampler":
+            parameters["pubs"] = [_with_registers(pub) for pub in parameters["pubs"]]
         return VendorPayload(
             kind="QiskitPrimitive",
             fields={
-                "input": json.dumps({"version": 2, **content["parameters"]}),
+                "input": json.dumps(parameters),
                 "program_id": content["program_id"],
             },
         )
@@ -169,3 +172,12 @@ def _with_pub_shots(pub: list[Any] | str, shots: int) -> list[Any]:
     items = [pub] if isinstance(pub, str) else list(pub)
     parameter_values = items[1] if len(items) > 1 else None
     return [items[0], parameter_values, shots]
+
+
+def _with_registers(pub: list[Any] | str) -> list[Any] | str:
+    """Return a PUB whose circuit keeps the names of its registers on the way to the result."""
+    from qrmi_workflows.vendors.ibm.registers import with_registers
+
+    if isinstance(pub, str):
+        return with_registers(pub)
+    return [with_registers(pub[0]), *pub[1:]] if isinstance(pub[0], str) else pub

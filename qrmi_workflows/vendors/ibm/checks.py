@@ -11,6 +11,7 @@ import numpy as np
 from qrmi_workflows.errors import PayloadError
 from qrmi_workflows.vendors.ibm.isa import check_isa, check_shots, read_backend
 from qrmi_workflows.vendors.ibm.openqasm import scan
+from qrmi_workflows.vendors.ibm.registers import with_registers
 
 __all__ = ["check_pub"]
 
@@ -56,6 +57,8 @@ def check_pub(
     if not isinstance(items[0], str):
         return
     circuit, where = scan(items[0]), f"the circuit of PUB {index}"
+    if is_sampler:
+        with_registers(items[0], where)
     values_at = 1 if is_sampler else 2
     values = items[values_at] if len(items) > values_at else None
     _check_parameter_values(values, circuit.inputs, where)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qrmi_workflows.errors import PayloadError
 from qrmi_workflows.vendors.base import ProgramSettings, needs_extra
+from qrmi_workflows.vendors.ibm.registers import escape, escaped, rename
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["primitive_content", "read_circuits", "to_openqasm"]
 
 _QPY_MAGIC = b"QISKIT"
+# The declarations of Qiskit's exporter, which writes one statement per line.
+_REGISTER = re.compile(r"^bit\[\d+\] (\w+);$", re.M)
+_ALIAS = re.compile(r"^let (\w+) = ", re.M)
+_PARAMETER = re.compile(r"^input float\[64\] (\w+);$", re.M)
 # The version is the first statement of a program; only white space and comments precede it.
 _OPENQASM_VERSION = re.compile(r"\A(?:\s|//[^\n]*\n|/\*.*?\*/)*OPENQASM\s+(\d+)", re.S)
 
@@ -49,6 +54,7 @@ def to_openqasm(circuit: QuantumCircuit) -> str:
     with needs_extra("ibm"):
         from qiskit import qasm3
 
+    circuit = _with_register_of_loose_bits(circuit)
     # The options of QRMI's own primitives (qrmi 0.26.4, primitives/base_sampler.py): angles are
     # numbers, registers may be aliases, and `switch` has a syntax that Qiskit calls experimental.
     text: str = qasm3.dumps(
@@ -57,7 +63,50 @@ def to_openqasm(circuit: QuantumCircuit) -> str:
         allow_aliasing=True,
         experimental=qasm3.ExperimentalFeatures.SWITCH_CASE_V1,
     )
-    return text
+    return rename(text, _register_names(circuit, text) | _parameter_names(text))
+
+
+def _with_register_of_loose_bits(circuit: QuantumCircuit) -> QuantumCircuit:
+    """Put the bits that are in no register into one, because results have registers only."""
+    loose = [bit for bit in circuit.clbits if not circuit.find_bit(bit).registers]
+    if not loose:
+        return circuit
+    from qiskit import ClassicalRegister
+
+    taken = {register.name for register in circuit.cregs}
+    name = "loose_bits"
+    while name in taken:
+        name += "_"
+    circuit = circuit.copy()
+    circuit.add_register(ClassicalRegister(name=name, bits=loose))
+    return circuit
+
+
+def _register_names(circuit: QuantumCircuit, text: str) -> dict[str, str]:
+    """Return new names for the exported registers that would not keep the circuit's names."""
+    exported = _REGISTER.findall(text)
+    if len(exported) != len(circuit.cregs):  # registers that share bits are exported as aliases
+        exported = _ALIAS.findall(text)[: len(circuit.cregs)]
+    names = {}
+    for register, found in zip(circuit.cregs, exported, strict=True):
+        sent = register.name if found == register.name else escaped(register.name)
+        names[found] = escape(sent) if sent == found else sent
+    return {found: sent for found, sent in names.items() if found != sent}
+
+
+def _parameter_names(text: str) -> dict[str, str]:
+    """Return new names for the parameters, if sorting them by name would change their order.
+
+    Values are sent in the order of the declarations. A service that reads them in the order of
+    Qiskit's `QuantumCircuit.parameters` would otherwise mix them up: of the exported names of a
+    vector, `_θ_10_` comes before `_θ_2_`.
+    """
+    exported = _PARAMETER.findall(text)
+    imported = [f"esc_{name}" if name.startswith("_") else name for name in exported]
+    if exported == sorted(exported) and imported == sorted(imported):
+        return {}
+    digits = len(str(len(exported)))
+    return {name: f"parameter_{rank:0{digits}}" for rank, name in enumerate(exported)}
 
 
 def primitive_content(

@@ -20,6 +20,7 @@ import numpy as np
 
 from qrmi_workflows.errors import ResultError
 from qrmi_workflows.vendors.base import needs_extra
+from qrmi_workflows.vendors.ibm.registers import as_written
 
 if TYPE_CHECKING:
     from qiskit.primitives import PrimitiveResult
@@ -62,7 +63,24 @@ def to_primitive_result(text: str) -> PrimitiveResult[Any]:
         raise _undecodable("primitive", error) from error
     if not isinstance(result, PrimitiveResult):
         raise _undecodable("primitive", type(result).__name__)
-    return result
+    return _with_names_as_written(result)
+
+
+def _with_names_as_written(result: PrimitiveResult[Any]) -> PrimitiveResult[Any]:
+    """Return a result whose fields have the names that the user gave to the registers."""
+    from qiskit.primitives import DataBin, PrimitiveResult
+
+    if all(as_written(name) == name for pub in result for name in pub.data):
+        return result
+    pubs = []
+    for pub in result:
+        # `DataBin` refuses a few names, such as `size`; these registers keep the sent one.
+        fields = {
+            name if hasattr(DataBin, as_written(name)) else as_written(name): value
+            for name, value in pub.data.items()
+        }
+        pubs.append(type(pub)(DataBin(shape=pub.data.shape, **fields), metadata=pub.metadata))
+    return PrimitiveResult(pubs, metadata=result.metadata)
 
 
 def _decode_pubs(
@@ -84,7 +102,7 @@ def _undecodable(program: str, reason: object) -> ResultError:
 
 
 def _pub_to_data(fields: Mapping[str, Any]) -> dict[str, Any]:
-    data = {name: _field_to_data(field) for name, field in fields.items()}
+    data = {as_written(name): _field_to_data(field) for name, field in fields.items()}
     return data if "evs" in data else {"registers": data}
 
 
@@ -98,7 +116,7 @@ def _field_to_data(field: Any) -> Any:
 
 
 def _pub_to_arrays(fields: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
-    return {name: _field_to_array(field) for name, field in fields.items()}
+    return {as_written(name): _field_to_array(field) for name, field in fields.items()}
 
 
 def _field_to_array(field: Any) -> np.ndarray[Any, Any]:

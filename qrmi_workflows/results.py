@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from qrmi_workflows.errors import ResultError, UndecodedResultError
 from qrmi_workflows.state.files import write_atomically
+from qrmi_workflows.state.strict_json import restore_numbers, to_strict_json
 from qrmi_workflows.vendors.registry import find_converter, vendor_of_type
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class QuantumResult:
         if not registers or not isinstance(registers, Mapping):
             raise ResultError(
                 f"the result of task {self.task_id}, which ran the program {self.program!r}, has "
-                "no counts. Use `expectation_values()`."
+                "no counts. Use `expectation_values()` or `to_numpy()`."
             )
         if register is None and len(registers) == 1:
             register = next(iter(registers))
@@ -124,6 +125,11 @@ class QuantumResult:
                 "one of these."
             )
         try:
+            if "levels" in registers[register]:
+                raise ResultError(
+                    f"register {register!r} of PUB {pub} has levels (`meas_type` was not "
+                    "'classified'), so it has no counts. Use `to_numpy()`."
+                )
             return registers[register]["counts"]
         except (KeyError, TypeError) as error:
             raise ResultError(
@@ -141,7 +147,7 @@ class QuantumResult:
         if "evs" not in data:
             raise ResultError(
                 f"the result of task {self.task_id}, which ran the program {self.program!r}, has "
-                "no expectation values. Use `counts()`."
+                "no expectation values. Use `counts()` or `to_numpy()`."
             )
         return data["evs"], data.get("stds")
 
@@ -152,8 +158,10 @@ class QuantumResult:
             If the PUB was sampled, an array of the bits (0 or 1) of each register, with the shape
             (…, shots, bits). Its columns have the order of the bit string's characters. IBM returns
             individual shots, so row n of every register is from shot n; Pasqal returns only counts,
-            so the rows are sorted. If the PUB was estimated, `evs` and `stds` in the PUB's shape
-            and the unit of the observables.
+            so the rows are sorted. Levels (IBM's `meas_type` `kerneled` and `avg_kerneled`) are
+            complex arrays with the shapes (…, shots, bits) and (…, bits). If the PUB was estimated,
+            `evs` and `stds` in the PUB's shape and the unit of the observables. For other programs,
+            all arrays of the result by name.
 
         Raises:
             ResultError: The result has no such PUB, or `vendor_result` cannot be decoded.
@@ -212,7 +220,7 @@ class QuantumResult:
         document = {"format": FORMAT, "version": VERSION, **asdict(self)}
         if self.decode_error is None:
             del document["decode_error"]
-        data = (_to_json(document) + "\n").encode()
+        data = (to_strict_json(document, indent=1) + "\n").encode()
         if len(data) >= COMPRESS_FROM:
             data = gzip.compress(data, compresslevel=6, mtime=0)
         # The rename of an atomic write would replace a device or FIFO such as /dev/null.
@@ -256,7 +264,7 @@ class QuantumResult:
             )
         values = {key: value for key, value in document.items() if key not in ("format", "version")}
         _require_complete(values, path)
-        result = cls(**values)
+        result = cls(**{**values, "data": restore_numbers(values["data"])})
         if result.decode_error is not None:
             with suppress(UndecodedResultError):
                 return result.decoded()
@@ -275,15 +283,6 @@ class QuantumResult:
                 f"PUBs of task {self.task_id}. Correct the index."
             )
         return self.data[index]
-
-
-def _to_json(document: Mapping[str, Any]) -> str:
-    """Render a document as JSON, which has no numbers that are not finite: they become null."""
-    try:
-        return json.dumps(document, indent=1, allow_nan=False)
-    except ValueError:
-        finite = json.loads(json.dumps(document), parse_constant=lambda _: None)
-        return json.dumps(finite, indent=1)
 
 
 def result_schema() -> dict[str, Any]:

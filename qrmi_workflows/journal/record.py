@@ -11,6 +11,7 @@ from typing import Self
 from qrmi_workflows.errors import JournalError
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.state.process import Owner
+from qrmi_workflows.state.strict_json import to_strict_json
 
 __all__ = ["RecordState", "TaskRecord"]
 
@@ -90,7 +91,7 @@ class TaskRecord:
 
     def to_json(self) -> str:
         """Render the record's file."""
-        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}) + "\n"
+        return to_strict_json({"format": FORMAT, "version": VERSION, **asdict(self)}) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Self:

@@ -317,10 +317,33 @@ def test_a_result_can_be_read_without_quantum_packages(tmp_path):
     assert "pip install 'qrmi-workflows[ibm]'" in output
 
 
-def test_numbers_that_are_not_finite_are_null_in_the_file(tmp_path):
-    pub = PubResult(DataBin(shape=(2,), evs=np.array([0.5, np.nan]), stds=np.array([np.inf, 0.0])))
-    result_of("estimator", encode(pub)).save(tmp_path / "r.json")
+def refuse(name: str) -> None:
+    pytest.fail(f"{name} is not JSON")
 
-    text = (tmp_path / "r.json").read_text()
-    document = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert document["data"] == [{"evs": [0.5, None], "stds": [None, 0.0]}]
+
+def test_numbers_that_are_not_finite_are_written_as_strings_and_read_back(tmp_path):
+    pub = PubResult(DataBin(shape=(2,), evs=np.array([0.5, -np.inf]), stds=np.array([np.inf, 0.0])))
+    result = result_of("estimator", encode(pub))
+    result.save(tmp_path / "r.json")
+
+    document = json.loads((tmp_path / "r.json").read_text(), parse_constant=refuse)
+    assert document["data"] == [{"evs": [0.5, "-Infinity"], "stds": ["Infinity", 0.0]}]
+    jsonschema.Draft202012Validator(result_schema()).validate(document)
+    assert QuantumResult.load(tmp_path / "r.json") == result
+    assert result.expectation_values() == ([0.5, -np.inf], [np.inf, 0.0])
+
+
+def test_levels_are_written_and_read_back(tmp_path):
+    levels = np.array([[0.1 + 0.2j, 1j], [0.3 - 0.1j, -1]])
+    result = result_of("sampler", encode(SamplerPubResult(DataBin(c=levels))))
+    result.save(tmp_path / "r.json")
+
+    document = json.loads((tmp_path / "r.json").read_text(), parse_constant=refuse)
+    jsonschema.Draft202012Validator(result_schema()).validate(document)
+    assert document["data"][0]["registers"]["c"]["levels"]["imag"] == [[0.2, 1.0], [-0.1, 0.0]]
+    read = QuantumResult.load(tmp_path / "r.json")
+    assert read == result
+    assert np.array_equal(read.to_numpy()["c"], levels)
+    assert np.array_equal(read.to_primitive_result()[0].data.c, levels)
+    with pytest.raises(ResultError, match=r"'c' of PUB 0 has levels .* Use `to_numpy\(\)`"):
+        read.counts()

@@ -1,16 +1,14 @@
-"""Decode IBM's results, which have the encoding of qiskit-ibm-runtime's `RuntimeEncoder`.
+"""Decode IBM's results with NumPy alone, so that later steps need no quantum package.
 
-`RuntimeEncoder` (qiskit_ibm_runtime/json.py, read in 0.51.0) writes an object as
-`{"__type__": …, "__value__": …}`, and an array as base64 of zlib of NumPy's `.npy` format. This
-module decodes that with NumPy alone, so that later steps need no quantum package.
-`to_primitive_result` uses qiskit-ibm-runtime itself.
+IBM chooses the encoding by the payload: the encoding of `RuntimeEncoder` if `support_qiskit` is
+true, and plain JSON otherwise. Both are read here, whichever comes back. `to_primitive_result` uses
+qiskit-ibm-runtime itself.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import json
+import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -20,6 +18,7 @@ import numpy as np
 
 from qrmi_workflows.errors import ResultError
 from qrmi_workflows.vendors.base import needs_extra
+from qrmi_workflows.vendors.ibm.encoding import Bits, arrays_of, decode_value, to_plain
 from qrmi_workflows.vendors.ibm.registers import as_written
 
 if TYPE_CHECKING:
@@ -27,30 +26,45 @@ if TYPE_CHECKING:
 
 __all__ = ["decode_arrays", "decode_data", "to_primitive_result"]
 
+_Item = dict[str, Any]
+_MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    zlib.error,
+)
+
 
 def decode_data(program: str, text: str) -> list[dict[str, Any]]:
     """Decode a result into plain data (see `Vendor.decode`).
 
     Raises:
-        ResultError: The text is not an encoded `PrimitiveResult`.
+        ResultError: The text is not a result of the program, in any of IBM's encodings.
     """
-    return _decode_pubs(program, text, _pub_to_data)
+    to_data = {"sampler": _registers_to_data, "estimator": _estimates_to_data}
+    return _decode(program, text, to_data.get(program, to_plain))
 
 
 def decode_arrays(program: str, text: str) -> list[dict[str, np.ndarray[Any, Any]]]:
     """Decode a result into arrays (see `Vendor.arrays`).
 
     Raises:
-        ResultError: The text is not an encoded `PrimitiveResult`.
+        ResultError: The text is not a result of the program, in any of IBM's encodings.
     """
-    return _decode_pubs(program, text, _pub_to_arrays)
+    if program in ("sampler", "estimator"):
+        return _decode(program, text, _pub_to_arrays)
+    return _decode(program, text, lambda item: dict(arrays_of(item.get("results", item))))
 
 
 def to_primitive_result(text: str) -> PrimitiveResult[Any]:
     """Decode a result into Qiskit's `PrimitiveResult`. Needs the extra `ibm`.
 
     Raises:
-        ResultError: The text is not an encoded `PrimitiveResult`.
+        ResultError: The text is not the result of a primitive, in any of IBM's encodings.
         ConfigError: The extra is not installed.
     """
     with needs_extra("ibm"):
@@ -59,6 +73,8 @@ def to_primitive_result(text: str) -> PrimitiveResult[Any]:
 
     try:
         result = ResultDecoder.decode(text)
+        if isinstance(result, dict) and "results" in result:
+            result = _build_primitive_result(result)
     except Exception as error:  # the decoder documents no exceptions
         raise _undecodable("primitive", error) from error
     if not isinstance(result, PrimitiveResult):
@@ -83,67 +99,124 @@ def _with_names_as_written(result: PrimitiveResult[Any]) -> PrimitiveResult[Any]
     return PrimitiveResult(pubs, metadata=result.metadata)
 
 
-def _decode_pubs(
-    program: str, text: str, decode: Callable[[Mapping[str, Any]], dict[str, Any]]
-) -> list[dict[str, Any]]:
+def _build_primitive_result(document: Mapping[str, Any]) -> PrimitiveResult[Any]:
+    from qiskit.primitives import BitArray, DataBin, PrimitiveResult, PubResult, SamplerPubResult
+
+    pubs = []
+    for pub, fields in zip(document["results"], _read_pubs(document), strict=True):
+        values = {
+            name: BitArray(field.packed, field.num_bits) if isinstance(field, Bits) else field
+            for name, field in fields.items()
+        }
+        is_sampled = any(isinstance(field, Bits) for field in fields.values())
+        shapes = (field.shape for field in fields.values() if isinstance(field, Bits))
+        shape = next(shapes, ()) if is_sampled else fields["evs"].shape
+        pub_class = SamplerPubResult if is_sampled else PubResult
+        pubs.append(pub_class(DataBin(shape=shape, **values), pub.get("metadata", {})))
+    return PrimitiveResult(pubs, document.get("metadata", {}))
+
+
+def _decode(program: str, text: str, convert: Callable[[_Item], Any]) -> list[_Item]:
+    is_primitive = program in ("sampler", "estimator")
     try:
-        pubs = json.loads(text)["__value__"]["pub_results"]
-        return [decode(pub["__value__"]["data"]["__value__"]["fields"]) for pub in pubs]
-    except (KeyError, TypeError, ValueError, RecursionError, zlib.error) as error:
+        document = json.loads(text)
+        items = _read_pubs(document) if is_primitive else _read_items(document)
+        return [convert(item) for item in items]
+    except _MALFORMED as error:
         raise _undecodable(program, error) from error
 
 
 def _undecodable(program: str, reason: object) -> ResultError:
     return ResultError(
-        f"IBM's {program} result cannot be decoded ({reason!r}); must be a PrimitiveResult as "
-        "qiskit-ibm-runtime encodes it. A newer release of qrmi-workflows may decode it; the task "
+        f"IBM's {program} result cannot be decoded ({reason!r}); must be JSON in one of the two "
+        "encodings of IBM's primitives. A newer release of qrmi-workflows may decode it; the task "
         "need not run again."
     )
 
 
-def _pub_to_data(fields: Mapping[str, Any]) -> dict[str, Any]:
-    data = {as_written(name): _field_to_data(field) for name, field in fields.items()}
-    return data if "evs" in data else {"registers": data}
+def _read_pubs(document: Mapping[str, Any]) -> list[_Item]:
+    """Return the fields of each PUB's result by name: `Bits`, arrays, or `None`."""
+    if "__type__" in document:
+        pubs = document["__value__"]["pub_results"]
+        return [_read_fields(decode_value(pub["__value__"]["data"])) for pub in pubs]
+    read = [_read_fields(decode_value(pub["data"])) for pub in document["results"]]
+    return [_in_shape(fields, _span_shape(document, index)) for index, fields in enumerate(read)]
 
 
-def _field_to_data(field: Any) -> Any:
-    if not isinstance(field, Mapping):
+def _read_fields(fields: _Item) -> _Item:
+    return {name: _read_field(name, field) for name, field in fields.items()}
+
+
+def _read_field(name: str, field: Any) -> Any:
+    if field is None or isinstance(field, Bits):
         return field
-    if field["__type__"] == "BitArray":
-        packed, num_bits = _packed_bits(field)
-        return {"num_bits": num_bits, "counts": _counts(packed, num_bits)}
-    return _decode_array(field).tolist()
-
-
-def _pub_to_arrays(fields: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
-    return {as_written(name): _field_to_array(field) for name, field in fields.items()}
-
-
-def _field_to_array(field: Any) -> np.ndarray[Any, Any]:
-    if not isinstance(field, Mapping):
-        return np.asarray(field)
-    if field["__type__"] == "BitArray":
-        packed, num_bits = _packed_bits(field)
-        return np.unpackbits(packed, axis=-1)[..., packed.shape[-1] * 8 - num_bits :]
-    return _decode_array(field)
-
-
-def _decode_array(value: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-    if value["__type__"] != "ndarray":
-        raise ValueError(f"__type__ {value['__type__']!r}")
-    compressed = base64.standard_b64decode(value["__value__"])
-    file = io.BytesIO(zlib.decompress(compressed))
-    array: np.ndarray[Any, Any] = np.load(file, allow_pickle=False)
+    array = np.asarray(field)
+    if array.dtype == object:
+        array = array.astype(float)  # null is not a number
+    if array.dtype.kind not in "biufc":
+        raise ValueError(f"{name} is of type {array.dtype}")
     return array
 
 
-def _packed_bits(value: Mapping[str, Any]) -> tuple[np.ndarray[Any, Any], int]:
-    """Return the array of a `BitArray` and its number of bits.
+def _in_shape(fields: _Item, shape: tuple[int, ...]) -> _Item:
+    """Give the samples of a broadcast PUB its shape, if they came in one flat list."""
 
-    The array has the shape (…, shots, bytes). The bytes are big-endian and padded at the front.
+    def is_flat(field: Any) -> bool:
+        return isinstance(field, Bits) and field.shape == ()
+
+    if math.prod(shape) <= 1:
+        return fields
+    return {
+        name: field.in_shape(shape) if is_flat(field) else field for name, field in fields.items()
+    }
+
+
+def _span_shape(document: Mapping[str, Any], index: int) -> tuple[int, ...]:
+    """Return a PUB's shape from the execution spans in the metadata; () if they do not have it.
+
+    A span is `[start, stop, {INDEX: [shape, …]}]`, where the shape ends with the shots (seen on
+    IBM's service in 2025 and 2026). Twirling adds an axis, at the front if the item after the shape
+    is true (qiskit_ibm_runtime/execution_span/twirled_slice_span.py, read in 0.51.0).
     """
-    content = value["__value__"]
-    return _decode_array(content["array"]), int(content["num_bits"])
+    try:
+        spans = document["metadata"]["execution"]["execution_spans"]
+        shape, *rest = next(span[2][str(index)] for span in spans if str(index) in span[2])
+        if isinstance(rest[0], bool):
+            return tuple(shape[1:-1] if rest[0] else shape[:-2])
+        return tuple(shape[:-1])
+    except (LookupError, StopIteration, TypeError):
+        return ()
+
+
+def _read_items(document: Any) -> list[_Item]:
+    """Return the items of a result of another program, or the whole result as the only item."""
+    content = decode_value(document)
+    items = [content]
+    if isinstance(content, Mapping):
+        lists = (content.get(name) for name in ("data", "results"))
+        items = next((each for each in lists if isinstance(each, list)), items)
+    return [dict(item) if isinstance(item, Mapping) else {"value": item} for item in items]
+
+
+def _registers_to_data(fields: _Item) -> _Item:
+    # By the program, not by the names: a register may be called `evs`.
+    registers = {as_written(name): _register_to_data(field) for name, field in fields.items()}
+    return {"registers": registers}
+
+
+def _estimates_to_data(fields: _Item) -> _Item:
+    return {"evs": to_plain(fields["evs"]), **to_plain(fields)}
+
+
+def _register_to_data(field: Any) -> Any:
+    if isinstance(field, Bits):
+        return {"num_bits": field.num_bits, "counts": _counts(field.packed, field.num_bits)}
+    return {"num_bits": field.shape[-1], "levels": to_plain(field)}
+
+
+def _pub_to_arrays(fields: _Item) -> dict[str, np.ndarray[Any, Any]]:
+    arrays = {as_written(name): field for name, field in fields.items() if field is not None}
+    return dict(arrays_of(arrays))
 
 
 def _counts(packed: np.ndarray[Any, Any], num_bits: int) -> Any:

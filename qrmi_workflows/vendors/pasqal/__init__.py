@@ -24,6 +24,7 @@ from qrmi_workflows.vendors.base import (
     VendorPayload,
     needs_extra,
 )
+from qrmi_workflows.vendors.pasqal.checks import check_sequence
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,7 +114,11 @@ class _Pasqal:
     def read(
         self, source: bytes | Mapping[str, Any], settings: ProgramSettings, *, where: str
     ) -> Mapping[str, Any] | None:
-        if isinstance(source, bytes) or not set(source) >= _ABSTRACT_REPR_KEYS:
+        if isinstance(source, bytes):
+            return None
+        if isinstance(source.get("sequence"), str):
+            return _unquote(source, settings, where)
+        if not set(source) >= _ABSTRACT_REPR_KEYS:
             return None
         settings.require_only("shots", where=where, subject="a sequence")
         if settings.shots is None:
@@ -127,10 +132,8 @@ class _Pasqal:
         return "pulser"
 
     def check(self, content: Mapping[str, Any], *, qpu: str, target: str | None) -> None:
-        sequence = content["sequence"]
-        _check_is_built(sequence)
-        if target is not None:
-            _check_device(sequence, content["job_runs"], _read_devices(target), qpu)
+        devices = {} if target is None else _read_devices(target)
+        check_sequence(content["sequence"], content["job_runs"], devices, qpu)
 
     def encode(self, content: Mapping[str, Any]) -> VendorPayload:
         return VendorPayload(
@@ -214,6 +217,21 @@ def to_pulser_results(text: str, sequence: Sequence | str | Mapping[str, Any]) -
     return results
 
 
+def _unquote(source: Mapping[str, Any], settings: ProgramSettings, where: str) -> Mapping[str, Any]:
+    """Parse the sequence of a payload that has it as JSON text, as QRMI's generators write it."""
+    settings.require_only("shots", where=where, subject="a complete payload")
+    try:
+        sequence = json.loads(source["sequence"])
+    except (ValueError, RecursionError) as error:
+        raise PayloadError(
+            f"{where}: `sequence` is a string that is not JSON: {error}. Must be Pulser's abstract "
+            "representation, as an object or as a string. Write what "
+            "`sequence.to_abstract_repr()` returns."
+        ) from error
+    runs = {} if settings.shots is None else {"job_runs": settings.shots}
+    return {**source, "sequence": sequence, **runs}
+
+
 def _read_counts(text: str, program: str) -> dict[str, int]:
     # QRMI 0.26.4 returns `{"counter": {BITS: NUMBER}}`, from Pasqal Cloud's `full_results`.
     try:
@@ -247,44 +265,3 @@ def _read_devices(target: str) -> dict[str, dict[str, Any]]:
         return {device["name"]: device for device in devices}
     except (AttributeError, KeyError, TypeError, ValueError):
         return {}
-
-
-def _check_is_built(sequence: Mapping[str, Any]) -> None:
-    if variables := sequence.get("variables"):
-        raise PayloadError(
-            f"the sequence has unbound parameters: {', '.join(variables)}; must be built. Give "
-            "their values with `sequence.build(NAME=…)`, and use the sequence that it returns."
-        )
-    register = sequence["register"]
-    # The atoms of a mappable register have no coordinates yet.
-    if isinstance(register, list) and any(
-        isinstance(atom, dict) and "x" not in atom for atom in register
-    ):
-        raise PayloadError(
-            "the sequence's register is mappable; must be built. Map the qubits with "
-            "`sequence.build(qubits={…})`, and use the sequence that it returns."
-        )
-
-
-def _check_device(
-    sequence: Mapping[str, Any], runs: int, devices: Mapping[str, Mapping[str, Any]], qpu: str
-) -> None:
-    requested = sequence.get("device")
-    if not devices or not isinstance(requested, Mapping):
-        return
-    name = requested.get("name")
-    device = devices.get(str(name))
-    if device is None:
-        raise PayloadError(
-            f"the sequence is for device {name!r}; on QPU {qpu!r}, must be one of: "
-            f"{', '.join(devices)}. Build it for one of these (`sequence.switch_device`); `qpu "
-            f"target {qpu} --refresh` prints their specifications."
-        )
-    for what, number, limit in (
-        ("runs", runs, device.get("max_runs")),
-        ("atoms", len(sequence["register"]), device.get("max_atom_num")),
-    ):
-        if limit is not None and number > limit:
-            raise PayloadError(
-                f"{number} {what}: must be at most {limit} on QPU {qpu!r}. Use fewer {what}."
-            )

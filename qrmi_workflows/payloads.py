@@ -26,7 +26,7 @@ from qrmi_workflows.vendors.registry import (
     vendor_of_payload,
 )
 
-__all__ = ["MAX_BYTES", "Payload", "PayloadLike", "to_payload"]
+__all__ = ["MAX_BYTES", "Payload", "PayloadLike", "to_payload", "to_plain"]
 
 MAX_BYTES = 50_000_000
 """The maximum size of a payload; a larger one is more likely a mistake than an experiment."""
@@ -57,7 +57,7 @@ class Payload:
         except (TypeError, ValueError, RecursionError) as error:
             raise PayloadError(
                 f"the payload is not valid JSON: {error}. Must consist of objects, lists, strings "
-                "and finite numbers. Convert arrays to lists with `.tolist()`."
+                "and finite numbers. Convert other objects to these."
             ) from error
         _check_size("the payload", len(text))
         object.__setattr__(self, "digest", hashlib.sha256(text).hexdigest())
@@ -133,11 +133,13 @@ class Payload:
         settings = ProgramSettings(
             program=program,
             shots=None if shots is None else _require_positive(shots),
-            observables=observables,
-            parameter_values=parameter_values,
+            observables=to_plain(observables),
+            parameter_values=to_plain(parameter_values),
             precision=None if precision is None else _require_non_negative(precision),
         )
         source = _parse(export_program(content), where, "text")
+        if not isinstance(content, str | bytes):  # text has no NumPy numbers, and may be long
+            source = to_plain(source)
         if isinstance(source, bytes | Mapping):
             converted = read_program(source, settings, where=where)
             if converted is not None:
@@ -217,6 +219,15 @@ def to_payload(payload: PayloadLike, *, shots: int | None = None) -> Payload:
     return Payload.from_content(payload, shots=shots)
 
 
+def to_plain(value: Any) -> Any:
+    """Convert NumPy's numbers and arrays, at any depth, to Python's numbers and lists."""
+    if isinstance(value, Mapping):
+        return {name: to_plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return value.tolist() if type(value).__module__ == "numpy" else value
+
+
 def _is_text(text: str) -> bool:
     """Return whether a string is the content of a file rather than its path."""
     return "\n" in text or text.lstrip().startswith(("{", "OPENQASM"))
@@ -282,12 +293,16 @@ def _check_size(what: str, size: int) -> None:
 
 
 def _require_non_negative(precision: float) -> float:
-    if not 0 <= precision < math.inf:
+    try:
+        number = float(precision)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number < math.inf:
         raise PayloadError(
             f"precision={precision!r}: must be a non-negative, finite number. Give the standard "
             "error that the estimates must reach."
         )
-    return precision
+    return number
 
 
 def _require_positive(shots: int) -> int:

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import click
 
+from qrmi_workflows.cli.types import Group
 from qrmi_workflows.config.variables import USER_VARIABLES
 from qrmi_workflows.errors import QPUError
 
@@ -41,7 +42,7 @@ _EPILOG = "\b\n" + "\n".join(
 )
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(Group):
     """Imports a command's module when it is used, because `qpu lease exec` starts in every job."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:

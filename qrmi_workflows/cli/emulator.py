@@ -7,12 +7,14 @@ from pathlib import Path
 
 import click
 
+from qrmi_workflows.cli.types import Group
+
 __all__ = ["emulator"]
 
 _FOLDER = Path("qpu-emulator")
 
 
-class _ServeByDefault(click.Group):
+class _ServeByDefault(Group):
     """A group whose default command is `serve`: `qpu emulator --port 8000` works without it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qrmi_workflows.cli.tables import print_table
-from qrmi_workflows.cli.types import Duration
+from qrmi_workflows.cli.types import Duration, Group
 from qrmi_workflows.errors import JournalError, RequestError, UndecodedResultError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["journal"]
 
 
-@click.group()
+@click.group(cls=Group)
 def journal() -> None:
     """Show and forget recorded tasks."""
 

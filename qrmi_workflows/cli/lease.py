@@ -12,13 +12,13 @@ from pathlib import Path
 
 import click
 
-from qrmi_workflows.cli.types import CONFIG_OPTION, Seconds
+from qrmi_workflows.cli.types import CONFIG_OPTION, Group, Seconds
 from qrmi_workflows.errors import LeaseError
 
 __all__ = ["lease"]
 
 
-@click.group()
+@click.group(cls=Group)
 def lease() -> None:
     """Hold a QPU while a command runs."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from qrmi_workflows.cli.tables import print_table
-from qrmi_workflows.cli.types import CONFIG_OPTION, JSON_OPTION, Duration
+from qrmi_workflows.cli.types import CONFIG_OPTION, JSON_OPTION, Command, Duration
 from qrmi_workflows.config.job import JobQPU, read_job
 from qrmi_workflows.config.qpus import QPUDefinition, load_qpus
 from qrmi_workflows.config.site import QPUPolicy, load_site_policy
@@ -33,7 +33,7 @@ class _Row:
     licence: str | None
 
 
-@click.command("list")
+@click.command("list", cls=Command)
 @CONFIG_OPTION
 @JSON_OPTION
 def list_qpus(config: Path | None, as_json: bool) -> None:
@@ -54,7 +54,7 @@ def list_qpus(config: Path | None, as_json: bool) -> None:
         print_table(headings, map(astuple, rows))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("qpu", metavar="NAME", required=False)
 @click.option(
     "-o",

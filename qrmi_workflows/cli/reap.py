@@ -8,12 +8,12 @@ from dataclasses import asdict
 
 import click
 
-from qrmi_workflows.cli.types import JSON_OPTION
+from qrmi_workflows.cli.types import JSON_OPTION, Command
 
 __all__ = ["reap"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--cancel-tasks",
     is_flag=True,

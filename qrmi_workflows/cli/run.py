@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qrmi_workflows.cli.outputs import require_writable
-from qrmi_workflows.cli.types import CONFIG_OPTION
+from qrmi_workflows.cli.types import CONFIG_OPTION, Command
 from qrmi_workflows.errors import PayloadError, QPUError, ResultError, UndecodedResultError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ __all__ = ["run"]
 _TARGET_SECONDS = 5.0  # deadline for fetching the target, before the QPU is acquired
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("payload", type=click.Path(path_type=Path))
 @click.option(
     "-o",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qrmi_workflows.cli.types import Group
 from qrmi_workflows.errors import SandboxError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _directory = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group()
+@click.group(cls=Group)
 def sandbox() -> None:
     """Run a personal Slurm cluster with emulated QPUs."""
 

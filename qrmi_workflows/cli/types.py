@@ -1,4 +1,4 @@
-"""Types and options that several commands share."""
+"""Commands, types and options that several commands share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-__all__ = ["CONFIG_OPTION", "JSON_OPTION", "Duration", "Seconds"]
+__all__ = ["CONFIG_OPTION", "JSON_OPTION", "Command", "Duration", "Group", "Seconds"]
 
 _DAY = 86400.0
 
@@ -18,6 +18,32 @@ CONFIG_OPTION = click.option(
     help="Path of qrmi_config.json; by default $QPU_CONFIG.",
 )
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class Command(click.Command):
+    """A command that refuses an option of one value if it is given twice; Click uses the last."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for param in order:
+            is_single = isinstance(param, click.Option) and not (
+                param.multiple or param.count or param.is_flag
+            )
+            if is_single and order.count(param) > 1 and not ctx.resilient_parsing:
+                raise click.UsageError(
+                    f"{param.opts[0]} is given {order.count(param)} times; must be given once. "
+                    "Choose one of its values.",
+                    ctx,
+                )
+        return super().parse_args(ctx, args)
+
+
+class Group(Command, click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+    group_class = type
 
 
 class Duration(click.FloatRange):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from qrmi_workflows.errors import PayloadError, QPUError, TaskCancelledError
 from qrmi_workflows.vendors.base import needs_extra
 from qrmi_workflows.vendors.pasqal import device_specs
+from qrmi_workflows.vendors.registry import describe_unknown
 
 if TYPE_CHECKING:
     import pulser
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from qrmi_workflows.results import QuantumResult
 
 __all__ = ["make_backend", "make_connection"]
+
+# The keys of `pulser.backend.remote.JobParams` (pulser-core 1.9.1).
+_JOB_PARAMS = frozenset({"runs", "variables"})
 
 
 def make_connection(lease: Lease) -> RemoteConnection:
@@ -243,6 +247,10 @@ def _require_job_params(params: Any) -> list[Mapping[str, Any]]:
             f"job_params={params!r:.80}: must be a list of one or more objects with `runs`. Write "
             "`run([{'runs': 100}])`."
         )
+    for item in params:
+        if set(item) - _JOB_PARAMS:
+            reason = describe_unknown(item, sorted(_JOB_PARAMS), "key")
+            raise PayloadError(f"job_params={item!r:.80}: {reason}. Correct or remove it.")
     return list(params)
 
 

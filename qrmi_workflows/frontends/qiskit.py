@@ -14,8 +14,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from qrmi_workflows.errors import PayloadError, QPUError, TaskCancelledError
+from qrmi_workflows.payloads import to_plain
 from qrmi_workflows.vendors.base import needs_extra
 from qrmi_workflows.vendors.ibm.circuits import primitive_content, to_openqasm
+from qrmi_workflows.vendors.ibm.options import ESTIMATOR_OPTIONS, SAMPLER_OPTIONS
+from qrmi_workflows.vendors.registry import describe_unknown, require_schema
 
 if TYPE_CHECKING:
     from qiskit.primitives import BaseEstimatorV2, BasePrimitiveJob, BaseSamplerV2, PrimitiveResult
@@ -44,7 +47,7 @@ def make_sampler(lease: Lease, options: Mapping[str, Any] | None = None) -> Base
     """
     with needs_extra("ibm"):
         defaults = {"default_shots": _DEFAULT_SHOTS}
-        return _sampler_class()(lease, _with_defaults(options, defaults))
+        return _sampler_class()(lease, _with_defaults(options, defaults, SAMPLER_OPTIONS))
 
 
 def make_estimator(lease: Lease, options: Mapping[str, Any] | None = None) -> BaseEstimatorV2:
@@ -60,7 +63,7 @@ def make_estimator(lease: Lease, options: Mapping[str, Any] | None = None) -> Ba
     """
     with needs_extra("ibm"):
         defaults = {"default_precision": _DEFAULT_PRECISION}
-        return _estimator_class()(lease, _with_defaults(options, defaults))
+        return _estimator_class()(lease, _with_defaults(options, defaults, ESTIMATOR_OPTIONS))
 
 
 class _Primitive:
@@ -212,15 +215,18 @@ def _job_class() -> Any:
 
 
 def _with_defaults(
-    options: Mapping[str, Any] | None, defaults: Mapping[str, Any]
+    options: Mapping[str, Any] | None, defaults: Mapping[str, Any], schema: Mapping[str, Any]
 ) -> dict[str, Any]:
     allowed = {**defaults, "run_options": {}}
-    if unknown := sorted(set(options or {}) - set(allowed)):
-        raise PayloadError(
-            f"unknown option {unknown[0]!r}; must be one of: {', '.join(allowed)}. Put IBM's own "
-            "options into `run_options`."
-        )
-    return allowed | dict(options or {})
+    if set(options or {}) - set(allowed):
+        reason = describe_unknown(options or {}, allowed, "option")
+        raise PayloadError(f"{reason}. Put IBM's own options into `run_options`.")
+    result = allowed | dict(options or {})
+    result["run_options"] = to_plain(result["run_options"] or {})
+    require_schema(
+        result["run_options"], schema, where="run_options", advice="Correct or remove the option."
+    )
+    return result
 
 
 def _as_list(pubs: Iterable[Any]) -> list[Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoints, entry_points
 from typing import Any
@@ -12,6 +13,7 @@ from qrmi_workflows.errors import ConfigError, PayloadError, ResultError
 from qrmi_workflows.vendors.base import ProgramSettings, ResourceType, Vendor
 
 __all__ = [
+    "describe_unknown",
     "export_program",
     "find_converter",
     "find_frontend",
@@ -20,6 +22,7 @@ __all__ = [
     "read_program",
     "registered_type",
     "registered_types",
+    "require_schema",
     "vendor_of_payload",
     "vendor_of_type",
 ]
@@ -209,6 +212,14 @@ def identities() -> dict[type, Callable[[Any], bytes]]:
     }
 
 
+def describe_unknown(given: Iterable[str], known: Collection[str], what: str) -> str:
+    """Return the part of a message that says which name is unknown, and which one was meant."""
+    name = next(name for name in given if name not in known)
+    matches = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.75)
+    hint = f"did you mean {matches[0]!r}? It must" if matches else "must"
+    return f"unknown {what} {name!r}; {hint} be one of: {', '.join(known)}"
+
+
 def _resolve(reference: str) -> Callable[..., Any]:
     function: Callable[..., Any] = pkgutil.resolve_name(reference)
     return function
@@ -224,16 +235,38 @@ def _describe_formats() -> str:
 
 
 def _check_schema(content: Mapping[str, Any], vendor: Vendor, where: str) -> None:
+    required = " and ".join(vendor.schema["required"])
+    require_schema(
+        content,
+        vendor.schema,
+        where=where,
+        advice=f"A payload for {vendor.name} must have the keys {required}. Correct the payload.",
+    )
+
+
+def require_schema(instance: object, schema: Mapping[str, Any], *, where: str, advice: str) -> None:
+    """Validate JSON against a schema.
+
+    Args:
+        instance: The JSON.
+        schema: The schema.
+        where: What it is, for messages.
+        advice: What is allowed, and what to do.
+
+    Raises:
+        PayloadError: The JSON does not match the schema.
+    """
     import jsonschema  # takes 60 ms, which processes that only hold a lease do not need
 
-    validator = jsonschema.Draft202012Validator(vendor.schema)
-    error = jsonschema.exceptions.best_match(validator.iter_errors(content))
-    if error is None:
+    errors = list(jsonschema.Draft202012Validator(schema).iter_errors(instance))
+    if not errors:
         return
+    # A misspelt key is often a missing one too, and says more.
+    unknown = [error for error in errors if error.validator == "additionalProperties"]
+    error = jsonschema.exceptions.best_match(unknown or errors)
     place = "".join(f"[{part!r}]" for part in error.absolute_path)
+    if error.validator == "additionalProperties":
+        reason = describe_unknown(error.instance, error.schema["properties"], "key")
+        raise PayloadError(f"{where}{place}: {reason}. Correct or remove it.")
     message = error.message if len(error.message) < 300 else f"{error.message[:300]}…"
-    required = " and ".join(vendor.schema["required"])
-    raise PayloadError(
-        f"{where}{place}: {message}. A payload for {vendor.name} must have the keys {required}. "
-        "Correct the payload."
-    )
+    raise PayloadError(f"{where}{place}: {message}. {advice}")

@@ -76,7 +76,7 @@ def bell() -> QuantumCircuit:
 def test_a_bell_pair_through_the_leases_sampler(lease, name):
     """It runs on both of IBM's APIs, and on a QPU that accepts only its native gates."""
     held = lease(name)
-    sampler = held.sampler(options={"default_shots": 700})
+    sampler = held.sampler(options={"default_shots": np.int64(700)})
     assert isinstance(sampler, BaseSamplerV2)
 
     job = sampler.run([transpiled(bell(), held)])
@@ -135,7 +135,11 @@ def test_sampler_pubs_with_their_own_shots_and_broadcast_values(lease):
     circuit.measure_all()
     isa = transpiled(circuit, held)
 
-    result = held.sampler().run([(isa, [[0.0], [np.pi]]), (isa, [np.pi], 9)], shots=30).result()
+    result = (
+        held.sampler()
+        .run([(isa, [[0.0], [np.pi]]), (isa, [np.pi], np.int32(9))], shots=np.int64(30))
+        .result()
+    )
 
     assert result[0].data.meas.shape == (2,)
     assert result[0].data.meas.get_counts(0) == {"0": 30}
@@ -257,6 +261,15 @@ def test_bad_pubs_are_refused_before_submission(lease, emulator):
         (lambda: sampler.run([bell()]), "not ISA for QPU 'ibm_fez': the QPU has no gate 'h'"),
         (lambda: estimator.run([(isa, "ZZ")], precision=-1), "precision"),
         (lambda: held.sampler(options={"shots": 3}), "must be one of: default_shots, run_options"),
+        (lambda: held.sampler(options={"default_shot": 3}), "did you mean 'default_shots'"),
+        (
+            lambda: held.sampler(options={"run_options": {"twirlling": {}}}),
+            "run_options: unknown key 'twirlling'; did you mean 'twirling'",
+        ),
+        (
+            lambda: held.estimator(options={"run_options": {"resilience": {"pec_mitigated": 1}}}),
+            r"run_options\['resilience'\]: unknown key .*; did you mean 'pec_mitigation'",
+        ),
         (lambda: held.pulser_backend(None), "must be one of: sampler, estimator"),
     ):
         assert_refused(run, message, emulator)
@@ -297,7 +310,7 @@ def test_two_atoms_in_blockade_through_the_leases_pulser_backend(lease):
     sequence = pulser.Sequence.from_abstract_repr(blockade(device))
 
     backend = held.pulser_backend(sequence)
-    results = backend.run([{"runs": 200}, {"runs": 100}], wait=True)
+    results = backend.run([{"runs": np.int64(200)}, {"runs": 100}], wait=True)
 
     assert isinstance(backend, QPUBackend)
     assert results.get_batch_status() is BatchStatus.DONE
@@ -326,6 +339,8 @@ def test_a_parametrised_sequence_runs_with_default_shots(lease):
     assert [result.bitstring_counts for result in results] == [{"0": 20}, {"1": 20}]
     with pytest.raises(PayloadError, match="unbound parameters"):
         backend.run([{"runs": 5}])
+    with pytest.raises(PayloadError, match="unknown key 'variable'; did you mean 'variables'"):
+        backend.run([{"runs": 5, "variable": {"area": 1.0}}])
 
 
 def test_a_batchs_results_are_available_once_its_jobs_have_ended(lease, emulator):

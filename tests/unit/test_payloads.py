@@ -16,6 +16,8 @@ SAMPLER = {
     "program_id": "sampler",
     "parameters": {"pubs": [["OPENQASM 3.0; …", None, 100]], "version": 2, "shots": 100},
 }
+QASM = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $0; c[0] = measure $0;'
+PARAMETRISED = 'OPENQASM 3.0; include "stdgates.inc"; input float a; rx(a) $0;'
 SEQUENCE = {"sequence": {"register": [], "version": "1"}, "job_runs": 10}
 
 
@@ -142,13 +144,48 @@ def test_shots_must_be_a_positive_integer(shots, tmp_path):
         Payload.from_file(tmp_path / "c.qasm", shots=shots)
 
 
-def test_shots_may_be_a_numpy_integer():
-    payload = Payload.from_content(SEQUENCE).with_shots(np.int64(7))
-    assert payload.content["job_runs"] == 7
+@pytest.mark.parametrize("seven", [np.int64(7), np.uint8(7), np.array(7)], ids=repr)
+def test_numbers_may_be_numpys(tmp_path, seven):
+    """At every place where a number of shots or runs is taken, and in every payload's content."""
+    (tmp_path / "c.qasm").write_text(QASM)
+    sequence, circuit = SEQUENCE["sequence"], QuantumCircuit(1, 1)
+    circuit.measure(0, 0)
+    payloads = [
+        Payload.from_content(SEQUENCE).with_shots(seven),
+        Payload.from_content({"sequence": sequence, "job_runs": seven}),
+        Payload.from_content(SEQUENCE, shots=seven),
+        to_payload(SEQUENCE, shots=seven),
+    ]
+    assert [payload.content["job_runs"] for payload in payloads] == [7] * 4
+    sampled = [
+        Payload.from_file(tmp_path / "c.qasm", shots=seven),
+        Payload.from_content(circuit, shots=seven),
+        Payload.from_content(
+            {"program_id": "sampler", "parameters": {"pubs": [(QASM, np.zeros((2, 0)), seven)]}}
+        ),
+        Payload.from_content(SAMPLER, shots=seven),
+    ]
+    assert [payload.content["parameters"]["pubs"][0][2] for payload in sampled] == [7] * 4
+    for payload in [*payloads, *sampled]:
+        json.dumps(payload.content)
+
+
+def test_parameter_values_and_observables_may_be_numpys():
+    values, coefficient = np.array([[0.5], [1.5]]), np.float64(0.25)
+    payload = Payload.from_content(
+        PARAMETRISED,
+        observables={"Z": coefficient},
+        parameter_values=values,
+        precision=np.float32(0.5),
+    )
+
+    _, observables, sent, precision = payload.content["parameters"]["pubs"][0]
+    assert (observables, sent, precision) == ({"Z": 0.25}, [[0.5], [1.5]], 0.5)
+    assert payload.digest == payload.from_content(payload.content).digest
 
 
 def test_values_that_json_cannot_represent_are_refused():
-    for value in (float("nan"), float("inf"), np.zeros(3)):
+    for value in (float("nan"), float("inf"), np.array([np.nan]), 1j, {1}):
         content = {"program_id": "sampler", "parameters": {"pubs": [["q", [value]]]}}
         with pytest.raises(PayloadError, match="not valid JSON"):
             Payload.from_content(content)

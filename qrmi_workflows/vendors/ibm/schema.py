@@ -1,13 +1,13 @@
 """The JSON schema of IBM's payloads: the input of a primitive, version 2.
 
-It covers only what can be refused before submission; IBM's own schemas have all options:
-https://github.com/Qiskit/ibm-quantum-schemas/tree/main/schemas (`sampler_v2_schema.json` and
-`estimator_v2_schema.json`).
+The options are in `options`.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from qrmi_workflows.vendors.ibm.options import ESTIMATOR_OPTIONS, SAMPLER_OPTIONS
 
 __all__ = ["SCHEMA"]
 
@@ -30,28 +30,45 @@ _ESTIMATOR_PUB = {
     "maxItems": 4,
 }
 
+
+def _parameters(pub: dict[str, Any], options: dict[str, Any], **more: Any) -> dict[str, Any]:
+    properties = {
+        "pubs": {"type": "array", "minItems": 1, "items": pub},
+        "version": {"const": 2},
+        "support_qiskit": {"type": "boolean"},
+        "options": options,
+        **more,
+    }
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _if_program(program: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "if": {"properties": {"program_id": {"const": program}}},
+        "then": {"properties": {"parameters": parameters}},
+    }
+
+
+_LEVEL = {"type": "integer", "minimum": 0, "maximum": 2}
+
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["program_id", "parameters"],
     "properties": {
         "program_id": {"enum": ["sampler", "estimator"]},
-        "parameters": {
-            "type": "object",
-            "required": ["pubs"],
-            "properties": {
-                "pubs": {"type": "array", "minItems": 1},
-                "version": {"const": 2},
-                "shots": _SHOTS,
-                "precision": _PRECISION,
-                "options": {
-                    "type": "object",
-                    "properties": {"default_shots": _SHOTS, "default_precision": _PRECISION},
-                },
-            },
-        },
+        "parameters": {"type": "object", "required": ["pubs"]},
     },
-    "if": {"properties": {"program_id": {"const": "estimator"}}},
-    "then": {"properties": {"parameters": {"properties": {"pubs": {"items": _ESTIMATOR_PUB}}}}},
-    "else": {"properties": {"parameters": {"properties": {"pubs": {"items": _SAMPLER_PUB}}}}},
+    "additionalProperties": False,
+    "allOf": [
+        # The service takes `shots` and `precision` for all PUBs although its models lack them: they
+        # are in IBM's REST API, and QRMI's own primitives and examples send them.
+        _if_program("sampler", _parameters(_SAMPLER_PUB, SAMPLER_OPTIONS, shots=_SHOTS)),
+        _if_program(
+            "estimator",
+            _parameters(
+                _ESTIMATOR_PUB, ESTIMATOR_OPTIONS, precision=_PRECISION, resilience_level=_LEVEL
+            ),
+        ),
+    ],
 }
 """The schema of a payload's content."""

@@ -71,6 +71,7 @@ _SCHEMA: dict[str, Any] = {
         "sequence": {"type": "object", "required": ["register"]},
         "job_runs": {"type": "integer", "minimum": 1},
     },
+    "additionalProperties": False,
 }
 
 
@@ -138,7 +139,10 @@ class _Pasqal:
     def encode(self, content: Mapping[str, Any]) -> VendorPayload:
         return VendorPayload(
             kind="PasqalCloud",  # QRMI 0.26.4 accepts it for Pasqal Local too
-            fields={"sequence": json.dumps(content["sequence"]), "job_runs": content["job_runs"]},
+            fields={
+                "sequence": json.dumps(content["sequence"]),
+                "job_runs": int(content["job_runs"]),
+            },
         )
 
     def with_shots(self, content: Mapping[str, Any], shots: int) -> Mapping[str, Any]:

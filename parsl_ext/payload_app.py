@@ -13,7 +13,7 @@ from parsl.dataflow.futures import AppFuture
 
 from parsl_ext.apps import qpu_app
 from parsl_ext.steps import FullName
-from qrmi_workflows.errors import RequestError
+from qrmi_workflows.errors import RequestError, UndecodedResultError
 from qrmi_workflows.payloads import PayloadLike, to_payload
 from qrmi_workflows.results import QuantumResult
 
@@ -90,10 +90,18 @@ def _payload_app(
 def _run(payload: Any, *, shots: int | None, outputs: list[File], lease: Any) -> QuantumResult:
     if isinstance(payload, File):
         payload = Path(payload.filepath)
-    result: QuantumResult = lease.run(payload, shots=shots)
+    try:
+        result: QuantumResult = lease.run(payload, shots=shots)
+    except UndecodedResultError as error:
+        _save(error.result, outputs)
+        raise
+    _save(result, outputs)
+    return result
+
+
+def _save(result: QuantumResult, outputs: list[File]) -> None:
     for output in outputs:
         result.save(output.filepath)
-    return result
 
 
 def _read_early(payload: Any, shots: int | None) -> Any:

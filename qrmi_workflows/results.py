@@ -85,8 +85,8 @@ class QuantumResult:
             reason = str(error) if isinstance(error, ResultError) else repr(error)
             raise UndecodedResultError(
                 f"task {self.task_id} on QPU {self.qpu!r} has completed, but its result was not "
-                f"decoded: {reason.removesuffix('.')}. It is kept as it is, and is not paid for "
-                f"again: `qpu journal show {self.task_id}` prints it.",
+                f"decoded: {reason.removesuffix('.')}. It is kept as it is and is not paid for "
+                f"again: with a release that can, `qpu result decode {self.task_id}` decodes it.",
                 replace(self, decode_error=reason),
             ) from error
         return replace(self, data=data, decode_error=None)
@@ -211,16 +211,20 @@ class QuantumResult:
         )
         return function(self.vendor_result, *args)
 
+    def to_json(self) -> str:
+        """Return the content of the result file."""
+        document = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        if self.decode_error is None:
+            del document["decode_error"]
+        return to_strict_json(document, indent=1)
+
     def save(self, path: Path | str) -> None:
         """Write the result file atomically, compressed if it has at least `COMPRESS_FROM` bytes.
 
         Raises:
             OSError: The file cannot be written, or the path is a folder, device or FIFO.
         """
-        document = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        if self.decode_error is None:
-            del document["decode_error"]
-        data = (to_strict_json(document, indent=1) + "\n").encode()
+        data = (self.to_json() + "\n").encode()
         if len(data) >= COMPRESS_FROM:
             data = gzip.compress(data, compresslevel=6, mtime=0)
         # The rename of an atomic write would replace a device or FIFO such as /dev/null.
@@ -274,7 +278,7 @@ class QuantumResult:
         if self.decode_error is not None:
             raise ResultError(
                 f"the result of task {self.task_id} was not decoded: {self.decode_error} The "
-                "vendor's text is in `vendor_result`. Load the file with a release of "
+                "vendor's text is in `vendor_result`. Use that, or load the file with a release of "
                 "qrmi-workflows that can decode it."
             )
         if not 0 <= index < len(self.data):

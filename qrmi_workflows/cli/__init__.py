@@ -25,6 +25,7 @@ _COMMANDS = {
     "lease": "qrmi_workflows.cli.lease:lease",
     "list": "qrmi_workflows.cli.qpus:list_qpus",
     "reap": "qrmi_workflows.cli.reap:reap",
+    "result": "qrmi_workflows.cli.result:result",
     "run": "qrmi_workflows.cli.run:run",
     "sandbox": "qrmi_workflows.cli.sandbox:sandbox",
     "target": "qrmi_workflows.cli.qpus:target",

@@ -62,11 +62,10 @@ def show(task: str) -> None:
     from qrmi_workflows.journal.journal import Journal
 
     errors: list[JournalError] = []
-    for archived in (False, True):
-        for record in Journal().records(archived=archived, on_error=errors.append):
-            if task and (record.task_id == task or record.digest.startswith(task)):
-                click.echo(json.dumps(json.loads(_decoded(record).to_json()), indent=1))
-                return
+    record = Journal().find(task, on_error=errors.append)
+    if record is not None:
+        click.echo(json.dumps(json.loads(_decoded(record).to_json()), indent=1))
+        return
     unreadable = f" {len(errors)} records could not be read." if errors else ""
     raise JournalError(
         f"no record of task {task!r}.{unreadable} To list the recorded tasks, run "

@@ -130,8 +130,8 @@ def run(
         except UndecodedResultError as error:
             _save(error.result, output)
             raise ResultError(
-                f"{error.message} {output} has it too, in `vendor_result`. Run the same command "
-                "again with a release of qrmi-workflows that can decode it."
+                f"{error.message} {output} has it too, in `vendor_result`; the same command, run "
+                "again, decodes it as well."
             ) from error
         _save(result, output)  # before the release, which may fail or take a while
     if result.decode_error is not None:

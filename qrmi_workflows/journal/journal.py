@@ -116,6 +116,21 @@ class Journal:
         for folder in sorted((self.folder / ("archived" if archived else "open")).glob("*/*")):
             yield from read_records(folder, on_error)
 
+    def find(
+        self, task: str, *, on_error: Callable[[JournalError], None] = lambda _: None
+    ) -> TaskRecord | None:
+        """Find a task, in open steps first.
+
+        Args:
+            task: The vendor's id, or the beginning of the payload's digest.
+            on_error: Called with the error of each record that cannot be read.
+        """
+        for archived in (False, True):
+            for record in self.records(archived=archived, on_error=on_error):
+                if task and (record.task_id == task or record.digest.startswith(task)):
+                    return record
+        return None
+
     def prune(self, *, older_than_days: float, open_too: bool = False) -> int:
         """Forget archived steps that have not changed for a number of days.
 

@@ -35,10 +35,14 @@ def undecodable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(results, "decode_data", request.param)
 
 
-def qpu_run(payload: Path, output: Path) -> int:
+def qpu(*argv: str | Path) -> int:
     with pytest.raises(SystemExit) as ended:
-        main(["run", str(payload), "-o", str(output), "--qpu", "ibm_quick", "--quiet"])
+        main([str(each) for each in argv])
     return ended.value.code
+
+
+def qpu_run(payload: Path, output: Path) -> int:
+    return qpu("run", payload, "-o", output, "--qpu", "ibm_quick", "--quiet")
 
 
 def test_it_is_written_whole_and_a_release_that_can_decodes_it(
@@ -71,6 +75,34 @@ def test_it_is_written_whole_and_a_release_that_can_decodes_it(
     assert matched() == 2, "asked for once more, in case it was cut short, but not by the rerun"
 
 
+@pytest.mark.parametrize("source", ["file", "task"])
+def test_a_later_release_decodes_it_from_the_file_or_the_journal(
+    undecodable, emulator, counted, payload_file, tmp_path, capsys, monkeypatch, source
+):
+    output, decoded = tmp_path / "result.json", tmp_path / "decoded.json"
+    assert qpu_run(payload_file, output) == 1
+    task = json.loads(output.read_text())["task_id"]
+    assert f"qpu result decode {task}" in capsys.readouterr().err
+    if source == "task":
+        output.unlink()  # as Snakemake does
+    named = output if source == "file" else task
+
+    assert qpu("result", "decode", named, "-o", decoded) == 1, "the same release cannot"
+    assert not decoded.exists()
+    monkeypatch.undo()
+    monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
+    capsys.readouterr()
+    assert qpu("result", "decode", named) == 0
+    assert json.loads(capsys.readouterr().out)["data"]
+    assert qpu("result", "decode", named, "-o", decoded) == 0
+
+    document = json.loads(decoded.read_text())
+    jsonschema.validate(document, result_schema())
+    assert document["data"][0]["registers"]
+    assert "decode_error" not in document
+    assert counted()["tasks accepted"] == 1
+
+
 def test_without_a_decoder_the_vendors_text_is_the_result(
     emulator, matched, fault, payload_file, tmp_path, capsys, monkeypatch
 ):
@@ -94,7 +126,7 @@ def test_in_python_the_error_carries_it_and_the_journal_shows_it(
 ):
     with (
         open_lease("ibm_quick", step="s") as lease,
-        pytest.raises(UndecodedResultError, match="qpu journal show") as caught,
+        pytest.raises(UndecodedResultError, match="qpu result decode") as caught,
     ):
         lease.run(bell())
 

@@ -128,9 +128,8 @@ def _decode(program: str, text: str, convert: Callable[[_Item], Any]) -> list[_I
 
 def _undecodable(program: str, reason: object) -> ResultError:
     return ResultError(
-        f"IBM's {program} result cannot be decoded ({reason!r}); must be JSON in one of the two "
-        "encodings of IBM's primitives. A newer release of qrmi-workflows may decode it; the task "
-        "need not run again."
+        f"IBM's {program} result cannot be decoded ({reason!r}); must be JSON as IBM's service "
+        "writes it, plain or encoded. A newer release of qrmi-workflows may decode it."
     )
 
 

@@ -8,16 +8,22 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from qrmi_workflows.errors import PayloadError, QPUError, TaskCancelledError
+from qrmi_workflows.frontends.pulser_jobs import (
+    default_runs,
+    require_job_params,
+    require_plain,
+    require_same_device,
+)
 from qrmi_workflows.vendors.base import needs_extra
 from qrmi_workflows.vendors.pasqal import device_specs
-from qrmi_workflows.vendors.registry import describe_unknown
+from qrmi_workflows.vendors.pasqal.checks import is_emulator
 
 if TYPE_CHECKING:
     import pulser
@@ -33,12 +39,9 @@ if TYPE_CHECKING:
 
     from qrmi_workflows.lease.lease import Lease
     from qrmi_workflows.payloads import Payload
-    from qrmi_workflows.results import QuantumResult
+    from qrmi_workflows.tasks.pool import TaskFuture
 
 __all__ = ["make_backend", "make_connection"]
-
-# The keys of `pulser.backend.remote.JobParams` (pulser-core 1.9.1).
-_JOB_PARAMS = frozenset({"runs", "variables"})
 
 
 def make_connection(lease: Lease) -> RemoteConnection:
@@ -59,11 +62,12 @@ def make_backend(
     Args:
         lease: The lease under which the tasks run.
         sequence: A sequence for one of the QPU's devices
-            (`lease.pulser_connection().fetch_available_devices()`).
+            (`lease.pulser_connection().fetch_available_devices()`). Pasqal Cloud's emulators run
+            those for any of Pulser's devices.
         config: Pulser's configuration, for example `default_num_shots`.
 
     Returns:
-        A `QPUBackend`, or a `RemoteBackend` if the sequence's device is virtual.
+        A `QPUBackend`; for an emulator, or if the sequence's device is virtual, a `RemoteBackend`.
 
     Raises:
         PayloadError: The sequence is for another device.
@@ -71,9 +75,10 @@ def make_backend(
     """
     connection = make_connection(lease)
     from pulser import QPUBackend
-    from pulser.backend.remote import RemoteBackend
     from pulser.devices import Device
 
+    if is_emulator(lease.qpu):
+        return _backend_class()(sequence, connection, config=config)
     names = [device.name for device in connection.fetch_available_devices().values()]
     if names and sequence.device.name not in names:
         raise PayloadError(
@@ -81,8 +86,8 @@ def make_backend(
             f"one of: {', '.join(names)}. Build it for one of these: "
             "`lease.pulser_connection().fetch_available_devices()`."
         )
-    # Pulser's `QPUBackend` refuses virtual devices, which Pasqal's cloud emulators offer.
-    backend_class = QPUBackend if isinstance(sequence.device, Device) else RemoteBackend
+    # Pulser's `QPUBackend` refuses virtual devices, which an emulated QPU may have.
+    backend_class = QPUBackend if isinstance(sequence.device, Device) else _backend_class()
     backend: RemoteBackend = backend_class(sequence, connection, config=config)
     return backend
 
@@ -92,7 +97,7 @@ class _Job:
     """A job of a batch: the sequence that runs, and the future of its result."""
 
     sequence: pulser.Sequence
-    future: Future[QuantumResult]
+    future: TaskFuture = field(init=False)
     last_state: str = ""
 
     def record_state(self, _task_id: str, state: object) -> None:
@@ -144,6 +149,14 @@ class _Connection:
     ) -> RemoteResults:
         """Submit one task for each item of `job_params`.
 
+        Args:
+            sequence: The sequence, which may be parametrised.
+            wait: Whether to wait for the results.
+            open: Not supported.
+            batch_id: Not supported.
+            **kwargs: `job_params`, one for each task. From the backends of Pasqal's SDK also
+                `device_type` and `backend_configuration`, whose number of shots is the default.
+
         Raises:
             PayloadError: A job is malformed, or cannot run on the QPU. No job is submitted.
         """
@@ -159,7 +172,10 @@ class _Connection:
         # vendor checks them.
         with suppress(QPUError):
             self._lease.target()
-        job_params = _require_job_params(kwargs.get("job_params"))
+        config = kwargs.get("backend_configuration")
+        require_same_device(kwargs.get("device_type"), self._lease.qpu)
+        require_plain(config)
+        job_params = require_job_params(kwargs.get("job_params"), default_runs(config))
         sequences = [_build_sequence(measured, params) for params in job_params]
         payloads = [
             self._lease.check(_to_content(built, params["runs"]))
@@ -167,8 +183,10 @@ class _Connection:
         ]
         new_batch_id = str(uuid.uuid4())
         jobs = [self._start(*job) for job in zip(sequences, payloads, strict=True)]
+        # As with QRMI's own connection, a batch and its only job have the same id.
         self._batches[new_batch_id] = {
-            f"{new_batch_id}/{index}": job for index, job in enumerate(jobs)
+            f"{new_batch_id}/{index}" if index else new_batch_id: job
+            for index, job in enumerate(jobs)
         }
         if wait:
             _wait_or_cancel(jobs)
@@ -179,9 +197,29 @@ class _Connection:
         for job in self._jobs(batch_id).values():
             job.future.cancel()
 
+    def cancel_batch_jobs(self, batch_id: str | None = None) -> None:
+        """Cancel the jobs of a batch, by default the last one, as QRMI's connection does."""
+        self.cancel(batch_id or self._last_batch())
+
+    def get_batch_logs(self, batch_id: str | None = None) -> Sequence[str]:
+        """Return the vendor's logs of the jobs of a batch, as QRMI's connection does.
+
+        Args:
+            batch_id: The batch; by default the last one.
+        """
+        logs = []
+        for job in self._jobs(batch_id or self._last_batch()).values():
+            with suppress(QPUError):
+                if job.future.task_id is not None:
+                    logs.append(self._lease.resource.task_logs(job.future.task_id))
+        return tuple(logs)
+
+    def _last_batch(self) -> str:
+        return next(reversed(self._batches), "")
+
     def _start(self, sequence: pulser.Sequence, payload: Payload) -> _Job:
         # States may be reported before `submit` returns, so the job exists before its future.
-        job = _Job(sequence=sequence, future=Future())
+        job = _Job(sequence=sequence)
         job.future = self._lease.submit(payload, on_state=job.record_state)
         return job
 
@@ -231,7 +269,23 @@ class _Connection:
         return BatchStatus.DONE if statuses <= final else BatchStatus.RUNNING
 
 
-# Importing this module must not import Pulser, so its base class is added on first use.
+class _Backend:
+    """A `RemoteBackend` that passes its configuration on, as those of Pasqal's SDK do."""
+
+    _config: BackendConfig
+
+    def run(self, job_params: Any = None, wait: bool = False) -> RemoteResults:
+        """Run the sequence; without `job_params` once, with the default number of shots."""
+        params = [{}] if job_params is None else job_params
+        results: RemoteResults = super().run(params, wait)  # type: ignore[misc]  # RemoteBackend
+        return results
+
+    def _submit_kwargs(self) -> dict[str, Any]:
+        inherited: dict[str, Any] = super()._submit_kwargs()  # type: ignore[misc]  # RemoteBackend
+        return {**inherited, "backend_configuration": self._config}
+
+
+# Importing this module must not import Pulser, so its base classes are added on first use.
 @cache
 def _connection_class() -> Any:
     from pulser.backend.remote import RemoteConnection
@@ -241,24 +295,18 @@ def _connection_class() -> Any:
     )
 
 
-def _require_job_params(params: Any) -> list[Mapping[str, Any]]:
-    if not params or not all(isinstance(item, Mapping) and "runs" in item for item in params):
-        raise PayloadError(
-            f"job_params={params!r:.80}: must be a list of one or more objects with `runs`. Write "
-            "`run([{'runs': 100}])`."
-        )
-    for item in params:
-        if set(item) - _JOB_PARAMS:
-            reason = describe_unknown(item, sorted(_JOB_PARAMS), "key")
-            raise PayloadError(f"job_params={item!r:.80}: {reason}. Correct or remove it.")
-    return list(params)
+@cache
+def _backend_class() -> Any:
+    from pulser.backend.remote import RemoteBackend
+
+    return type("LeaseBackend", (_Backend, RemoteBackend), {"__doc__": _Backend.__doc__})
 
 
 def _build_sequence(sequence: pulser.Sequence, params: Mapping[str, Any]) -> pulser.Sequence:
     if not (sequence.is_parametrized() or sequence.is_register_mappable()):
         return sequence
     try:
-        return sequence.build(**params.get("variables", {}))
+        return sequence.build(**(params.get("variables") or {}))
     except (TypeError, ValueError) as error:
         raise PayloadError(
             f"the sequence has unbound parameters: {str(error).rstrip('.')}. Give their values in "

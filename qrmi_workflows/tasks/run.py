@@ -38,6 +38,7 @@ from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.retry import retry
 from qrmi_workflows.tasks.cancellation import cancel_task
 from qrmi_workflows.tasks.deletion import TaskDeletions
+from qrmi_workflows.tasks.failure import failure_reason
 from qrmi_workflows.tasks.polling import next_pause
 from qrmi_workflows.tasks.submission import Submission, had_no_effect
 from qrmi_workflows.tasks.usage import TaskUsage
@@ -367,16 +368,9 @@ class TaskRun:
         qpu, task_id = self.resource.resource_id(), str(self.task_id)
         if state is TaskState.CANCELLED:
             return self._cancelled("was cancelled at the vendor")
-        reason = ""
-        with suppress(QPUError):
-            reason = self.resource.task_logs(task_id).strip()
-        if not reason:  # some clients give the reason when they are asked for the result
-            try:
-                self.resource.task_result(task_id)
-            except QPUError as error:
-                reason = error.message
+        reason = failure_reason(self.resource, self._traits, self.payload, task_id)
         return TaskFailedError(
-            f"task {task_id} on QPU {qpu!r} failed at the vendor: {reason or 'no reason given'}",
+            f"task {task_id} on QPU {qpu!r} failed at the vendor: {reason}",
             qpu,
             task_id,
         )

@@ -40,6 +40,8 @@ class ResourceType:
             would wait for such a task.
         session_setting: QRMI's setting for the longest life of a session, in seconds, if any.
         session_seconds: The value of that setting by default.
+        empty_logs: Logs that only say that there are none, and what to tell the user about a
+            failed task instead.
     """
 
     qrmi: str
@@ -50,6 +52,7 @@ class ResourceType:
     release_cancels: bool = False
     session_setting: str | None = None
     session_seconds: float | None = None
+    empty_logs: Mapping[str, str] = field(default_factory=dict)
 
     def longest_session(self, environment: Mapping[str, str]) -> float | None:
         """Return how many seconds a session may last at most; `None` if that is not known.

@@ -14,6 +14,7 @@ from qrmi_workflows.vendors.base import ProgramSettings, ResourceType, Vendor
 
 __all__ = [
     "describe_unknown",
+    "explain_failure",
     "export_program",
     "find_converter",
     "find_frontend",
@@ -158,6 +159,13 @@ def export_program(program: object) -> object:
         if exported is not None:
             return exported
     return program
+
+
+def explain_failure(vendor: str, content: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the payload of a failed task, as far as the SDK can tell."""
+    explain = getattr(load_vendor(vendor), "explain", None)  # optional
+    explanation: str | None = None if explain is None else explain(content)
+    return explanation
 
 
 def find_frontend(kind: str, *, qpu: str, resource_type: str) -> Callable[..., Any]:

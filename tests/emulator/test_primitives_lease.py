@@ -377,7 +377,8 @@ def test_a_virtual_device_runs_through_pulsers_remote_backend(lease):
 
     backend = held.pulser_backend(sequence)
 
-    assert type(backend) is RemoteBackend
+    assert isinstance(backend, RemoteBackend)
+    assert not isinstance(backend, QPUBackend)
     assert backend.run([{"runs": 50}], wait=True)[0].bitstring_counts.get("11", 0) < 3
 
 

@@ -34,7 +34,14 @@ if TYPE_CHECKING:
 __all__ = ["PASQAL", "device_specs", "to_pulser_results"]
 
 _TYPES = {
-    "pasqal-cloud": ResourceType(qrmi="PasqalCloud"),
+    # QRMI 0.26.4 passes on no reason, and answers with this sentence for each task.
+    "pasqal-cloud": ResourceType(
+        qrmi="PasqalCloud",
+        empty_logs={
+            "There are no logs for this job.": "QRMI passes on no reason. Look the batch up in "
+            "Pasqal's portal, or ask Pasqal."
+        },
+    ),
     # The phrases are the warden's (v0.1.0, warden/api/routes), the last one is QRMI's.
     "pasqal-local": ResourceType(
         qrmi="PasqalLocal",
@@ -135,6 +142,19 @@ class _Pasqal:
     def check(self, content: Mapping[str, Any], *, qpu: str, target: str | None) -> None:
         devices = {} if target is None else _read_devices(target)
         check_sequence(content["sequence"], content["job_runs"], devices, qpu)
+
+    def explain(self, content: Mapping[str, Any]) -> str | None:
+        """Return why Pulser refuses a sequence; `None` if it does not, or is not installed."""
+        if find_spec("pulser") is None:
+            return None
+        from pulser import Sequence
+
+        try:
+            Sequence.from_abstract_repr(json.dumps(content["sequence"]))
+        except Exception as error:  # Pulser and jsonschema raise many types
+            reason = getattr(error, "message", None) or str(error)
+            return f"Pulser refuses the sequence: {reason}"
+        return None
 
     def encode(self, content: Mapping[str, Any]) -> VendorPayload:
         return VendorPayload(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qrmi_workflows.emulator.simulators import SimulationError
-from qrmi_workflows.emulator.simulators.switches import rewrite_switches
+from qrmi_workflows.emulator.simulators.openqasm import parse
 
 __all__ = ["LoadedCircuit", "load_circuit", "parameter_sets"]
 
@@ -49,7 +49,7 @@ def load_circuit(source: object) -> LoadedCircuit:
     from qiskit import QuantumCircuit
 
     if isinstance(source, str):
-        circuit = _parse(source)
+        circuit = parse(source)
         # Clients send values in the order of declaration; Qiskit sorts parameters by name.
         declared = {name: rank for rank, name in enumerate(_INPUT.findall(source))}
         parameters = sorted(circuit.parameters, key=lambda item: declared.get(item.name, 0))
@@ -101,16 +101,6 @@ def parameter_sets(values: object, parameters: Sequence[Any]) -> Any:
             f"parameters; the last axis must have length {count}"
         )
     return BindingsArray({tuple(parameters): array})
-
-
-def _parse(source: str) -> Any:
-    from qiskit import qasm3
-
-    try:
-        return qasm3.loads(rewrite_switches(source))
-    except Exception as error:  # the parser raises many types, including ANTLR's
-        text = getattr(error, "message", None) or str(error) or type(error).__name__
-        raise SimulationError(f"the circuit is not OpenQASM 3 as supported here: {text}") from error
 
 
 def _drop_idle_qubits(circuit: Any) -> tuple[Any, list[int]]:

@@ -1,7 +1,7 @@
-"""Rewrite the switch statements of OpenQASM 3 as chains of conditions.
+"""Rewrite switch statements of OpenQASM 3 from Qiskit's preliminary form to the final one.
 
-Qiskit exports `switch` in a preliminary form (`ExperimentalFeatures.SWITCH_CASE_V1`, which QRMI's
-primitives enable), but qiskit-qasm3-import 0.6 reads neither this form nor the final one. The
+Qiskit exports `switch` in a preliminary form with `ExperimentalFeatures.SWITCH_CASE_V1`, which
+QRMI's primitives enable: `case 1:` instead of `case 1 {`, and a `break;` after each block. The
 rewriting is line by line and relies on the layout of Qiskit's exporter.
 """
 
@@ -12,65 +12,37 @@ from collections.abc import Iterator
 
 __all__ = ["rewrite_switches"]
 
-_DECLARATION = re.compile(r"\s*int(\[\d+\])? switch_dummy\w*;")
-_TARGET = re.compile(r"\s*(switch_dummy\w*) = (.+);")
-_SWITCH = re.compile(r"(\s*)switch \((\w+)\) \{")
-_CASE = re.compile(r"\s*(?:case (\d+)|(default)):( \{)?")
-_BIT = re.compile(r"\w+\[\d+\]")
+_CASE = re.compile(r"(\s*)(?:case (\d+)|(default)):( \{)?")
 
 
 def rewrite_switches(source: str) -> str:
-    """Return an equivalent program without switch statements."""
+    """Return an equivalent program whose switch statements have the final form."""
     if "switch" not in source:
         return source
-    return "\n".join(_rewrite(source.splitlines(), {})) + "\n"
+    return "\n".join(_rewrite(source.splitlines())) + "\n"
 
 
-def _rewrite(lines: list[str], targets: dict[str, str]) -> Iterator[str]:
-    rest = iter(lines)
-    for line in rest:
-        if _DECLARATION.fullmatch(line):
+def _rewrite(lines: list[str]) -> Iterator[str]:
+    labels: list[str] = []
+    open_blocks: list[str] = []  # the indents of the cases that are not closed yet
+    closed: str | None = None
+    for line in lines:
+        if closed is not None and line == f"{closed}break;":
+            closed = None
             continue
-        if target := _TARGET.fullmatch(line):
-            targets[target[1]] = target[2]
-        elif switch := _SWITCH.fullmatch(line):
-            body = list(_take_until(rest, f"{switch[1]}}}"))
-            yield from _chain(targets.get(switch[2], switch[2]), body, targets)
+        closed = None
+        if case := _CASE.fullmatch(line):
+            labels.append(case[2] or case[3])
+            if case[4] is not None:  # otherwise another label of the same block follows
+                indent = case[1]
+                yield f"{indent}{_head(labels)} {{"
+                open_blocks.append(indent)
+                labels = []
         else:
             yield line
+            if open_blocks and line == f"{open_blocks[-1]}}}":
+                closed = open_blocks.pop()
 
 
-def _take_until(lines: Iterator[str], end: str) -> Iterator[str]:
-    for line in lines:
-        if line == end:
-            return
-        yield line
-
-
-def _chain(target: str, body: list[str], targets: dict[str, str]) -> Iterator[str]:
-    rest, labels, depth = iter(body), list[str | None](), 0
-    for line in rest:
-        case = _CASE.fullmatch(line)
-        if case is None:
-            continue  # the `break;` after each case
-        labels.append(case[1])
-        if case[3] is None:
-            continue  # another label of the same block follows
-        indent = line[: len(line) - len(line.lstrip())]
-        block = list(_rewrite(list(_take_until(rest, f"{indent}}}")), targets))
-        for label in labels:
-            if label is None:
-                yield from block
-            else:
-                yield f"if ({_condition(target, label)}) {{"
-                yield from block
-                yield "} else {"
-                depth += 1
-        labels = []
-    yield from ["}"] * depth
-
-
-def _condition(target: str, label: str) -> str:
-    if _BIT.fullmatch(target):
-        return target if label == "1" else f"!{target}"
-    return f"{target} == {label}"
+def _head(labels: list[str]) -> str:
+    return "default" if "default" in labels else f"case {', '.join(labels)}"

@@ -62,7 +62,7 @@ def emulator() -> None:
     metavar="NAME=TYPE[:MODEL]",
     help="A QPU to emulate; may be repeated.",
 )
-@click.option("--seed", type=int, help="The seed of all random numbers.")
+@click.option("--seed", type=int, help="Make results reproducible: the seed of all random numbers.")
 @click.option("--record", is_flag=True, help="Write every request to requests.jsonl.")
 @click.option("--json", "as_json", is_flag=True, help="Announce readiness as one line of JSON.")
 def serve(
@@ -84,7 +84,7 @@ def serve(
 
     \b
     Example of a settings file (all keys: qrmi_workflows/emulator/settings_file.py):
-      seed = 7                    # of all random numbers
+      seed = 7                    # identical requests give identical results
       [qpus.ibm_fez]
       type = "ibm-quantum-compute-service"
       model = "fez"

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import logging
 import random
+import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
@@ -83,7 +84,8 @@ class Device:
         self._pool = shared.pool
         self._clock = shared.clock
         self._adapter = adapter
-        self._random = random.Random(f"{emulator.seed}:{settings.name}")  # noqa: S311 - no secret
+        seed = None if emulator.seed is None else f"{emulator.seed}:{settings.name}"
+        self._random = random.Random(seed)  # noqa: S311 - no secret
         self._queue: OrderedDict[str, Task] = OrderedDict()
         self._lanes: dict[str, _Running] = {}
         self._executing = asyncio.Lock()
@@ -244,9 +246,9 @@ class Device:
         )
 
     def _derive_seed(self, task: Task, request: str) -> int:
+        if self._emulator.seed is None:
+            return secrets.randbits(31)
         text = f"{self._emulator.seed}\n{self.name}\n{task.program}\n{request}"
-        if self._emulator.independent:
-            text += f"\n{task.id}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) & 0x7FFFFFFF
 
     def _finish(

@@ -99,8 +99,8 @@ class EmulatorSettings:
 
     Attributes:
         qpus: Its QPUs, by name.
-        seed: The seed of all random numbers.
-        independent: Whether to sample identical requests independently.
+        seed: The seed of all random numbers, with which identical requests give identical results;
+            `None`: all results are independent, as on a QPU.
         workers: The number of simulation processes.
         worker_memory_gib: The memory limit of one simulation, in GiB.
         record: Whether to write every request to `requests.jsonl` in the state folder.
@@ -108,8 +108,7 @@ class EmulatorSettings:
     """
 
     qpus: Mapping[str, QPUSettings]
-    seed: int = 0
-    independent: bool = False
+    seed: int | None = None
     workers: int = field(default_factory=lambda: max(2, os.cpu_count() or 1))
     worker_memory_gib: float = 4.0
     record: bool = False

@@ -2,8 +2,7 @@
 
 ::
 
-    seed = 7                    # with the same seed, identical requests give identical counts
-    independent = false         # true: sample identical requests independently
+    seed = 7                    # identical requests give identical results; default: independent
     workers = 2                 # number of simulation processes
     worker_memory_gib = 4.0     # memory limit of one simulation
     record = false              # true: write every request to requests.jsonl
@@ -112,13 +111,12 @@ _KEY_TYPES: dict[str, tuple[type, ...]] = {
     "lanes": (int,),
     "interactive_ttl_seconds": (int, float),
     "seed": (int,),
-    "independent": (bool,),
     "record": (bool,),
     "workers": (int,),
     "worker_memory_gib": (int, float),
 }
 _DURATIONS = {"preparation_seconds": "preparation", "execution_seconds": "execution"}
-_TOP_LEVEL_KEYS = {"seed", "independent", "workers", "worker_memory_gib", "record"}
+_TOP_LEVEL_KEYS = {"seed", "workers", "worker_memory_gib", "record"}
 _POSITIVE_KEYS = ("workers", "worker_memory_gib", "interactive_ttl_seconds")
 
 

@@ -119,7 +119,7 @@ def test_bad_arguments_are_rejected_with_the_allowed_values(tmp_path, arguments,
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("seeed = 1", "independent"),
+        ("seeed = 1", "worker_memory_gib"),
         ("[qpus.x]\ntype = 'pasqal-cloud'\nlanez = 3", "lanes"),
         ("[qpus.FRESNEL]\ntype = 'pasqal-cloud'\nlanes = 0", "must be a positive integer"),
         ("[qpus.FRESNEL]\ntype = 'pasqal-cloud'\nnoise = 3", "bool"),

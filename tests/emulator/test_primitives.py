@@ -170,23 +170,50 @@ def test_a_qpu_that_is_exact_ignores_the_precision(qpu):
     assert data.evs == pytest.approx(np.cos(1.1), abs=1e-12)
 
 
-def test_identical_requests_give_identical_counts(qpu):
-    """The result depends on the server's seed, or on a seed in the options."""
+def equal_pubs(resource, program: str, **options: Any) -> tuple[Any, ...]:
+    """Run a job of three equal PUBs; return the values of each."""
+    if program == "sampler":
+        pub = [bell(), None, 1000]
+    else:
+        pub = ["OPENQASM 3.0; include 'stdgates.inc'; h $0;", ["Z", "Y"], None, 0.03]
+    payload = primitive(program, [pub] * 3, options=options)
+    results = [item.data for item in ResultDecoder.decode(run(resource, payload))]
+    if program == "sampler":
+        return tuple(data.meas.array.tobytes() for data in results)
+    return tuple(tuple(data.evs) for data in results)
+
+
+@pytest.mark.parametrize("program", ["sampler", "estimator"])
+def test_equal_pubs_and_repeated_jobs_are_independent(qpu, program):
+    """As on a QPU, no two results are the same."""
     resource = qpu("ibm_fez")
-    first, second = (sample(resource, bell(), None, 1000).meas.get_counts() for _ in range(2))
+    results = equal_pubs(resource, program) + equal_pubs(resource, program)
+    assert len(set(results)) == 6
+
+
+@pytest.mark.parametrize("program", ["sampler", "estimator"])
+@pytest.mark.parametrize("seed", [0, 5])
+def test_a_seed_in_the_options_makes_each_pub_reproducible(qpu, program, seed):
+    """The seed may be 0; equal PUBs of one job still differ."""
+    resource = qpu("ibm_fez")
+    first, second = (
+        equal_pubs(resource, program, simulator={"seed_simulator": seed}) for _ in range(2)
+    )
     assert first == second
-    other = sample(resource, bell(), None, 1000, options={"simulator": {"seed_simulator": 5}})
-    assert other.meas.get_counts() != first
+    assert len(set(first)) == 3
+    assert equal_pubs(resource, program, simulator={"seed_simulator": seed + 1}) != first
 
 
-def test_an_independent_emulator_samples_each_request_independently(tmp_path):
-    """The results of identical requests differ, as on a real device."""
+def test_a_seeded_emulator_repeats_its_results(tmp_path):
+    """Identical jobs give identical results, also in another emulator; 0 is a seed too."""
     config = tmp_path / "emulator.toml"
-    config.write_text("independent = true\n[qpus.ibm]\ntype = 'ibm-quantum-compute-service'\n")
-    with start_emulator(tmp_path / "state", config=config) as emulator:
-        resource = connect(emulator, "ibm")
-        runs = [sample(resource, bell(), None, 1000).meas.get_counts()["00"] for _ in range(4)]
-    assert len(set(runs)) > 1
+    config.write_text("seed = 0\n[qpus.ibm]\ntype = 'ibm-quantum-compute-service'\n")
+    results = []
+    for state in ("first", "second"):
+        with start_emulator(tmp_path / state, config=config) as emulator:
+            results += [equal_pubs(connect(emulator, "ibm"), "sampler") for _ in range(2)]
+    assert len(set(results)) == 1
+    assert len(set(results[0])) == 3
 
 
 def noisy_bell(resource) -> QuantumCircuit:

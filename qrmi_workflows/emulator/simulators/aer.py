@@ -15,8 +15,16 @@ from typing import Any
 from qrmi_workflows.emulator.backends import backend_document
 from qrmi_workflows.emulator.simulators import SimulationError
 from qrmi_workflows.emulator.simulators.circuits import LoadedCircuit, load_circuit, parameter_sets
+from qrmi_workflows.emulator.simulators.control_flow import simplify_control_flow
+from qrmi_workflows.emulator.simulators.estimation import estimate
 from qrmi_workflows.emulator.simulators.noise import choose_method, noise_model, require_native
-from qrmi_workflows.emulator.simulators.observables import Plan, estimate, load_observables
+from qrmi_workflows.emulator.simulators.observables import load_observables
+from qrmi_workflows.emulator.simulators.sampling import (
+    Engine,
+    derive_seed,
+    is_random,
+    sample_registers,
+)
 
 __all__ = ["run", "warm"]
 
@@ -59,47 +67,54 @@ def run(work: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:  # the QPY and NumPy decoders raise many types
         raise SimulationError(f"the input cannot be decoded: {error}") from error
     options = params.get("options") or {}
-    seed = (options.get("simulator") or {}).get("seed_simulator") or work["seed"]
-    work = {**work, "seed": seed}
+    seed = _choose_seed(options, work["seed"])
     ignored = sorted(set(options) & {"dynamical_decoupling", "resilience", "twirling"})
     logs = [f"options ignored by the emulator: {', '.join(ignored)}\n"] if ignored else []
     run_pub = programs[work["program"]]
-    pub_results = [run_pub(pub, params, options, work, logs) for pub in params["pubs"]]
+    pub_results = []
+    for rank, pub in enumerate(params["pubs"]):
+        own = {**work, "seed": derive_seed(seed, rank)}
+        pub_results.append(run_pub(pub, params, options, own, logs))
     result = PrimitiveResult(pub_results, metadata={"version": 2})
     return {"result": json.dumps(result, cls=RuntimeEncoder), "logs": "".join(logs)}
+
+
+def _choose_seed(options: dict[str, Any], default: int) -> int:
+    seed = (options.get("simulator") or {}).get("seed_simulator")
+    if seed is None:
+        return default
+    if not isinstance(seed, int) or seed < 0:
+        raise SimulationError(f"seed_simulator = {seed!r}: must be a whole number, 0 or more")
+    return seed
 
 
 def _sample(
     pub: Any, params: dict[str, Any], options: dict[str, Any], work: dict[str, Any], logs: list[str]
 ) -> Any:
-    from qiskit.exceptions import QiskitError
-    from qiskit.primitives.containers.sampler_pub import SamplerPub
-    from qiskit_aer.primitives import SamplerV2
+    from qiskit.primitives import DataBin, SamplerPubResult
 
     source, values, shots = _unpack_pub(pub, 3)
     shots = shots or params.get("shots") or options.get("default_shots") or DEFAULT_SHOTS
-    loaded, method, noise = _prepare(source, work)
-    logs.append(_describe(loaded, method, noise, f"{shots} shots"))
-    backend_options = {"method": method, "noise_model": noise}
-    sampler = SamplerV2(seed=work["seed"], options={"backend_options": backend_options})
+    loaded, engine = _prepare(source, work)
+    logs.append(_describe(loaded, engine, f"{shots} shots"))
     bindings = parameter_sets(values, loaded.parameters)
-    try:
-        return sampler.run([SamplerPub(loaded.circuit, bindings, shots)]).result()[0]
-    except (TypeError, ValueError, QiskitError) as error:
-        raise SimulationError(str(error)) from error
+    registers = sample_registers(loaded.circuit, bindings, shots, engine)
+    metadata = {"shots": shots, "circuit_metadata": loaded.circuit.metadata or {}}
+    return SamplerPubResult(DataBin(**registers, shape=bindings.shape), metadata=metadata)
 
 
 def _estimate(
     pub: Any, params: dict[str, Any], options: dict[str, Any], work: dict[str, Any], logs: list[str]
 ) -> Any:
     source, observables, values, pub_precision = _unpack_pub(pub, 4)
-    precision = 0.0 if work["exact"] else _choose_precision(pub_precision, params, options)
-    loaded, method, noise = _prepare(source, work)
-    logs.append(_describe(loaded, method, noise, f"precision {precision:g}"))
+    loaded, engine = _prepare(source, work)
+    precision = _choose_precision(pub_precision, params, options)
+    if work["exact"] and engine.noise is None and not is_random(loaded.circuit):
+        precision = 0.0
+    logs.append(_describe(loaded, engine, f"precision {precision:g}"))
     bindings = parameter_sets(values, loaded.parameters)
     operators = load_observables(observables, loaded)
-    plan = Plan(method=method, noise=noise, precision=precision, seed=work["seed"])
-    return estimate(loaded, bindings, operators, plan)
+    return estimate(loaded, bindings, operators, precision, engine)
 
 
 def _choose_precision(
@@ -112,8 +127,9 @@ def _choose_precision(
     return 1 / math.sqrt(shots) if shots else DEFAULT_PRECISION
 
 
-def _prepare(source: object, work: dict[str, Any]) -> tuple[LoadedCircuit, str, Any]:
+def _prepare(source: object, work: dict[str, Any]) -> tuple[LoadedCircuit, Engine]:
     loaded = load_circuit(source)
+    loaded = replace(loaded, circuit=simplify_control_flow(loaded.circuit))
     width = backend_document(work["model"], "conf")["n_qubits"]
     if max(loaded.active) >= width:
         raise SimulationError(
@@ -126,7 +142,8 @@ def _prepare(source: object, work: dict[str, Any]) -> tuple[LoadedCircuit, str, 
         noise = noise_model(work["model"], loaded.active)
     else:
         loaded = replace(loaded, circuit=_decompose(loaded.circuit))
-    return loaded, choose_method(loaded.circuit, noise is not None), noise
+    method = choose_method(loaded.circuit, noise is not None)
+    return loaded, Engine(method=method, noise=noise, seed=work["seed"])
 
 
 def _unpack_pub(pub: Any, max_length: int) -> list[Any]:
@@ -148,9 +165,9 @@ def _decompose(circuit: Any) -> Any:
     return transpile(circuit, backend, optimization_level=0)
 
 
-def _describe(loaded: LoadedCircuit, method: str, noise: Any, effort: str) -> str:
+def _describe(loaded: LoadedCircuit, engine: Engine, effort: str) -> str:
     return (
         f"circuit with {loaded.width} qubits ({len(loaded.active)} in use) and "
-        f"{len(loaded.parameters)} parameters: method {method}, "
-        f"{'with' if noise else 'without'} noise, {effort}\n"
+        f"{len(loaded.parameters)} parameters: method {engine.method}, "
+        f"{'with' if engine.noise else 'without'} noise, {effort}\n"
     )

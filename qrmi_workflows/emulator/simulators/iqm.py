@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any
 
 from qrmi_workflows.emulator.simulators import SimulationError
+from qrmi_workflows.emulator.simulators.sampling import derive_seed
 
 __all__ = ["run", "warm"]
 
@@ -37,7 +38,10 @@ def run(work: dict[str, Any]) -> dict[str, Any]:
     if work.get("noise"):
         raise SimulationError("noise is not emulated for IQM; set `noise = false`")
     shots = request["shots"]
-    measurements = [_measure(circuit, shots, work["seed"]) for circuit in request["circuits"]]
+    measurements = [
+        _measure(circuit, shots, derive_seed(work["seed"], rank))
+        for rank, circuit in enumerate(request["circuits"])
+    ]
     counts = [_count(bits, shots) for bits in measurements]
     result = {"measurements": measurements, "measurement_counts": counts}
     return {"result": json.dumps(result), "logs": f"{len(measurements)} circuits, {shots} shots\n"}

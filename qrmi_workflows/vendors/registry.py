@@ -107,10 +107,12 @@ def vendor_of_payload(content: object, *, where: str) -> Vendor:
             f"{where}: has type {type(content).__name__}, which is not a payload. "
             f"{_describe_formats()}"
         )
-    for vendor in _vendors().values():
-        if set(vendor.schema["required"]) & set(content):
-            _check_schema(content, vendor, where)
-            return vendor
+    # Vendors may share a key, as IQM and OQTOPUS do; the one with most of the keys is meant.
+    vendors = list(_vendors().values())
+    found = max(vendors, key=lambda vendor: len(_shared_keys(vendor, content)))
+    if _shared_keys(found, content):
+        _check_schema(content, found, where)
+        return found
     keys = ", ".join(repr(key) for key in content) or "none"
     raise PayloadError(
         f"{where}: the keys ({keys}) do not match any vendor's payload. {_describe_formats()}"
@@ -231,6 +233,10 @@ def describe_unknown(given: Iterable[str], known: Collection[str], what: str) ->
 def _resolve(reference: str) -> Callable[..., Any]:
     function: Callable[..., Any] = pkgutil.resolve_name(reference)
     return function
+
+
+def _shared_keys(vendor: Vendor, content: Mapping[str, Any]) -> set[str]:
+    return set(vendor.schema["required"]) & set(content)
 
 
 def _describe_formats() -> str:

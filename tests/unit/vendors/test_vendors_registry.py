@@ -28,7 +28,9 @@ def test_a_front_end_that_no_vendor_offers_is_refused():
 
 
 def test_an_unknown_resource_type_is_refused_with_the_known_types():
-    with pytest.raises(ConfigError, match=r"unknown resource type 'other'; .* one of: ibm-quantum"):
+    with pytest.raises(
+        ConfigError, match=r"unknown resource type 'other'; .* one of: alice-bob-felis, "
+    ):
         find_frontend("sampler", qpu="o", resource_type="other")
 
 

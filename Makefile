@@ -5,12 +5,12 @@ IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 TIERS := $(wildcard $(addprefix tests/,unit emulator faults slurm engines))
 NO_DEMO_SLURM := the demo runs the same workflows on the emulator alone.
 NO_TEST_SLURM := as root, run `apt-get install slurm-wlm munge procps`, or run `make test-noslurm`.
-# Run two test files at once, because tests mostly wait. Each has its own Slurm and emulator.
-AT_ONCE := -n 2 --dist loadfile
+# Run four test files at once, because tests mostly wait. Each has its own Slurm and emulator.
+AT_ONCE := -n 4 --dist loadfile
 # Only root can create the users that some tests need.
 AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
 
-.PHONY: demo test test-noslurm coverage test-pythons test-slow test-servers test-parsl-suite test-tutorial break-it bench lint clean
+.PHONY: demo test test-noslurm coverage test-pythons test-slow test-parsl-suite test-tutorial break-it bench lint clean
 
 demo:
 	@slurm=; tools/setup slurm '$(NO_DEMO_SLURM)' || slurm=--no-slurm; \
@@ -24,11 +24,12 @@ test:
 test-noslurm: lint
 	@$(IN_VENV) pytest $(AT_ONCE) -m 'not slurm and not slow' $(TIERS)
 
-# The core's coverage by the tests that need no Slurm, including the processes that they start.
+# The core's coverage by the tests that need no Slurm, including the processes that they start. The
+# fault tests run once more for each setting in which real servers differ.
 coverage:
 	@tools/setup venv
-	@$(IN_VENV) pytest $(AT_ONCE) -q -m 'not slurm and not slow' --cov --cov-report=term \
-		tests/unit tests/emulator tests/faults
+	@$(IN_VENV) EVERY_SERVER=1 pytest $(AT_ONCE) -q -m 'not slurm and not slow' --cov \
+		--cov-report=term tests/unit tests/emulator tests/faults
 
 # Run the tests that need no Slurm with every other supported Python that is installed.
 test-pythons:
@@ -42,11 +43,6 @@ test-slow:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@tools/setup venv
 	@$(IN_VENV) pytest $(AT_ONCE) -m 'slow $(AS_USER)' $(TIERS)
-
-# Run the fault tests once more for each setting in which real servers differ.
-test-servers:
-	@tools/setup venv
-	@$(IN_VENV) EVERY_SERVER=1 pytest $(AT_ONCE) -m 'not slow and not slurm' tests/faults
 
 # Run Parsl's own tests on our provider, launcher and executor, in blocks that hold a QPU.
 test-parsl-suite:

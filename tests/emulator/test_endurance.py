@@ -67,6 +67,7 @@ def test_no_accepted_task_is_lost_if_the_emulator_is_killed(tmp_path, config):
         assert known <= accepted <= known + 2  # each client may have lost one response
 
 
+@pytest.mark.slow
 def test_a_simulation_interrupted_by_kill_9_runs_again(tmp_path):
     """A task that was running when the emulator was killed completes after a restart."""
     circuit = QuantumCircuit(17)
@@ -88,6 +89,7 @@ def test_a_simulation_interrupted_by_kill_9_runs_again(tmp_path):
         assert json.loads(resource.task_result(task).value)
 
 
+@pytest.mark.slow
 def test_stored_objects_survive_kill_9(tmp_path):
     """After a restart, an existing handle finds its results in the System API's object store."""
     qpus = ("ibm_system=ibm-quantum-system",)
@@ -103,6 +105,7 @@ def test_stored_objects_survive_kill_9(tmp_path):
         assert "without noise" in resource.task_logs(task)
 
 
+@pytest.mark.slow
 def test_memory_use_does_not_grow_with_the_number_of_tasks(tmp_path, config):
     """The first 3,000 tasks may fill caches, but the next 7,000 add next to nothing."""
     with start_emulator(tmp_path / "state", config=config) as emulator:

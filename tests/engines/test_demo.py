@@ -64,6 +64,7 @@ def processes_of(folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_it_runs_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if a proxy is set: it must not be used for the addresses of this machine."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")

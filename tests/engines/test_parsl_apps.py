@@ -56,6 +56,7 @@ def write_payload(shots, outputs=()):
     Path(outputs[0].filepath).write_text(json.dumps(bell(shots)))
 
 
+@pytest.mark.slow
 def test_a_mixed_block_runs_no_more_calls_on_the_qpu_than_it_has_lanes(parsl_site: Site):
     qpu = {"qpu": 1}
     with parsl_site.load(lanes=2, max_workers_per_node=6) as kernel:
@@ -138,6 +139,7 @@ def sample_or_fail(payload, fail, *, lease):
     return result.task_id
 
 
+@pytest.mark.slow
 def test_another_run_finds_the_tasks_of_a_named_step(parsl_site: Site):
     options = {"local": True, "run_dir": str(parsl_site.folder / "runs"), "retries": 0}
     before = parsl_site.tasks()["accepted"]

@@ -90,6 +90,7 @@ def sample_and_name_the_manager(payload, folder, *, lease):
     return lease.run(payload).task_id
 
 
+@pytest.mark.slow
 def test_a_block_is_submitted_for_the_first_call_and_cancelled_when_idle(parsl_site: Site):
     closed = parsl_site.sessions()["closed"]
     with parsl_site.load(init_blocks=0) as kernel:
@@ -106,6 +107,7 @@ def test_a_block_is_submitted_for_the_first_call_and_cancelled_when_idle(parsl_s
     assert parsl_site.sessions()["closed"] - closed == 2
 
 
+@pytest.mark.slow
 def test_a_block_that_is_starting_is_not_scaled_in_as_idle(parsl_site: Site):
     """A strategy that took it for idle would cancel it and submit another one, again and again."""
     before = parsl_site.sessions()["opened"]
@@ -120,6 +122,7 @@ def test_a_block_that_is_starting_is_not_scaled_in_as_idle(parsl_site: Site):
     assert parsl_site.sessions()["opened"] - before == 1
 
 
+@pytest.mark.slow
 def test_a_call_is_retried_in_another_block_if_the_first_is_lost_before_its_workers_start(
     parsl_site: Site,
 ):
@@ -154,6 +157,7 @@ def test_a_block_adopts_the_lease_of_the_site_and_leaves_it_open(parsl_site: Sit
         assert site_lease.run(bell()).task_id
 
 
+@pytest.mark.slow
 def test_a_cancelled_block_releases_its_lease_even_if_processes_ignore_sigterm(
     parsl_site: Site,
 ):
@@ -235,6 +239,7 @@ def test_a_command_in_a_bash_app_uses_the_lane_of_its_call(parsl_site: Site):
     assert all(result.exists() for result in results)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(150)
 def test_a_call_whose_manager_was_killed_is_retried_in_another_block(parsl_site: Site):
     before = parsl_site.tasks()

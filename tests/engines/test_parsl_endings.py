@@ -116,6 +116,7 @@ def test_ctrl_c_ends_the_program_and_releases_the_lease(parsl_site: Site):
     wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release")
 
 
+@pytest.mark.slow
 def test_a_block_that_the_user_cancels_releases_its_lease(parsl_site: Site):
     with parsl_site.load():
         sample(bell()).result()
@@ -179,6 +180,7 @@ def test_slurm_runs_one_block_at_a_time_on_a_qpu(parsl_site: Site):
         assert parsl_site.sessions()["open"] == 1
 
 
+@pytest.mark.slow
 def test_every_error_of_this_project_reaches_the_caller_unchanged(parsl_site: Site):
     with parsl_site.load():
         arrived = [fail_with(error).exception() for error in EXAMPLES]

@@ -77,6 +77,7 @@ def test_a_memoised_call_on_another_qpu_is_another_call(parsl_site: Site):
     wait_until(lambda: not parsl_site.jobs(), "the blocks to end")
 
 
+@pytest.mark.slow
 def test_a_checkpointed_program_on_another_qpu_runs_again(parsl_site: Site):
     def run(name: str) -> list[tuple[str, str]]:
         plain = python_app(executors=["qpu"], cache=True)(plain_on)
@@ -117,6 +118,7 @@ def local(site: Site, qpu: str = "ibm_quick", **options: Any) -> Any:
     return qpu_config(qpu, local=True, run_dir=str(site.folder / "runs"), **options)
 
 
+@pytest.mark.slow
 def test_a_name_finds_the_tasks_of_a_call_only_if_that_has_failed(
     parsl_site: Site, caplog: pytest.LogCaptureFixture
 ):
@@ -163,6 +165,7 @@ def endless_command(inputs=(), outputs=()):
     return f"qpu run {inputs[0]} -o {outputs[0]}"
 
 
+@pytest.mark.slow
 def test_a_call_ends_with_its_walltime_and_its_tasks_are_cancelled(parsl_site: Site):
     path = parsl_site.folder / "bell.json"
     path.write_text(json.dumps(bell()))
@@ -215,6 +218,7 @@ def test_a_bash_app_runs_commands_on_the_blocks_qpu(parsl_site: Site):
     assert parsl_site.tasks()["accepted"] - before == 5
 
 
+@pytest.mark.slow
 def test_an_idle_block_releases_the_qpu_although_others_may_be_idle_longer(parsl_site: Site):
     before = parsl_site.sessions()
     provider = QPUSlurmProvider(qpu="ibm_quick", walltime="00:05:00", status_polling_interval=1)
@@ -253,6 +257,7 @@ def test_monitoring_records_calls_blocks_and_resources(parsl_site: Site):
     assert str(job[0]).isdecimal()
 
 
+@pytest.mark.slow
 def test_a_block_holds_several_qpus(parsl_site: Site):
     names = ["ibm_quick", "ibm_other"]
     before = parsl_site.sessions()["opened"]

@@ -76,6 +76,7 @@ def raise_unreadable():
     raise module.Error
 
 
+@pytest.mark.slow
 def test_a_call_that_cannot_be_pickled_or_unpickled_fails_alone(parsl_site: Site):
     opened = parsl_site.sessions()["opened"]
     with parsl_site.load():
@@ -125,6 +126,7 @@ def test_ctrl_c_cancels_running_tasks_and_releases_the_lease(parsl_site: Site):
     assert tasks["accepted"] == tasks["finished"]
 
 
+@pytest.mark.slow
 def test_the_run_folder_may_have_spaces_and_braces_in_its_name(parsl_site: Site):
     folder = str(parsl_site.folder / "a user's {run} #1")
     with parsl.load(Config(executors=[executor()], run_dir=folder)):

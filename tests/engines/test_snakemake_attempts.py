@@ -88,6 +88,7 @@ def noted(project: Project, rule: str) -> tuple[list[str], list[list[str]]]:
     return [line[0] for line in lines], [line[1:] for line in lines]
 
 
+@pytest.mark.slow
 def test_each_attempt_is_a_job_with_its_own_resources_and_qpu(project):
     """A rule's own `retries` must not run again inside the job, whatever kind of rule it is."""
     project.write(RETRIED, script=SCRIPT)
@@ -139,6 +140,7 @@ def test_the_attempts_of_a_rule_share_one_paid_task(project):
     assert project.control.counters()["tasks"]["accepted"] == before + 1
 
 
+@pytest.mark.slow
 def test_a_job_under_another_qpu_than_its_rule_asks_for_fails_before_the_rule_runs(project):
     """A function in `resources` may answer differently inside the job, as `least_busy()` does."""
     project.write(

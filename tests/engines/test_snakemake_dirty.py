@@ -110,6 +110,7 @@ def test_the_jobs_of_a_killed_run_keep_their_outputs_and_the_next_ones_start_cle
     assert is_clean(project)
 
 
+@pytest.mark.slow
 def test_a_third_run_waits_for_the_first_ones_jobs_too(project):
     """Snakemake keeps only the last id: that of the second run's job, which was cancelled."""
     orphans = killed(project)
@@ -129,6 +130,7 @@ def test_a_third_run_waits_for_the_first_ones_jobs_too(project):
     assert is_clean(project)
 
 
+@pytest.mark.slow
 def test_a_failed_submission_does_not_make_an_orphans_outputs_pass_for_complete(project):
     orphans = killed(project)
     refuse = project.folder / "bin" / "sbatch"

@@ -198,6 +198,7 @@ def kill_job(job: str, environ: dict[str, str]) -> None:
     os.killpg(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_parsl_provider_runs_blocks_on_the_toy(site, tmp_path, emulator):
     before = emulator.counters()["tasks"]["completed"]
     payload = json.loads((Path(__file__).parents[2] / "examples/bell/bell.json").read_text())

@@ -16,7 +16,7 @@ from qrmi_workflows import Lease, open_lease
 from qrmi_workflows.emulator import Emulator, start_emulator
 
 SERVERS = [{}]
-if os.environ.get("EVERY_SERVER"):  # `make test-servers`
+if os.environ.get("EVERY_SERVER"):  # `make coverage`
     SERVERS = servers("ibm-quantum-compute-service", "ibm-quantum-system")
 CONFIG = """
 [qpus.ibm_quick]

@@ -46,7 +46,11 @@ with open_lease(qpu, step=step) as lease:
     for future in futures:
         print(future.result().task_id, flush=True)
 """
-every_server = pytest.mark.parametrize("vendor", SERVERS, indirect=True)
+every_server = pytest.mark.parametrize(
+    "vendor",
+    [pytest.param(name, marks=() if name == "default" else pytest.mark.slow) for name in SERVERS],
+    indirect=True,
+)
 SHORT, LONG = 0.05, 3.0  # seconds of a task; the long ones run while a step is killed
 
 

@@ -283,7 +283,6 @@ def test_ci_runs_make_test() -> None:
     assert script.read_text().splitlines()[-7:] == [
         "make test",
         "make test-slow",
-        "make test-servers",
         "make coverage",
         "make test-pythons",
         "make test-tutorial",

@@ -230,7 +230,7 @@ def to_plain(value: Any) -> Any:
 
 def _is_text(text: str) -> bool:
     """Return whether a string is the content of a file rather than its path."""
-    return "\n" in text or text.lstrip().startswith(("{", "OPENQASM"))
+    return "\n" in text or ";" in text or text.lstrip().startswith(("{", "OPENQASM"))
 
 
 def _parse(source: object, where: str, kind: str) -> Any:

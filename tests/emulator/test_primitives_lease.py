@@ -229,7 +229,9 @@ def test_a_failed_task_raises_its_reason(lease):
     held = lease("ibm_fez")
     content = {
         "program_id": "sampler",
-        "parameters": {"pubs": [["OPENQASM 3.0; bit c; nonsense; c = measure $0;"]]},
+        "parameters": {
+            "pubs": [["OPENQASM 3.0; bit c; array[int[8], 2] nonsense; c = measure $0;"]]
+        },
     }
 
     with pytest.raises(TaskFailedError, match="OpenQASM"):

@@ -171,7 +171,9 @@ def test_truncated_answers_lose_no_result(quick, fault, counted, kind):
 
 def test_a_failed_task_says_why_and_is_not_submitted_again(emulator, counted):
     invalid = bell()
-    invalid["parameters"]["pubs"][0][0] = "OPENQASM 3.0; bit[1] c; nonsense $0; c[0] = measure $0;"
+    invalid["parameters"]["pubs"][0][0] = (
+        "OPENQASM 3.0; bit[1] c; array[int[8], 2] nonsense; c[0] = measure $0;"
+    )
 
     def step() -> None:
         with open_lease("ibm_fez", step="invalid") as lease:

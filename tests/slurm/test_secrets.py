@@ -22,7 +22,7 @@ from waiting import wait_until
 pytestmark = pytest.mark.slurm
 
 BELL = Path(__file__).parents[2] / "examples" / "bell"
-FAILS = "OPENQASM 3.0; bit[1] c; nonsense $0; c[0] = measure $0;"
+FAILS = "OPENQASM 3.0; bit[1] c; array[int[8], 2] nonsense; c[0] = measure $0;"
 OPEN = """
 import logging, sys
 logging.basicConfig(level=logging.DEBUG)

@@ -123,7 +123,7 @@ def test_a_malformed_pub_is_refused_with_its_position():
 )
 def test_malformed_observables_are_refused(observables):
     def estimated(observables: object) -> Payload:
-        pubs = [["OPENQASM 3.0; x $0;", observables]]
+        pubs = [['OPENQASM 3.0; include "stdgates.inc"; x $0;', observables]]
         return Payload.from_content({"program_id": "estimator", "parameters": {"pubs": pubs}})
 
     with pytest.raises(

@@ -124,6 +124,7 @@ class _IBM:
                 pub,
                 index=index,
                 default_shots=default_shots,
+                options=parameters.get("options") or {},
                 qpu=qpu,
                 target=target,
             )

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
+import zlib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from qrmi_workflows.errors import PayloadError
 from qrmi_workflows.vendors.base import ProgramSettings, needs_extra
+from qrmi_workflows.vendors.ibm.openqasm import is_openqasm, version
 from qrmi_workflows.vendors.ibm.registers import escape, escaped, rename
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
-__all__ = ["primitive_content", "read_circuits", "to_openqasm"]
+__all__ = ["openqasm_of", "primitive_content", "read_circuits", "require_version_3", "to_openqasm"]
 
 _QPY_MAGIC = b"QISKIT"
 # The declarations of Qiskit's exporter, which writes one statement per line.
 _REGISTER = re.compile(r"^bit\[\d+\] (\w+);$", re.M)
 _ALIAS = re.compile(r"^let (\w+) = ", re.M)
 _PARAMETER = re.compile(r"^input float\[64\] (\w+);$", re.M)
-# The version is the first statement of a program; only white space and comments precede it.
-_OPENQASM_VERSION = re.compile(r"\A(?:\s|//[^\n]*\n|/\*.*?\*/)*OPENQASM\s+(\d+)", re.S)
 
 
 def read_circuits(
@@ -38,15 +41,24 @@ def read_circuits(
         circuits = [to_openqasm(circuit) for circuit in _load_qpy(data, where)]
         return _to_content(circuits, settings, where)
     text = data.decode(errors="replace")
-    version = _OPENQASM_VERSION.match(text)
-    if version is None:
+    if not is_openqasm(text):
         return None
-    if version[1] != "3":
+    require_version_3(text, where)
+    return _to_content([text], settings, where)
+
+
+def require_version_3(text: str, where: str) -> None:
+    """Refuse a program in another version of OpenQASM.
+
+    Raises:
+        PayloadError: The program states another version.
+    """
+    stated = version(text)
+    if stated not in (None, "3"):
         raise PayloadError(
-            f"{where}: the circuit is in OpenQASM {version[1]}; must be OpenQASM 3. Convert it: "
+            f"{where}: the circuit is in OpenQASM {stated}; must be OpenQASM 3. Convert it: "
             "`qiskit.qasm3.dumps(qiskit.qasm2.loads(text))`."
         )
-    return _to_content([text], settings, where)
 
 
 def to_openqasm(circuit: QuantumCircuit) -> str:
@@ -107,6 +119,34 @@ def _parameter_names(text: str) -> dict[str, str]:
         return {}
     digits = len(str(len(exported)))
     return {name: f"parameter_{rank:0{digits}}" for rank, name in enumerate(exported)}
+
+
+def openqasm_of(encoded: Mapping[str, Any], where: str) -> str | None:
+    """Return a circuit that qiskit-ibm-runtime has encoded as QPY; `None` if it cannot be read.
+
+    Raises:
+        PayloadError: A bit would be missing in the result.
+    """
+    if encoded.get("__type__") != "QuantumCircuit" or find_spec("qiskit") is None:
+        return None
+    text, loses_bits = _read_encoded(str(encoded.get("__value__")))
+    if loses_bits:
+        raise PayloadError(
+            f"{where}: a classical bit is in no register, so it would be missing in the result. "
+            "Add it to one: `circuit.add_register(ClassicalRegister(bits=[bit]))`."
+        )
+    return text
+
+
+@lru_cache(maxsize=64)
+def _read_encoded(value: str) -> tuple[str | None, bool]:
+    """Return a circuit as OpenQASM 3, and whether it has classical bits outside of registers."""
+    try:
+        circuit = _load_qpy(zlib.decompress(base64.standard_b64decode(value)), "")[0]
+        loses_bits = any(not circuit.find_bit(bit).registers for bit in circuit.clbits)
+        return to_openqasm(circuit), loses_bits
+    except Exception:  # a version of QPY or an instruction that only the vendor knows
+        return None, False
 
 
 def primitive_content(

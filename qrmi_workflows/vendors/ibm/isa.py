@@ -13,7 +13,17 @@ from functools import lru_cache
 from qrmi_workflows.errors import PayloadError
 from qrmi_workflows.vendors.ibm.openqasm import GateCall, Program
 
-__all__ = ["Backend", "check_isa", "check_shots", "read_backend"]
+__all__ = [
+    "FRACTIONAL_GATES",
+    "Backend",
+    "check_defined",
+    "check_isa",
+    "check_shots",
+    "read_backend",
+]
+
+FRACTIONAL_GATES = frozenset({"rx", "rzz"})
+"""IBM's gates of a continuous angle; https://quantum.cloud.ibm.com/docs/guides/fractional-gates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +97,21 @@ def check_isa(circuit: Program, backend: Backend, where: str, qpu: str) -> None:
             raise PayloadError(
                 f"{where} is not ISA for QPU {qpu!r}: {reason}. {_transpile_advice(qpu)}"
             )
+
+
+def check_defined(circuit: Program, where: str, qpu: str) -> None:
+    """Refuse a circuit with a gate that it does not define, even if the QPU has the gate.
+
+    Raises:
+        PayloadError: A gate has no definition.
+    """
+    if circuit.undefined:
+        name = circuit.undefined[0]
+        raise PayloadError(
+            f"{where} uses the gate {name!r} without a definition (IBM's error 1603); must define "
+            'it, or include it with `include "stdgates.inc";`. Qiskit\'s '
+            "`qasm3.dumps` writes the definitions. " + _transpile_advice(qpu)
+        )
 
 
 def _reason_not_isa(call: GateCall, backend: Backend) -> str | None:

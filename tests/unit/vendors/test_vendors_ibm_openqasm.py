@@ -53,7 +53,7 @@ def test_only_gate_calls_are_taken_for_gate_calls():
         """
     )
     assert program.inputs == ("a", "_β")
-    assert program.measured == (3, 0)
+    assert program.measured == (None, 3, 0)
     assert [(call.name, call.qubits) for call in program.calls] == [
         ("mine", (1, 3)),
         ("x", (0,)),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qrmi_workflows.cli.outputs import require_writable
+from qrmi_workflows.cli.types import Group
 from qrmi_workflows.errors import JournalError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["result"]
 
 
-@click.group()
+@click.group(cls=Group)
 def result() -> None:
     """Read results that are kept in files and in the journal."""
 

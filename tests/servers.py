@@ -7,13 +7,23 @@ import tomllib
 from qrmi_workflows.emulator.dialects import load_dialect
 from qrmi_workflows.emulator.settings import ServerSettings
 
-__all__ = ["qpus_of_servers", "servers", "to_toml", "vary"]
+__all__ = ["RESULT_SETTINGS", "qpus_of_servers", "servers", "to_toml", "vary"]
+
+RESULT_SETTINGS = {"encodes_if_asked", "nests_samples"}
+"""Settings that change only the text of results."""
 
 
-def servers(*types: str) -> list[dict[str, bool]]:
-    """Return settings for the servers of resource types: the defaults, and each one inverted."""
+def servers(*types: str, results: bool = False) -> list[dict[str, bool]]:
+    """Return settings for the servers of resource types: the defaults, and each one inverted.
+
+    Args:
+        *types: The resource types.
+        results: Whether to invert the settings that change only the text of results, too.
+    """
     defaults = ServerSettings()
     names = sorted({name for type_ in types for name in load_dialect(type_).server_settings})
+    if not results:
+        names = [name for name in names if name not in RESULT_SETTINGS]
     values = {name: getattr(defaults, name) for name in names}
     return [{}, *({name: not on} for name, on in values.items() if isinstance(on, bool))]
 

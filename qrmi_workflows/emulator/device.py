@@ -13,7 +13,7 @@ import logging
 import random
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from qrmi_workflows.emulator.clock import Clock
@@ -241,6 +241,7 @@ class Device:
                 "noise": self.settings.noise,
                 "exact": self.settings.exact,
                 "strict": self.settings.strict,
+                "server": asdict(self.settings.server),
                 "seed": self._derive_seed(task, request),
             },
         )

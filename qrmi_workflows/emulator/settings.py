@@ -26,11 +26,15 @@ class ServerSettings:
     Attributes:
         cancel_route: Whether tasks can be cancelled; if not, the route does not exist (404).
         closing_cancels_running: Whether closing a session also cancels its running tasks.
+        encodes_if_asked: Whether IBM's results have Qiskit's encoding if the job's parameters have
+            `support_qiskit: true`, and are plain JSON otherwise; if not, the other way round.
         finished_jobs_hold_lanes: Whether a job keeps its lane after its end, until it is deleted.
         json_results: Whether results are JSON; otherwise they are Python's repr of the same data.
         limits_shots: Whether more shots than the backend's `max_shots` fail a job of IBM's, with
             code 6000. IBM's page on job limits says that this limit is no longer enforced.
         log_route: Whether a task's log can be requested.
+        nests_samples: Whether the samples of IBM's plain JSON are nested lists in the shape of the
+            parameter values; if not, they are one flat list. IBM documents only one list.
         repeated_jobs_accepted: Whether a job that is submitted twice with the same id is accepted
             both times, as one; otherwise the second submission is refused (409).
         root_opens_sessions: Whether only root can open and close sessions, for all users.
@@ -39,10 +43,12 @@ class ServerSettings:
 
     cancel_route: bool = True
     closing_cancels_running: bool = True
+    encodes_if_asked: bool = True
     finished_jobs_hold_lanes: bool = False
     json_results: bool = True
     limits_shots: bool = True
     log_route: bool = False
+    nests_samples: bool = True
     repeated_jobs_accepted: bool = True
     root_opens_sessions: bool = True
     refuses_closed_sessions: bool = False

@@ -98,7 +98,9 @@ def work(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Any:
         sequence = sequence_for(device)
         (folder / "sequence.json").write_text(sequence.to_abstract_repr())
         with open_lease("ibm_fez", step="open") as lease:
-            patch.setenv("TASK", lease.run("bell.json").task_id)
+            result = lease.run("bell.json")
+        result.save("bell.result.json")
+        patch.setenv("TASK", result.task_id)
         yield folder
 
 

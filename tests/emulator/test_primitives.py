@@ -131,7 +131,7 @@ def test_circuits_as_qpy_with_bindings(qpu):
     circuit = QuantumCircuit(2)
     circuit.rx(angle, 0)
     circuit.measure_all()
-    document = {"pubs": [[circuit, [np.pi], 20]], "version": 2}
+    document = {"pubs": [[circuit, [np.pi], 20]], "version": 2, "support_qiskit": True}
     payload = Payload.QiskitPrimitive(
         input=json.dumps(document, cls=RuntimeEncoder), program_id="sampler"
     )

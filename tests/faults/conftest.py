@@ -17,7 +17,7 @@ from qrmi_workflows.emulator import Emulator, start_emulator
 
 SERVERS = [{}]
 if os.environ.get("EVERY_SERVER"):  # `make coverage`
-    SERVERS = servers("ibm-quantum-compute-service", "ibm-quantum-system")
+    SERVERS = servers("ibm-quantum-compute-service", "ibm-quantum-system", results=True)
 CONFIG = """
 [qpus.ibm_quick]
 type = "ibm-quantum-compute-service"

@@ -115,7 +115,7 @@ def test_without_a_decoder_the_vendors_text_is_the_result(
     assert "has no decoder" in capsys.readouterr().err
     document = json.loads(output.read_text())
     jsonschema.validate(document, result_schema())
-    assert "PrimitiveResult" in document["vendor_result"]
+    assert "num_bits" in document["vendor_result"]
     with pytest.raises(ResultError, match="has no decoder"):
         QuantumResult.load(output).counts()
     assert matched() == 1
@@ -130,7 +130,7 @@ def test_in_python_the_error_carries_it_and_the_journal_shows_it(
     ):
         lease.run(bell())
 
-    assert "PrimitiveResult" in caught.value.result.vendor_result
+    assert "num_bits" in caught.value.result.vendor_result
     with pytest.raises(SystemExit):
         main(["journal", "show", caught.value.result.task_id])
     shown = json.loads(capsys.readouterr().out)

@@ -50,7 +50,9 @@ class QuantumComputeService(IBMDialect):
     server_settings = (
         "cancel_route",
         "closing_cancels_running",
+        "encodes_if_asked",
         "limits_shots",
+        "nests_samples",
         "refuses_closed_sessions",
     )
 

@@ -54,8 +54,10 @@ class QuantumSystem(IBMDialect):
     type = "ibm-quantum-system"
     server_settings = (
         "cancel_route",
+        "encodes_if_asked",
         "finished_jobs_hold_lanes",
         "limits_shots",
+        "nests_samples",
         "repeated_jobs_accepted",
     )
 

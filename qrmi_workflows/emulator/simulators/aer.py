@@ -1,8 +1,7 @@
 """Qiskit Aer behind IBM's QPUs: the sampler and estimator primitives.
 
 The input follows IBM's schemas sampler_v2 and estimator_v2
-(https://github.com/Qiskit/ibm-quantum-schemas); the result is encoded by qiskit-ibm-runtime's
-`RuntimeEncoder`.
+(https://github.com/Qiskit/ibm-quantum-schemas).
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from qrmi_workflows.emulator.simulators import SimulationError
 from qrmi_workflows.emulator.simulators.circuits import LoadedCircuit, load_circuit, parameter_sets
 from qrmi_workflows.emulator.simulators.control_flow import simplify_control_flow
 from qrmi_workflows.emulator.simulators.estimation import estimate
+from qrmi_workflows.emulator.simulators.ibm_results import write_result
 from qrmi_workflows.emulator.simulators.noise import choose_method, noise_model, require_native
 from qrmi_workflows.emulator.simulators.observables import load_observables
 from qrmi_workflows.emulator.simulators.sampling import (
@@ -46,7 +46,7 @@ def run(work: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         work: `program`, `request` (the vendor's input as JSON text), `seed`, `noise`, `exact`,
-            `strict` and `model`.
+            `strict`, `model` and `server`.
 
     Returns:
         `result` (the text that IBM's API returns) and `logs`.
@@ -55,7 +55,7 @@ def run(work: dict[str, Any]) -> dict[str, Any]:
         SimulationError: The request cannot be simulated.
     """
     from qiskit.primitives.containers import PrimitiveResult
-    from qiskit_ibm_runtime.json import RuntimeDecoder, RuntimeEncoder
+    from qiskit_ibm_runtime.json import RuntimeDecoder
 
     programs = {"sampler": _sample, "estimator": _estimate}
     if work["program"] not in programs:
@@ -76,7 +76,8 @@ def run(work: dict[str, Any]) -> dict[str, Any]:
         own = {**work, "seed": derive_seed(seed, rank)}
         pub_results.append(run_pub(pub, params, options, own, logs))
     result = PrimitiveResult(pub_results, metadata={"version": 2})
-    return {"result": json.dumps(result, cls=RuntimeEncoder), "logs": "".join(logs)}
+    text = write_result(result, params, work.get("server", {}))
+    return {"result": text, "logs": "".join(logs)}
 
 
 def _choose_seed(options: dict[str, Any], default: int) -> int:

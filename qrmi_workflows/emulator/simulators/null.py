@@ -10,7 +10,7 @@ from typing import Any
 
 from qrmi_workflows.emulator.simulators import Outcome
 
-__all__ = ["null_outcome"]
+__all__ = ["null_outcome", "plain_null_outcome"]
 
 # Two shots of two bits, 00 and 11.
 _BITS = (
@@ -37,6 +37,15 @@ def null_outcome(program: str, request: str) -> Outcome:
     if program == "sequence":
         return Outcome(result=json.dumps({"0": json.loads(request)["runs"]}))
     return Outcome(result=_ESTIMATE if program == "estimator" else _SAMPLE)
+
+
+def plain_null_outcome(program: str) -> Outcome:
+    """Return the fixed result of a primitive in IBM's plain JSON."""
+    data: dict[str, Any] = {"meas": {"samples": ["0x0", "0x3"], "num_bits": 2}}
+    if program == "estimator":
+        data = {"evs": 0.0, "stds": 0.0}
+    pub = {"data": data, "metadata": {"circuit_metadata": {}}}
+    return Outcome(result=json.dumps({"results": [pub], "metadata": {"version": 2}}))
 
 
 def _typed(kind: str, value: object) -> dict[str, Any]:

@@ -279,7 +279,7 @@ def test_noise_and_strictness_need_the_devices_own_instructions(qpu, name):
         ("sampler", ["OPENQASM 3.0; qubit q; pow(2) @ nope q;"], "not OpenQASM 3"),
         ("estimator", [bell(), "ABC"], "observables"),
         ("estimator", ["OPENQASM 3.0; include 'stdgates.inc'; x $5;", "ZZ"], "span the device"),
-        ("executor", [bell()], "sampler and estimator are"),
+        ("executor", [bell()], "schema_version None is not emulated; v0.1"),
         ("sampler", ["OPENQASM 3.0; include 'stdgates.inc'; x $156;"], "fez has 156 qubits"),
     ],
 )

@@ -10,7 +10,15 @@ from math import pi
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from qiskit import QuantumCircuit, qasm3
+from qiskit.circuit import Parameter
+from qiskit_ibm_runtime.options_models.executor import ExecutorOptions
+from qiskit_ibm_runtime.quantum_program import QuantumProgram
+from qiskit_ibm_runtime.quantum_program.params_converters import QUANTUM_PROGRAM_PARAMS_CONVERTERS
+from samplomatic import build
+from samplomatic.transpiler import generate_boxing_pass_manager
 
 from qrmi_workflows import QuantumResult
 from qrmi_workflows.emulator import Emulator
@@ -150,3 +158,76 @@ def test_a_gate_where_the_qpu_has_none_is_refused(emulator, tmp_path):
 
     assert done.returncode == 2
     assert "has no 'cz' on QB1-QB3" in done.stderr
+
+
+def executor() -> dict[str, Any]:
+    """Return the payload of an executor as QRMI's generator writes it.
+
+    It has a circuit with two sets of parameter values, and a twirled one.
+    """
+    converter = QUANTUM_PROGRAM_PARAMS_CONVERTERS["v2.0"]
+    turned, angle = QuantumCircuit(2, name="turned"), Parameter("angle")
+    turned.rx(angle, 0)
+    turned.measure_all()
+    twirled = QuantumCircuit(2)
+    twirled.rx(pi, 0)
+    twirled.cz(0, 1)
+    twirled.measure_all()
+    manager = generate_boxing_pass_manager(enable_gates=True, enable_measures=True)
+    template, samplex = build(manager.run(twirled))
+    program = QuantumProgram(shots=50)
+    program.append_circuit_item(turned, circuit_arguments=np.array([[0.0], [pi]]))
+    program.append_samplex_item(template, samplex=samplex, samplex_arguments={}, shape=(3,))
+    params = converter.encoder(program, ExecutorOptions())
+    return {"program_id": "executor", "parameters": params.model_dump(mode="json")}
+
+
+@pytest.mark.parametrize("qpu", ["ibm_fez", "ibm_system"])
+def test_ibms_executor_runs(emulator, tmp_path, qpu):
+    """Each set of values has its shots; the bits of a register start with bit 0.
+
+    The twirled measurements come with their flips, which the client takes back.
+    """
+    done = run(emulator, tmp_path, qpu, executor(), "--shots", "40")
+
+    assert done.returncode == 0, done.stderr
+    result = QuantumResult.load(tmp_path / "r.json")
+    bits = result.to_numpy(pub=0)["meas"]
+    assert bits.shape == (2, 40, 2)
+    assert not bits[0].any()
+    assert bits[1, :, 0].all()
+    assert not bits[1, :, 1].any()
+    twirled = result.to_numpy(pub=1)
+    (flips,) = (array for name, array in twirled.items() if name.startswith("measurement_flips"))
+    assert (np.logical_xor(twirled["meas"], flips) == [True, False]).all()
+    converted = result.convert("to_quantum_program_result")
+    assert (converted[0]["meas"] == bits).all()
+
+
+def test_ibms_noise_learner_runs(emulator, tmp_path):
+    """The layers of a circuit, and their errors: the emulator has none by default."""
+    circuit = QuantumCircuit(4)
+    circuit.cz([0, 2], [1, 3])
+    circuit.cz(1, 2)
+    circuit.cz([0, 2], [1, 3])
+    parameters = {"circuits": [qasm3.dumps(circuit)], "options": {"max_layers_to_learn": 3}}
+    payload = {"program_id": "noiselearner", "parameters": parameters}
+
+    done = run(emulator, tmp_path, "ibm_fez", payload)
+
+    assert done.returncode == 0, done.stderr
+    result = QuantumResult.load(tmp_path / "r.json")
+    learned = result.convert("to_noise_learner_result")
+    assert [layer.qubits for layer in learned] == [[0, 1, 2, 3], [1, 2]]
+    assert len(learned[1].error.generators) == 15
+    assert not any(layer.error.rates.any() for layer in learned)
+    assert len(result.data) == 2
+
+
+def test_a_program_that_qrmi_does_not_know_is_refused(emulator, tmp_path):
+    payload = {"program_id": "noise-learner", "parameters": {"circuits": ["OPENQASM 3.0;"]}}
+
+    done = run(emulator, tmp_path, "ibm_fez", payload)
+
+    assert done.returncode == 2
+    assert "'noise-learner' is not one of ['sampler', 'estimator', 'executor'," in done.stderr

@@ -81,7 +81,7 @@ def test_ibms_compute_service(emulator, method, path, body, status):
     [
         ({"id": "x"}, 400),
         ({"backend": "nowhere"}, 404),
-        ({"program_id": "executor"}, 400),
+        ({"program_id": "noiselearner"}, 400),
         ({"timeout_secs": 0}, 400),
         ({"storage": {}}, 400),
         ({"storage": {"input": {"presigned_url": "file:///etc/passwd"}}}, 400),

@@ -45,8 +45,8 @@ def test_the_keys_identify_the_vendor():
         ('{"circuit": 1}', r"the keys \('circuit'\)"),
         ('{"program_id": "sampler"}', "'parameters' is a required property"),
         (
-            '{"program_id": "executor", "parameters": {"pubs": []}}',
-            r"\['program_id'\]: 'executor' is not one of \['sampler', 'estimator'\]",
+            '{"program_id": "sampling", "parameters": {"pubs": []}}',
+            r"\['program_id'\]: 'sampling' is not one of \['sampler', 'estimator', 'executor', ",
         ),
         ('{"program_id": "sampler", "parameters": {"pubs": []}}', r"\['pubs'\]"),
         ('{"sequence": {"register": []}, "job_runs": 0}', r"\['job_runs'\]: 0 is less"),

@@ -42,6 +42,7 @@ _STATUS = {
     "failed": "Failed",
     "cancelled": "Cancelled",
 }
+_PROGRAMS = ("sampler", "estimator", "executor")
 _BUCKET = "qrmi"
 _STORAGE_SECONDS = 60
 # The storage is normally the emulator's own, on a loopback address that no proxy reaches.
@@ -149,9 +150,9 @@ class QuantumSystem(IBMDialect):
         body = await read_json_object(request)
         device = self.device(required_field(body, "backend", str))
         program = required_field(body, "program_id", str)
-        if program not in ("sampler", "estimator"):
+        if program not in _PROGRAMS:
             raise RefusalError(
-                400, f"Program {program!r} is not supported; allowed: sampler, estimator."
+                400, f"Program {program!r} is not supported; allowed: {', '.join(_PROGRAMS)}."
             )
         timeout = required_field(body, "timeout_secs", int)
         if timeout < 1:

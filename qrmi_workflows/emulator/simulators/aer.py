@@ -1,4 +1,4 @@
-"""Qiskit Aer behind IBM's QPUs: the sampler and estimator primitives.
+"""Qiskit Aer behind IBM's QPUs: the sampler and estimator primitives, and other programs.
 
 The input follows IBM's schemas sampler_v2 and estimator_v2
 (https://github.com/Qiskit/ibm-quantum-schemas).
@@ -19,6 +19,7 @@ from qrmi_workflows.emulator.simulators.estimation import estimate
 from qrmi_workflows.emulator.simulators.ibm_results import write_result
 from qrmi_workflows.emulator.simulators.noise import choose_method, noise_model, require_native
 from qrmi_workflows.emulator.simulators.observables import load_observables
+from qrmi_workflows.emulator.simulators.programs import PROGRAMS
 from qrmi_workflows.emulator.simulators.sampling import (
     Engine,
     derive_seed,
@@ -42,7 +43,7 @@ def warm() -> None:
 
 
 def run(work: dict[str, Any]) -> dict[str, Any]:
-    """Run a sampler or an estimator.
+    """Run a sampler, an estimator, or another program of IBM's.
 
     Args:
         work: `program`, `request` (the vendor's input as JSON text), `seed`, `noise`, `exact`,
@@ -57,11 +58,9 @@ def run(work: dict[str, Any]) -> dict[str, Any]:
     from qiskit.primitives.containers import PrimitiveResult
     from qiskit_ibm_runtime.json import RuntimeDecoder
 
+    if work["program"] in PROGRAMS:
+        return PROGRAMS[work["program"]](work, _prepare)
     programs = {"sampler": _sample, "estimator": _estimate}
-    if work["program"] not in programs:
-        raise SimulationError(
-            f"program {work['program']!r} is not emulated; sampler and estimator are"
-        )
     try:
         params = json.loads(work["request"], cls=RuntimeDecoder)
     except Exception as error:  # the QPY and NumPy decoders raise many types

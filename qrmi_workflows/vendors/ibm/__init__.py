@@ -59,7 +59,15 @@ _CONVERTERS = {
     "to_primitive_result": Converter(
         programs=("sampler", "estimator"),
         function="qrmi_workflows.vendors.ibm.results:to_primitive_result",
-    )
+    ),
+    "to_quantum_program_result": Converter(
+        programs=("executor",),
+        function="qrmi_workflows.vendors.ibm.programs:to_quantum_program_result",
+    ),
+    "to_noise_learner_result": Converter(
+        programs=("noiselearner",),
+        function="qrmi_workflows.vendors.ibm.programs:to_noise_learner_result",
+    ),
 }
 
 
@@ -118,7 +126,8 @@ class _IBM:
         default_shots = parameters.get("shots") or parameters.get("options", {}).get(
             "default_shots"
         )
-        for index, pub in enumerate(parameters["pubs"]):
+        # The other programs have no PUBs; IBM checks their circuits, which are encoded as QPY.
+        for index, pub in enumerate(parameters.get("pubs", ())):
             check_pub(
                 content["program_id"],
                 pub,
@@ -130,7 +139,9 @@ class _IBM:
             )
 
     def encode(self, content: Mapping[str, Any]) -> VendorPayload:
-        parameters = {"version": 2, **content["parameters"]}
+        parameters = dict(content["parameters"])
+        if content["program_id"] != "executor":  # it has a `schema_version`
+            parameters = {"version": 2, **parameters}
         if content["program_id"] == "sampler":
             parameters["pubs"] = [_with_registers(pub) for pub in parameters["pubs"]]
         return VendorPayload(
@@ -142,12 +153,20 @@ class _IBM:
         )
 
     def with_shots(self, content: Mapping[str, Any], shots: int) -> Mapping[str, Any]:
+        parameters = content["parameters"]
+        if content["program_id"] == "executor":
+            program = {**parameters["quantum_program"], "shots": shots}
+            return {**content, "parameters": {**parameters, "quantum_program": program}}
+        if content["program_id"] == "noiselearner":
+            raise PayloadError(
+                f"shots={shots}: a noise learner has shots for each randomization. Set "
+                "`shots_per_randomization` in the payload's options."
+            )
         if content["program_id"] != "sampler":
             raise PayloadError(
                 f"shots={shots}: an estimator takes a precision, not shots. Set `precision` in the "
                 "payload."
             )
-        parameters = content["parameters"]
         pubs = [_with_pub_shots(pub, shots) for pub in parameters["pubs"]]
         return {**content, "parameters": {**parameters, "pubs": pubs, "shots": shots}}
 

@@ -1,4 +1,4 @@
-"""The JSON schema of IBM's payloads: the input of a primitive, version 2.
+"""The JSON schema of IBM's payloads: the inputs of the programs that QRMI's client knows.
 
 The options are in `options`.
 """
@@ -39,7 +39,12 @@ def _parameters(pub: dict[str, Any], options: dict[str, Any], **more: Any) -> di
         "options": options,
         **more,
     }
-    return {"type": "object", "properties": properties, "additionalProperties": False}
+    return {
+        "type": "object",
+        "required": ["pubs"],
+        "properties": properties,
+        "additionalProperties": False,
+    }
 
 
 def _if_program(program: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -49,14 +54,44 @@ def _if_program(program: str, parameters: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+# The versions of this schema differ, and most of a program is encoded, so IBM checks it.
+_EXECUTOR = {
+    "type": "object",
+    "required": ["schema_version", "quantum_program"],
+    "properties": {
+        "schema_version": {"type": "string"},
+        "quantum_program": {"type": "object", "required": ["shots"]},
+        "options": {"type": "object"},
+    },
+}
+# QRMI's client (0.26.4) drops all other options.
+_NOISE_LEARNER_OPTIONS = (
+    *("experimental", "layer_pair_depths", "max_layers_to_learn", "num_randomizations"),
+    *("shots_per_randomization", "simulator", "support_qiskit", "twirling_strategy"),
+)
+_NOISE_LEARNER = {
+    "type": "object",
+    "required": ["circuits"],
+    "properties": {
+        "circuits": {"type": "array", "minItems": 1, "items": _CIRCUIT},
+        "version": {"const": 2},
+        "support_qiskit": {"type": "boolean"},
+        "options": {
+            "type": "object",
+            "properties": {name: {} for name in _NOISE_LEARNER_OPTIONS},
+            "additionalProperties": False,
+        },
+    },
+    "additionalProperties": False,
+}
 _LEVEL = {"type": "integer", "minimum": 0, "maximum": 2}
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["program_id", "parameters"],
     "properties": {
-        "program_id": {"enum": ["sampler", "estimator"]},
-        "parameters": {"type": "object", "required": ["pubs"]},
+        "program_id": {"enum": ["sampler", "estimator", "executor", "noiselearner"]},
+        "parameters": {"type": "object"},
     },
     "additionalProperties": False,
     "allOf": [
@@ -69,6 +104,8 @@ SCHEMA: dict[str, Any] = {
                 _ESTIMATOR_PUB, ESTIMATOR_OPTIONS, precision=_PRECISION, resilience_level=_LEVEL
             ),
         ),
+        _if_program("executor", _EXECUTOR),
+        _if_program("noiselearner", _NOISE_LEARNER),
     ],
 }
 """The schema of a payload's content."""

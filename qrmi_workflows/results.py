@@ -97,6 +97,13 @@ class QuantumResult:
             f"type {self.type!r}."
         )
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the QPU says about the results, such as options that had no effect."""
+        lists = [item.get("warnings") for item in self.data]
+        found = [warning for each in lists if isinstance(each, list) for warning in each]
+        return tuple(dict.fromkeys(map(str, found)))
+
     def counts(self, register: str | None = None, *, pub: int = 0) -> Any:
         """Return the counts of one register of one PUB.
 

@@ -111,7 +111,7 @@ class TaskRun:
         if isinstance(known, QuantumResult):
             self.task_id = known.task_id
             self._delete(entry)
-            return known.decoded()
+            return _warn(known.decoded())
         with ExitStack() as held:
             held.enter_context(lane)
             started = time.time()
@@ -121,7 +121,7 @@ class TaskRun:
                 held.close()
             self._record_usage(started, state)
             result = self._fetch(entry, state)
-        return result.decoded()
+        return _warn(result.decoded())
 
     @property
     def _traits(self) -> ResourceType:
@@ -374,6 +374,12 @@ class TaskRun:
             qpu,
             task_id,
         )
+
+
+def _warn(result: QuantumResult) -> QuantumResult:
+    for warning in result.warnings:
+        logger.warning("task %s on QPU %r: %s", result.task_id, result.qpu, warning)
+    return result
 
 
 def _try_to_record(write: Callable[..., None], *args: object, **kwargs: object) -> bool:

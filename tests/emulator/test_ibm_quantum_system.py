@@ -6,8 +6,17 @@ import json
 
 import pytest
 from emulator_clients import ask, bell, ibm_headers, primitive, wait
+from qiskit import QuantumCircuit
 from qiskit_ibm_runtime.decoders.result_decoder import ResultDecoder
-from qrmi import QrmiError, ResourceStatusCode, TaskNotFoundError, TaskNotReadyError, TaskStatus
+from qiskit_ibm_runtime.json import RuntimeEncoder
+from qrmi import (
+    Payload,
+    QrmiError,
+    ResourceStatusCode,
+    TaskNotFoundError,
+    TaskNotReadyError,
+    TaskStatus,
+)
 from qrmi.primitives.ibm import SamplerV2, get_backend
 
 from qrmi_workflows.emulator.sigv4 import SignatureError, SignedRequest, check_signature
@@ -55,6 +64,20 @@ def test_more_shots_than_the_backend_allows_fail_with_ibms_code(qpu, emulator):
     _, document = ask(emulator, "GET", f"/ibm-quantum-system/v1/jobs/{task}", headers=headers)
     assert document["reason_code"] == 6000
     assert document["reason_message"] == "Too many shots given (100001 > 100000)."
+
+
+def test_a_circuit_that_is_not_isa_fails_with_ibms_code(qpu, emulator):
+    """The code is in IBM's registry of errors."""
+    circuit = QuantumCircuit(1, 1)
+    circuit.h(0)
+    circuit.measure(0, 0)
+    text = json.dumps({"pubs": [[circuit]], "version": 2}, cls=RuntimeEncoder)
+    resource = qpu("ibm_system")
+    task = resource.task_start(Payload.QiskitPrimitive(input=text, program_id="sampler"))
+    assert wait(resource, task) == TaskStatus.Failed
+    headers = ibm_headers(emulator, "ibm-quantum-system")
+    _, document = ask(emulator, "GET", f"/ibm-quantum-system/v1/jobs/{task}", headers=headers)
+    assert document["reason_code"] == 1517
 
 
 def test_a_failed_task_reports_its_reason(qpu):

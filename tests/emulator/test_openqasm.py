@@ -175,6 +175,30 @@ def test_switches_on_an_expression(features):
         assert outcomes(parse(text))["out"] == expected
 
 
+@pytest.mark.parametrize("target", ["bit", "register", "expression"])
+def test_switches_of_circuits_that_come_in_qpy(target):
+    """Qiskit's own instruction becomes conditions."""
+    for value in range(4):
+        register = ClassicalRegister(2, "a")
+        circuit = QuantumCircuit(QuantumRegister(3), register, ClassicalRegister(1, "out"))
+        for bit in range(2):
+            if value >> bit & 1:
+                circuit.x(bit)
+        circuit.measure([0, 1], register)
+        on, chosen = {
+            "bit": (register[1], value & 2),
+            "register": (register, value == 1),
+            "expression": (expr.bit_xor(register, 2), value == 3),
+        }[target]
+        with circuit.switch(on) as case:
+            with case(1):
+                circuit.x(2)
+            with case(case.DEFAULT):
+                circuit.z(2)
+        circuit.measure(2, circuit.cregs[1][0])
+        assert outcomes(circuit)["out"] == str(int(bool(chosen)))
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

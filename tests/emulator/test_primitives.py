@@ -129,9 +129,11 @@ def test_circuits_as_qpy_with_bindings(qpu):
     """qiskit-ibm-runtime's own client sends circuits in this form."""
     angle = Parameter("a")
     circuit = QuantumCircuit(2)
-    circuit.rx(angle, 0)
+    circuit.sx(0)
+    circuit.rz(angle, 0)
+    circuit.sx(0)
     circuit.measure_all()
-    document = {"pubs": [[circuit, [np.pi], 20]], "version": 2, "support_qiskit": True}
+    document = {"pubs": [[circuit, [0.0], 20]], "version": 2, "support_qiskit": True}
     payload = Payload.QiskitPrimitive(
         input=json.dumps(document, cls=RuntimeEncoder), program_id="sampler"
     )
@@ -262,13 +264,37 @@ def test_noisy_estimates_are_damped_but_close(qpu):
     assert np.all(data.stds < 0.01)
 
 
+@pytest.mark.parametrize("gate", ["h", "cx", "ryy in a condition"])
+def test_circuits_in_qpy_that_are_not_isa_are_refused_as_ibm_refuses_them(qpu, gate):
+    """IBM's code for them is 1517; gates inside conditions count too."""
+    circuit = QuantumCircuit(2, 1)
+    if gate == "h":
+        circuit.h(0)
+    elif gate == "cx":
+        circuit.cx(0, 1)
+    else:
+        with circuit.if_test((circuit.clbits[0], 0)):
+            circuit.ryy(0.5, 0, 1)
+    circuit.measure(0, 0)
+    document = {"pubs": [[circuit]], "version": 2}
+    payload = Payload.QiskitPrimitive(
+        input=json.dumps(document, cls=RuntimeEncoder), program_id="sampler"
+    )
+    resource = qpu("ibm_fez")
+    task = resource.task_start(payload)
+    assert wait(resource, task) == TaskStatus.Failed
+    logs = resource.task_logs(task)
+    assert "do not match the target definition (non-ISA circuits)" in logs
+    assert "error_codes#1517" in logs
+
+
 @pytest.mark.parametrize("name", ["ibm_noisy", "ibm_strict"])
 def test_noise_and_strictness_need_the_devices_own_instructions(qpu, name):
     """A circuit that was not transpiled fails, as with the vendor."""
     resource = qpu(name)
     task = resource.task_start(primitive("sampler", [[bell()]]))
     assert wait(resource, task) == TaskStatus.Failed
-    assert "transpile the circuit" in resource.task_logs(task)
+    assert "Transpile your circuits" in resource.task_logs(task)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pulser
 import pytest
 from emulator_clients import blockade
@@ -23,6 +24,7 @@ from qrmi_workflows.cli import main
 from qrmi_workflows.client.targets import cached_target, fetch_target
 from qrmi_workflows.emulator import Emulator
 from qrmi_workflows.lease.acquire import find_qpu
+from qrmi_workflows.results import result_schema
 from qrmi_workflows.vendors.ibm import transpiler_target
 
 
@@ -36,6 +38,16 @@ class Completed:
 
 
 Run = Callable[..., Completed]
+
+ISA_BELL = """OPENQASM 3.0;
+include "stdgates.inc";
+bit[2] c;
+rz(pi/2) $0; sx $0; rz(pi/2) $0;
+rz(pi/2) $1; sx $1; rz(pi/2) $1;
+cz $0, $1;
+rz(pi/2) $1; sx $1; rz(pi/2) $1;
+c[0] = measure $0; c[1] = measure $1;
+"""
 
 
 @pytest.fixture
@@ -115,6 +127,27 @@ def test_circuits_in_qpy_are_sampled(run):
     result = QuantumResult.load("r.json")
     assert set(result.counts(pub=0)) == {"00", "11"}
     assert result.counts(pub=1) == {"1": 50}
+
+
+def test_options_without_effect_are_named_on_the_terminal_and_in_the_file(run, caplog):
+    """They have an effect on a QPU, so that an emulated result without them would mislead."""
+    options = {
+        "dynamical_decoupling": {"enable": True},
+        "twirling": {"enable_gates": False, "enable_measure": True},
+        "default_shots": 10,
+    }
+    parameters = {"version": 2, "support_qiskit": True, "pubs": [[ISA_BELL]], "options": options}
+    payload = {"program_id": "sampler", "parameters": parameters}
+    Path("payload.json").write_text(json.dumps(payload))
+
+    done = run("run", "payload.json", "-o", "r.json", "--qpu", "ibm_fez")
+
+    assert done.exit_code == 0, done.stderr
+    result = QuantumResult.load("r.json")
+    names = ("options.dynamical_decoupling.enable = True", "options.twirling.enable_measure = True")
+    assert result.warnings == tuple(f"{name} has no effect on an emulated QPU" for name in names)
+    assert all(warning in caplog.text for warning in result.warnings)
+    jsonschema.validate(json.loads(Path("r.json").read_text()), result_schema())
 
 
 def test_every_bit_of_a_file_is_in_the_result_under_its_name(run):

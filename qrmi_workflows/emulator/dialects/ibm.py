@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from qrmi_workflows.emulator.backends import backend_document, fake_backends
 from qrmi_workflows.emulator.dialects.base import Dialect, JSONResponse, RefusalError
-from qrmi_workflows.emulator.simulators import Outcome, SimulationError
+from qrmi_workflows.emulator.simulators import CODE_PREFIX, Outcome, SimulationError
 from qrmi_workflows.emulator.simulators.ibm_results import is_encoded
 from qrmi_workflows.emulator.simulators.null import null_outcome, plain_null_outcome
 from qrmi_workflows.emulator.store import Task
@@ -106,7 +106,11 @@ class IBMDialect(Dialect):
 
 def reason_code(task: Task) -> int:
     """Return the code of a failed job, from IBM's registry of error codes where it is known."""
-    return 6000 if str(task.reason).startswith(TOO_MANY_SHOTS) else 1500
+    reason = str(task.reason)
+    if reason.startswith(TOO_MANY_SHOTS):
+        return 6000
+    _, _, code = reason.rpartition(CODE_PREFIX)
+    return int(code) if code.isdecimal() else 1500
 
 
 def _requested_shots(request: str) -> Iterator[int]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["SIMULATORS", "Outcome", "SimulationError", "load_simulator"]
+__all__ = ["CODE_PREFIX", "SIMULATORS", "Outcome", "SimulationError", "load_simulator"]
 
 SIMULATORS = {
     "aer": "qrmi_workflows.emulator.simulators.aer",
@@ -21,6 +21,9 @@ SIMULATORS = {
     "emu-mps": "qrmi_workflows.emulator.simulators.emu:MPS",
     "emu-sv": "qrmi_workflows.emulator.simulators.emu:SV",
 }
+
+CODE_PREFIX = "https://ibm.biz/error_codes#"
+"""What comes before the code at the end of an IBM error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,11 @@ from qrmi_workflows.emulator.simulators.estimation import estimate
 from qrmi_workflows.emulator.simulators.ibm_results import write_result
 from qrmi_workflows.emulator.simulators.noise import choose_method, noise_model, require_native
 from qrmi_workflows.emulator.simulators.observables import load_observables
+from qrmi_workflows.emulator.simulators.options import (
+    choose_seed,
+    find_ineffective,
+    require_emulated,
+)
 from qrmi_workflows.emulator.simulators.programs import PROGRAMS
 from qrmi_workflows.emulator.simulators.sampling import (
     Engine,
@@ -66,26 +71,21 @@ def run(work: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:  # the QPY and NumPy decoders raise many types
         raise SimulationError(f"the input cannot be decoded: {error}") from error
     options = params.get("options") or {}
-    seed = _choose_seed(options, work["seed"])
-    ignored = sorted(set(options) & {"dynamical_decoupling", "resilience", "twirling"})
-    logs = [f"options ignored by the emulator: {', '.join(ignored)}\n"] if ignored else []
+    seed = choose_seed(options, work["seed"])
+    require_emulated(options)
+    warnings = find_ineffective(params, options)
+    logs = [f"{warning}\n" for warning in warnings]
     run_pub = programs[work["program"]]
     pub_results = []
     for rank, pub in enumerate(params["pubs"]):
         own = {**work, "seed": derive_seed(seed, rank)}
-        pub_results.append(run_pub(pub, params, options, own, logs))
+        pub_result = run_pub(pub, params, options, own, logs)
+        if warnings:
+            pub_result.metadata["warnings"] = warnings
+        pub_results.append(pub_result)
     result = PrimitiveResult(pub_results, metadata={"version": 2})
     text = write_result(result, params, work.get("server", {}))
     return {"result": text, "logs": "".join(logs)}
-
-
-def _choose_seed(options: dict[str, Any], default: int) -> int:
-    seed = (options.get("simulator") or {}).get("seed_simulator")
-    if seed is None:
-        return default
-    if not isinstance(seed, int) or seed < 0:
-        raise SimulationError(f"seed_simulator = {seed!r}: must be a whole number, 0 or more")
-    return seed
 
 
 def _sample(
@@ -136,7 +136,9 @@ def _prepare(source: object, work: dict[str, Any]) -> tuple[LoadedCircuit, Engin
             f"the circuit uses qubit {max(loaded.active)}, but {work['model']} has {width} qubits"
         )
     noise = None
-    if work["noise"] or work["strict"]:
+    # IBM refuses circuits that are not ISA in any form. Those in OpenQASM are taken here, so that
+    # programs can be tried before they are transpiled; a QPY of one is most likely a mistake.
+    if work["noise"] or work["strict"] or not isinstance(source, str):
         require_native(work["model"], loaded.active, loaded.circuit)
     if work["noise"]:
         noise = noise_model(work["model"], loaded.active)

@@ -78,13 +78,15 @@ def _chain(target: Any, cases: list[Any]) -> Any:
     """Return the chain of conditions for the cases of a switch statement."""
     from qiskit import QuantumCircuit
     from qiskit.circuit import CASE_DEFAULT, IfElseOp
-    from qiskit.circuit.classical import expr
+    from qiskit.circuit.classical import expr, types
 
     labels, block = cases[0]
     if CASE_DEFAULT in labels:
         condition = expr.lift(True)
     else:
-        tests = [expr.equal(expr.lift(target), label) for label in labels]
+        value = expr.lift(target)
+        is_bit = isinstance(value.type, types.Bool)
+        tests = [expr.equal(value, bool(label) if is_bit else label) for label in labels]
         condition = functools.reduce(expr.logic_or, tests)
     if not cases[1:]:
         return IfElseOp(_condition(condition), block)

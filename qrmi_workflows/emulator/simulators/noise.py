@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from qrmi_workflows.emulator.simulators import SimulationError
+from qrmi_workflows.emulator.simulators import CODE_PREFIX, SimulationError
 
 __all__ = ["choose_method", "noise_model", "require_native"]
 
@@ -69,14 +69,18 @@ def require_native(model: str, active: Sequence[int], circuit: Any) -> None:
     """
     target = _target(model)
     for instruction in circuit.data:
-        name = instruction.operation.name
-        if name in _ALWAYS_NATIVE:
-            continue
+        operation = instruction.operation
         qubits = tuple(active[circuit.find_bit(qubit).index] for qubit in instruction.qubits)
-        if not target.instruction_supported(name, qubits):
+        for block in getattr(operation, "blocks", ()):
+            require_native(model, qubits, block)
+        if operation.name in _ALWAYS_NATIVE:
+            continue
+        if not target.instruction_supported(operation.name, qubits):
+            # The wording and the code are IBM's: https://quantum.cloud.ibm.com/docs/errors.
             raise SimulationError(
-                f"the instruction {name} on qubits {qubits} is not supported by {model}; "
-                "transpile the circuit for the backend's target"
+                "Circuits do not match the target definition (non-ISA circuits): the instruction "
+                f"{operation.name} on qubits {qubits} is not supported by {model}. Transpile your "
+                f"circuits for the target. -- {CODE_PREFIX}1517"
             )
 
 

@@ -88,21 +88,18 @@ def run_sets(circuit: Any, bindings: Any, engine: Engine, **options: Any) -> Any
     from qiskit.exceptions import QiskitError
     from qiskit_aer import AerSimulator
 
-    controlled = circuit.has_control_flow_op()
     # Aer 0.18 drops the ends of loops and conditions on qubits that are not measured afterwards.
     simulator = AerSimulator(
-        method=engine.method, noise_model=engine.noise, enable_truncation=not controlled
+        method=engine.method,
+        noise_model=engine.noise,
+        enable_truncation=not circuit.has_control_flow_op(),
     )
-    options["seed_simulator"] = engine.seed
-    names = list(circuit.parameters)
-    sets = bindings.as_array(names).reshape(bindings.size, len(names))
+    parameters = list(circuit.parameters)
+    sets = bindings.as_array(parameters).reshape(bindings.size, len(parameters))
     try:
-        if names and not controlled:
-            columns = {name: sets[:, rank].tolist() for rank, name in enumerate(names)}
-            job = simulator.run(circuit, parameter_binds=[columns], **options)
-        else:  # Aer 0.18 gives parameters after a loop or condition the value 0
-            job = simulator.run([circuit.assign_parameters(values) for values in sets], **options)
-        result = job.result()
+        # Not with `parameter_binds`: with it, Aer 0.18 takes the angle of a `cp` gate for 0.
+        circuits = [circuit.assign_parameters(values) for values in sets]
+        result = simulator.run(circuits, seed_simulator=engine.seed, **options).result()
     except (TypeError, ValueError, QiskitError) as error:
         raise SimulationError(f"the circuit cannot be simulated: {error}") from error
     if not result.success:

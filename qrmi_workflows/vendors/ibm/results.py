@@ -46,7 +46,12 @@ def decode_data(program: str, text: str) -> list[dict[str, Any]]:
         ResultError: The text is not a result of the program, in any of IBM's encodings.
     """
     to_data = {"sampler": _registers_to_data, "estimator": _estimates_to_data}
-    return _decode(program, text, to_data.get(program, to_plain))
+    data = _decode(program, text, to_data.get(program, to_plain))
+    if program in to_data and '"warnings"' in text:  # do not parse a long text for nothing
+        for item, metadata in zip(data, _read_metadata(json.loads(text)), strict=False):
+            if warnings := metadata.get("warnings"):
+                item["warnings"] = [str(warning) for warning in warnings]
+    return data
 
 
 def decode_arrays(program: str, text: str) -> list[dict[str, np.ndarray[Any, Any]]]:
@@ -140,6 +145,14 @@ def _read_pubs(document: Mapping[str, Any]) -> list[_Item]:
         return [_read_fields(decode_value(pub["__value__"]["data"])) for pub in pubs]
     read = [_read_fields(decode_value(pub["data"])) for pub in document["results"]]
     return [_in_shape(fields, _span_shape(document, index)) for index, fields in enumerate(read)]
+
+
+def _read_metadata(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    if "__type__" in document:
+        pubs = [pub["__value__"] for pub in document["__value__"]["pub_results"]]
+    else:
+        pubs = document["results"]
+    return [pub.get("metadata") or {} for pub in pubs]
 
 
 def _read_fields(fields: _Item) -> _Item:

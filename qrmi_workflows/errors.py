@@ -24,6 +24,9 @@ The tree::
     ├── SandboxError             the personal Slurm cluster could not be started or stopped
     └── EmulatorError            a QPU, simulator or fault that the emulator does not have
 
+All are a `RuntimeError`, as QRMI's own errors are, and a `PayloadError` is a `ValueError`, as
+Qiskit's and Pulser's are for a wrong input: programs that catch those catch ours.
+
 Each error has an attribute `retryable`: whether the same request may succeed later. Each survives
 pickling: Parsl sends exceptions from its workers to the submitting process, and one that cannot be
 unpickled there stops the whole executor.
@@ -60,7 +63,7 @@ __all__ = [
 ]
 
 
-class QPUError(Exception):
+class QPUError(RuntimeError):
     """The root of the tree.
 
     Attributes:
@@ -111,7 +114,7 @@ class RequestError(ConfigError):
     """A request for a QPU that cannot be granted (a count of zero, GRES given twice)."""
 
 
-class PayloadError(QPUError):
+class PayloadError(QPUError, ValueError):
     """A payload that cannot run: not JSON, of the wrong schema, or for another vendor."""
 
     exit_code = 2

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib import import_module
 from types import MappingProxyType
+from typing import Any
 
 from qrmi_workflows.errors import (
     AuthenticationError,
@@ -27,6 +29,7 @@ __all__ = [
     "is_session_ended",
     "is_transient",
     "may_submit_again",
+    "qrmi_error",
 ]
 
 _STATUS = re.compile(r"(?:status(?: code)?|body|http)[ :=(]*([1-5]\d\d)\b", re.IGNORECASE)
@@ -147,3 +150,10 @@ def may_submit_again(error: BaseException) -> bool:
     if isinstance(error, SessionEndedError):
         return False  # a closed session does not reopen
     return isinstance(error, AuthenticationError) or is_busy(error)
+
+
+def qrmi_error() -> type[Exception]:
+    """Return the base class of QRMI's exceptions."""
+    qrmi: Any = import_module("qrmi")  # its type stubs do not have the class (0.26.4)
+    base: type[Exception] = qrmi.QrmiError
+    return base

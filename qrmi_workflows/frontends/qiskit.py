@@ -6,14 +6,13 @@ The options are those of QRMI's own primitives (`default_shots`, `default_precis
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from qrmi_workflows.errors import PayloadError, QPUError, TaskCancelledError
+from qrmi_workflows.errors import PayloadError, QPUError
+from qrmi_workflows.frontends.qiskit_job import job_class
 from qrmi_workflows.payloads import to_plain
 from qrmi_workflows.vendors.base import needs_extra
 from qrmi_workflows.vendors.ibm.circuits import primitive_content, to_openqasm
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from qiskit.providers import JobStatus
 
     from qrmi_workflows.lease.lease import Lease
-    from qrmi_workflows.results import QuantumResult
 
 __all__ = ["make_estimator", "make_sampler"]
 
@@ -83,7 +81,7 @@ class _Primitive:
         # the vendor checks them.
         with suppress(QPUError):
             self._lease.target()
-        return _job_class()(self._lease, content)
+        return job_class()(self._lease, content)
 
 
 class _Sampler(_Primitive):
@@ -122,76 +120,6 @@ class _Estimator(_Primitive):
         return self._submit("estimator", [_estimator_pub(pub, default) for pub in _as_list(pubs)])
 
 
-class _Job:
-    """A task under a lease, with the interface of Qiskit's jobs.
-
-    `job_id` is valid in this process only; `task_id` is the vendor's id, once known.
-    """
-
-    def __init__(self, lease: Lease, content: Mapping[str, Any]) -> None:
-        super().__init__(str(uuid.uuid4()))  # type: ignore[call-arg]  # BasePrimitiveJob
-        self._last_state = ""
-        self._future = lease.submit(content, on_state=self._record_state)
-
-    @property
-    def task_id(self) -> str | None:
-        """The vendor's id of the task, once known."""
-        return self._future.task_id
-
-    @property
-    def future(self) -> Future[QuantumResult]:
-        """The future of the task's `QuantumResult`, which has its provenance."""
-        return self._future
-
-    def result(self, timeout: float | None = None) -> PrimitiveResult[Any]:
-        """Wait for the result, and return it.
-
-        Args:
-            timeout: The maximum time to wait, in seconds.
-
-        Raises:
-            TaskError: The task ended without a result.
-            TimeoutError: The result was not available in time.
-        """
-        return self._future.result(timeout).to_primitive_result()
-
-    def status(self) -> JobStatus:
-        """Return the status that the vendor last reported."""
-        from qiskit.providers import JobStatus
-
-        if self.cancelled():
-            return JobStatus.CANCELLED
-        if self._future.done():
-            return JobStatus.ERROR if self._future.exception() else JobStatus.DONE
-        states = {"Queued": JobStatus.QUEUED, "Running": JobStatus.RUNNING}
-        return states.get(self._last_state, JobStatus.INITIALIZING)
-
-    def done(self) -> bool:
-        """Return whether the task has completed with a result."""
-        return self.in_final_state() and not self.cancelled() and not self._future.exception()
-
-    def running(self) -> bool:
-        """Return whether the task is running on the QPU."""
-        return not self._future.done() and self._last_state == "Running"
-
-    def cancelled(self) -> bool:
-        """Return whether the task was cancelled, here or at the vendor."""
-        if not self._future.done() or self._future.cancelled():
-            return self._future.cancelled()
-        return isinstance(self._future.exception(), TaskCancelledError)
-
-    def in_final_state(self) -> bool:
-        """Return whether the task has completed, failed or been cancelled."""
-        return self._future.done()
-
-    def cancel(self) -> None:
-        """Cancel the task, also at the vendor."""
-        self._future.cancel()
-
-    def _record_state(self, _task_id: str, state: object) -> None:
-        self._last_state = str(state)
-
-
 # Importing this module must not import Qiskit, so its base classes are added on first use.
 @cache
 def _sampler_class() -> Any:
@@ -205,13 +133,6 @@ def _estimator_class() -> Any:
     from qiskit.primitives import BaseEstimatorV2
 
     return type("LeaseEstimator", (_Estimator, BaseEstimatorV2), {})
-
-
-@cache
-def _job_class() -> Any:
-    from qiskit.primitives import BasePrimitiveJob
-
-    return type("LeaseJob", (_Job, BasePrimitiveJob), {"__doc__": _Job.__doc__})
 
 
 def _with_defaults(

@@ -10,8 +10,9 @@ from qrmi_workflows.vendors.base import needs_extra
 
 if TYPE_CHECKING:
     from qiskit.transpiler import Target
+    from qiskit_ibm_runtime.models import BackendProperties
 
-__all__ = ["read_target", "transpiler_target"]
+__all__ = ["backend_properties", "read_target", "transpiler_target"]
 
 
 def transpiler_target(target: str) -> Target:
@@ -45,6 +46,24 @@ def transpiler_target(target: str) -> Target:
         raise _invalid_target(repr(error)) from error
     result: Target = convert_to_target(configuration=configuration, properties=properties)
     return result
+
+
+def backend_properties(target: str) -> BackendProperties:
+    """Return a target's properties as qiskit-ibm-runtime's. Needs the extra `ibm`.
+
+    Raises:
+        ResultError: The text is not an IBM target.
+        ConfigError: The extra is not installed.
+    """
+    with needs_extra("ibm"):
+        from qiskit_ibm_runtime.utils.backend_decoder import properties_from_server_data
+
+    document = read_target(target)
+    try:
+        properties: BackendProperties = properties_from_server_data(document["properties"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _invalid_target(repr(error)) from error
+    return properties
 
 
 def read_target(target: str) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from qrmi_workflows.cli.types import CONFIG_OPTION, Command
 from qrmi_workflows.errors import PayloadError, QPUError, ResultError, UndecodedResultError
 
 if TYPE_CHECKING:
+    from qrmi_workflows.client.targets import QPUTarget
     from qrmi_workflows.config.job import JobQPU
     from qrmi_workflows.config.variables import OnStop
+    from qrmi_workflows.payloads import Payload
     from qrmi_workflows.results import QuantumResult
     from qrmi_workflows.tasks.run import OnAmbiguous
 
@@ -113,8 +115,7 @@ def run(
     require_writable(output, source=payload)
     found = find_qpu(qpu, config=config)
     task.require_type(found.name, found.type)
-    task.require_fit(found.name, None)
-    task.require_fit(found.name, _find_target(found))
+    _require_fit(task, found)
     is_within_step = QPU_STEP in os.environ and QPU_ATTEMPT in os.environ
     # In a step of a workflow, the task is journaled under that step, and the engine archives it.
     step = None if is_within_step else f"qpu run -o {output.absolute()}"
@@ -171,15 +172,20 @@ def _read_observables(path: Path) -> Any:
         ) from error
 
 
-def _find_target(qpu: JobQPU) -> str | None:
-    """Return the target if it is cached or can be fetched quickly; otherwise `None`."""
+def _require_fit(task: Payload, qpu: JobQPU) -> None:
+    """Check a payload against the target if that is cached or can be fetched quickly."""
     from qrmi_workflows.client.resource import QRMIResource
-    from qrmi_workflows.client.targets import fetch_target
+    from qrmi_workflows.client.targets import fetch_target, require_fit
 
-    with suppress(QPUError):
+    def fetch(*, refresh: bool = True) -> QPUTarget:
         deadlines = {"target": _TARGET_SECONDS}
         resource = QRMIResource(
             qpu.name, qpu.type, qpu.environment, token=qpu.token, deadlines=deadlines
         )
-        return fetch_target(qpu, resource=resource).text
-    return None
+        return fetch_target(qpu, resource=resource, refresh=refresh)
+
+    task.require_fit(qpu.name, None)
+    known = None
+    with suppress(QPUError):
+        known = fetch(refresh=False)
+    require_fit(task, qpu.name, known, fetch)

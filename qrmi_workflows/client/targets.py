@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,17 +20,19 @@ from qrmi_workflows.client.protocol import QuantumResource
 from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.config.folders import cache_folder
 from qrmi_workflows.config.job import JobQPU
-from qrmi_workflows.errors import ConfigError, ResourceError, ResultError
+from qrmi_workflows.errors import ConfigError, PayloadError, QPUError, ResourceError, ResultError
+from qrmi_workflows.payloads import Payload
 from qrmi_workflows.state.files import write_atomically
 from qrmi_workflows.vendors.registry import vendor_of_type
 
-__all__ = ["MAX_AGE_HOURS", "QPUTarget", "cached_target", "fetch_target"]
+__all__ = ["MAX_AGE_HOURS", "QPUTarget", "cached_target", "fetch_target", "require_fit"]
 
 logger = logging.getLogger(__name__)
 
 MAX_AGE_HOURS = 6.0
 """Hours for which a cached target is used; QPUs are calibrated about once a day."""
 
+_LIVE_SECONDS = 60.0  # the age up to which a target is taken for the QPU's present one
 _EXPIRY_SECONDS = 30 * 86400.0
 
 
@@ -49,6 +51,12 @@ class QPUTarget:
     fetched: str
     calibrated: str | None
     text: str = field(repr=False)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it was fetched a moment ago."""
+        age = time.time() - datetime.fromisoformat(self.fetched).timestamp()
+        return abs(age) < _LIVE_SECONDS
 
 
 def cached_target(
@@ -106,6 +114,41 @@ def fetch_target(
         ) from error
     _cache(_path(qpu, environ), found.text)
     return found
+
+
+def require_fit(
+    payload: Payload, qpu: str, known: QPUTarget | None, fetch: Callable[[], QPUTarget]
+) -> None:
+    """Refuse a payload that the QPU would reject.
+
+    The QPU may have changed since the target was cached, for example its limits. So a cached target
+    alone refuses no payload, unless the present one cannot be had.
+
+    Args:
+        payload: The payload.
+        qpu: The QPU's name.
+        known: The QPU's target, if it is known.
+        fetch: Fetches the present target.
+
+    Raises:
+        PayloadError: The payload cannot run on the QPU.
+    """
+    payload.require_fit(qpu, None)
+    if known is None:
+        return
+    try:
+        payload.require_fit(qpu, known.text)
+    except PayloadError:
+        if known.is_live:
+            raise
+        present = known
+        with suppress(QPUError):
+            present = fetch()
+        if present is known:
+            raise
+    else:
+        return
+    payload.require_fit(qpu, present.text)
 
 
 def _target(qpu: JobQPU, text: str, fetched: float) -> QPUTarget:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack
 
 from qrmi_workflows.client.protocol import TaskState
-from qrmi_workflows.client.targets import QPUTarget, cached_target, fetch_target
+from qrmi_workflows.client.targets import QPUTarget, cached_target, fetch_target, require_fit
 from qrmi_workflows.config.variables import OnStop
 from qrmi_workflows.errors import LeaseError
 from qrmi_workflows.journal.journal import Journal
@@ -203,14 +203,15 @@ class Lease:
         """Check a payload, and return it as `submit` would send it, without sending it.
 
         The payload is checked against the QPU's target if the target is in the cache (`qpu target`,
-        `Lease.target`) and at most a few hours old.
+        `Lease.target`) and at most a few hours old. Before it refuses the payload, it is fetched
+        again.
 
         Raises:
             PayloadError: The payload is invalid, for another vendor, or cannot run on this QPU.
         """
         valid = to_payload(payload, shots=shots)
         valid.require_type(self.qpu, self.type)
-        valid.require_fit(self.qpu, self._target.text if self._target else None)
+        require_fit(valid, self.qpu, self._target, self._refreshed_target)
         return valid
 
     def target(self, *, refresh: bool = False) -> str:
@@ -225,6 +226,10 @@ class Lease:
         if refresh or self._target is None:
             self._target = fetch_target(self.held.qpu, resource=self.resource, refresh=refresh)
         return self._target.text
+
+    def _refreshed_target(self) -> QPUTarget:
+        self._target = fetch_target(self.held.qpu, resource=self.resource, refresh=True)
+        return self._target
 
     @functools.cached_property
     def _target(self) -> QPUTarget | None:

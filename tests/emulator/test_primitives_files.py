@@ -18,11 +18,13 @@ import pytest
 from emulator_clients import blockade
 from qiskit import ClassicalRegister, QuantumCircuit, generate_preset_pass_manager, qasm3, qpy
 from qiskit.circuit import Parameter
+from qiskit.quantum_info import Statevector
 
 from qrmi_workflows import QuantumResult, open_lease
 from qrmi_workflows.cli import main
 from qrmi_workflows.client.targets import cached_target, fetch_target
 from qrmi_workflows.emulator import Emulator
+from qrmi_workflows.errors import PayloadError
 from qrmi_workflows.lease.acquire import find_qpu
 from qrmi_workflows.results import result_schema
 from qrmi_workflows.vendors.ibm import transpiler_target
@@ -250,7 +252,7 @@ def test_bad_files_are_refused_before_a_lease(run, emulator):
         file.truncate(100_000_000)
     ibm, pasqal = ["--qpu", "ibm_fez"], ["--qpu", "FRESNEL"]
     assert_refused(
-        emulator, run, ["h.qasm", *ibm], "not ISA for QPU 'ibm_fez'", "no gate 'h'", "rz, sx"
+        emulator, run, ["h.qasm", *ibm], "not ISA for QPU 'ibm_fez'", "no gate 'h'", "rz, rzz"
     )
     assert_refused(emulator, run, ["free.qasm", *ibm], "unbound parameters: a")
     assert_refused(emulator, run, ["old.qasm", *ibm], "OpenQASM 2; must be OpenQASM 3")
@@ -300,6 +302,66 @@ def test_a_target_is_fetched_once_and_shows_its_calibration_date(run, emulator, 
     assert "calibrated 2025-02-26T15:16:25-05:00, fetched 20" in again.stderr
     assert run("target", "ibm_fez").exit_code == 0
     assert time.time() - cached.stat().st_mtime < 60
+
+
+def test_a_stale_target_alone_refuses_nothing(run, emulator, cache):
+    """The QPU has since allowed more shots: the live target decides, in a command and a program."""
+    text = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $0; c[0] = measure $0;'
+    Path("x.qasm").write_text(text)
+    assert run("target", "ibm_fez").exit_code == 0
+    (cached,) = (cache / "qrmi-workflows" / "targets").iterdir()
+    stale = json.loads(cached.read_text())
+    stale["configuration"]["max_shots"] = 5
+
+    def let_the_cache_be_stale():
+        cached.write_text(json.dumps(stale))
+        os.utime(cached, (time.time() - 3600,) * 2)
+
+    let_the_cache_be_stale()
+    command = ("run", "x.qasm", "--shots", 6, "-o", "r.json", "--qpu", "ibm_fez")
+    with failing(emulator):
+        refused = run(*command)
+    assert refused.exit_code == 2
+    assert "shots=6: must be at most 5" in refused.stderr
+    done = run(*command)
+    assert done.exit_code == 0, done.stderr
+    assert QuantumResult.load("r.json").counts() == {"1": 6}
+
+    let_the_cache_be_stale()
+    with open_lease("ibm_fez", step="stale") as lease:
+        assert lease.run("x.qasm", shots=7).counts() == {"1": 7}
+        with pytest.raises(PayloadError, match="shots=100001: must be at most 100000"):
+            lease.check("x.qasm", shots=100_001)
+
+
+def test_a_circuit_with_fractional_gates_runs_if_they_were_asked_for(run):
+    """IBM's Heron QPUs have them; the QPU of this test accepts only its native gates."""
+    assert run("target", "ibm_strict", "-o", "target.json").exit_code == 0
+    text = Path("target.json").read_text()
+    circuit = QuantumCircuit(2)
+    circuit.rx(0.3, 0)
+    circuit.rzz(-0.4, 0, 1)
+    circuit.rx(-0.3, 0)
+    circuit.measure_all()
+    kept, left_out = (
+        generate_preset_pass_manager(
+            3, target=transpiler_target(text, use_fractional_gates=use), seed_transpiler=1
+        ).run(circuit)
+        for use in (True, False)
+    )
+    assert "rzz" in kept.count_ops()
+    assert not {"rx", "rzz"} & set(left_out.count_ops())
+
+    for number, isa in enumerate((kept, left_out)):
+        with Path("isa.qpy").open("wb") as file:
+            qpy.dump(isa, file)
+        arguments = ("--shots", 4000, "-o", f"{number}.json", "--qpu", "ibm_strict")
+        done = run("run", "isa.qpy", *arguments)
+        assert done.exit_code == 0, done.stderr
+
+    counts = [QuantumResult.load(f"{number}.json").counts().get("00", 0) for number in (0, 1)]
+    exact = Statevector(circuit.remove_final_measurements(inplace=False)).probabilities()[0]
+    assert counts == pytest.approx([4000 * exact] * 2, abs=5 * (4000 * exact * (1 - exact)) ** 0.5)
 
 
 def test_an_unusable_cache_is_ignored(run, cache):

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from qrmi_workflows.emulator.backends import FRACTIONAL_GATES
 from qrmi_workflows.emulator.simulators import CODE_PREFIX, SimulationError
 
 __all__ = ["choose_method", "noise_model", "require_native"]
@@ -101,7 +102,18 @@ def _is_clifford(circuit: Any) -> bool:
 def _target(model: str) -> Any:
     module = importlib.import_module(f"qiskit_ibm_runtime.fake_provider.backends.{model}")
     classes = [item for name, item in vars(module).items() if name.startswith("Fake")]
-    return classes[0]().target
+    return _with_fractional_gates(classes[0]().target)
+
+
+def _with_fractional_gates(target: Any) -> Any:
+    from qiskit.circuit import Parameter
+    from qiskit.circuit.library import RXGate, RZZGate
+
+    for name, gate in (("rx", RXGate), ("rzz", RZZGate)):
+        if "cz" in target and name not in target:
+            properties = dict(target[FRACTIONAL_GATES[name]])
+            target.add_instruction(gate(Parameter("theta")), properties, name=name)
+    return target
 
 
 def _restrict(target: Any, active: Sequence[int]) -> Any:

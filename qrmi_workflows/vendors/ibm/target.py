@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["backend_properties", "read_target", "transpiler_target"]
 
 
-def transpiler_target(target: str) -> Target:
+def transpiler_target(target: str, *, use_fractional_gates: bool = False) -> Target:
     """Convert a QPU's target to Qiskit's `Target`. Needs the extra `ibm`.
 
     Args:
         target: The JSON from `Lease.target` or `qpu target`: a backend's configuration and
             properties, including its calibration.
+        use_fractional_gates: Whether to keep the gates `rx` and `rzz`, if the QPU has them. A
+            circuit with these cannot have its gates twirled.
 
     Returns:
         A target for `generate_preset_pass_manager(target=…)`.
@@ -40,8 +42,12 @@ def transpiler_target(target: str) -> Target:
 
     document = read_target(target)
     try:
-        configuration = configuration_from_server_data(document["configuration"])
-        properties = properties_from_server_data(document["properties"])
+        configuration = configuration_from_server_data(
+            document["configuration"], use_fractional_gates=use_fractional_gates
+        )
+        properties = properties_from_server_data(
+            document["properties"], use_fractional_gates=use_fractional_gates
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise _invalid_target(repr(error)) from error
     result: Target = convert_to_target(configuration=configuration, properties=properties)

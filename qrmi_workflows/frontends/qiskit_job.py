@@ -10,7 +10,12 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from qrmi_workflows.errors import QPUError, TaskCancelledError, TaskUnknownError
+from qrmi_workflows.errors import (
+    QPUError,
+    TaskCancelledError,
+    TaskUnknownError,
+    UndecodedResultError,
+)
 from qrmi_workflows.frontends.qiskit_errors import job_errors, timed_out
 from qrmi_workflows.vendors.ibm.target import backend_properties
 from qrmi_workflows.vendors.registry import registered_type
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
     from qiskit.providers import JobStatus
 
     from qrmi_workflows.lease.lease import Lease
+    from qrmi_workflows.results import QuantumResult
     from qrmi_workflows.tasks.pool import TaskFuture
 
 __all__ = ["job_class"]
@@ -86,7 +92,7 @@ class _Job:
         """
         self.wait_for_final_state(timeout)
         with job_errors():
-            result = self._future.result()
+            result = self._kept_result()
             if decoder is None:
                 return result.to_primitive_result()
         value: Any = result.vendor_result
@@ -94,6 +100,13 @@ class _Job:
             value = each.decode(value)
         decoded: PrimitiveResult[Any] = value
         return decoded
+
+    def _kept_result(self) -> QuantumResult:
+        try:
+            return self._future.result()
+        except UndecodedResultError as error:
+            kept: QuantumResult = error.result
+            return kept  # IBM's own package may decode what this one cannot
 
     def wait_for_final_state(
         self,

@@ -8,6 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from fault_payloads import bell
+from qiskit import QuantumCircuit
 
 from qrmi_workflows import QuantumResult, open_lease
 from qrmi_workflows.cli import main
@@ -136,6 +137,16 @@ def test_in_python_the_error_carries_it_and_the_journal_shows_it(
     shown = json.loads(capsys.readouterr().out)
     assert shown["state"] == "completed"
     assert shown["result"]["decode_error"] == caught.value.result.decode_error
+
+
+def test_a_primitives_job_returns_it_if_ibms_own_package_can_decode_it(undecodable, emulator):
+    circuit = QuantumCircuit(2)
+    circuit.x(0)
+    circuit.measure_all()
+    with open_lease("ibm_quick", step="s") as lease:
+        result = lease.sampler().run([circuit], shots=2).result()
+
+    assert result[0].data.meas.get_counts() == {"00": 1, "11": 1}, "what this QPU always returns"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from dataclasses import replace
 
 import pytest
 from journal_steps import claim, complete
@@ -28,6 +30,15 @@ def test_a_record_reads_back_as_it_was_written(journal, path):
     assert record.state is RecordState.COMPLETED
     assert record.owner.pid == os.getpid()
     assert record.result.vendor_result == "{}"
+
+
+def test_a_record_has_only_numbers_that_every_reader_takes(journal, path):
+    (record,) = journal.step("s").records()
+    unbounded = replace(record, result=replace(record.result, data=[{"stds": [math.inf]}]))
+
+    document = json.loads(unbounded.to_json(), parse_constant=pytest.fail)
+
+    assert document["result"]["data"] == [{"stds": ["Infinity"]}]
 
 
 def test_only_the_user_can_read_a_record(path):

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
+import numpy as np
 import pytest
 from fault_payloads import bell
 from qiskit import QuantumCircuit
+from qiskit.primitives import DataBin, PrimitiveResult, SamplerPubResult
+from qiskit_ibm_runtime.json import RuntimeEncoder
 
 from qrmi_workflows import QuantumResult, open_lease
 from qrmi_workflows.cli import main
+from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.errors import ResultError, UndecodedResultError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.results import result_schema
@@ -120,6 +125,27 @@ def test_without_a_decoder_the_vendors_text_is_the_result(
     with pytest.raises(ResultError, match="has no decoder"):
         QuantumResult.load(output).counts()
     assert matched() == 1
+
+
+def test_levels_that_the_vendor_sends_are_in_the_file(
+    emulator, payload_file, tmp_path, monkeypatch
+):
+    """The emulator has no levels, so its text is replaced on its way from the client."""
+    levels = np.array([[0.1 + 0.2j], [np.inf - 0.1j]])
+    sent = PrimitiveResult([SamplerPubResult(DataBin(c=levels))])
+    answer = SimpleNamespace(value=json.dumps(sent, cls=RuntimeEncoder))
+    monkeypatch.setattr(QRMIResource, "task_result", lambda *_: answer)
+    output = tmp_path / "result.json"
+
+    assert qpu_run(payload_file, output) == 0
+
+    document = json.loads(output.read_text(), parse_constant=pytest.fail)
+    jsonschema.validate(document, result_schema())
+    assert document["data"][0]["registers"]["c"] == {
+        "num_bits": 1,
+        "levels": {"real": [[0.1], ["Infinity"]], "imag": [[0.2], [-0.1]]},
+    }
+    assert np.array_equal(QuantumResult.load(output).to_numpy()["c"], levels)
 
 
 def test_in_python_the_error_carries_it_and_the_journal_shows_it(

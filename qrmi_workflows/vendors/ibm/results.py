@@ -223,6 +223,8 @@ def _estimates_to_data(fields: _Item) -> _Item:
 def _register_to_data(field: Any) -> Any:
     if isinstance(field, Bits):
         return {"num_bits": field.num_bits, "counts": _counts(field.packed, field.num_bits)}
+    if field.dtype.kind != "c":  # how plain JSON writes levels is not documented
+        raise ValueError(f"a register is of type {field.dtype}")
     return {"num_bits": field.shape[-1], "levels": to_plain(field)}
 
 

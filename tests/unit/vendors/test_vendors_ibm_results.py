@@ -172,6 +172,7 @@ def test_levels_are_complex_arrays_in_their_shape(shape):
         {"c": {"samples": ["0x4"]}},
         {"c": {"samples": ["0x1", ["0x1"]], "num_bits": 2}},
         {"c": "0x1"},
+        {"c": [[0.1, 0.2]]},
         {"c": None},
     ],
 )

@@ -69,8 +69,13 @@ async def read_body_object(request: Request) -> dict[str, Any]:
     return document
 
 
-def sequence_text(text: object, field: str) -> str:
+def sequence_text(text: object, field: str, *, quoted: bool = False) -> str:
     """Return a field's value after checking that it looks like a serialised sequence.
+
+    Args:
+        text: The value.
+        field: The field's name.
+        quoted: Whether it may be a JSON string that holds the sequence, which is then returned.
 
     Raises:
         RefusalError: The value is not a serialised sequence (400).
@@ -81,6 +86,8 @@ def sequence_text(text: object, field: str) -> str:
         document = json.loads(text)
     except ValueError as error:
         raise RefusalError(400, f"The field {field!r} is not JSON: {error}.") from error
+    if quoted and isinstance(document, str):
+        return sequence_text(document, field)
     if not isinstance(document, dict) or not isinstance(document.get("device"), dict):
         raise RefusalError(400, f"The field {field!r} is not a serialised Pulser sequence.")
     return text

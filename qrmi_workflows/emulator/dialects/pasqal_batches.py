@@ -56,9 +56,10 @@ class BatchHandlers(Dialect):
         if body.get("project_id") != self.secrets["project_id"]:
             raise RefusalError(403, f"No access to project {body.get('project_id')!r}.")
         sequence = body.get("sequence_builder")
-        if sequence is not None:
-            sequence = sequence_text(sequence, "sequence_builder")
         device = self._requested_device(body, sequence)
+        if sequence is not None:
+            quoted = device.settings.server.quoted_sequences
+            sequence = sequence_text(sequence, "sequence_builder", quoted=quoted)
         batch = Batch(
             id=str(uuid4()),
             qpu=device.name,
@@ -76,10 +77,11 @@ class BatchHandlers(Dialect):
         device.submit(tasks)
         return self._batch_response(batch, status_code=201)
 
-    def _requested_device(self, body: Mapping[str, Any], sequence: str | None) -> Device:
+    def _requested_device(self, body: Mapping[str, Any], sequence: object) -> Device:
         name = body.get("device_type")
         if name is None and sequence is not None:
-            name = json.loads(sequence)["device"].get("name")
+            text = sequence_text(sequence, "sequence_builder", quoted=True)
+            name = json.loads(text)["device"].get("name")
         if not isinstance(name, str):
             raise RefusalError(400, "The field 'device_type' must name a device.")
         return self.device(name)

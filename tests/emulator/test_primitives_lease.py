@@ -260,7 +260,10 @@ def test_bad_pubs_are_refused_before_submission(lease, emulator):
         (lambda: sampler.run([(isa, None, -5)]), "positive number of shots"),
         (lambda: sampler.run(7), r"run\(\[circuit\]\)"),
         (lambda: sampler.run([free]), "values for all its parameters"),
-        (lambda: sampler.run([bell()]), "not ISA for QPU 'ibm_fez': the QPU has no gate 'h'"),
+        (
+            lambda: sampler.run([bell()]),
+            r"not ISA for QPU 'ibm_fez' \(IBM's error 1517\): the QPU has no gate 'h'",
+        ),
         (lambda: estimator.run([(isa, "ZZ")], precision=-1), "precision"),
         (lambda: held.sampler(options={"shots": 3}), "must be one of: default_shots, run_options"),
         (lambda: held.sampler(options={"default_shot": 3}), "did you mean 'default_shots'"),

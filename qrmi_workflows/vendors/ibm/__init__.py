@@ -142,8 +142,9 @@ class _IBM:
         parameters = dict(content["parameters"])
         if content["program_id"] != "executor":  # it has a `schema_version`
             parameters = {"version": 2, **parameters}
-        if content["program_id"] == "sampler":
-            parameters["pubs"] = [_with_registers(pub) for pub in parameters["pubs"]]
+        if content["program_id"] in ("sampler", "estimator"):
+            program = content["program_id"]
+            parameters["pubs"] = [_with_lasting_names(program, pub) for pub in parameters["pubs"]]
         return VendorPayload(
             kind="QiskitPrimitive",
             fields={
@@ -194,10 +195,17 @@ def _with_pub_shots(pub: list[Any] | str, shots: int) -> list[Any]:
     return [items[0], parameter_values, shots]
 
 
-def _with_registers(pub: list[Any] | str) -> list[Any] | str:
-    """Return a PUB whose circuit keeps the names of its registers on the way to the result."""
+def _with_lasting_names(program: str, pub: list[Any] | str) -> list[Any] | str:
+    """Return a PUB whose registers and parameters the service cannot lose or mix up."""
+    from qrmi_workflows.vendors.ibm.parameters import with_sorted_parameters
     from qrmi_workflows.vendors.ibm.registers import with_registers
 
-    if isinstance(pub, str):
-        return with_registers(pub)
-    return [with_registers(pub[0]), *pub[1:]] if isinstance(pub[0], str) else pub
+    circuit, *rest = [pub] if isinstance(pub, str) else pub
+    if not isinstance(circuit, str):
+        return pub
+    if program == "sampler":
+        circuit = with_registers(circuit)
+    values_at = 0 if program == "sampler" else 1
+    if not any(isinstance(values, Mapping) for values in rest[values_at : values_at + 1]):
+        circuit = with_sorted_parameters(circuit)
+    return circuit if isinstance(pub, str) else [circuit, *rest]

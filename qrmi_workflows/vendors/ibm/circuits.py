@@ -25,7 +25,6 @@ _QPY_MAGIC = b"QISKIT"
 # The declarations of Qiskit's exporter, which writes one statement per line.
 _REGISTER = re.compile(r"^bit\[\d+\] (\w+);$", re.M)
 _ALIAS = re.compile(r"^let (\w+) = ", re.M)
-_PARAMETER = re.compile(r"^input float\[64\] (\w+);$", re.M)
 
 
 def read_circuits(
@@ -75,7 +74,7 @@ def to_openqasm(circuit: QuantumCircuit) -> str:
         allow_aliasing=True,
         experimental=qasm3.ExperimentalFeatures.SWITCH_CASE_V1,
     )
-    return rename(text, _register_names(circuit, text) | _parameter_names(text))
+    return rename(text, _register_names(circuit, text))
 
 
 def _with_register_of_loose_bits(circuit: QuantumCircuit) -> QuantumCircuit:
@@ -104,21 +103,6 @@ def _register_names(circuit: QuantumCircuit, text: str) -> dict[str, str]:
         sent = register.name if found == register.name else escaped(register.name)
         names[found] = escape(sent) if sent == found else sent
     return {found: sent for found, sent in names.items() if found != sent}
-
-
-def _parameter_names(text: str) -> dict[str, str]:
-    """Return new names for the parameters, if sorting them by name would change their order.
-
-    Values are sent in the order of the declarations. A service that reads them in the order of
-    Qiskit's `QuantumCircuit.parameters` would otherwise mix them up: of the exported names of a
-    vector, `_θ_10_` comes before `_θ_2_`.
-    """
-    exported = _PARAMETER.findall(text)
-    imported = [f"esc_{name}" if name.startswith("_") else name for name in exported]
-    if exported == sorted(exported) and imported == sorted(imported):
-        return {}
-    digits = len(str(len(exported)))
-    return {name: f"parameter_{rank:0{digits}}" for rank, name in enumerate(exported)}
 
 
 def openqasm_of(encoded: Mapping[str, Any], where: str) -> str | None:

@@ -95,7 +95,8 @@ def check_isa(circuit: Program, backend: Backend, where: str, qpu: str) -> None:
     for call in circuit.calls:
         if reason := _reason_not_isa(call, backend):
             raise PayloadError(
-                f"{where} is not ISA for QPU {qpu!r}: {reason}. {_transpile_advice(qpu)}"
+                f"{where} is not ISA for QPU {qpu!r} (IBM's error 1517): {reason}. "
+                f"{_transpile_advice(qpu)}"
             )
 
 

@@ -18,7 +18,15 @@ from functools import lru_cache, partial
 
 from qrmi_workflows.errors import PayloadError
 
-__all__ = ["as_written", "escape", "escaped", "mask", "rename", "with_registers"]
+__all__ = [
+    "as_written",
+    "escape",
+    "escaped",
+    "has_one_meaning",
+    "mask",
+    "rename",
+    "with_registers",
+]
 
 _PREFIX = "as_written_"
 _HEX = "hex_"
@@ -143,9 +151,16 @@ def _global_declarations(masked: str) -> Iterator[tuple[str, re.Match[str]]]:
             yield name, match
 
 
-def _require_one_meaning(masked: str, name: str, where: str) -> None:
+def has_one_meaning(masked: str, name: str) -> bool:
+    """Return whether a masked program declares a name once, so that it can be replaced."""
     meanings = len(re.findall(_TYPED.format(name=name), masked))
-    if meanings > 1 or any(re.search(rf"\b{name}\b", each) for each in _HEADER.findall(masked)):
+    return meanings <= 1 and not any(
+        re.search(rf"\b{name}\b", header) for header in _HEADER.findall(masked)
+    )
+
+
+def _require_one_meaning(masked: str, name: str, where: str) -> None:
+    if not has_one_meaning(masked, name):
         raise PayloadError(
             f"{where}: the bit or register {name!r} cannot be returned under its name, because the "
             "program uses the name for something else too; it must have one meaning. Rename one of "

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 
 import pytest
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister, qasm3
-from qiskit.circuit import Clbit, ParameterVector
+from qiskit.circuit import Clbit
 
 from qrmi_workflows.errors import PayloadError
 from qrmi_workflows.vendors.ibm.circuits import to_openqasm
@@ -98,16 +97,3 @@ def test_a_name_with_two_meanings_is_refused():
 
     with pytest.raises(PayloadError, match=r"bit or register 'a' cannot be returned .* Rename one"):
         with_registers(program)
-
-
-def test_sorting_parameters_by_name_does_not_change_their_order():
-    """Values are sent by position, and a service may sort the parameters that it reads."""
-    for count, letters in itertools.product((1, 2, 12, 101), ("θ", "a", "input")):
-        circuit = QuantumCircuit(1)
-        for angle in ParameterVector(letters, count):
-            circuit.rz(angle, 0)
-
-        imported = qasm3.loads(to_openqasm(circuit))
-
-        in_circuit = [each.operation.params[0].name for each in imported.data]
-        assert [parameter.name for parameter in imported.parameters] == in_circuit

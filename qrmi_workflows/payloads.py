@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import operator
 from collections.abc import Mapping
@@ -21,12 +22,16 @@ from qrmi_workflows.errors import PayloadError
 from qrmi_workflows.vendors.base import ProgramSettings
 from qrmi_workflows.vendors.registry import (
     export_program,
+    find_vendor,
     load_vendor,
     read_program,
     vendor_of_payload,
 )
+from qrmi_workflows.vendors.verbatim import VERBATIM
 
 __all__ = ["MAX_BYTES", "Payload", "PayloadLike", "to_payload", "to_plain"]
+
+logger = logging.getLogger(__name__)
 
 MAX_BYTES = 50_000_000
 """The maximum size of a payload; a larger one is more likely a mistake than an experiment."""
@@ -72,6 +77,7 @@ class Payload:
         observables: Any = None,
         parameter_values: Any = None,
         precision: float | None = None,
+        resource_type: str | None = None,
     ) -> Self:
         """Read a payload file, or a file that holds only a program.
 
@@ -85,6 +91,8 @@ class Payload:
                 Pauli label (`"ZZ"`), a mapping from labels to coefficients, or a list of these.
             parameter_values: For circuits: parameter values; the last axis indexes the parameters.
             precision: For circuits: the standard error that the estimates must reach.
+            resource_type: The type of the QPU that it is for. If no installed vendor has the type,
+                any JSON object is passed on as it is.
 
         Raises:
             PayloadError: The file is missing, too large, malformed or in an unknown format, or an
@@ -99,6 +107,7 @@ class Payload:
             observables=observables,
             parameter_values=parameter_values,
             precision=precision,
+            resource_type=resource_type,
         )
 
     @classmethod
@@ -112,6 +121,7 @@ class Payload:
         observables: Any = None,
         parameter_values: Any = None,
         precision: float | None = None,
+        resource_type: str | None = None,
     ) -> Self:
         """Create a payload from an object in memory.
 
@@ -124,6 +134,7 @@ class Payload:
             observables: As in `from_file`.
             parameter_values: As in `from_file`.
             precision: As in `from_file`.
+            resource_type: As in `from_file`.
 
         Raises:
             PayloadError: The object is not a program, and does not match any vendor's schema; or an
@@ -140,6 +151,8 @@ class Payload:
         source = _parse(export_program(content), where, "text")
         if not isinstance(content, str | bytes):  # text has no NumPy numbers, and may be long
             source = to_plain(source)
+        if resource_type is not None and find_vendor(resource_type) is VERBATIM:
+            return cls._verbatim(source, settings, resource_type, where)
         if isinstance(source, bytes | Mapping):
             converted = read_program(source, settings, where=where)
             if converted is not None:
@@ -154,6 +167,25 @@ class Payload:
         if not isinstance(content, Mapping):  # unreachable: vendor_of_payload refuses it; for mypy
             raise TypeError(content)
         return cls(vendor=vendor.name, content=content)
+
+    @classmethod
+    def _verbatim(
+        cls, source: object, settings: ProgramSettings, resource_type: str, where: str
+    ) -> Self:
+        settings.require_only(where=where, subject=f"a payload for a QPU of type {resource_type!r}")
+        if not isinstance(source, Mapping):
+            raise PayloadError(
+                f"{where}: no installed vendor has the QPU's type {resource_type!r}, so the "
+                "payload must be a JSON object with the arguments of one of QRMI's payloads. Write "
+                "one, or install the package that adds the vendor."
+            )
+        logger.warning(
+            "%s: no installed vendor has the QPU's type %r, so the payload is passed on unchecked, "
+            "and its result is not decoded.",
+            where,
+            resource_type,
+        )
+        return cls(vendor=VERBATIM.name, content=source)
 
     @property
     def program(self) -> str:
@@ -176,7 +208,7 @@ class Payload:
             PayloadError: The payload's vendor does not have this resource type.
         """
         vendor = load_vendor(self.vendor)
-        if resource_type not in vendor.types:
+        if vendor is not find_vendor(resource_type):
             raise PayloadError(
                 f"a {self.program} payload for {vendor.name} cannot run on QPU {qpu!r} of type "
                 f"{resource_type!r}; the type must be one of: {', '.join(vendor.types)}. Name "
@@ -201,22 +233,27 @@ PayloadLike = Payload | Mapping[str, Any] | Path | str | Any
 """A payload, its content as an object or as text, a circuit, a sequence, or the path of a file."""
 
 
-def to_payload(payload: PayloadLike, *, shots: int | None = None) -> Payload:
+def to_payload(
+    payload: PayloadLike, *, shots: int | None = None, resource_type: str | None = None
+) -> Payload:
     """Convert a payload's content, or the path of its file, to a `Payload`.
 
     Args:
         payload: The payload, its content as an object or as text, a circuit, a sequence, or the
             path of a file.
         shots: The number of shots; overrides the payload's own.
+        resource_type: The type of the QPU that it is for, as in `Payload.from_file`.
 
     Raises:
         PayloadError: The payload cannot be read, or does not match any vendor's schema.
     """
     if isinstance(payload, Payload):
+        if resource_type is not None and find_vendor(resource_type) is VERBATIM:
+            payload = Payload(vendor=VERBATIM.name, content=payload.content)
         return payload if shots is None else payload.with_shots(shots)
     if isinstance(payload, Path) or (isinstance(payload, str) and not _is_text(payload)):
-        return Payload.from_file(payload, shots=shots)
-    return Payload.from_content(payload, shots=shots)
+        return Payload.from_file(payload, shots=shots, resource_type=resource_type)
+    return Payload.from_content(payload, shots=shots, resource_type=resource_type)
 
 
 def to_plain(value: Any) -> Any:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from qrmi_workflows.errors import ResultError, UndecodedResultError
 from qrmi_workflows.state.files import write_atomically
 from qrmi_workflows.state.strict_json import restore_numbers, to_strict_json
-from qrmi_workflows.vendors.registry import find_converter, vendor_of_type
+from qrmi_workflows.vendors.registry import find_converter, find_vendor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +77,7 @@ class QuantumResult:
         if self.data:
             return self
         try:
-            data = vendor_of_type(self.type).decode(self.program, self.vendor_result)
+            data = find_vendor(self.type).decode(self.program, self.vendor_result)
             if data is None:
                 return replace(self, decode_error=self._no_decoder())
             json.dumps(data)  # it is for files
@@ -174,7 +174,7 @@ class QuantumResult:
             ResultError: The result has no such PUB, or `vendor_result` cannot be decoded.
         """
         self._pub(pub)
-        return vendor_of_type(self.type).arrays(self.program, self.vendor_result)[pub]
+        return find_vendor(self.type).arrays(self.program, self.vendor_result)[pub]
 
     def to_primitive_result(self) -> PrimitiveResult[Any]:
         """Convert the result to Qiskit's `PrimitiveResult`. Needs the extra `ibm`.

@@ -12,7 +12,13 @@ import click
 
 from qrmi_workflows.cli.outputs import require_writable
 from qrmi_workflows.cli.types import CONFIG_OPTION, Command
-from qrmi_workflows.errors import PayloadError, QPUError, ResultError, UndecodedResultError
+from qrmi_workflows.errors import (
+    ConfigError,
+    PayloadError,
+    QPUError,
+    ResultError,
+    UndecodedResultError,
+)
 
 if TYPE_CHECKING:
     from qrmi_workflows.client.targets import QPUTarget
@@ -106,11 +112,15 @@ def run(
     from qrmi_workflows.lease.acquire import find_qpu
     from qrmi_workflows.payloads import Payload
 
+    resource_type = None
+    with suppress(ConfigError):  # raised below: first say what is wrong with the payload
+        resource_type = find_qpu(qpu, config=config).type
     task = Payload.from_file(
         payload,
         shots=shots,
         observables=None if observables is None else _read_observables(observables),
         precision=precision,
+        resource_type=resource_type,
     )
     require_writable(output, source=payload)
     found = find_qpu(qpu, config=config)

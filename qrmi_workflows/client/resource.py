@@ -1,13 +1,12 @@
 """A QPU behind QRMI's client, with deadlines and classified errors.
 
-This is the only module that imports `qrmi`. It adds two things that the client lacks: a deadline
+This adds two things that the client lacks: a deadline
 for every call, which requires a thread for each handle (`handles`), and errors that tell whether a
 call may be retried (`failures`).
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
@@ -17,6 +16,7 @@ from typing import Any, NoReturn
 
 from qrmi_workflows.client.failures import TRY_LATER, classify
 from qrmi_workflows.client.handles import Call, Handle, HandlePool
+from qrmi_workflows.client.package import import_qrmi, to_qrmi_payload
 from qrmi_workflows.client.redaction import redact, secrets_of
 from qrmi_workflows.client.start_call import StartCall, Submissions
 from qrmi_workflows.config.job import TOKEN
@@ -29,7 +29,7 @@ from qrmi_workflows.errors import (
     TaskUnknownError,
 )
 from qrmi_workflows.schedulers import describe_this_job
-from qrmi_workflows.vendors.base import ResourceType, VendorPayload
+from qrmi_workflows.vendors.base import ResourceType
 from qrmi_workflows.vendors.registry import registered_type, registered_types
 
 __all__ = ["DEADLINES", "QRMIResource"]
@@ -47,7 +47,6 @@ DEADLINES: Mapping[str, float] = {
 _DEFAULT_DEADLINE = 30.0
 _LATE_SECONDS = 5.0
 _FRESH_SECONDS = 1.0
-_QUIET_LOGGER = "quantum_system_api=info"
 
 
 class QRMIResource:
@@ -137,7 +136,7 @@ class QRMIResource:
             payload: A `VendorPayload`, or QRMI's own `Payload`.
         """
         self._require_contact()
-        return str(self._call("task_start", _to_qrmi(payload)))
+        return str(self._call("task_start", to_qrmi_payload(payload)))
 
     def begin_task(
         self, payload: Any, *, before: Callable[[], None], needs_lane: bool = False
@@ -153,9 +152,9 @@ class QRMIResource:
             The call; `None` if it needs a lane and none is free.
 
         Raises:
-            ResourceError, ConfigError: Nothing was sent.
+            ResourceError, ConfigError, PayloadError: Nothing was sent.
         """
-        qrmi_payload = _to_qrmi(payload)
+        qrmi_payload = to_qrmi_payload(payload)
         if not needs_lane:
             self._require_contact()
             return self._begin(qrmi_payload, before)
@@ -364,7 +363,7 @@ def _find_type(qpu: str, type_: str) -> ResourceType:
     if (registered := registered_type(type_)) is not None:
         return registered
     # QRMI exposes only its enum's members (`IQMServer`), not the names of types (`iqm-server`).
-    members = {name.lower(): name for name in dir(_import_qrmi().ResourceType)}
+    members = {name.lower(): name for name in dir(import_qrmi().ResourceType)}
     if (member := members.get(type_.replace("-", ""))) is not None:
         return ResourceType(qrmi=member)
     raise ConfigError(
@@ -374,23 +373,6 @@ def _find_type(qpu: str, type_: str) -> ResourceType:
     )
 
 
-def _to_qrmi(payload: Any) -> Any:
-    if isinstance(payload, VendorPayload):
-        return getattr(_import_qrmi().Payload, payload.kind)(**payload.fields)
-    return payload
-
-
 def _make_handle(name: str, member: str, environment: Mapping[str, str]) -> Any:
-    qrmi = _import_qrmi()
+    qrmi = import_qrmi()
     return qrmi.QuantumResource.from_config(name, getattr(qrmi.ResourceType, member), environment)
-
-
-def _import_qrmi() -> Any:
-    # By default, every handle starts one thread per core; ours make only one call at a time.
-    os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
-    # At debug level the client for IBM's systems logs URLs that hold credentials (qrmi 0.26.4).
-    if (level := os.environ.get("RUST_LOG")) and _QUIET_LOGGER not in level:
-        os.environ["RUST_LOG"] = f"{_QUIET_LOGGER},{level}"
-    import qrmi
-
-    return qrmi

@@ -20,10 +20,10 @@ from qrmi_workflows.client.protocol import QuantumResource
 from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.config.folders import cache_folder
 from qrmi_workflows.config.job import JobQPU
-from qrmi_workflows.errors import ConfigError, PayloadError, QPUError, ResourceError, ResultError
+from qrmi_workflows.errors import PayloadError, QPUError, ResourceError, ResultError
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.state.files import write_atomically
-from qrmi_workflows.vendors.registry import vendor_of_type
+from qrmi_workflows.vendors.registry import find_vendor
 
 __all__ = ["MAX_AGE_HOURS", "QPUTarget", "cached_target", "fetch_target", "require_fit"]
 
@@ -152,10 +152,7 @@ def require_fit(
 
 
 def _target(qpu: JobQPU, text: str, fetched: float) -> QPUTarget:
-    try:
-        calibrated = vendor_of_type(qpu.type).calibrated(text)
-    except ConfigError:  # QRMI knows the type, but no installed vendor does
-        calibrated = None
+    calibrated = find_vendor(qpu.type).calibrated(text)
     at = datetime.fromtimestamp(fetched, UTC).isoformat(timespec="seconds")
     return QPUTarget(qpu=qpu.name, fetched=at, calibrated=calibrated, text=text)
 

@@ -209,7 +209,7 @@ class Lease:
         Raises:
             PayloadError: The payload is invalid, for another vendor, or cannot run on this QPU.
         """
-        valid = to_payload(payload, shots=shots)
+        valid = to_payload(payload, shots=shots, resource_type=self.type)
         valid.require_type(self.qpu, self.type)
         require_fit(valid, self.qpu, self._target, self._refreshed_target)
         return valid

@@ -26,6 +26,7 @@ from qrmi_workflows.errors import (
     ConfigError,
     DeadlineError,
     JournalError,
+    PayloadError,
     QPUError,
     ResourceError,
 )
@@ -254,4 +255,4 @@ def had_no_effect(error: BaseException) -> bool:
     """Return whether a failed submission was certainly not accepted."""
     if isinstance(error, ResourceError):
         return error.had_no_effect
-    return isinstance(error, (AuthenticationError, ConfigError, JournalError))
+    return isinstance(error, (AuthenticationError, ConfigError, JournalError, PayloadError))

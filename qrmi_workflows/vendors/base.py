@@ -69,11 +69,12 @@ class VendorPayload:
     """A payload in the form that QRMI's client accepts.
 
     Attributes:
-        kind: The constructor in `qrmi.Payload` (`QiskitPrimitive`).
+        kind: The constructor in `qrmi.Payload` (`QiskitPrimitive`); `None` for the one that has
+            arguments with the names of the fields.
         fields: The constructor's keyword arguments.
     """
 
-    kind: str
+    kind: str | None
     fields: Mapping[str, Any] = field(repr=False)
 
 

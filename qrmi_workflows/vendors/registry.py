@@ -11,6 +11,7 @@ from typing import Any
 
 from qrmi_workflows.errors import ConfigError, PayloadError, ResultError
 from qrmi_workflows.vendors.base import ProgramSettings, ResourceType, Vendor
+from qrmi_workflows.vendors.verbatim import VERBATIM
 
 __all__ = [
     "describe_unknown",
@@ -18,6 +19,7 @@ __all__ = [
     "export_program",
     "find_converter",
     "find_frontend",
+    "find_vendor",
     "identities",
     "load_vendor",
     "read_program",
@@ -74,7 +76,12 @@ def registered_type(resource_type: str) -> ResourceType | None:
 
 def load_vendor(name: str) -> Vendor:
     """Return a vendor by its short name."""
-    return _vendors()[name]
+    return VERBATIM if name == VERBATIM.name else _vendors()[name]
+
+
+def find_vendor(resource_type: str) -> Vendor:
+    """Return the vendor of a resource type; `VERBATIM` if no installed vendor has the type."""
+    return _load(resource_type) if resource_type in _entry_points().names else VERBATIM
 
 
 def vendor_of_type(resource_type: str) -> Vendor:

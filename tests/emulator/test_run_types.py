@@ -231,3 +231,36 @@ def test_a_program_that_qrmi_does_not_know_is_refused(emulator, tmp_path):
 
     assert done.returncode == 2
     assert "'noise-learner' is not one of ['sampler', 'estimator', 'executor'," in done.stderr
+
+
+def test_a_type_that_only_qrmi_knows_takes_a_payload_as_it_is(emulator, tmp_path):
+    """It is sent with a note; the result file has the vendor's text, and the exit code is 0.
+
+    QRMI takes this spelling of `iqm-server`, and no vendor has registered it.
+    """
+    document = json.loads(emulator.config_path.read_text())
+    resources = [each for each in document["resources"] if each["name"] == GARNET]
+    config = tmp_path / "qrmi_config.json"
+    config.write_text(json.dumps({"resources": [{**resources[0], "type": "iqm-ser-ver"}]}))
+    payload = {"iqmjson": bell("m"), "job_type": "circuit"}
+
+    done = run(emulator, tmp_path, GARNET, payload, "--config", str(config))
+
+    assert done.returncode == 0, done.stderr
+    assert "has the QPU's type 'iqm-ser-ver', so the payload is passed on" in done.stderr
+    result = QuantumResult.load(tmp_path / "r.json")
+    assert result.type == "iqm-ser-ver"
+    assert len(json.loads(result.vendor_result)["measurements"][0]["m"]) == 400
+    assert "no decoder" in str(result.decode_error)
+
+
+def test_a_payload_that_qrmi_cannot_make_is_refused(emulator, tmp_path):
+    document = json.loads(emulator.config_path.read_text())
+    resources = [each for each in document["resources"] if each["name"] == GARNET]
+    config = tmp_path / "qrmi_config.json"
+    config.write_text(json.dumps({"resources": [{**resources[0], "type": "iqm-ser-ver"}]}))
+
+    done = run(emulator, tmp_path, GARNET, {"circuits": []}, "--config", str(config))
+
+    assert done.returncode == 2
+    assert "keys (circuits) are not those of a payload of QRMI's; must be" in done.stderr

@@ -84,9 +84,9 @@ def interrupt(*_: object) -> None:
 
 
 @pytest.mark.parametrize("error", [refuse, interrupt])
-@pytest.mark.parametrize("place", ["encode", "_to_qrmi", "status", "intend"])
+@pytest.mark.parametrize("place", ["encode", "to_qrmi_payload", "status", "intend"])
 def test_an_error_before_the_request_leaves_no_intent(emulator, counted, monkeypatch, error, place):
-    owner = {"encode": ibm._IBM, "_to_qrmi": client, "intend": Entry}
+    owner = {"encode": ibm._IBM, "to_qrmi_payload": client, "intend": Entry}
     with open_lease("ibm_system", step="s") as lease:
         assert lease.held.lanes.count, "counted before anything fails"
         with monkeypatch.context() as patched:

@@ -212,7 +212,7 @@ def test_an_sdk_is_imported_by_vendors_front_ends_and_simulators_when_called() -
 def test_only_the_client_imports_qrmi() -> None:
     """One module knows QRMI's client."""
     users = {each.module for each in IMPORTS if is_in(each.imported, "qrmi")}
-    assert users == {f"{CORE}.client.resource"}
+    assert users == {f"{CORE}.client.package"}
 
 
 def test_the_emulator_is_for_the_sandbox_and_the_command_line() -> None:

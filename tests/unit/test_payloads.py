@@ -363,3 +363,40 @@ def test_text_in_memory_is_a_payload_and_a_name_is_a_file():
         to_payload("bell.json")
     with pytest.raises(PayloadError, match="has type float, which is not a payload"):
         to_payload(1.5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'include "stdgates.inc"; bit[1] c; x $0; c[0] = measure $0;',
+        "// mine\n/* still */ bit[1] c; c[0] = measure $0;",
+        "qubit q; bit[1] c; c[0] = measure q;",
+        "x $0; bit[1] c; c[0] = measure $0;",
+        "input float a; rx(a) $0;",
+        "#pragma mine\nqubit q;",
+    ],
+)
+def test_openqasm_3_may_omit_its_version(tmp_path, text):
+    (tmp_path / "c.qasm").write_text(text)
+
+    from_file = Payload.from_file(tmp_path / "c.qasm", shots=5)
+
+    assert from_file.content["parameters"]["pubs"] == [[text, None, 5]]
+    assert to_payload(text, shots=5) == from_file
+
+
+@pytest.mark.parametrize(
+    "text", ["hello; world", "#include <stdio.h>\nint main() {}", "; ;", "bit"]
+)
+def test_other_text_is_not_taken_for_openqasm(tmp_path, text):
+    (tmp_path / "c.txt").write_text(text)
+
+    with pytest.raises(PayloadError, match="unknown file format"):
+        Payload.from_file(tmp_path / "c.txt")
+
+
+def test_version_2_is_known_by_its_library(tmp_path):
+    (tmp_path / "c.qasm").write_text('include "qelib1.inc"; qreg q[1]; x q[0];')
+
+    with pytest.raises(PayloadError, match="in OpenQASM 2; must be OpenQASM 3"):
+        Payload.from_file(tmp_path / "c.qasm", shots=5)

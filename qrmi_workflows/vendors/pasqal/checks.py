@@ -6,13 +6,21 @@ they can be computed without Pulser, which compute nodes need not have. The vend
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 from qrmi_workflows.errors import PayloadError
 
-__all__ = ["check_sequence", "is_emulator"]
+__all__ = ["SEQUENCE_KEYS", "check_sequence", "is_emulator"]
+
+SEQUENCE_KEYS = (
+    *("$schema", "channels", "device", "layout", "magnetic_field", "measurement", "metadata"),
+    *("name", "operations", "pulser_version", "register", "slm_mask_targets", "variables"),
+    "version",
+)
+"""The keys of a sequence in Pulser's own schema (pulser-core 1.9.1, sequence-schema.json)."""
 
 _COORDINATE_PRECISION = 1e-6  # Pulser's, in µm
 _ROUNDING = 1e-6  # relative: Pulser rounds detunings, and we compute peaks in another order
@@ -41,6 +49,7 @@ def check_sequence(
     Raises:
         PayloadError: The sequence is not built, is for another device, or exceeds a limit.
     """
+    _check_keys(sequence)
     _check_is_built(sequence)
     requested = sequence.get("device")
     if not isinstance(requested, Mapping):
@@ -51,6 +60,17 @@ def check_sequence(
         device = _find_device(requested.get("name"), devices, qpu)
         _check_numbers(sequence, runs, device, qpu)
         _check_limits(sequence, device, f"QPU {qpu!r}")
+
+
+def _check_keys(sequence: Mapping[str, Any]) -> None:
+    """Refuse a misspelt key. Another unknown one may be of a newer Pulser."""
+    for key in sequence:
+        matches = difflib.get_close_matches(key.lower(), SEQUENCE_KEYS, n=1, cutoff=0.75)
+        if key not in SEQUENCE_KEYS and matches:
+            raise PayloadError(
+                f"the sequence has an unknown key {key!r}; did you mean {matches[0]!r}? It must be "
+                f"one of: {', '.join(SEQUENCE_KEYS)}. Correct or remove it."
+            )
 
 
 def _check_is_built(sequence: Mapping[str, Any]) -> None:

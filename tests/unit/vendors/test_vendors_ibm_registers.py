@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 
 import pytest
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister, qasm3
@@ -70,6 +71,21 @@ def test_bits_outside_of_registers_get_one():
 
     assert [(each.name, each.size) for each in imported.cregs] == [("c", 1), ("loose_bits", 2)]
     assert circuit == before, "the user's circuit is not changed"
+
+
+def test_registers_that_share_bits_keep_their_names():
+    """They are exported as aliases."""
+    bits = [Clbit() for _ in range(3)]
+    circuit = QuantumCircuit(QuantumRegister(2, "q"), bits)
+    circuit.add_register(ClassicalRegister(name="crz", bits=bits[:2]))
+    circuit.add_register(ClassicalRegister(name="al", bits=bits[1:]))
+    circuit.measure([0, 1], [0, 1])
+
+    exported = to_openqasm(circuit)
+
+    assert re.findall("^let (\\w+) = ", exported, re.MULTILINE) == ["as_written_crz", "al"]
+    assert "as_written_crz[0] = measure q[0];" in exported
+    assert on_the_wire(exported) == exported
 
 
 @pytest.mark.parametrize(

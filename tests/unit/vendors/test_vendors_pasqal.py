@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pulser
 import pytest
+from pulser.json import abstract_repr
 
 from qrmi_workflows.errors import PayloadError, ResultError
 from qrmi_workflows.payloads import Payload
+from qrmi_workflows.vendors.pasqal.checks import SEQUENCE_KEYS
 from qrmi_workflows.vendors.registry import load_vendor
 
 
@@ -213,3 +216,25 @@ def test_a_result_is_json_or_pythons_repr_of_it(text):
 def test_a_result_in_another_form_is_an_error_and_is_not_executed(text):
     with pytest.raises(ResultError, match="cannot be decoded"):
         load_vendor("pasqal").decode("pulser", text)
+
+
+def test_a_misspelt_key_of_a_sequence_is_refused():
+    content = {"sequence": sequence_for(pulser.AnalogDevice), "job_runs": 1}
+    folder = Path(abstract_repr.__file__).parent / "schemas"
+    schema = json.loads((folder / "sequence-schema.json").read_text())
+    (keys,) = {tuple(sorted(each["properties"])) for each in _alternatives(schema)}
+    assert keys == SEQUENCE_KEYS
+
+    for name, message in (
+        ("mesurement", "unknown key 'mesurement'; did you mean 'measurement'"),
+        ("slm_mask_target", "did you mean 'slm_mask_targets'"),
+    ):
+        misspelt = {**content, "sequence": {**content["sequence"], name: None}}
+        with pytest.raises(PayloadError, match=message):
+            load_vendor("pasqal").check(misspelt, qpu="F", target=None)
+    newer = {**content, "sequence": {**content["sequence"], "of_the_next_release": None}}
+    load_vendor("pasqal").check(newer, qpu="F", target=None)
+
+
+def _alternatives(schema):
+    return schema["definitions"]["PulserSequence"]["anyOf"]

@@ -17,6 +17,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from qrmi_workflows.emulator.simulators import Outcome, SimulationError
+from qrmi_workflows.emulator.simulators.clock import TOO_LONG
 
 __all__ = ["WorkerPool"]
 
@@ -114,6 +115,12 @@ class WorkerPool:
             try:
                 answer = await worker.run(work)
             except EOFError as error:
+                if error.args[0] == TOO_LONG:
+                    raise SimulationError(
+                        f"the simulation was stopped after {work['limit_seconds']:g} s of "
+                        "computing time: the circuit entangles too many qubits. Use fewer qubits "
+                        "or layers, or set wide_circuit_seconds in the emulator's settings file."
+                    ) from error
                 raise SimulationError(
                     f"the simulator exited with status {error.args[0]}; the circuit probably needs "
                     f"more than its {self._memory_bytes / 2**30:g} GiB of memory"

@@ -132,7 +132,7 @@ def test_random_circuits_over_http(qpu, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_hundreds_of_random_circuits():
     """The pulls of all estimates have the spread that their standard errors claim."""
     pulls: list[float] = []

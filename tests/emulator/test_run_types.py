@@ -167,10 +167,12 @@ def executor() -> dict[str, Any]:
     """
     converter = QUANTUM_PROGRAM_PARAMS_CONVERTERS["v2.0"]
     turned, angle = QuantumCircuit(2, name="turned"), Parameter("angle")
-    turned.rx(angle, 0)
+    turned.sx(0)
+    turned.rz(angle + pi, 0)
+    turned.sx(0)
     turned.measure_all()
     twirled = QuantumCircuit(2)
-    twirled.rx(pi, 0)
+    twirled.x(0)
     twirled.cz(0, 1)
     twirled.measure_all()
     manager = generate_boxing_pass_manager(enable_gates=True, enable_measures=True)

@@ -14,6 +14,7 @@ from typing import Any
 from qrmi_workflows.emulator.backends import backend_document
 from qrmi_workflows.emulator.simulators import SimulationError
 from qrmi_workflows.emulator.simulators.circuits import LoadedCircuit, load_circuit, parameter_sets
+from qrmi_workflows.emulator.simulators.clock import start_clock, stop_clock
 from qrmi_workflows.emulator.simulators.control_flow import simplify_control_flow
 from qrmi_workflows.emulator.simulators.estimation import estimate
 from qrmi_workflows.emulator.simulators.ibm_results import write_result
@@ -25,6 +26,7 @@ from qrmi_workflows.emulator.simulators.options import (
     require_emulated,
 )
 from qrmi_workflows.emulator.simulators.programs import PROGRAMS
+from qrmi_workflows.emulator.simulators.qubit_order import order_by_coupling
 from qrmi_workflows.emulator.simulators.sampling import (
     Engine,
     derive_seed,
@@ -52,7 +54,8 @@ def run(work: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         work: `program`, `request` (the vendor's input as JSON text), `seed`, `noise`, `exact`,
-            `strict`, `model` and `server`.
+            `strict`, `model` and `server`; `limit_seconds`, the computing time after which the
+            process is killed if the circuit is too wide for a state vector.
 
     Returns:
         `result` (the text that IBM's API returns) and `logs`.
@@ -60,11 +63,18 @@ def run(work: dict[str, Any]) -> dict[str, Any]:
     Raises:
         SimulationError: The request cannot be simulated.
     """
+    try:
+        if work["program"] in PROGRAMS:
+            return PROGRAMS[work["program"]](work, _prepare)
+        return _run_primitive(work)
+    finally:
+        stop_clock()
+
+
+def _run_primitive(work: dict[str, Any]) -> dict[str, Any]:
     from qiskit.primitives.containers import PrimitiveResult
     from qiskit_ibm_runtime.json import RuntimeDecoder
 
-    if work["program"] in PROGRAMS:
-        return PROGRAMS[work["program"]](work, _prepare)
     programs = {"sampler": _sample, "estimator": _estimate}
     try:
         params = json.loads(work["request"], cls=RuntimeDecoder)
@@ -135,16 +145,17 @@ def _prepare(source: object, work: dict[str, Any]) -> tuple[LoadedCircuit, Engin
         raise SimulationError(
             f"the circuit uses qubit {max(loaded.active)}, but {work['model']} has {width} qubits"
         )
-    noise = None
     # IBM refuses circuits that are not ISA in any form. Those in OpenQASM are taken here, so that
     # programs can be tried before they are transpiled; a QPY of one is most likely a mistake.
     if work["noise"] or work["strict"] or not isinstance(source, str):
         require_native(work["model"], loaded.active, loaded.circuit)
-    if work["noise"]:
-        noise = noise_model(work["model"], loaded.active)
-    else:
+    if not work["noise"]:
         loaded = replace(loaded, circuit=_decompose(loaded.circuit))
-    method = choose_method(loaded.circuit, noise is not None)
+    method = choose_method(loaded.circuit, work["noise"])
+    if method == "matrix_product_state":
+        loaded = order_by_coupling(loaded)
+        start_clock(work.get("limit_seconds"))
+    noise = noise_model(work["model"], loaded.active) if work["noise"] else None
     return loaded, Engine(method=method, noise=noise, seed=work["seed"])
 
 

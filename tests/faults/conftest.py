@@ -17,7 +17,8 @@ from qrmi_workflows.emulator import Emulator, start_emulator
 
 SERVERS = [{}]
 if os.environ.get("EVERY_SERVER"):  # `make coverage`
-    SERVERS = servers("ibm-quantum-compute-service", "ibm-quantum-system", results=True)
+    SERVERS = servers("ibm-quantum-compute-service", "ibm-quantum-system")
+    SERVERS.append({"encodes_if_asked": False})
 CONFIG = """
 [qpus.ibm_quick]
 type = "ibm-quantum-compute-service"

@@ -9,8 +9,8 @@ from qrmi_workflows.emulator.settings import ServerSettings
 
 __all__ = ["RESULT_SETTINGS", "qpus_of_servers", "servers", "to_toml", "vary"]
 
-RESULT_SETTINGS = {"encodes_if_asked", "nests_samples"}
-"""Settings that change only the text of results."""
+RESULT_SETTINGS = {"encodes_if_asked", "nests_samples", "sorts_parameters"}
+"""Settings that change only results, not the API."""
 
 
 def servers(*types: str, results: bool = False) -> list[dict[str, bool]]:
@@ -18,7 +18,7 @@ def servers(*types: str, results: bool = False) -> list[dict[str, bool]]:
 
     Args:
         *types: The resource types.
-        results: Whether to invert the settings that change only the text of results, too.
+        results: Whether to invert the settings that change only results, too.
     """
     defaults = ServerSettings()
     names = sorted({name for type_ in types for name in load_dialect(type_).server_settings})

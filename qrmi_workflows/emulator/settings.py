@@ -42,6 +42,9 @@ class ServerSettings:
             both times, as one; otherwise the second submission is refused (409).
         root_opens_sessions: Whether only root can open and close sessions, for all users.
         refuses_closed_sessions: Whether it refuses to close a session that has ended already.
+        sorts_parameters: Whether IBM takes the values for a program in OpenQASM in the order of
+            Qiskit's parameters, which are sorted by name; if not, in the order of the declarations.
+            IBM does not say.
     """
 
     cancel_route: bool = True
@@ -56,6 +59,7 @@ class ServerSettings:
     repeated_jobs_accepted: bool = True
     root_opens_sessions: bool = True
     refuses_closed_sessions: bool = False
+    sorts_parameters: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""IBM's results are the same numbers in each encoding, for each kind of server.
+"""IBM's results are the same numbers for each kind of server, in each encoding.
 
 IBM answers in plain JSON unless the payload sets `support_qiskit`. Upstream's generators of
 payloads set it to false, and many programs leave it out.
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from emulator_clients import connect, primitive, run
+from qiskit import QuantumCircuit, qasm3
+from qiskit.circuit import ParameterVector
 from servers import RESULT_SETTINGS, servers, to_toml
 
 from qrmi_workflows import open_lease
@@ -87,6 +89,30 @@ def test_counts_and_estimates_are_the_same(lease_of, qpu, asks):
     values, _ = estimated.expectation_values()
     assert values == pytest.approx([-1.0, -1.0])
     assert estimated.to_primitive_result()[0].data.evs == pytest.approx([-1.0, -1.0])
+
+
+@pytest.mark.parametrize("qpu", SERVERS)
+def test_values_arrive_at_their_parameters(lease_of, qpu):
+    """Of the exported names of a vector, `_θ_10_` comes before `_θ_2_`; `b` is declared before `a`.
+
+    Bit n is set if its qubit has been turned by π, by the value for the nth parameter.
+    """
+    circuit = QuantumCircuit(12, 12)
+    for qubit, angle in enumerate(ParameterVector("θ", 12)):
+        circuit.rx(angle, qubit)
+    circuit.measure(range(12), range(12))
+    exported = qasm3.dumps(circuit, disable_constants=True)
+    declared = (
+        'OPENQASM 3.0; include "stdgates.inc"; bit[2] c; input float b; input float a;'
+        "rx(b) $0; rx(a) $1; c[0] = measure $0; c[1] = measure $1;"
+    )
+    turns = [0, 0, np.pi, 0, 0, 0, 0, 0, 0, 0, 0, np.pi]
+    with lease_of(qpu) as lease:
+        ran = lease.run(payload("sampler", [[exported, turns, 5], [declared, [np.pi, 0], 5]], True))
+        job = lease.sampler().run([(circuit, turns)], shots=5)
+
+        assert ran.counts() == job.result()[0].data.c.get_counts() == {"100000000100": 5}
+        assert ran.counts(pub=1) == {"01": 5}
 
 
 @pytest.mark.parametrize("qpu", [name for name, (_, server) in SERVERS.items() if not server])

@@ -54,6 +54,7 @@ class QuantumComputeService(IBMDialect):
         "limits_shots",
         "nests_samples",
         "refuses_closed_sessions",
+        "sorts_parameters",
     )
 
     def environment(self, qpu: str, url: str, secrets: Mapping[str, str]) -> dict[str, str]:

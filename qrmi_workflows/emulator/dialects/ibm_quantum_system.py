@@ -60,6 +60,7 @@ class QuantumSystem(IBMDialect):
         "limits_shots",
         "nests_samples",
         "repeated_jobs_accepted",
+        "sorts_parameters",
     )
 
     def new_secrets(self) -> dict[str, str]:

@@ -138,7 +138,8 @@ def _choose_precision(
 
 
 def _prepare(source: object, work: dict[str, Any]) -> tuple[LoadedCircuit, Engine]:
-    loaded = load_circuit(source)
+    sorts = work.get("server", {}).get("sorts_parameters", False)
+    loaded = load_circuit(source, sorts_parameters=sorts)
     loaded = replace(loaded, circuit=simplify_control_flow(loaded.circuit))
     width = backend_document(work["model"], "conf")["n_qubits"]
     if max(loaded.active) >= width:

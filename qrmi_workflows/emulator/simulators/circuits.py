@@ -37,11 +37,13 @@ class LoadedCircuit:
     width: int
 
 
-def load_circuit(source: object) -> LoadedCircuit:
+def load_circuit(source: object, *, sorts_parameters: bool = False) -> LoadedCircuit:
     """Load a circuit.
 
     Args:
         source: OpenQASM 3, or a `QuantumCircuit` that was decoded from QPY.
+        sorts_parameters: Whether values are taken in the order of Qiskit's parameters, also for
+            OpenQASM.
 
     Raises:
         SimulationError: The source is neither, or cannot be parsed.
@@ -50,9 +52,10 @@ def load_circuit(source: object) -> LoadedCircuit:
 
     if isinstance(source, str):
         circuit = parse(source)
-        # Clients send values in the order of declaration; Qiskit sorts parameters by name.
-        declared = {name: rank for rank, name in enumerate(_INPUT.findall(source))}
-        parameters = sorted(circuit.parameters, key=lambda item: declared.get(item.name, 0))
+        parameters = list(circuit.parameters)
+        if not sorts_parameters:
+            declared = {name: rank for rank, name in enumerate(_INPUT.findall(source))}
+            parameters.sort(key=lambda item: declared.get(item.name, 0))
     elif isinstance(source, QuantumCircuit):
         circuit, parameters = source, list(source.parameters)
     else:

@@ -236,5 +236,10 @@ def _pub_to_arrays(fields: _Item) -> dict[str, np.ndarray[Any, Any]]:
 def _counts(packed: np.ndarray[Any, Any], num_bits: int) -> Any:
     if packed.ndim > 2:
         return [_counts(part, num_bits) for part in packed]
-    bit_strings = ("".join(f"{byte:08b}" for byte in row)[-num_bits:] for row in packed.tolist())
-    return dict(sorted(Counter(bit_strings).items()))
+    shots, size = packed.shape
+    data = packed.tobytes()
+    samples = Counter(data[start * size : (start + 1) * size] for start in range(shots))
+    counts: Counter[str] = Counter()
+    for sample, number in samples.items():
+        counts[f"{int.from_bytes(sample):0{num_bits}b}"[-num_bits:] if num_bits else ""] += number
+    return dict(sorted(counts.items()))

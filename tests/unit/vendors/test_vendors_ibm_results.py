@@ -231,3 +231,13 @@ def test_the_result_of_an_unknown_program_is_decoded_as_far_as_it_is_known():
     ]
     with pytest.raises(ResultError, match="cannot be decoded"):
         decode_data("other", json.dumps({"a": {"__type__": "ndarray", "__value__": array}}))
+
+
+def test_a_register_without_bits_counts_its_shots():
+    empty = BitArray(np.zeros((3, 0), np.uint8), 0)
+
+    for text in (
+        plain({"c": samples_of(BITS[0, 0]), "none": {"samples": ["0x0"] * 3, "num_bits": 0}}),
+        encode(SamplerPubResult(DataBin(none=empty))),
+    ):
+        assert decode_data("sampler", text)[0]["registers"]["none"]["counts"] == {"": 3}

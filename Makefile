@@ -10,7 +10,7 @@ AT_ONCE := -n 4 --dist loadfile
 # Only root can create the users that some tests need.
 AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
 
-.PHONY: demo test test-noslurm coverage test-pythons test-slow test-parsl-suite test-tutorial break-it bench lint clean
+.PHONY: demo test test-noslurm coverage test-pythons test-slow test-parsl-suite test-tutorial test-packages break-it bench lint clean
 
 demo:
 	@slurm=; tools/setup slurm '$(NO_DEMO_SLURM)' || slurm=--no-slurm; \
@@ -57,6 +57,14 @@ test-tutorial:
 	@tools/setup venv
 	@tools/setup tutorial
 	@$(IN_VENV) pytest -m tutorial tests/engines/test_snakemake_tutorial.py
+
+# Run the example of N2, and packages that others have written for Qiskit's primitives.
+test-packages:
+	@tools/setup slurm '$(NO_TEST_SLURM)'
+	@tools/setup venv
+	@tools/setup packages
+	@$(IN_VENV) pytest $(AT_ONCE) tests/packages --ignore=tests/packages/test_mitiq.py
+	@PATH="$(CURDIR)/.venv-mitiq/bin:$$PATH" python -m pytest tests/packages/test_mitiq.py
 
 # Kill, starve and confuse steps and Slurm jobs at random moments, on every kind of server, 500
 # times. Print what was hit, what was lost, and the seed.

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from emulated_site import emulated_site
-from pages import blocks
+from pages import blocks, example_command
 from waiting import wait_until
 
 from qrmi_workflows.emulator.client import Control
@@ -85,13 +85,6 @@ class Run:
         return max(sum(start <= at < end for start, end in spans) for at, _ in spans)
 
 
-def commands(program: str) -> str:
-    """Return the command with which examples/README.md runs a program."""
-    lines = (EXAMPLES / "README.md").read_text(encoding="utf-8").splitlines()
-    (row,) = [line for line in lines if f"]({program})" in line]
-    return " && ".join(re.findall(r"`([^`]+)`", row.split("|")[3]))
-
-
 def execute(script: str, folder: Path, environment: dict[str, str]) -> str:
     tools = f"{Path(sys.executable).parent}:{environment.get('PATH', os.environ['PATH'])}"
     done = subprocess.run(
@@ -137,7 +130,7 @@ def run(box: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("slurm")
     (folder / "bell").mkdir()
     (folder / PAGE).write_text(page())
-    scripts = {program: commands(program) for program in (ISING, RABI, CHAIN)}
+    scripts = {program: example_command(program) for program in (ISING, RABI, CHAIN)}
     return run_programs(box, folder, {**scripts, PAGE: f"python {Path(PAGE).name}"})
 
 
@@ -213,7 +206,7 @@ def test_each_block_held_one_lease_and_classical_apps_ran_without_a_qpu(run: Run
 
 @pytest.mark.slow
 def test_a_chain_runs_without_slurm(box: Sandbox, tmp_path: Path) -> None:
-    run = run_programs(box, tmp_path, {CHAIN: f"{commands(CHAIN)} --local"})
+    run = run_programs(box, tmp_path, {CHAIN: f"{example_command(CHAIN)} --local"})
     check_chain(run)
     assert [lease["tasks"] for lease in run.leases("ibm_fez")] == [1]
     assert run.sessions == {"opened": 1, "closed": 1, "open": 0}

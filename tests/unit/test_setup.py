@@ -267,24 +267,49 @@ def test_the_tutorial_is_unpacked_and_its_programs_are_installed(machine: Machin
     assert len(machine.called()) == count + 1  # Python is called to look for pysam
 
 
-def test_every_tier_is_in_make_test() -> None:
-    """No folder of tests is missing from its command line."""
-    argv = ["make", "--dry-run", "test"]
+def test_packages_on_the_primitives_share_the_venv_except_one(machine: Machine) -> None:
+    """mitiq gets a venv with an older NumPy, which takes everything else from .venv."""
+    machine.has_venv()
+    for name in ("grep", "sed"):
+        machine.has(name, f'exec {shutil.which(name)} "$@"')
+    (machine.checkout / ".venv/lib/python3.11/site-packages").mkdir(parents=True)
+    for folder in (".venv-mitiq/bin", ".venv-mitiq/lib/python3.11/site-packages"):
+        (machine.checkout / folder).mkdir(parents=True)
+    machine.write(machine.checkout / ".venv-mitiq/bin/python", f'{RECORD}\ncat >>"$CALLS"')
+    done = machine.setup("packages")
+    assert done.returncode == 0, done.stderr
+    calls = "\n".join(machine.called())
+    assert "-e .[dev,sqd] -e ./snakemake_ext mthree qiskit-addon-cutting" in calls
+    assert "-m venv --clear .venv-mitiq" in calls
+    assert "mitiq==" in calls
+    assert "\nscipy==" in calls
+    assert "\nnumpy==" not in calls
+    (shared,) = (machine.checkout / ".venv-mitiq/lib").glob("*/site-packages/shared.pth")
+    assert f"{machine.checkout}/.venv/lib/python3.11/site-packages" in shared.read_text()
+    assert machine.setup("packages").stdout == ""
+
+
+def test_every_tier_has_a_target() -> None:
+    """No folder of tests is missing from `make test` and `make test-packages`."""
+    argv = ["make", "--dry-run", "test", "test-packages"]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
-    (pytest_line,) = [line for line in done.stdout.splitlines() if " pytest " in line]
+    words = {
+        word for line in done.stdout.splitlines() if "pytest " in line for word in line.split()
+    }
     folders = {f"tests/{path.parent.name}" for path in ROOT.glob("tests/*/test_*.py")}
-    assert folders <= set(pytest_line.split())
+    assert folders <= words
 
 
 def test_ci_runs_make_test() -> None:
     """Continuous integration has no set-up of its own."""
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert script.read_text().splitlines()[-6:] == [
+    assert script.read_text().splitlines()[-7:] == [
         "make test",
         "make test-slow",
         "make coverage",
         "make test-pythons",
         "make test-tutorial",
+        "make test-packages",
         "exec make test-parsl-suite",
     ]

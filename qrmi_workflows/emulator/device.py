@@ -251,6 +251,9 @@ class Device:
         if self._emulator.seed is None:
             return secrets.randbits(31)
         text = f"{self._emulator.seed}\n{self.name}\n{task.program}\n{request}"
+        if task.batch is not None:  # its equal jobs are independent, as equal PUBs are
+            jobs = [item.id for item in self._store.find_tasks(batch=task.batch)]
+            text += f"\n{jobs.index(task.id) if task.id in jobs else 0}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) & 0x7FFFFFFF
 
     def _finish(

@@ -44,6 +44,15 @@ def payload(*circuits: dict[str, Any], shots: Any = 400, job_type: str = "circui
     return Payload.IQMServer(iqmjson=body, job_type=job_type, use_timeslot=False, tag="test")
 
 
+def test_equal_circuits_of_a_task_are_independent(qpu):
+    """Each circuit has random numbers of its own."""
+    resource = qpu("garnet_mock")
+    task = resource.task_start(payload(*[ghz(1, 2)] * 3))
+    assert wait(resource, task) == TaskStatus.Completed
+    result = json.loads(resource.task_result(task).value)
+    assert len({json.dumps(item, sort_keys=True) for item in result["measurements"]}) == 3
+
+
 def test_every_method_of_a_resource_and_a_ghz_state(qpu):
     """Every method works, and a task may hold two circuits: a GHZ state and a flipped qubit."""
     resource = qpu("garnet_mock")

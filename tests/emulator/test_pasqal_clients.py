@@ -38,13 +38,17 @@ from qrmi.primitives.pasqal import QPPSamplerV2
 from qrmi.pulser import PulserQRMIConnection
 from waiting import wait_until
 
-from qrmi_workflows.emulator import Emulator
+from qrmi_workflows.emulator import Emulator, start_emulator
 from qrmi_workflows.emulator.dialects.pasqal import MAX_RUNS, PULSER_DEVICES
 
 
 @pytest.fixture(scope="module")
 def account(emulator: Emulator) -> dict[str, Any]:
-    """Return the arguments with which Pasqal's SDK logs in to the emulator."""
+    return log_in(emulator)
+
+
+def log_in(emulator: Emulator) -> dict[str, Any]:
+    """Return the arguments with which Pasqal's SDK logs in to an emulator."""
     credentials = json.loads((emulator.folder / "credentials.json").read_text())
     secrets = credentials["secrets"]["pasqal-cloud"]
     url = f"{emulator.url}/pasqal-cloud"
@@ -97,6 +101,23 @@ def test_the_sdk_runs_a_parametrised_batch(sdk):
     assert excited.result == {"1": 50}
     assert sdk.get_batch(batch.id).tags == ["test"]
     assert sdk.get_batch_status(batch.id).value == "DONE"
+
+
+def test_equal_jobs_of_a_batch_are_independent_and_reproducible_with_a_seed(sdk, tmp_path):
+    """Each job of a batch has random numbers of its own, as each PUB has."""
+    config = tmp_path / "emulator.toml"
+    config.write_text("seed = 3\n[qpus.FRESNEL]\ntype = 'pasqal-cloud'\n")
+    jobs = [{"runs": 500, "variables": {"area": [np.pi / 2]}}] * 3
+    counts = []
+    with start_emulator(tmp_path / "state", config=config) as emulator:
+        own = PasqalCloudClient(**log_in(emulator))
+        for _ in range(2):
+            batch = own.create_batch(ramp(fresnel(own)).to_abstract_repr(), jobs=jobs)
+            wait_until(lambda: own.get_batch(batch.id).status == "DONE", "the end of the batch")  # noqa: B023
+            ordered = own.get_batch(batch.id).ordered_jobs
+            counts.append([job.result["1"] for job in ordered])
+    assert counts[0] == counts[1]
+    assert len(set(counts[0])) > 1
 
 
 def test_the_sdk_extends_cancels_and_closes_an_open_batch(sdk, emulator):

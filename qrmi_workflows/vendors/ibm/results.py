@@ -48,9 +48,9 @@ def decode_data(program: str, text: str) -> list[dict[str, Any]]:
     to_data = {"sampler": _registers_to_data, "estimator": _estimates_to_data}
     data = _decode(program, text, to_data.get(program, to_plain))
     if program in to_data and '"warnings"' in text:  # do not parse a long text for nothing
-        for item, metadata in zip(data, _read_metadata(json.loads(text)), strict=False):
-            if warnings := metadata.get("warnings"):
-                item["warnings"] = [str(warning) for warning in warnings]
+        for item, warnings in zip(data, _read_warnings(json.loads(text)), strict=True):
+            if warnings:
+                item["warnings"] = warnings
     return data
 
 
@@ -147,12 +147,18 @@ def _read_pubs(document: Mapping[str, Any]) -> list[_Item]:
     return [_in_shape(fields, _span_shape(document, index)) for index, fields in enumerate(read)]
 
 
-def _read_metadata(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _read_warnings(document: Mapping[str, Any]) -> list[list[str]]:
+    """Return each PUB's warnings; metadata of another form has none, and costs no result."""
     if "__type__" in document:
         pubs = [pub["__value__"] for pub in document["__value__"]["pub_results"]]
     else:
         pubs = document["results"]
-    return [pub.get("metadata") or {} for pub in pubs]
+    found = []
+    for pub in pubs:
+        metadata = pub.get("metadata")
+        warnings = metadata.get("warnings") if isinstance(metadata, Mapping) else None
+        found.append([str(each) for each in warnings] if isinstance(warnings, list) else [])
+    return found
 
 
 def _read_fields(fields: _Item) -> _Item:

@@ -241,3 +241,12 @@ def test_a_register_without_bits_counts_its_shots():
         encode(SamplerPubResult(DataBin(none=empty))),
     ):
         assert decode_data("sampler", text)[0]["registers"]["none"]["counts"] == {"": 3}
+
+
+@pytest.mark.parametrize("metadata", [None, [], "none", {"warnings": "one"}, {"warnings": None}])
+def test_metadata_of_another_form_costs_no_result(metadata):
+    results = [{"data": {"warnings": samples_of(BITS[0, 0])}, "metadata": metadata}]
+
+    (pub,) = decode_data("sampler", json.dumps({"results": results, "metadata": metadata}))
+
+    assert pub == {"registers": {"warnings": {"num_bits": 11, "counts": BITS[0, 0].get_counts()}}}

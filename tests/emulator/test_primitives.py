@@ -297,6 +297,22 @@ def test_noise_and_strictness_need_the_devices_own_instructions(qpu, name):
     assert "Transpile your circuits" in resource.task_logs(task)
 
 
+def test_fractional_gates_are_native_within_their_range(qpu):
+    """As IBM's Heron QPUs have them: rx of any angle, rzz from 0 to π/2."""
+    resource = qpu("ibm_strict")
+    circuit = QuantumCircuit(2)
+    circuit.rx(0.3, 0)
+    circuit.rzz(np.pi / 2, 0, 1)
+    circuit.measure_all()
+    sample(resource, qasm3.dumps(circuit), None, 5)
+    circuit.rzz(-0.1, 0, 1)
+    task = resource.task_start(primitive("sampler", [[qasm3.dumps(circuit)]]))
+    assert wait(resource, task) == TaskStatus.Failed
+    assert "only for angles in the range [0, pi/2], but an angle (-0.1)" in (
+        resource.task_logs(task)
+    )
+
+
 @pytest.mark.parametrize(
     ("program", "pub", "reason"),
     [

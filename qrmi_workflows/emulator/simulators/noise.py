@@ -83,6 +83,17 @@ def require_native(model: str, active: Sequence[int], circuit: Any) -> None:
                 f"{operation.name} on qubits {qubits} is not supported by {model}. Transpile your "
                 f"circuits for the target. -- {CODE_PREFIX}1517"
             )
+        if operation.name == "rzz":
+            _require_native_angle(operation.params[0], qubits)
+
+
+def _require_native_angle(angle: Any, qubits: tuple[int, ...]) -> None:
+    if isinstance(angle, float | int) and not -1e-10 <= angle <= _QUARTER_TURN + 1e-10:
+        raise SimulationError(  # as IBM words it
+            f"The instruction rzz on qubits {qubits} is supported only for angles in the range [0, "
+            f"pi/2], but an angle ({angle}) outside of this range has been requested. -- "
+            f"{CODE_PREFIX}1517"
+        )
 
 
 def _is_clifford(circuit: Any) -> bool:

@@ -18,7 +18,7 @@ from parsl_ext.memo import QPUMemoizer, register_memo_types
 from parsl_ext.providers.several import qpu_names
 from parsl_ext.providers.slurm import QPUSlurmProvider
 from parsl_ext.retries import qpu_retry_handler
-from qrmi_workflows.config.qpus import find_config, load_qpus, select_qpu
+from qrmi_workflows.config.qpus import find_config, load_dynamic, load_qpus, select_qpu
 from qrmi_workflows.errors import RequestError
 
 __all__ = ["qpu_config"]
@@ -138,7 +138,7 @@ def _require_known(options: Mapping[str, Any]) -> None:
 
 def _local_provider(qpu: str | list[str], options: Mapping[str, Any]) -> ExecutionProvider:
     names, path = qpu_names(qpu), find_config()
-    for name in names:
+    for name in names if not load_dynamic(path) else ():
         select_qpu(name, load_qpus(path), path)  # refuses a QPU that the file does not define
     launcher = options.get("launcher")
     if not isinstance(launcher, LeaseLauncher):

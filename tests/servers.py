@@ -9,8 +9,8 @@ from qrmi_workflows.emulator.settings import ServerSettings
 
 __all__ = ["RESULT_SETTINGS", "qpus_of_servers", "servers", "to_toml", "vary"]
 
-RESULT_SETTINGS = {"encodes_if_asked", "nests_samples", "sorts_parameters"}
-"""Settings that change only results, not the API."""
+RESULT_SETTINGS = {"encodes_if_asked", "nests_samples", "quoted_sequences", "sorts_parameters"}
+"""Settings that change only results, or which of others' payloads are taken, not the API."""
 
 
 def servers(*types: str, results: bool = False) -> list[dict[str, bool]]:

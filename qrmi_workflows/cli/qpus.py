@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 from qrmi_workflows.cli.tables import print_table
 from qrmi_workflows.cli.types import CONFIG_OPTION, JSON_OPTION, Command, Duration
 from qrmi_workflows.config.job import JobQPU, read_job
-from qrmi_workflows.config.qpus import QPUDefinition, load_qpus
+from qrmi_workflows.config.qpus import QPUDefinition, load_dynamic, load_qpus
 from qrmi_workflows.config.site import QPUPolicy, load_site_policy
 from qrmi_workflows.errors import ConfigError, QPUError
 
@@ -40,6 +41,9 @@ def list_qpus(config: Path | None, as_json: bool) -> None:
     """List the QPUs of this site and their states.
 
     In a job, its own QPUs are those that its environment describes.
+
+    An entry of qrmi_config.json with `is_dynamic` stands for all QPUs of an account, which are
+    listed under their own names.
 
     STATE is the vendor's answer (online, paused, offline), or the reason why it is unknown. GRES
     and LICENCE are what a job requests from Slurm; a QPU without them is not available through
@@ -100,7 +104,7 @@ def target(
         write_atomically(output, found.text + "\n")
 
 
-_Entry = tuple[QPUDefinition | JobQPU | None, QPUPolicy | None]
+_Entry = tuple[QPUDefinition | JobQPU | QPUError | None, QPUPolicy | None]
 
 
 def _find_qpus(config: Path | None) -> dict[str, _Entry]:
@@ -110,8 +114,10 @@ def _find_qpus(config: Path | None) -> dict[str, _Entry]:
     except ConfigError:
         offered = {}
     carried = read_job() if config is None else {}
-    defined: dict[str, QPUDefinition | JobQPU] = {}
+    defined: dict[str, QPUDefinition | JobQPU | QPUError] = {}
     try:
+        for account in load_dynamic(config).values():
+            defined |= _expand(account)
         defined.update(load_qpus(config))
     except ConfigError:
         # At some sites, only the SPANK plugin may read qrmi_config.json.
@@ -122,14 +128,26 @@ def _find_qpus(config: Path | None) -> dict[str, _Entry]:
     return {name: (defined.get(name), offered.get(name)) for name in names}
 
 
+def _expand(account: QPUDefinition) -> Mapping[str, QPUDefinition | QPUError]:
+    """Return the QPUs of a dynamic definition; if they cannot be listed, the reason instead."""
+    from qrmi_workflows.client.discovery import list_discovered
+
+    try:
+        return {each.name: each for each in list_discovered(account)}
+    except QPUError as error:
+        return {account.name: error}
+
+
 def _describe(item: tuple[str, _Entry]) -> _Row:
     name, (definition, policy) = item
     state, pending = ("unknown: no definition of the QPU can be read", None)
-    if definition is not None:
+    if isinstance(definition, QPUError):
+        state = f"unknown: {definition}"
+    elif definition is not None:
         state, pending = _fetch_status(definition)
     return _Row(
         name=name,
-        type=definition.type if definition else "",
+        type=getattr(definition, "type", ""),
         state=state,
         pending=pending,
         gres=policy.gres if policy else None,

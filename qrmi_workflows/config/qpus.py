@@ -18,7 +18,14 @@ from qrmi_workflows.config.folders import NO_SITE_REMEDY, find_file
 from qrmi_workflows.config.variables import QPU_CONFIG
 from qrmi_workflows.errors import ConfigError, UnknownQPUError
 
-__all__ = ["QPUDefinition", "find_config", "load_qpus", "require_valid_name", "select_qpu"]
+__all__ = [
+    "QPUDefinition",
+    "find_config",
+    "load_dynamic",
+    "load_qpus",
+    "require_valid_name",
+    "select_qpu",
+]
 
 _SITE_FILE = Path("/etc/slurm/qrmi_config.json")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
@@ -26,17 +33,19 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QPUDefinition:
-    """One QPU of `qrmi_config.json`.
+    """One entry of `qrmi_config.json`.
 
     Attributes:
         name: The name that jobs ask for.
         type: QRMI's resource type (`pasqal-cloud`).
         environment: QRMI's settings for it, without the `NAME_` prefix; holds credentials.
+        is_dynamic: Whether it stands for all QPUs of an account, each under the vendor's own name.
     """
 
     name: str
     type: str
     environment: Mapping[str, str] = field(repr=False)
+    is_dynamic: bool = False
 
 
 def find_config(environ: Mapping[str, str] = os.environ) -> Path:
@@ -49,7 +58,7 @@ def find_config(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def load_qpus(path: Path | None = None) -> dict[str, QPUDefinition]:
-    """Read `qrmi_config.json`; return its QPUs by name.
+    """Read `qrmi_config.json`; return the QPUs that it defines one by one, by name.
 
     Args:
         path: The file; `find_config` finds it if `None`.
@@ -57,6 +66,24 @@ def load_qpus(path: Path | None = None) -> dict[str, QPUDefinition]:
     Raises:
         ConfigError: The file is missing, unreadable or malformed.
     """
+    return {name: each for name, each in _load(path).items() if not each.is_dynamic}
+
+
+def load_dynamic(path: Path | None = None) -> dict[str, QPUDefinition]:
+    """Read `qrmi_config.json`; return the entries that stand for all QPUs of an account, by name.
+
+    QRMI marks them with `is_dynamic`, and finds the QPUs with its `ResourceProvider`.
+
+    Args:
+        path: The file; `find_config` finds it if `None`.
+
+    Raises:
+        ConfigError: The file is missing, unreadable or malformed.
+    """
+    return {name: each for name, each in _load(path).items() if each.is_dynamic}
+
+
+def _load(path: Path | None) -> dict[str, QPUDefinition]:
     path = path or find_config()
     document = _read_json(path)
     entries = document.get("resources") if isinstance(document, dict) else None
@@ -134,4 +161,12 @@ def _definition(entry: object, where: str) -> QPUDefinition:
         raise ConfigError(
             f"{where} ({entry['name']}): `environment` must map strings to strings. Correct it."
         )
-    return QPUDefinition(name=entry["name"], type=entry["type"], environment=environment)
+    is_dynamic = entry.get("is_dynamic", False)
+    if not isinstance(is_dynamic, bool):
+        raise ConfigError(
+            f"{where} ({entry['name']}): is_dynamic = {is_dynamic!r}: must be true or false. "
+            "Correct it."
+        )
+    return QPUDefinition(
+        name=entry["name"], type=entry["type"], environment=environment, is_dynamic=is_dynamic
+    )

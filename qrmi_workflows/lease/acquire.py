@@ -9,10 +9,17 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from qrmi_workflows.client.discovery import find_discovered
 from qrmi_workflows.client.failures import is_busy, is_transient
 from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.config.job import JobQPU, read_job
-from qrmi_workflows.config.qpus import find_config, load_qpus, select_qpu
+from qrmi_workflows.config.qpus import (
+    QPUDefinition,
+    find_config,
+    load_dynamic,
+    load_qpus,
+    select_qpu,
+)
 from qrmi_workflows.errors import ConfigError, LeaseError, QPUError, UnknownQPUError
 from qrmi_workflows.lease.grants import granted_qpus
 from qrmi_workflows.retry import retry
@@ -45,6 +52,7 @@ def find_qpu(
     Raises:
         UnknownQPUError: Neither of them has it.
         ConfigError: There is no usable `qrmi_config.json`, or the name is needed.
+        ResourceError: The vendor of a dynamic entry of the file did not answer.
     """
     carried = read_job(environ)
     if qpu is None and carried:
@@ -53,10 +61,12 @@ def find_qpu(
         return carried[qpu]
     try:
         path = config or find_config(environ)
-        qpus = load_qpus(path)
-        if qpu is None and qpus:
+        qpus, dynamic = load_qpus(path), load_dynamic(path)
+        if qpu is None and dynamic:  # which may have any QPU that the job holds
+            qpu = _choose({*qpus, *granted_qpus(environ)}, f"{path} defines", environ)
+        elif qpu is None and qpus:
             qpu = _choose(qpus, f"{path} defines", environ)
-        defined = select_qpu(qpu, qpus, path)
+        defined = _find_dynamic(qpu, qpus, dynamic) or select_qpu(qpu, qpus, path)
     except UnknownQPUError:
         raise
     except ConfigError as error:
@@ -64,6 +74,22 @@ def find_qpu(
             raise UnknownQPUError(qpu, carried, "in this job", str(error)) from error
         raise
     return JobQPU(name=defined.name, type=defined.type, environment=defined.environment, token=None)
+
+
+def _find_dynamic(
+    qpu: str | None,
+    qpus: Mapping[str, QPUDefinition],
+    dynamic: Mapping[str, QPUDefinition],
+) -> QPUDefinition | None:
+    """Return a QPU of one of the accounts that the file names, if it does not define the QPU."""
+    if qpu is None or qpu in qpus or not dynamic:
+        return None
+    if qpu in dynamic:
+        raise ConfigError(
+            f"{qpu!r} stands for all QPUs of an account; must be the name of one of them. "
+            "`qpu list` shows them."
+        )
+    return find_discovered(qpu, dynamic.values())
 
 
 def _choose(qpus: Iterable[str], where: str, environ: Mapping[str, str]) -> str:
@@ -78,8 +104,8 @@ def _choose(qpus: Iterable[str], where: str, environ: Mapping[str, str]) -> str:
     if len(names) == 1:
         return names.pop()
     raise ConfigError(
-        f"no QPU named, and {where} {len(names)}: {', '.join(sorted(names))}. "
-        'Name one: `--qpu NAME`, or `open_lease("NAME")`.'
+        f"no QPU named, and {where} {len(names)}: {', '.join(sorted(names)) or 'none'}. "
+        'Name one: `--qpu NAME`, or `open_lease("NAME")`; `qpu list` shows all.'
     )
 
 

@@ -21,7 +21,7 @@ from qrmi_workflows.client.failures import is_session_ended
 from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.config.folders import state_folder
 from qrmi_workflows.config.job import read_job
-from qrmi_workflows.config.qpus import load_qpus
+from qrmi_workflows.config.qpus import load_dynamic, load_qpus
 from qrmi_workflows.errors import (
     ConfigError,
     DeadlineError,
@@ -240,8 +240,7 @@ def _environment_of(opened: OpenLease) -> Mapping[str, str]:
         ConfigError: The QPU is no longer defined.
     """
     if opened.config is not None:
-        definitions = load_qpus(Path(opened.config))
-        environment = definitions[opened.qpu].environment if opened.qpu in definitions else None
+        environment = _defined_environment(opened, Path(opened.config))
     else:
         carried = read_job(os.environ).get(opened.qpu)
         environment = carried.environment if carried else None
@@ -252,6 +251,13 @@ def _environment_of(opened: OpenLease) -> Mapping[str, str]:
             "ends the session."
         )
     return environment
+
+
+def _defined_environment(opened: OpenLease, path: Path) -> Mapping[str, str] | None:
+    if (definition := load_qpus(path).get(opened.qpu)) is not None:
+        return definition.environment
+    accounts = [each for each in load_dynamic(path).values() if each.type == opened.type]
+    return accounts[0].environment if len(accounts) == 1 else None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from qrmi_workflows.config.qpus import QPUDefinition, find_config, load_qpus
+from qrmi_workflows.config.qpus import QPUDefinition, find_config, load_dynamic, load_qpus
 from qrmi_workflows.config.site import QPUPolicy, SitePolicy, load_site_policy
 from qrmi_workflows.errors import ConfigError, QPUError, RequestError
 from qrmi_workflows.schedulers.base import QPURequest
@@ -54,10 +54,10 @@ class QPURequests:
 
     @cached_property
     def _definitions(self) -> tuple[Path, Mapping[str, QPUDefinition]] | None:
-        """The QPU definitions and their file; `None` if they cannot be read on this host."""
+        """The QPU definitions and their file; `None` if they do not tell which QPUs there are."""
         try:
             path = find_config()
-            return path, load_qpus(path)
+            return None if load_dynamic(path) else (path, load_qpus(path))
         except (ConfigError, OSError):
             return None  # the job, on its node, may be able to; otherwise it reports the error
 

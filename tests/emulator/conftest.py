@@ -86,6 +86,10 @@ simulator = "emu-mps"
 [qpus.EMU_FREE]
 type = "pasqal-cloud"
 model = "MockDevice"
+
+[qpus.EMU_FRESNEL]
+type = "pasqal-cloud"
+server.quoted_sequences = false
 """
 
 

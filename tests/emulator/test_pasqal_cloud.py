@@ -6,9 +6,12 @@ import json
 from importlib.util import find_spec
 
 import numpy as np
+import pulser
 import pytest
 from emulator_clients import blockade, device_of, pi_pulse, wait
 from qrmi import Payload, QrmiError, ResourceStatusCode, TaskStatus
+
+from qrmi_workflows import open_lease
 
 
 def test_every_method_of_a_resource_and_a_rydberg_blockade(qpu):
@@ -51,6 +54,27 @@ def test_pasqals_own_simulator_is_an_extra(qpu):
         assert counter.get("11", 0) + counter.get("00", 0) < 30
     else:
         assert wait(resource, task) == TaskStatus.Failed
+
+
+def test_a_sequence_in_a_json_string_is_taken_or_refused_as_the_server_is_set(qpu):
+    """Upstream's `task_runner` sends it so, for the files that upstream's generators write."""
+    quoted = json.dumps(pi_pulse(pulser.AnalogDevice))
+    payload = Payload.PasqalCloud(sequence=quoted, job_runs=10)
+
+    free = qpu("EMU_FREE")
+    assert wait(free, free.task_start(payload)) == TaskStatus.Completed
+    with pytest.raises(QrmiError, match=r"400 Bad Request.*not a serialised Pulser sequence"):
+        qpu("EMU_FRESNEL").task_start(payload)
+
+
+@pytest.mark.parametrize("name", ["EMU_FREE", "EMU_FRESNEL"])
+def test_our_own_payloads_suit_either_server(emulator, monkeypatch, tmp_path, name):
+    monkeypatch.setenv("QPU_CONFIG", str(emulator.config_path))
+    monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
+    content = {"sequence": pi_pulse(pulser.AnalogDevice), "job_runs": 30}
+
+    with open_lease(name) as lease:
+        assert sum(lease.run(content).counts().values()) == 30
 
 
 def test_more_runs_than_the_device_allows_are_refused(qpu):

@@ -6,7 +6,13 @@ import json
 
 import pytest
 
-from qrmi_workflows.config.qpus import QPUDefinition, find_config, load_qpus, select_qpu
+from qrmi_workflows.config.qpus import (
+    QPUDefinition,
+    find_config,
+    load_dynamic,
+    load_qpus,
+    select_qpu,
+)
 from qrmi_workflows.errors import ConfigError, UnknownQPUError
 
 
@@ -65,3 +71,16 @@ def test_a_name_may_be_omitted_if_the_file_defines_one_qpu(tmp_path):
         select_qpu(None, {"a": one, "b": two}, tmp_path)
     with pytest.raises(UnknownQPUError, match="must be one of: a"):
         select_qpu("z", {"a": one}, tmp_path)
+
+
+def test_an_entry_that_stands_for_an_account_is_no_qpu(tmp_path):
+    """QRMI marks it with `is_dynamic`, and finds the QPUs of the account."""
+    path = tmp_path / "qrmi_config.json"
+    entries = [{"name": "a", "type": "t"}, {"name": "all", "type": "t", "is_dynamic": True}]
+    path.write_text(json.dumps({"resources": entries}))
+
+    assert list(load_qpus(path)) == ["a"]
+    assert list(load_dynamic(path)) == ["all"]
+    path.write_text(json.dumps({"resources": [{"name": "a", "type": "t", "is_dynamic": "yes"}]}))
+    with pytest.raises(ConfigError, match=r"is_dynamic = 'yes': must be true or false"):
+        load_qpus(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,55 @@ def test_default_shots_and_precision(qpu):
     assert estimate(resource, text, "Z", [], 0.1).stds == pytest.approx(0.1, rel=0.1)
     assert estimate(resource, text, "Z", precision=0.05).stds == pytest.approx(0.05, rel=0.1)
     assert estimate(resource, text, "Z").stds == pytest.approx(1 / 64, rel=0.1)
+
+
+RESET = """OPENQASM 3.0; include "stdgates.inc";
+h $0; cx $0, $1; reset $0;
+"""
+LOOP = """OPENQASM 3.0; include "stdgates.inc"; bit[1] c;
+for int i in [0:1] { sx $0; c[0] = measure $0; }
+"""
+
+
+@pytest.mark.parametrize("name", ["ibm_fez", "ibm_exact"])
+@pytest.mark.parametrize(("text", "observable"), [(RESET, "ZI"), (LOOP, "Z")])
+def test_estimates_of_random_states_are_means_over_shots(qpu, name, text, observable):
+    """Half of a Bell pair after a reset of the other half, and a measurement inside a loop."""
+    data = estimate(qpu(name), text, [observable, "I" * len(observable)], [], 0.02)
+    assert abs(data.evs[0]) < 6 * data.stds[0]
+    assert data.stds[0] == pytest.approx(0.02, rel=0.05)
+    assert (data.evs[1], data.stds[1]) == (1, 0)
+
+
+def test_terms_that_share_their_shots_are_correlated(qpu):
+    """Z on each half of a Bell pair: the difference is always 0, the sum varies twice as much."""
+    text = 'OPENQASM 3.0; include "stdgates.inc"; h $0; cx $0, $1; x $2; reset $2;'
+    observables = [{"IIZ": 1, "IZI": -1}, {"IIZ": 1, "IZI": 1}]
+    data = estimate(qpu("ibm_fez"), text, observables, [], 0.02)
+    assert (data.evs[0], data.stds[0]) == (0, 0)
+    assert data.stds[1] == pytest.approx(0.04, rel=0.05)
+
+
+def test_a_reset_at_the_start_changes_nothing(qpu):
+    """Programs often begin with one; the values stay exact."""
+    text = 'OPENQASM 3.0; include "stdgates.inc"; reset $0; reset $1; ry(1.1) $0;'
+    data = estimate(qpu("ibm_fez"), text, "IZ", [], 0)
+    assert data.evs == pytest.approx(np.cos(1.1), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("precision", "reason"),
+    [
+        (0, "exact values cannot be computed"),
+        (1e-4, "takes 100000000 shots.*at most 1000000 shots.*at least 0.001"),
+    ],
+)
+def test_a_precision_that_takes_too_many_shots_is_refused(qpu, precision, reason):
+    """The reason says what is possible."""
+    resource = qpu("ibm_fez")
+    task = resource.task_start(primitive("estimator", [[RESET, "ZI", [], precision]]))
+    assert wait(resource, task) == TaskStatus.Failed
+    assert re.search(reason, resource.task_logs(task))
 
 
 def test_projectors_are_observables_too(qpu):

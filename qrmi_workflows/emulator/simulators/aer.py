@@ -13,7 +13,12 @@ from typing import Any
 
 from qrmi_workflows.emulator.backends import backend_document
 from qrmi_workflows.emulator.simulators import SimulationError
-from qrmi_workflows.emulator.simulators.circuits import LoadedCircuit, load_circuit, parameter_sets
+from qrmi_workflows.emulator.simulators.circuits import (
+    LoadedCircuit,
+    drop_leading_resets,
+    load_circuit,
+    parameter_sets,
+)
 from qrmi_workflows.emulator.simulators.clock import start_clock, stop_clock
 from qrmi_workflows.emulator.simulators.control_flow import simplify_control_flow
 from qrmi_workflows.emulator.simulators.estimation import estimate
@@ -151,7 +156,8 @@ def _prepare(source: object, work: dict[str, Any]) -> tuple[LoadedCircuit, Engin
     if work["noise"] or work["strict"] or not isinstance(source, str):
         require_native(work["model"], loaded.active, loaded.circuit)
     if not work["noise"]:
-        loaded = replace(loaded, circuit=_decompose(loaded.circuit))
+        circuit = drop_leading_resets(loaded.circuit)
+        loaded = replace(loaded, circuit=_decompose(circuit))
     method = choose_method(loaded.circuit, work["noise"])
     if method == "matrix_product_state":
         loaded = order_by_coupling(loaded)

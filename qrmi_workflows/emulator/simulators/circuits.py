@@ -14,7 +14,7 @@ from typing import Any
 from qrmi_workflows.emulator.simulators import SimulationError
 from qrmi_workflows.emulator.simulators.openqasm import parse
 
-__all__ = ["LoadedCircuit", "load_circuit", "parameter_sets"]
+__all__ = ["LoadedCircuit", "drop_leading_resets", "load_circuit", "parameter_sets"]
 
 _INPUT = re.compile(r"^\s*input\s+[^;]*?([^\s;]+)\s*;", re.MULTILINE)
 _IDLE = ("barrier", "delay")
@@ -104,6 +104,19 @@ def parameter_sets(values: object, parameters: Sequence[Any]) -> Any:
             f"parameters; the last axis must have length {count}"
         )
     return BindingsArray({tuple(parameters): array})
+
+
+def drop_leading_resets(circuit: Any) -> Any:
+    """Return the circuit without resets of qubits that are still in their initial state."""
+    remaining, used = circuit.copy_empty_like(), set[Any]()
+    for instruction in circuit.data:
+        name = instruction.operation.name
+        if name == "reset" and not used.intersection(instruction.qubits):
+            continue
+        if name not in _IDLE:
+            used.update(instruction.qubits)
+        remaining.append(instruction, copy=False)
+    return remaining
 
 
 def _drop_idle_qubits(circuit: Any) -> tuple[Any, list[int]]:

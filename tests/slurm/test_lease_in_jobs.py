@@ -93,10 +93,30 @@ def test_a_job_holds_gres_licence_and_lease(submit, sessions, tmp_path):
     assert wait_for_end(job) == "COMPLETED"
     assert sessions() == 0
     seen = (tmp_path / "env").read_text()
-    assert "QRMI_JOB_QPU_RESOURCES=ibm_fez" in seen
+    for name in ("QRMI_JOB_QPU_RESOURCES", "SLURM_JOB_QPU_RESOURCES"):
+        assert f"\n{name}=ibm_fez\n" in f"\n{seen}"
+    for name in ("QRMI_JOB_QPU_TYPES", "SLURM_JOB_QPU_TYPES"):
+        assert f"\n{name}=ibm-quantum-compute-service\n" in f"\n{seen}"
     assert f"QRMI_JOB_ID={job}" in seen
     assert f"QRMI_JOB_UID={os.getuid()}" in seen
     assert "ibm_fez_QRMI_JOB_TIMEOUT_SECONDS=300" in seen
+
+
+def test_a_job_that_holds_several_qpus_must_name_one(in_sandbox, tmp_path):
+    """Without a name, each command lists those that the job holds."""
+    (tmp_path / "circuit.qasm").write_text(PROGRAM)
+    run = f"{QPU} run {tmp_path}/circuit.qasm --shots 5 -o {tmp_path}/result.json"
+    lines = [f"{QPU} lease exec -- true", "echo exec $?", run, "echo run $?"]
+    (tmp_path / "job.sh").write_text("\n".join(["#!/bin/bash", *lines]) + "\n")
+    holds = ["--gres=qpu:ibm_fez:1,qpu:FRESNEL:1", "--licenses=qpu_ibm_fez:1,qpu_FRESNEL:1"]
+    argv = ["sbatch", "--wait", f"--output={tmp_path}/out", *holds, str(tmp_path / "job.sh")]
+
+    require_success(run_command(argv))
+
+    shown = (tmp_path / "out").read_text()
+    assert shown.count("no QPU named, and this job was granted 2: FRESNEL, ibm_fez. Name one") == 2
+    assert "exec 2\n" in shown
+    assert "run 2\n" in shown
 
 
 def test_a_job_uses_only_the_qpu_that_it_holds(submit, sessions, tmp_path):

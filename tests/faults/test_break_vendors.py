@@ -205,7 +205,7 @@ def busy(step: Step, vendor: Vendor, dice: random.Random) -> str:
         else:
             make_available(vendor, step.qpu, "paused")
             if vendor.type == "ibm-quantum-system":
-                fill_lanes(step, vendor)
+                stack.callback(delete_tasks, step, vendor, fill_lanes(step, vendor))
         stack.callback(make_available, vendor, step.qpu, "online")
         process = step.start("--on-stop", "leave")
         time.sleep(dice.uniform(1, BUSY_SECONDS))
@@ -223,16 +223,26 @@ def make_available(vendor: Vendor, qpu: str, availability: str) -> None:
     vendor.emulator.control.ask("PATCH", f"/qpus/{qpu}", {"availability": availability})
 
 
-def fill_lanes(step: Step, vendor: Vendor) -> None:
-    """Put a task into each lane; they run once the QPU is available."""
+def fill_lanes(step: Step, vendor: Vendor) -> list[str]:
+    """Put a task into each lane; they run once the QPU is available. Return their ids."""
     handle = vendor.handle(step.qpu)
     program = qrmi.Payload.QiskitPrimitive(
         input=json.dumps(bell(1000)["parameters"]), program_id="sampler"
     )
-    for _ in range(LANES):
-        handle.task_start(program)
+    tasks = [handle.task_start(program) for _ in range(LANES)]
     for counter in ("accepted", "completed"):
         step.before[counter] += LANES
+    return tasks
+
+
+def delete_tasks(step: Step, vendor: Vendor, tasks: list[str]) -> None:
+    """Delete tasks once they have completed: on some servers they hold their lanes until then."""
+    handle = vendor.handle(step.qpu)
+    for task in tasks:
+        wait_until(
+            lambda task=task: handle.task_status(task) == qrmi.TaskStatus.Completed, "the task"
+        )
+        handle.task_stop(task)
 
 
 WAYS: tuple[Callable[[Step, Vendor, random.Random], str], ...] = (rerun, rerun, move, adopted, busy)

@@ -10,7 +10,10 @@ from qrmi import QuantumResource
 
 from qrmi_workflows.emulator import Emulator, start_emulator
 
+# With a seed, so that tests of counts do not fail by chance.
 CONFIG = """
+seed = 1
+
 [qpus.ibm_fez]
 type = "ibm-quantum-compute-service"
 

@@ -236,10 +236,11 @@ def equal_pubs(resource, program: str, **options: Any) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("program", ["sampler", "estimator"])
-def test_equal_pubs_and_repeated_jobs_are_independent(qpu, program):
+def test_equal_pubs_and_repeated_jobs_are_independent(tmp_path, program):
     """As on a QPU, no two results are the same."""
-    resource = qpu("ibm_fez")
-    results = equal_pubs(resource, program) + equal_pubs(resource, program)
+    with start_emulator(tmp_path) as emulator:
+        resource = connect(emulator, "ibm_fez")
+        results = equal_pubs(resource, program) + equal_pubs(resource, program)
     assert len(set(results)) == 6
 
 

@@ -89,6 +89,13 @@ def test_the_install_command_names_what_exists() -> None:
     assert (ROOT / INSTALL.split()[-1] / "pyproject.toml").is_file()
 
 
+def test_the_extras_that_the_examples_need_exist() -> None:
+    page = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = set(re.findall(r"pip install '\.\[(\w+)\]' \./snakemake_ext", page))
+    assert extras == {"demo", "sqd"} <= set(project["optional-dependencies"])
+
+
 def test_its_snippets_are_in_the_examples() -> None:
     folder = ROOT / "examples" / "bell"
     sources = "\n".join((folder / name).read_text() for name in ("Snakefile", "bell.py"))

@@ -20,7 +20,7 @@ import pytest
 from emulated_site import emulated_site
 from pages import EXAMPLES, example_command
 from pyscf import gto, lib, mcscf, scf
-from qiskit import transpile
+from qiskit import qpy, transpile
 from qiskit.primitives import BitArray
 from qiskit.quantum_info import Statevector
 from qiskit_aer.primitives import SamplerV2
@@ -37,6 +37,8 @@ STRINGS = [
 ]
 SECONDS = 400
 EMULATOR = """
+seed = 7
+
 [qpus.ibm_fez]
 type = "ibm-quantum-compute-service"
 strict = true
@@ -161,6 +163,23 @@ def test_the_sampled_energy_is_exact_within_chemical_accuracy(
     assert every["determinants"] < 252**2
     picture = (runs.folder / output / "convergence.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
+
+
+@pytest.mark.timeout(2 * SECONDS)
+def test_the_circuit_and_its_energy_are_as_the_page_says(runs: Runs, exact: float) -> None:
+    page = " ".join((EXAMPLES / "README.md").read_text(encoding="utf-8").split())
+    with (runs.folder / "n2/circuit.qpy").open("rb") as stream:
+        (circuit,) = qpy.load(stream)
+    two = [item for item in circuit.data if item.operation.num_qubits == 2]
+    used = {qubit for item in two for qubit in item.qubits}
+    assert f"about 130 two-qubit gates on {len(used)} qubits" in page
+    assert 125 < len(two) < 135
+    document = runs.read("n2/energy.json")
+    assert document["convergence"][-1]["determinants"] == pytest.approx(165**2, rel=0.1)
+    assert "energy was 0.04 to 0.4 mHa above the exact one" in page
+    assert 0.01e-3 < document["energy"] - exact < 0.6e-3
+    assert "CCSD, from whose amplitudes the circuit is built, is 2.3 mHa above it" in page
+    assert document["ccsd"] - exact == pytest.approx(2.28e-3, abs=1e-5)
 
 
 @pytest.mark.timeout(2 * SECONDS)

@@ -110,8 +110,7 @@ class TaskRun:
         entry, known = self._look_up()
         if isinstance(known, QuantumResult):
             self.task_id = known.task_id
-            self._delete(entry)
-            return _warn(known.decoded())
+            return _warn(self._decode_and_delete(entry, known).decoded())
         with ExitStack() as held:
             held.enter_context(lane)
             started = time.time()
@@ -278,19 +277,23 @@ class TaskRun:
             if _try_to_record(entry.failed, error.message, retryable=state is TaskState.CANCELLED):
                 self._delete(entry)
             raise error
-        times = {"submitted": entry.record.since, "completed": _now()}
-        result = self._ask_result(**times)
+        result = self._ask_result(submitted=entry.record.since, completed=_now())
         # A deleted task's result cannot be fetched again.
         is_last_copy = self._traits.stop_deletes_finished
         is_recorded = _try_to_record(entry.completed, result, durable=is_last_copy)
+        return self._decode_and_delete(entry, result, is_recorded=is_recorded)
+
+    def _decode_and_delete(
+        self, entry: Entry, result: QuantumResult, *, is_recorded: bool = True
+    ) -> QuantumResult:
         try:
             result = result.decoded()
         except UndecodedResultError:
-            # The text may have been cut short on its way. Ask again while the vendor has it.
+            # The text may have been cut short on its way. Ask again, if the vendor still has it.
             with suppress(QPUError):
-                again = self._ask_result(**times)
+                again = self._ask_result(submitted=result.submitted, completed=result.completed)
                 result = again.decoded()
-                is_recorded = _try_to_record(entry.completed, again, durable=is_last_copy)
+                is_recorded = _try_to_record(entry.completed, again, durable=True)
         if is_recorded:
             self._delete(entry)
         return result

@@ -78,7 +78,7 @@ def test_it_is_written_whole_and_a_release_that_can_decodes_it(
     assert json.loads(output.read_text())["data"], "from the journal"
     assert "decode_error" not in json.loads(output.read_text())
     assert counted()["tasks accepted"] == 1
-    assert matched() == 2, "asked for once more, in case it was cut short, but not by the rerun"
+    assert matched() == 3, "asked for once more by each run, in case it was cut short on its way"
 
 
 @pytest.mark.parametrize("source", ["file", "task"])
@@ -190,3 +190,16 @@ def test_a_text_that_was_cut_short_on_its_way_is_fetched_again(
     assert matched() == 2
     (record,) = Journal().step("s").records()
     assert record.result.decoded().counts()
+
+
+def test_a_rerun_fetches_a_text_that_was_cut_short_twice(
+    emulator, counted, fault, payload_file, tmp_path, capsys
+):
+    fault("malformed", route="GET */jobs/*/results", count=2)
+    output = tmp_path / "result.json"
+
+    assert qpu_run(payload_file, output) == 1
+    assert qpu_run(payload_file, output) == 0
+
+    assert QuantumResult.load(output).counts()
+    assert counted()["tasks accepted"] == 1

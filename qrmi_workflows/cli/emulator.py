@@ -77,7 +77,7 @@ def serve(
 ) -> None:
     """Serve emulated QPUs until Ctrl-C or SIGTERM.
 
-    TYPE is alice-bob-felis, ibm-quantum-compute-service, ibm-quantum-system, iqm-server,
+    TYPE is alice-bob-felis, ibm-quantum-compute-service, ibm-quantum-system, iqm-server, oqtopus,
     pasqal-cloud, pasqal-local, or a type added by another package. MODEL is a fake backend of
     qiskit-ibm-runtime (fez), one of IQM's machines (garnet) or one of Pulser's devices
     (AnalogDevice). By default, one IBM QPU and one Pasqal QPU are emulated.

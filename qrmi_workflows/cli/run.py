@@ -90,9 +90,9 @@ def run(
 
     PAYLOAD is a JSON object in the schema of QRMI's task_runner (`program_id` and `parameters` for
     IBM's primitives, `sequence` and `job_runs` for Pulser, `iqmjson` and `job_type` for IQM,
-    `human_qir` and `input_params` for Felis), or a program in OpenQASM 3, QPY, Pulser's abstract
-    representation, IQM JSON or QIR; other packages may add the formats of other vendors. If the job
-    has no lease, the command opens one for the task.
+    `human_qir` and `input_params` for Felis, `job_type` and `program` for OQTOPUS), or a program in
+    OpenQASM 3, QPY, Pulser's abstract representation, IQM JSON or QIR; other packages may add the
+    formats of other vendors. If the job has no lease, the command opens one for the task.
 
     An invalid payload is refused before a QPU is acquired; the exit code is then 2. If the task
     fails, the exit code is 1. The same holds if its result cannot be decoded; the vendor's text is

@@ -248,8 +248,8 @@ def _shared_keys(vendor: Vendor, content: Mapping[str, Any]) -> set[str]:
 
 def _describe_formats() -> str:
     formats = (
-        f"for {name}, a JSON object with the keys {' and '.join(vendor.schema['required'])}, or "
-        f"a program in {' or '.join(vendor.reads)}"
+        f"for {name}, a JSON object with the keys {' and '.join(vendor.schema['required'])}"
+        + (f", or a program in {' or '.join(vendor.reads)}" if vendor.reads else "")
         for name, vendor in sorted(_vendors().items())
     )
     return f"Must be, {'; '.join(formats)}. Correct the payload."

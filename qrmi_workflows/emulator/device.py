@@ -241,7 +241,7 @@ class Device:
                 "noise": self.settings.noise,
                 "exact": self.settings.exact,
                 "strict": self.settings.strict,
-                "limit_seconds": self._emulator.wide_circuit_seconds,
+                "limit_seconds": self._emulator.simulation_seconds,
                 "server": asdict(self.settings.server),
                 "seed": self._derive_seed(task, request),
             },

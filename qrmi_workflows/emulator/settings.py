@@ -117,8 +117,8 @@ class EmulatorSettings:
             `None`: all results are independent, as on a QPU.
         workers: The number of simulation processes.
         worker_memory_gib: The memory limit of one simulation, in GiB.
-        wide_circuit_seconds: The computing time after which a circuit is given up that is too wide
-            for a state vector.
+        simulation_seconds: The limit on the computing time of a circuit that is too wide for a
+            state vector, and of an estimate whose shots are simulated one by one.
         record: Whether to write every request to `requests.jsonl` in the state folder.
         faults: The fault rules that apply from the start.
     """
@@ -127,7 +127,7 @@ class EmulatorSettings:
     seed: int | None = None
     workers: int = field(default_factory=lambda: max(2, os.cpu_count() or 1))
     worker_memory_gib: float = 4.0
-    wide_circuit_seconds: float = 50.0
+    simulation_seconds: float = 50.0
     record: bool = False
     faults: tuple[FaultRule, ...] = ()
 

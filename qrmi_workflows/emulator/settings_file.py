@@ -5,7 +5,7 @@
     seed = 7                    # identical requests give identical results; default: independent
     workers = 2                 # number of simulation processes
     worker_memory_gib = 4.0     # memory limit of one simulation
-    wide_circuit_seconds = 50   # computing time of a circuit that is too wide for a state vector
+    simulation_seconds = 50     # limit for wide circuits, and for estimates over many shots
     record = false              # true: write every request to requests.jsonl
 
     [qpus.ibm_fez]
@@ -115,11 +115,11 @@ _KEY_TYPES: dict[str, tuple[type, ...]] = {
     "record": (bool,),
     "workers": (int,),
     "worker_memory_gib": (int, float),
-    "wide_circuit_seconds": (int, float),
+    "simulation_seconds": (int, float),
 }
 _DURATIONS = {"preparation_seconds": "preparation", "execution_seconds": "execution"}
-_TOP_LEVEL_KEYS = {"seed", "workers", "worker_memory_gib", "wide_circuit_seconds", "record"}
-_POSITIVE_KEYS = ("workers", "worker_memory_gib", "wide_circuit_seconds", "interactive_ttl_seconds")
+_TOP_LEVEL_KEYS = {"seed", "workers", "worker_memory_gib", "simulation_seconds", "record"}
+_POSITIVE_KEYS = ("workers", "worker_memory_gib", "simulation_seconds", "interactive_ttl_seconds")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

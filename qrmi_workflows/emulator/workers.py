@@ -119,7 +119,7 @@ class WorkerPool:
                     raise SimulationError(
                         f"the simulation was stopped after {work['limit_seconds']:g} s of "
                         "computing time: the circuit entangles too many qubits. Use fewer qubits "
-                        "or layers, or set wide_circuit_seconds in the emulator's settings file."
+                        "or layers, or set simulation_seconds in the emulator's settings file."
                     ) from error
                 raise SimulationError(
                     f"the simulator exited with status {error.args[0]}; the circuit probably needs "

@@ -17,7 +17,7 @@ from qiskit.primitives.containers import BindingsArray
 from qrmi_workflows.emulator.simulators import SimulationError
 from qrmi_workflows.emulator.simulators.control_flow import simplify_control_flow
 from qrmi_workflows.emulator.simulators.openqasm import parse
-from qrmi_workflows.emulator.simulators.sampling import Engine, sample_registers
+from qrmi_workflows.emulator.simulators.sampling import Engine, is_random, sample_registers
 
 ENGINE = Engine(method="statevector", noise=None, seed=1)
 HEADER = 'OPENQASM 3.0; include "stdgates.inc";\n'
@@ -173,6 +173,14 @@ def test_switches_on_an_expression(features):
         text = qasm3.dumps(circuit, experimental=qasm3.ExperimentalFeatures(features))
         expected = {0: "01", 1: "01", 2: "10", 3: "11"}[value ^ 1]
         assert outcomes(parse(text))["out"] == expected
+
+
+def test_boxes_and_loops_of_gates():
+    """A box, also inside a condition, is its content; a loop of gates has exact values."""
+    text = """bit[2] c; x $0; box { c[0] = measure $0; }
+    if (c[0]) { box { x $1; } } for int i in [0:2] { x $1; } c[1] = measure $1;"""
+    assert outcomes(parse(HEADER + text)) == {"c": "01"}
+    assert not is_random(parse(HEADER + "for int i in [0:2] { sx $0; }"))
 
 
 @pytest.mark.parametrize("target", ["bit", "register", "expression"])

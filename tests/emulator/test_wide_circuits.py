@@ -20,7 +20,7 @@ from qrmi_workflows.emulator import start_emulator
 from qrmi_workflows.emulator.simulators import aer
 
 CONFIG = """
-wide_circuit_seconds = 1
+simulation_seconds = 1
 [qpus.ibm_torino]
 type = "ibm-quantum-system"
 model = "torino"

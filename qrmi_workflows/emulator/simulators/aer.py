@@ -33,6 +33,7 @@ from qrmi_workflows.emulator.simulators.options import (
 from qrmi_workflows.emulator.simulators.programs import PROGRAMS
 from qrmi_workflows.emulator.simulators.qubit_order import order_by_coupling
 from qrmi_workflows.emulator.simulators.sampling import (
+    LIMIT_SECONDS,
     Engine,
     derive_seed,
     is_random,
@@ -59,8 +60,8 @@ def run(work: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         work: `program`, `request` (the vendor's input as JSON text), `seed`, `noise`, `exact`,
-            `strict`, `model` and `server`; `limit_seconds`, the computing time after which the
-            process is killed if the circuit is too wide for a state vector.
+            `strict`, `model` and `server`; `limit_seconds`, if given, the computing time after
+            which the process is killed if a circuit is too wide for a state vector.
 
     Returns:
         `result` (the text that IBM's API returns) and `logs`.
@@ -163,7 +164,8 @@ def _prepare(source: object, work: dict[str, Any]) -> tuple[LoadedCircuit, Engin
         loaded = order_by_coupling(loaded)
         start_clock(work.get("limit_seconds"))
     noise = noise_model(work["model"], loaded.active) if work["noise"] else None
-    return loaded, Engine(method=method, noise=noise, seed=work["seed"])
+    limit = work.get("limit_seconds", LIMIT_SECONDS)
+    return loaded, Engine(method=method, noise=noise, seed=work["seed"], limit_seconds=limit)
 
 
 def _unpack_pub(pub: Any, max_length: int) -> list[Any]:

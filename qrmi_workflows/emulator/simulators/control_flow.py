@@ -1,8 +1,8 @@
 """Rewrite control flow in the forms that Aer simulates correctly.
 
-Aer 0.18 lacks shifts, arithmetic and indices in conditions, reduces the cast of an integer to a
-Boolean to its lowest bit, and takes a wrong branch of a switch on an expression. A switch becomes a
-chain of conditions, and a condition of that kind becomes a decision tree on its bits.
+Aer 0.18 lacks boxes, switches on an expression, and shifts, arithmetic and indices in conditions.
+It inverts the cast of an integer to a Boolean. Here, a box becomes its content, a switch a chain of
+conditions, and a condition of that kind a decision tree on its bits.
 """
 
 from __future__ import annotations
@@ -53,10 +53,21 @@ def simplify_control_flow(circuit: Any) -> Any:
     simplified = circuit.copy_empty_like()
     for instruction in circuit.data:
         operation = instruction.operation
+        if operation.name == "box":
+            _inline(simplify_control_flow(operation.body), instruction, simplified)
+            continue
         if getattr(operation, "blocks", None):
             instruction = instruction.replace(operation=_simplify(instruction))
         simplified.append(instruction, copy=False)
     return simplified
+
+
+def _inline(body: Any, instruction: Any, circuit: Any) -> None:
+    qubits = dict(zip(body.qubits, instruction.qubits, strict=True))
+    clbits = dict(zip(body.clbits, instruction.clbits, strict=True))
+    for item in body.data:
+        own = [qubits[qubit] for qubit in item.qubits], [clbits[bit] for bit in item.clbits]
+        circuit.append(item.operation, *own, copy=False)
 
 
 def _simplify(instruction: Any) -> Any:

@@ -15,7 +15,6 @@ from qrmi_workflows.emulator.simulators.sampling import Engine, is_random
 __all__ = ["require_affordable"]
 
 MAX_SHOTS = 1_000_000
-LIMIT_SECONDS = 60.0
 # Measured with Aer 0.18 on one core of a server of 2023.
 _SECONDS_PER_GATE = 1.5e-6
 _SECONDS_PER_AMPLITUDE = 1.2e-9
@@ -38,14 +37,15 @@ def require_affordable(circuit: Any, engine: Engine, shots: int, runs: int) -> N
     limit = MAX_SHOTS
     if _has_trajectories(circuit, engine):
         seconds = _count_gates(circuit) * _gate_seconds(circuit.num_qubits, engine) * runs
-        limit = max(1, min(MAX_SHOTS, int(LIMIT_SECONDS / seconds)))
+        limit = max(1, min(MAX_SHOTS, int(engine.limit_seconds / seconds)))
     if 0 < shots <= limit:
         return
     needed = f"this precision takes {shots} shots" if shots else "exact values cannot be computed"
     raise SimulationError(
         f"{needed}, because the circuit's final state is random (noise, measurement, reset or "
-        f"condition); at most {limit} shots are simulated, about {LIMIT_SECONDS:g} s. Set the "
-        f"precision to at least {_round_up(1 / math.sqrt(limit)):g}."
+        f"condition); at most {limit} shots are simulated within {engine.limit_seconds:g} s. Set "
+        f"the precision to at least {_round_up(1 / math.sqrt(limit)):g}, or set "
+        "simulation_seconds in the emulator's settings file."
     )
 
 

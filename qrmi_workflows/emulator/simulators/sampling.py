@@ -7,8 +7,17 @@ from typing import Any
 
 from qrmi_workflows.emulator.simulators import SimulationError
 
-__all__ = ["Engine", "derive_seed", "is_random", "run_sets", "sample_bits", "sample_registers"]
+__all__ = [
+    "LIMIT_SECONDS",
+    "Engine",
+    "derive_seed",
+    "is_random",
+    "run_sets",
+    "sample_bits",
+    "sample_registers",
+]
 
+LIMIT_SECONDS = 50.0
 _ALWAYS_THE_SAME = ("barrier", "delay", "box", "for_loop")
 
 
@@ -20,11 +29,13 @@ class Engine:
         method: Aer's simulation method.
         noise: Aer's noise model, or `None`.
         seed: The seed of all random numbers.
+        limit_seconds: The limit on the computing time of shots that are simulated one by one.
     """
 
     method: str
     noise: Any
     seed: int
+    limit_seconds: float = LIMIT_SECONDS
 
     def part(self, index: int) -> Engine:
         """Return the same engine with random numbers of its own for one part of the work."""

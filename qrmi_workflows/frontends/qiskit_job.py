@@ -16,13 +16,14 @@ from qrmi_workflows.errors import (
     TaskUnknownError,
     UndecodedResultError,
 )
+from qrmi_workflows.frontends.qiskit_backend import make_backend
 from qrmi_workflows.frontends.qiskit_errors import job_errors, timed_out
 from qrmi_workflows.vendors.ibm.target import backend_properties
 from qrmi_workflows.vendors.registry import registered_type
 
 if TYPE_CHECKING:
     from qiskit.primitives import PrimitiveResult
-    from qiskit.providers import JobStatus
+    from qiskit.providers import BackendV2, JobStatus
 
     from qrmi_workflows.lease.lease import Lease
     from qrmi_workflows.results import QuantumResult
@@ -223,6 +224,15 @@ class _Job:
         """
         with job_errors():
             return backend_properties(self._lease.target(refresh=refresh))
+
+    def backend(self, timeout: float | None = None) -> BackendV2:  # noqa: ARG002 - as RuntimeJobV2
+        """Return the QPU as a backend, whose target circuits can be transpiled for.
+
+        Args:
+            timeout: Ignored.
+        """
+        with job_errors():
+            return make_backend(self._lease)
 
     @property
     def primitive_id(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from qiskit import QuantumCircuit, generate_preset_pass_manager
 from qiskit.primitives import BasePrimitiveJob
-from qiskit.providers import JobError, JobTimeoutError
+from qiskit.providers import BackendV2, JobError, JobTimeoutError
 from qiskit_ibm_runtime import RuntimeJobV2
 from qiskit_ibm_runtime.decoders.result_decoder import ResultDecoder
 from qiskit_ibm_runtime.exceptions import (
@@ -40,8 +40,8 @@ from qrmi_workflows.vendors.ibm import transpiler_target
 
 Open = Callable[[str], Lease]
 
-# They need a service: `Backend` objects and new tags do not come through QRMI.
-WITHOUT_EQUIVALENT = {"backend", "update_tags"}
+WITHOUT_EQUIVALENT = {"update_tags"}
+"""QRMI sends no tags."""
 
 
 @pytest.fixture
@@ -107,6 +107,14 @@ def test_a_completed_job_answers_as_upstreams_example_asks(lease, name):
     assert 0 <= job.usage() <= (after - before).total_seconds()
     assert job.metrics()["usage"] == {"quantum_seconds": job.usage()}
     assert job.instance.startswith("crn:")
+    backend = job.backend()
+    assert isinstance(backend, BackendV2)
+    assert backend.name == held.qpu
+    flipped = QuantumCircuit(1)
+    flipped.x(0)
+    flipped.measure_all()
+    again = held.sampler().run([generate_preset_pass_manager(1, backend=backend).run(flipped)])
+    assert again.result()[0].data.meas.get_counts() == {"1": 1024}
 
 
 def test_a_session_is_named_if_the_vendor_has_sessions(lease):

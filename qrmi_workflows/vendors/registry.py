@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import pkgutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
@@ -231,6 +230,8 @@ def identities() -> dict[type, Callable[[Any], bytes]]:
 
 def describe_unknown(given: Iterable[str], known: Collection[str], what: str) -> str:
     """Return the part of a message that says which name is unknown, and which one was meant."""
+    import difflib  # most processes describe no mistake
+
     name = next(name for name in given if name not in known)
     matches = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.75)
     hint = f"did you mean {matches[0]!r}? It must" if matches else "must"

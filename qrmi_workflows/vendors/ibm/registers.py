@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 
 from qrmi_workflows.errors import PayloadError
 
 __all__ = [
+    "ambiguous_names",
     "as_written",
     "escape",
     "escaped",
-    "has_one_meaning",
     "mask",
     "rename",
     "with_registers",
@@ -40,11 +41,12 @@ _DECLARATION = re.compile(
     rf"[{{}}]|\b(?:bit\s*(?P<size>\[[^\]]*\])?\s*\b(?P<bit>{_NAME})(?=\s*[;=])"
     rf"|creg\s+(?P<creg>{_NAME})\s*(?P<length>\[[^\]]*\])?(?=\s*;))"
 )
-_TYPED = (
+_TYPED = re.compile(
     r"\b(?:bit|creg|bool|u?int|float|angle|complex|duration|stretch|qubit|qreg|let|gate|def)"
-    r"\s*(?:\[[^\]]*\])?\s*\b{name}\b"
+    rf"\s*(?:\[[^\]]*\])?\s*\b({_NAME})"
 )
 _HEADER = re.compile(r"\b(?:gate|def)\b[^{;]*")
+_WORD = re.compile(rf"{_IGNORED.pattern}|(?<![\w$]){_NAME}", re.S | re.M)
 _DECLARED = re.compile(r"\bbit\s*\[[^\]]*\]\s*$|\bcreg\s+$")
 _ALIAS = re.compile(r"\blet\b[^;]*;")
 
@@ -117,8 +119,7 @@ def with_registers(text: str, where: str = "the circuit") -> str:
     changed = bits | {name for name, sent in names.items() if name != sent}
     if not changed:
         return text
-    for name in changed:
-        _require_one_meaning(masked, name, where)
+    _require_one_meaning(masked, changed, where)
     declared = _declare_registers(text, masked, bits)
     return _replace(declared, changed, partial(_send, names, bits))
 
@@ -151,27 +152,26 @@ def _global_declarations(masked: str) -> Iterator[tuple[str, re.Match[str]]]:
             yield name, match
 
 
-def has_one_meaning(masked: str, name: str) -> bool:
-    """Return whether a masked program declares a name once, so that it can be replaced."""
-    meanings = len(re.findall(_TYPED.format(name=name), masked))
-    return meanings <= 1 and not any(
-        re.search(rf"\b{name}\b", header) for header in _HEADER.findall(masked)
-    )
+def ambiguous_names(masked: str) -> set[str]:
+    """Return the names that a masked program uses for several things, so they must stay."""
+    declared = Counter(_TYPED.findall(masked))
+    local = set(re.findall(_NAME, " ".join(_HEADER.findall(masked))))
+    return local | {name for name, times in declared.items() if times > 1}
 
 
-def _require_one_meaning(masked: str, name: str, where: str) -> None:
-    if not has_one_meaning(masked, name):
+def _require_one_meaning(masked: str, names: Iterable[str], where: str) -> None:
+    if unclear := sorted(ambiguous_names(masked).intersection(names)):
         raise PayloadError(
-            f"{where}: the bit or register {name!r} cannot be returned under its name, because the "
-            "program uses the name for something else too; it must have one meaning. Rename one of "
-            "them, or declare a register of another name (`bit[1] result;`)."
+            f"{where}: the bit or register {unclear[0]!r} cannot be returned under its name, "
+            "because the program uses the name for something else too; it must have one meaning. "
+            "Rename one of them, or declare a register of another name (`bit[1] result;`)."
         )
 
 
-def _replace(text: str, names: Iterable[str], replacement: Callable[[re.Match[str]], str]) -> str:
+def _replace(text: str, names: Container[str], replacement: Callable[[re.Match[str]], str]) -> str:
     """Replace names outside of comments and strings."""
-    pattern = re.compile(
-        rf"(?P<ignored>{_IGNORED.pattern})|(?<![\w$])(?:{'|'.join(map(re.escape, names))})(?!\w)",
-        re.S | re.M,
-    )
-    return pattern.sub(lambda match: match[0] if match["ignored"] else replacement(match), text)
+
+    def replace(match: re.Match[str]) -> str:
+        return replacement(match) if match[0] in names else match[0]
+
+    return _WORD.sub(replace, text)

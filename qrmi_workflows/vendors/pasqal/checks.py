@@ -6,7 +6,6 @@ they can be computed without Pulser, which compute nodes need not have. The vend
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
@@ -64,9 +63,13 @@ def check_sequence(
 
 def _check_keys(sequence: Mapping[str, Any]) -> None:
     """Refuse a misspelt key. Another unknown one may be of a newer Pulser."""
-    for key in sequence:
-        matches = difflib.get_close_matches(key.lower(), SEQUENCE_KEYS, n=1, cutoff=0.75)
-        if key not in SEQUENCE_KEYS and matches:
+    unknown = [key for key in sequence if key not in SEQUENCE_KEYS]
+    if not unknown:
+        return
+    import difflib  # most processes describe no mistake
+
+    for key in unknown:
+        if matches := difflib.get_close_matches(key.lower(), SEQUENCE_KEYS, n=1, cutoff=0.75):
             raise PayloadError(
                 f"the sequence has an unknown key {key!r}; did you mean {matches[0]!r}? It must be "
                 f"one of: {', '.join(SEQUENCE_KEYS)}. Correct or remove it."

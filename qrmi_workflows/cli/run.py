@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,18 +113,20 @@ def run(
     from qrmi_workflows.lease.acquire import find_qpu
     from qrmi_workflows.payloads import Payload
 
-    resource_type = None
-    with suppress(ConfigError):  # raised below: first say what is wrong with the payload
-        resource_type = find_qpu(qpu, config=config).type
-    task = Payload.from_file(
+    read = partial(
+        Payload.from_file,
         payload,
         shots=shots,
         observables=None if observables is None else _read_observables(observables),
         precision=precision,
-        resource_type=resource_type,
     )
+    try:
+        found = find_qpu(qpu, config=config)
+    except ConfigError:
+        read()  # say first what is wrong with the payload
+        raise
+    task = read(resource_type=found.type)
     require_writable(output, source=payload)
-    found = find_qpu(qpu, config=config)
     task.require_type(found.name, found.type)
     _require_fit(task, found)
     is_within_step = QPU_STEP in os.environ and QPU_ATTEMPT in os.environ

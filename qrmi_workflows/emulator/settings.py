@@ -29,6 +29,8 @@ class ServerSettings:
         encodes_if_asked: Whether IBM's results have Qiskit's encoding if the job's parameters have
             `support_qiskit: true`, and are plain JSON otherwise; if not, the other way round.
         finished_jobs_hold_lanes: Whether a job keeps its lane after its end, until it is deleted.
+        has_measurements: Whether IQM's server keeps the bits of each shot of a job; if not, only
+            their counts. QRMI's client takes either artifact to be optional.
         json_results: Whether results are JSON; otherwise they are Python's repr of the same data.
         limits_shots: Whether more shots than the backend's `max_shots` fail a job of IBM's, with
             code 6000. IBM's page on job limits says that this limit is no longer enforced.
@@ -51,6 +53,7 @@ class ServerSettings:
     closing_cancels_running: bool = True
     encodes_if_asked: bool = True
     finished_jobs_hold_lanes: bool = False
+    has_measurements: bool = True
     json_results: bool = True
     limits_shots: bool = True
     log_route: bool = False

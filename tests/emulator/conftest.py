@@ -63,6 +63,10 @@ lanes = 1
 [qpus.garnet_mock]
 type = "iqm-server"
 
+[qpus.garnet_counts]
+type = "iqm-server"
+server.has_measurements = false
+
 [qpus.adonis]
 type = "iqm-server"
 model = "adonis"

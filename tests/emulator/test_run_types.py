@@ -97,6 +97,16 @@ def test_iqms_circuits_run(emulator, tmp_path):
     assert result.to_numpy()["meas"].shape == (400, 2)
 
 
+def test_iqms_counts_are_enough(emulator, tmp_path):
+    """A server that does not keep the bits of each shot has their counts; one register has all."""
+    payload = {"iqmjson": bell("a", "b"), "job_type": "circuit"}
+
+    done = run(emulator, tmp_path, "garnet_counts", payload)
+
+    assert done.returncode == 0, done.stderr
+    check_bell(QuantumResult.load(tmp_path / "r.json").counts("a_b"), 400)
+
+
 def test_iqms_circuits_alone_run_with_other_shots(emulator, tmp_path):
     """A measurement of several qubits is one register."""
     done = run(emulator, tmp_path, GARNET, bell("m"), "--shots", "100")

@@ -69,7 +69,7 @@ class IQMServer(Dialect):
     type = "iqm-server"
     simulators = ("iqm", "null")
     default_model = "garnet"
-    server_settings = ("cancel_route",)
+    server_settings = ("cancel_route", "has_measurements")
 
     def models(self) -> tuple[str, ...]:
         """Return the names of IQM's machines with known couplers."""
@@ -177,7 +177,7 @@ class IQMServer(Dialect):
             "status": status,
             "tag": task.details.get("tag"),
             "qc": {"id": _computer_id(task.qpu)},
-            "artifacts": [{"type": kind} for kind in ("measurements", "measurement_counts")],
+            "artifacts": [{"type": kind} for kind in self._artifact_names(task)],
             "errors": [error] if failed else [],
             "messages": [{"message": task.reason, "source": "emulator"}] if task.reason else [],
             "timeline": [
@@ -200,10 +200,16 @@ class IQMServer(Dialect):
             raise RefusalError(409, f"Job {task.id} has ended: {_STATUS[task.state]}.")
         return JSONResponse(self._job_document(task))
 
+    def _artifact_names(self, task: Task) -> tuple[str, ...]:
+        if self.fleet.devices[task.qpu].settings.server.has_measurements:
+            return ("measurements", "measurement_counts")
+        return ("measurement_counts",)
+
     async def _get_artifact(self, request: Request) -> Response:
         task, kind = self._requested_task(request), request.path_params["type"]
         artifacts = json.loads(self.fleet.store.result(task.id) or "{}")
-        if kind not in artifacts:
+        artifacts = {name: artifacts.get(name) for name in self._artifact_names(task)}
+        if artifacts.get(kind) is None:
             raise RefusalError(404, f"Job {task.id} has no {kind!r}.", "job_artifact_not_found")
         return JSONResponse(artifacts[kind])
 

@@ -9,7 +9,7 @@ from qrmi_workflows.emulator.settings import ServerSettings
 
 __all__ = ["RESULT_SETTINGS", "qpus_of_servers", "servers", "to_toml", "vary"]
 
-RESULT_SETTINGS = {"encodes_if_asked", "nests_samples", "quoted_sequences", "sorts_parameters"}
+RESULT_SETTINGS = {"encodes_if_asked", "nests_samples", "quoted_programs", "sorts_parameters"}
 """Settings that change only results, or which of others' payloads are taken, not the API."""
 
 

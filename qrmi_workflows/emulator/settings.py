@@ -37,9 +37,9 @@ class ServerSettings:
         log_route: Whether a task's log can be requested.
         nests_samples: Whether the samples of IBM's plain JSON are nested lists in the shape of the
             parameter values; if not, they are one flat list. IBM documents only one list.
-        quoted_sequences: Whether Pasqal takes a sequence whose JSON is itself a JSON string. QRMI's
-            `task_runner` sends it so for the files that its generators write; what Pasqal makes of
-            it is not documented.
+        quoted_programs: Whether Pasqal takes a sequence, and Felis QIR, as the content of a JSON
+            string. QRMI's `task_runner` (0.26.4) quotes QIR, and sequences that its payload has as
+            text; what the vendors make of it is not documented.
         repeated_jobs_accepted: Whether a job that is submitted twice with the same id is accepted
             both times, as one; otherwise the second submission is refused (409).
         root_opens_sessions: Whether only root can open and close sessions, for all users.
@@ -58,7 +58,7 @@ class ServerSettings:
     limits_shots: bool = True
     log_route: bool = False
     nests_samples: bool = True
-    quoted_sequences: bool = True
+    quoted_programs: bool = True
     repeated_jobs_accepted: bool = True
     root_opens_sessions: bool = True
     refuses_closed_sessions: bool = False

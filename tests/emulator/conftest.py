@@ -96,7 +96,7 @@ model = "MockDevice"
 
 [qpus.EMU_FRESNEL]
 type = "pasqal-cloud"
-server.quoted_sequences = false
+server.quoted_programs = false
 """
 
 

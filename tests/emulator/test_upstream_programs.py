@@ -283,6 +283,28 @@ def test_upstreams_command_runs_on_iqm_server(under_lease):
     assert QuantumResult.load("result.json").counts() == {"1": 50}
 
 
+QIR = """define void @main() #0 {
+entry:
+  call void @__quantum__qis__x__body(%Qubit* null)
+  call void @__quantum__qis__mz__body(%Qubit* null, %Result* null)
+  ret void
+}
+"""
+
+
+def test_upstreams_command_runs_on_felis(under_lease):
+    """It quotes the program as a JSON string once more."""
+    qpu = "ab_emu_40q_logical_noiseless"
+    payload = {"human_qir": QIR, "input_params": {"nbShots": 40}}
+    Path("input.json").write_text(json.dumps(payload))
+
+    under_lease(qpu, "task_runner", qpu, "input.json", "raw.txt")
+    qpu_command("run", "input.json", "-o", "result.json", "--qpu", qpu)
+
+    assert Path("raw.txt").read_text().split() == ["1,40"]
+    assert QuantumResult.load("result.json").counts() == {"1": 40}
+
+
 # Pasqal: both generators of payload files, and the examples
 
 

@@ -11,6 +11,7 @@ import base64
 import json
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from email import message_from_bytes
 from typing import Any
 from uuid import uuid4
@@ -44,7 +45,7 @@ class AliceBobFelis(Dialect):
     type = "alice-bob-felis"
     simulators = ("qir", "null")
     default_model = "logical-noiseless"
-    server_settings = ("cancel_route",)
+    server_settings = ("cancel_route", "quoted_programs")
 
     def models(self) -> tuple[str, ...]:
         """Return the only emulated target."""
@@ -137,6 +138,8 @@ class AliceBobFelis(Dialect):
         if self.fleet.task(job.id) is not None or job.details["cancelled"]:
             raise RefusalError(409, f"Job {job.id} already has its input or has been cancelled.")
         program = _uploaded_file(request.headers.get("content-type", ""), await request.body())
+        if self.fleet.devices[job.qpu].settings.server.quoted_programs:
+            program = _unquoted(program)
         task = Task(
             id=job.id,
             qpu=job.qpu,
@@ -273,6 +276,13 @@ def _signature(name: str) -> str:
         arguments = [*arguments, "%Result*"]
     form = "adj" if is_adjoint else "body"
     return f"__quantum__qis__{base}__{form}:void ({', '.join(arguments)})"
+
+
+def _unquoted(program: str) -> str:
+    """Return the program in a JSON string; anything else as it is."""
+    with suppress(ValueError):
+        return str(json.loads(program)) if program.startswith('"') else program
+    return program
 
 
 def _uploaded_file(content_type: str, body: bytes) -> str:

@@ -58,7 +58,7 @@ class BatchHandlers(Dialect):
         sequence = body.get("sequence_builder")
         device = self._requested_device(body, sequence)
         if sequence is not None:
-            quoted = device.settings.server.quoted_sequences
+            quoted = device.settings.server.quoted_programs
             sequence = sequence_text(sequence, "sequence_builder", quoted=quoted)
         batch = Batch(
             id=str(uuid4()),

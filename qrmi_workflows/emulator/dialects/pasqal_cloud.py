@@ -41,7 +41,7 @@ class PasqalCloud(BatchHandlers):
     simulators = ("pulser", "emu-mps", "emu-sv", "null")
     default_model = "AnalogDevice"
     names = ("FRESNEL", "FRESNEL_CAN1", "EMU_MPS", "EMU_FREE", "EMU_FRESNEL")
-    server_settings = ("cancel_route", "quoted_sequences")
+    server_settings = ("cancel_route", "quoted_programs")
 
     def models(self) -> tuple[str, ...]:
         """Return the names of Pulser's devices."""

@@ -142,6 +142,28 @@ def test_circuits_as_qpy_with_bindings(qpu):
     assert data.meas.get_counts() == {"01": 20}
 
 
+def test_a_dynamic_isa_circuit_in_qpy(qpu):
+    """Conditions on qubits far apart on the device, one of which needs a route between them."""
+    resource = qpu("ibm_fez")
+    circuit = QuantumCircuit(QuantumRegister(3), ClassicalRegister(3, "c"))
+    circuit.x(0)
+    circuit.measure(0, 0)
+    with circuit.if_test((circuit.clbits[0], 1)) as else_:
+        circuit.cx(0, 2)
+    with else_:
+        circuit.x(1)
+    circuit.measure([1, 2], [1, 2])
+    isa = transpile(
+        circuit, get_backend(resource), initial_layout=[100, 110, 120], seed_transpiler=1
+    )
+    document = {"pubs": [[isa, None, 20]], "version": 2, "support_qiskit": True}
+    payload = Payload.QiskitPrimitive(
+        input=json.dumps(document, cls=RuntimeEncoder), program_id="sampler"
+    )
+    data = ResultDecoder.decode(run(resource, payload))[0].data
+    assert data.c.get_counts() == {"101": 20}
+
+
 def test_default_shots_and_precision(qpu):
     """The order of precedence is the PUB, the input, the options, and IBM's default."""
     resource = qpu("ibm_fez")

@@ -15,7 +15,7 @@ from qrmi_workflows.emulator.simulators.sampling import Engine, is_random
 __all__ = ["require_affordable"]
 
 MAX_SHOTS = 1_000_000
-# Measured with Aer 0.18 on one core of a server of 2023.
+# Rough: with Aer 0.18, a shot of 115 gates on 12 qubits took 0.64 ms on a busy machine.
 _SECONDS_PER_GATE = 1.5e-6
 _SECONDS_PER_AMPLITUDE = 1.2e-9
 # The iterations of a loop whose end depends on a measurement are not known.

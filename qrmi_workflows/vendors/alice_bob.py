@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qrmi_workflows.errors import PayloadError, ResultError
-from qrmi_workflows.vendors.base import Converter, ProgramSettings, ResourceType, VendorPayload
+from qrmi_workflows.vendors.base import ProgramSettings, ResourceType, VendorPayload, WithoutSDK
+from qrmi_workflows.vendors.counts import to_bits, to_register
 from qrmi_workflows.vendors.registry import describe_unknown
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _QUBIT = re.compile(r"%Qubit\* (?:null|inttoptr \(i64 (\d+) to %Qubit\*\))")
 
 
 @dataclass(frozen=True, slots=True)
-class _AliceBob:
+class _AliceBob(WithoutSDK):
     name: str = "alice-bob"
     reads: tuple[str, ...] = ("QIR's textual form (.ll)",)
 
@@ -50,17 +51,6 @@ class _AliceBob:
     @property
     def types(self) -> Mapping[str, ResourceType]:
         return {"alice-bob-felis": ResourceType(qrmi="AliceBobFelis")}
-
-    @property
-    def frontends(self) -> Mapping[str, str]:
-        return {}
-
-    @property
-    def converters(self) -> Mapping[str, Converter]:
-        return {}
-
-    def identities(self) -> Mapping[type, Callable[[Any], bytes]]:
-        return {}
 
     def read(
         self, source: bytes | Mapping[str, Any], settings: ProgramSettings, *, where: str
@@ -112,16 +102,10 @@ class _AliceBob:
         return {**content, "input_params": {**content["input_params"], _SHOTS: shots}}
 
     def decode(self, program: str, text: str) -> list[dict[str, Any]]:
-        counts = _read_counts(text, program)
-        num_bits = len(next(iter(counts), ""))
-        return [{"registers": {"results": {"num_bits": num_bits, "counts": counts}}}]
+        return [{"registers": {"results": to_register(_read_counts(text, program))}}]
 
     def arrays(self, program: str, text: str) -> list[dict[str, np.ndarray[Any, Any]]]:
-        import numpy as np
-
-        counts = _read_counts(text, program)
-        rows = np.array([[int(bit) for bit in bits] for bits in counts], dtype=np.uint8)
-        return [{"results": np.repeat(rows, list(counts.values()), axis=0)}]
+        return [{"results": to_bits(_read_counts(text, program))}]
 
     def calibrated(self, target: str) -> str | None:
         if "numQubits" not in _read_target(target):

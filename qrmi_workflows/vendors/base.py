@@ -18,6 +18,7 @@ __all__ = [
     "ResourceType",
     "Vendor",
     "VendorPayload",
+    "WithoutSDK",
     "needs_extra",
 ]
 
@@ -250,6 +251,26 @@ class Vendor(Protocol):
         Raises:
             ResultError: The text is not a target of this vendor.
         """
+
+
+class WithoutSDK:
+    """The part of `Vendor` that is empty for a vendor without an SDK."""
+
+    __slots__ = ()
+
+    @property
+    def frontends(self) -> Mapping[str, str]:
+        """No front ends."""
+        return {}
+
+    @property
+    def converters(self) -> Mapping[str, Converter]:
+        """No conversions."""
+        return {}
+
+    def identities(self) -> Mapping[type, Callable[[Any], bytes]]:
+        """Return no functions: there are no objects to identify."""
+        return {}
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from qrmi_workflows.errors import PayloadError, ResultError
-from qrmi_workflows.vendors.base import Converter, ProgramSettings, ResourceType, VendorPayload
+from qrmi_workflows.vendors.base import ProgramSettings, ResourceType, VendorPayload, WithoutSDK
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ _EVERYWHERE = frozenset({"barrier", "delay"})
 
 
 @dataclass(frozen=True, slots=True)
-class _IQM:
+class _IQM(WithoutSDK):
     name: str = "iqm"
     reads: tuple[str, ...] = ("IQM JSON (.json)",)
 
@@ -56,17 +56,6 @@ class _IQM:
     @property
     def types(self) -> Mapping[str, ResourceType]:
         return {"iqm-server": ResourceType(qrmi="IQMServer")}
-
-    @property
-    def frontends(self) -> Mapping[str, str]:
-        return {}
-
-    @property
-    def converters(self) -> Mapping[str, Converter]:
-        return {}
-
-    def identities(self) -> Mapping[type, Callable[[Any], bytes]]:
-        return {}
 
     def read(
         self, source: bytes | Mapping[str, Any], settings: ProgramSettings, *, where: str

@@ -7,12 +7,13 @@ has the arguments of its `OqtopusJobSpec`, except the device, which QRMI's clien
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qrmi_workflows.errors import ResultError
-from qrmi_workflows.vendors.base import Converter, ProgramSettings, ResourceType, VendorPayload
+from qrmi_workflows.vendors.base import ProgramSettings, ResourceType, VendorPayload, WithoutSDK
+from qrmi_workflows.vendors.counts import to_bits, to_register
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +55,7 @@ _SCHEMA: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Oqtopus:
+class _Oqtopus(WithoutSDK):
     """The interface is documented in `qrmi_workflows.vendors.base.Vendor`."""
 
     name: str = "oqtopus"
@@ -77,17 +78,6 @@ class _Oqtopus:
                 qrmi="OQTOPUS", remedies={"liboqtopus_py_bridge": missing, "libpython": missing}
             )
         }
-
-    @property
-    def frontends(self) -> Mapping[str, str]:
-        return {}
-
-    @property
-    def converters(self) -> Mapping[str, Converter]:
-        return {}
-
-    def identities(self) -> Mapping[type, Callable[[Any], bytes]]:
-        return {}
 
     def read(
         self,
@@ -125,9 +115,7 @@ class _Oqtopus:
             if "registers" not in item:
                 arrays.append({name: np.asarray(value) for name, value in item.items()})
                 continue
-            counts = item["registers"]["results"]["counts"]
-            rows = np.array([[int(bit) for bit in bits] for bits in counts], dtype=np.uint8)
-            arrays.append({"results": np.repeat(rows, list(counts.values()), axis=0)})
+            arrays.append({"results": to_bits(item["registers"]["results"]["counts"])})
         return arrays
 
     def calibrated(self, target: str) -> str | None:
@@ -166,5 +154,4 @@ def _to_register(found: Mapping[str, Any]) -> dict[str, Any]:
     counts = {bits: int(number) for bits, number in sorted(found.items())}
     if any(set(bits) - {"0", "1"} for bits in counts):
         raise ValueError(f"not bit strings: {', '.join(counts):.60}")
-    num_bits = len(next(iter(counts), ""))
-    return {"registers": {"results": {"num_bits": num_bits, "counts": counts}}}
+    return {"registers": {"results": to_register(counts)}}

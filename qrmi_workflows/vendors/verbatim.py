@@ -6,12 +6,12 @@ the vendor's text is the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qrmi_workflows.errors import PayloadError, ResultError
-from qrmi_workflows.vendors.base import Converter, ProgramSettings, ResourceType, VendorPayload
+from qrmi_workflows.vendors.base import ProgramSettings, ResourceType, VendorPayload, WithoutSDK
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ __all__ = ["VERBATIM"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Verbatim:
+class _Verbatim(WithoutSDK):
     """The interface is documented in `qrmi_workflows.vendors.base.Vendor`."""
 
     name: str = "verbatim"
@@ -32,17 +32,6 @@ class _Verbatim:
 
     @property
     def types(self) -> Mapping[str, ResourceType]:
-        return {}
-
-    @property
-    def frontends(self) -> Mapping[str, str]:
-        return {}
-
-    @property
-    def converters(self) -> Mapping[str, Converter]:
-        return {}
-
-    def identities(self) -> Mapping[type, Callable[[Any], bytes]]:
         return {}
 
     def read(

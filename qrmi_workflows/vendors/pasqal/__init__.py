@@ -24,6 +24,7 @@ from qrmi_workflows.vendors.base import (
     VendorPayload,
     needs_extra,
 )
+from qrmi_workflows.vendors.counts import to_bits, to_register
 from qrmi_workflows.vendors.pasqal.checks import check_sequence
 
 if TYPE_CHECKING:
@@ -169,16 +170,10 @@ class _Pasqal:
         return {**content, "job_runs": shots}
 
     def decode(self, program: str, text: str) -> list[dict[str, Any]]:
-        counts = _read_counts(text, program)
-        num_bits = len(next(iter(counts), ""))
-        return [{"registers": {"atoms": {"num_bits": num_bits, "counts": counts}}}]
+        return [{"registers": {"atoms": to_register(_read_counts(text, program))}}]
 
     def arrays(self, program: str, text: str) -> list[dict[str, np.ndarray[Any, Any]]]:
-        import numpy as np
-
-        counts = _read_counts(text, program)
-        rows = np.array([[int(bit) for bit in bits] for bits in counts], dtype=np.uint8)
-        return [{"atoms": np.repeat(rows, list(counts.values()), axis=0)}]
+        return [{"atoms": to_bits(_read_counts(text, program))}]
 
     def calibrated(self, target: str) -> str | None:
         if not _read_devices(target):

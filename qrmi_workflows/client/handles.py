@@ -11,11 +11,15 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
-__all__ = ["Call", "Handle", "HandlePool"]
+__all__ = ["Call", "Handle", "HandlePool", "failure_of"]
+
+_STOP_LATENCY = 0.1  # seconds within which a wait for an answer notices its stop
 
 
 class Call(Future[Any]):
@@ -137,3 +141,18 @@ def _serve(inbox: queue.SimpleQueue[_Request | None], make: Callable[[], Any]) -
             after(future)
         # Otherwise this frame would keep the last result alive until the next call.
         del item, future, args, after
+
+
+def failure_of(call: Call, seconds: float, stop: threading.Event | None) -> BaseException | None:
+    """Wait for a call's end, and return its error.
+
+    Raises:
+        TimeoutError: It takes longer, or `stop` was set.
+    """
+    if stop is None:
+        return call.exception(timeout=seconds)
+    end = time.monotonic() + seconds
+    while time.monotonic() + _STOP_LATENCY < end and not stop.is_set():
+        with suppress(TimeoutError):
+            return call.exception(timeout=_STOP_LATENCY)
+    return call.exception(timeout=0.0 if stop.is_set() else max(0.0, end - time.monotonic()))

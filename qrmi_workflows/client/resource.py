@@ -7,6 +7,7 @@ call may be retried (`failures`).
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
@@ -15,7 +16,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from qrmi_workflows.client.failures import TRY_LATER, classify
-from qrmi_workflows.client.handles import Call, Handle, HandlePool
+from qrmi_workflows.client.handles import Call, Handle, HandlePool, failure_of
 from qrmi_workflows.client.package import import_qrmi, to_qrmi_payload
 from qrmi_workflows.client.redaction import redact, secrets_of
 from qrmi_workflows.client.start_call import StartCall, Submissions
@@ -173,14 +174,21 @@ class QRMIResource:
         """
         self._call("task_stop", task_id, deadline=deadline)
 
-    def task_status(self, task_id: str, *, deadline: float | None = None) -> Any:
+    def task_status(
+        self,
+        task_id: str,
+        *,
+        deadline: float | None = None,
+        stop: threading.Event | None = None,
+    ) -> Any:
         """Return QRMI's `TaskStatus`.
 
         Args:
             task_id: The task's id.
             deadline: Seconds that the call may take, if less than in `DEADLINES`.
+            stop: Set this event to give up waiting, as at the deadline.
         """
-        return self._call("task_status", task_id, deadline=deadline)
+        return self._call("task_status", task_id, deadline=deadline, stop=stop)
 
     def task_result(self, task_id: str) -> Any:
         """Return QRMI's `TaskResult`."""
@@ -231,13 +239,14 @@ class QRMIResource:
         *args: Any,
         on_late: Callable[[Future[Any]], None] | None = None,
         deadline: float | None = None,
+        stop: threading.Event | None = None,
     ) -> Any:
         limit = self.deadline_of(method)
         seconds = limit if deadline is None else min(deadline, limit)
         handle = self._handles.take()
         was_used = handle.was_used
         try:
-            return self._call_with(handle, method, args, on_late, seconds)
+            return self._call_with(handle, method, args, on_late, seconds, stop)
         except AuthenticationError:
             if not was_used:
                 raise
@@ -245,7 +254,7 @@ class QRMIResource:
         # it (qrmi 0.26.4); a new handle fetches another. Repeating is safe: the refused call had no
         # effect.
         self.close()
-        return self._call_with(self._handles.take(), method, args, on_late, seconds)
+        return self._call_with(self._handles.take(), method, args, on_late, seconds, stop)
 
     def _call_with(
         self,
@@ -254,11 +263,12 @@ class QRMIResource:
         args: tuple[Any, ...],
         on_late: Callable[[Future[Any]], None] | None,
         seconds: float,
+        stop: threading.Event | None,
     ) -> Any:
         future = handle.call(method, args)
         is_reusable = False
         try:
-            value = self._await(future, method, args, seconds)
+            value = self._await(future, method, args, seconds, stop)
         except AuthenticationError:
             raise
         except (ResourceError, ConfigError, TaskUnknownError):
@@ -329,9 +339,16 @@ class QRMIResource:
             with suppress(QPUError):
                 self.release(str(acquired.result()))
 
-    def _await(self, call: Call, method: str, args: tuple[Any, ...], seconds: float) -> Any:
+    def _await(
+        self,
+        call: Call,
+        method: str,
+        args: tuple[Any, ...],
+        seconds: float,
+        stop: threading.Event | None,
+    ) -> Any:
         try:
-            failure = call.exception(timeout=seconds)
+            failure = failure_of(call, seconds, stop)
         except TimeoutError as error:
             remedy = "" if method == "task_start" else f" {TRY_LATER}"
             raise DeadlineError(

@@ -212,12 +212,12 @@ class TaskRun:
                 return task_id
 
     def _ask_state(self) -> TaskState:
-        state: TaskState = retry(
-            lambda: TaskState.of(self.resource.task_status(str(self.task_id))),
+        stop = self.stop if self._traits.status_waits else None
+        return retry(
+            lambda: TaskState.of(self.resource.task_status(str(self.task_id), stop=stop)),
             is_transient,
             stop=self.stop,
         )
-        return state
 
     def _wait(self, entry: Entry) -> TaskState:
         last, since = None, time.monotonic()
@@ -258,7 +258,9 @@ class TaskRun:
             raise self._cancelled("was stopped")
         _try_to_record(entry.stopping, "its cancellation was requested")
         reason = failure or f"its cancellation was accepted, but its state is still {state}"
-        raise self._cancelled(f"may still be running; rerun the step to check: {reason}")
+        error = self._cancelled(f"may still be running; rerun the step to check: {reason}")
+        logger.warning("%s", error)  # whoever has stopped the step may not look at its errors
+        raise error
 
     def _leaves(self) -> bool:
         return (self.on_stop or self.default_on_stop()) == "leave"

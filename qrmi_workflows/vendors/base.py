@@ -36,6 +36,8 @@ class ResourceType:
             lanes are taken.
         stop_deletes_finished: Whether QRMI's `task_stop` deletes a task that has ended, and with it
             its state and result. If so, tasks are deleted once their results are in the journal.
+        status_waits: Whether QRMI's `task_status` and `task_stop` wait for a task's end, for longer
+            than a stopped step has. The step tries to cancel its task, and leaves it if it must.
         release_cancels: Whether QRMI's `release()` cancels the tasks that are queued or running
             under the acquisition token. A lease of this type is not released while a rerun
             would wait for such a task.
@@ -50,6 +52,7 @@ class ResourceType:
     remedies: Mapping[str, str] = field(default_factory=dict)
     start_waits_for_lane: bool = False
     stop_deletes_finished: bool = False
+    status_waits: bool = False
     release_cancels: bool = False
     session_setting: str | None = None
     session_seconds: float | None = None

@@ -55,7 +55,8 @@ class _IQM(WithoutSDK):
 
     @property
     def types(self) -> Mapping[str, ResourceType]:
-        return {"iqm-server": ResourceType(qrmi="IQMServer")}
+        # QRMI's client (0.26.4) asks for a job's state with a wait of 30 s, even to cancel it.
+        return {"iqm-server": ResourceType(qrmi="IQMServer", status_waits=True)}
 
     def read(
         self, source: bytes | Mapping[str, Any], settings: ProgramSettings, *, where: str

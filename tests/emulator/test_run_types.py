@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from math import pi
@@ -19,6 +20,7 @@ from qiskit_ibm_runtime.quantum_program import QuantumProgram
 from qiskit_ibm_runtime.quantum_program.params_converters import QUANTUM_PROGRAM_PARAMS_CONVERTERS
 from samplomatic import build
 from samplomatic.transpiler import generate_boxing_pass_manager
+from waiting import wait_until
 
 from qrmi_workflows import QuantumResult
 from qrmi_workflows.emulator import Emulator
@@ -57,18 +59,23 @@ def qir() -> str:
     return f"define void @main() #0 {{\nentry:\n{calls}  ret void\n}}\n"
 
 
+def environment(emulator: Emulator, folder: Path) -> dict[str, str]:
+    """Return the environment of a user that names only the site's QPUs."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("QPU_", "SLURM_"))}
+    own = {"QPU_CONFIG": str(emulator.config_path), "QPU_STATE": str(folder / "state")}
+    return kept | own | {"XDG_CACHE_HOME": str(folder / "cache"), "HOME": str(folder)}
+
+
 def run(
     emulator: Emulator, folder: Path, qpu: str, payload: object, *options: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `qpu run` as a user whose environment names only the site's QPUs."""
+    """Run `qpu run` as that user."""
     text = payload if isinstance(payload, str) else json.dumps(payload)
     (folder / "payload").write_text(text)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("QPU_", "SLURM_"))}
-    own = {"QPU_CONFIG": str(emulator.config_path), "QPU_STATE": str(folder / "state")}
     command = ["run", "payload", "-o", "r.json", "--qpu", qpu, *options]
     return subprocess.run(
         [sys.executable, "-m", "qrmi_workflows", *command],
-        env=kept | own | {"XDG_CACHE_HOME": str(folder / "cache"), "HOME": str(folder)},
+        env=environment(emulator, folder),
         cwd=folder,
         capture_output=True,
         text=True,
@@ -276,3 +283,32 @@ def test_a_payload_that_qrmi_cannot_make_is_refused(emulator, tmp_path):
 
     assert done.returncode == 2
     assert "keys (circuits) are not those of a payload of QRMI's; must be" in done.stderr
+
+
+def test_a_stopped_run_on_iqm_says_what_becomes_of_its_task(emulator, tmp_path):
+    """QRMI's client waits for the task's end, up to 30 s, before it answers or cancels.
+
+    The run tries to cancel the task, and says that it may still be running: a rerun finds it.
+    """
+    circuit = {"instructions": [operation("measure", 1, key="m")]}
+    iqmjson = {"circuits": [circuit], "shots": 1}
+    (tmp_path / "payload").write_text(json.dumps({"iqmjson": iqmjson, "job_type": "circuit"}))
+    argv = [sys.executable, "-m", "qrmi_workflows", "run", "payload", "-o", "r.json"]
+    command = subprocess.Popen(
+        [*argv, "--qpu", "adonis"],
+        env=environment(emulator, tmp_path),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    journal = tmp_path / "state" / "journal" / "open"
+    wait_until(
+        lambda: any("submitted" in record.read_text() for record in journal.glob("*/*/*.json")),
+        "the record of the submitted task",
+    )
+
+    command.terminate()
+    _, messages = command.communicate(timeout=60)
+
+    assert command.returncode == 128 + signal.SIGTERM
+    assert "may still be running; rerun the step to check" in messages

@@ -125,7 +125,7 @@ class ResultError(QPUError):
 
 
 class UndecodedResultError(ResultError):
-    """A task has completed, but this release cannot decode its result, which is kept as it is.
+    """A task has completed, but this release cannot decode its result, whose text is kept.
 
     Args:
         message: Which task, and why.

@@ -85,8 +85,9 @@ class QuantumResult:
             reason = str(error) if isinstance(error, ResultError) else repr(error)
             raise UndecodedResultError(
                 f"task {self.task_id} on QPU {self.qpu!r} has completed, but its result was not "
-                f"decoded: {reason.removesuffix('.')}. It is kept as it is and is not paid for "
-                f"again: with a release that can, `qpu result decode {self.task_id}` decodes it.",
+                f"decoded: {reason.removesuffix('.')}. The vendor's text is kept, and nothing is "
+                f"paid for again: `qpu result decode {self.task_id}` decodes it with a release "
+                "that can.",
                 replace(self, decode_error=reason),
             ) from error
         return replace(self, data=data, decode_error=None)

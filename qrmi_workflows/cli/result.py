@@ -1,4 +1,4 @@
-"""`qpu result`: results that are kept already."""
+"""`qpu result`: results in files and in the journal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["result"]
 
 @click.group(cls=Group)
 def result() -> None:
-    """Read results that are kept in files and in the journal."""
+    """Decode results in files and in the journal."""
 
 
 @result.command()
@@ -68,12 +68,12 @@ def _find(source: str) -> QuantumResult:
     record = Journal().find(source)
     if record is None:
         raise JournalError(
-            f"{source}: no such file, and no record of such a task. Name a result file, or a task "
-            "that `qpu journal list` or `qpu journal list --archived` shows."
+            f"{source}: no such result file, and no such task in the journal. Name a result file, "
+            "or a task that `qpu journal list` or `qpu journal list --archived` shows."
         )
     if record.result is None:
         raise JournalError(
-            f"task {source} has no result: its state is {record.state}. Rerun its step, which "
+            f"task {source} has no result: its state is {record.state}. Run its step again, which "
             f"fetches the result: {record.step}"
         )
     return record.result

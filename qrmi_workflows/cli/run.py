@@ -145,8 +145,8 @@ def run(
         except UndecodedResultError as error:
             _save(error.result, output)
             raise ResultError(
-                f"{error.message} {output} has it too, in `vendor_result`; the same command, run "
-                "again, decodes it as well."
+                f"{error.message} The text is also in {output}, in `vendor_result`; the same "
+                "command, run again, decodes it too."
             ) from error
         _save(result, output)  # before the release, which may fail or take a while
     if result.decode_error is not None:

@@ -32,8 +32,8 @@ class Command(click.Command):
             )
             if is_single and order.count(param) > 1 and not ctx.resilient_parsing:
                 raise click.UsageError(
-                    f"{param.opts[0]} is given {order.count(param)} times; must be given once. "
-                    "Choose one of its values.",
+                    f"{param.opts[0]} was given {order.count(param)} times; must be given once. "
+                    "Keep one of the values.",
                     ctx,
                 )
         return super().parse_args(ctx, args)

@@ -57,7 +57,7 @@ def _construct_by_fields(kinds: Any, given: Mapping[str, Any]) -> Any:
                 reason = f" ({error})"
     known = "; or ".join(", ".join(names) for names in constructors.values())
     raise PayloadError(
-        f"the payload's keys ({', '.join(fields) or 'none'}) are not those of a payload of QRMI's"
+        f"the payload's keys ({', '.join(fields) or 'none'}) do not match any of QRMI's payloads"
         f"{reason}; must be {known}. Correct the payload, or install the package that adds the "
         "QPU's vendor."
     )

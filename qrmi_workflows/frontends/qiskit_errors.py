@@ -47,7 +47,9 @@ def as_job_error(error: QPUError) -> QPUError:
 
 def timed_out(seconds: float | None) -> TimeoutError:
     """Return Qiskit's error for a result that was not available in time."""
-    error: TimeoutError = _timeout_class()(f"the job has not ended within {seconds} s.")
+    error: TimeoutError = _timeout_class()(
+        f"the job has not ended within {seconds} s. Call again to wait longer."
+    )
     return error
 
 

@@ -394,7 +394,7 @@ def test_fractional_gates_are_native_within_their_range(qpu):
         ("sampler", ["OPENQASM 3.0; qubit q; pow(2) @ nope q;"], "not OpenQASM 3"),
         ("estimator", [bell(), "ABC"], "observables"),
         ("estimator", ["OPENQASM 3.0; include 'stdgates.inc'; x $5;", "ZZ"], "span the device"),
-        ("executor", [bell()], "schema_version None is not emulated; v0.1"),
+        ("executor", [bell()], "schema_version None is not emulated; must be one of: v0.1"),
         ("sampler", ["OPENQASM 3.0; include 'stdgates.inc'; x $156;"], "fez has 156 qubits"),
     ],
 )

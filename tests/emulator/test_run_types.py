@@ -282,7 +282,7 @@ def test_a_payload_that_qrmi_cannot_make_is_refused(emulator, tmp_path):
     done = run(emulator, tmp_path, GARNET, {"circuits": []}, "--config", str(config))
 
     assert done.returncode == 2
-    assert "keys (circuits) are not those of a payload of QRMI's; must be" in done.stderr
+    assert "keys (circuits) do not match any of QRMI's payloads; must be" in done.stderr
 
 
 def test_a_stopped_run_on_iqm_says_what_becomes_of_its_task(emulator, tmp_path):

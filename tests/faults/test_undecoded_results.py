@@ -60,7 +60,7 @@ def test_it_is_written_whole_and_a_release_that_can_decodes_it(
     assert qpu_run(payload_file, output) == 1
     assert qpu_run(payload_file, output) == 1, "the same release cannot decode it next time either"
 
-    assert f"{output} has it too, in `vendor_result`" in capsys.readouterr().err
+    assert f"also in {output}, in `vendor_result`" in capsys.readouterr().err
     document = json.loads(output.read_text())
     jsonschema.validate(document, result_schema())
     assert document["data"] == []

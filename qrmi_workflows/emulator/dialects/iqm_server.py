@@ -131,7 +131,7 @@ class IQMServer(Dialect):
     async def _create_job(self, request: Request) -> Response:
         device, kind = self._requested_computer(request), request.path_params["type"]
         if kind != "circuit":
-            raise RefusalError(400, f"Job type {kind!r} is not emulated; 'circuit' is.")
+            raise RefusalError(400, f"Job type {kind!r} is not emulated; must be 'circuit'.")
         body = await read_json_object(request)
         if not required_field(body, "circuits", list):
             raise RefusalError(400, "The field 'circuits' must hold at least one circuit.")

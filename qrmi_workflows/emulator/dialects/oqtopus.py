@@ -1,4 +1,4 @@
-"""OQTOPUS Cloud: https://github.com/oqtopus-team/oqtopus-cloud, its API for users.
+"""The user API of OQTOPUS Cloud (https://github.com/oqtopus-team/oqtopus-cloud).
 
 A client registers a job, uploads its circuits to storage, and submits it, which queues the
 emulator's task. Storage holds ZIP archives with one JSON file each. The paths were read in
@@ -119,9 +119,8 @@ class Oqtopus(Dialect):
         device = self.device(required_field(body, "device_id", str))
         kind = required_field(body, "job_type", str)
         if kind not in _PROGRAMS:
-            raise RefusalError(
-                400, f"Job type {kind!r} is not emulated; {' and '.join(_PROGRAMS)} are."
-            )
+            allowed = " or ".join(_PROGRAMS)
+            raise RefusalError(400, f"Job type {kind!r} is not emulated; must be {allowed}.")
         if not 1 <= required_field(body, "shots", int) <= _MAX_SHOTS:
             raise RefusalError(400, f"'shots' must be from 1 to {_MAX_SHOTS}.")
         if job.details["input"] is None or job.details["submitted"]:

@@ -56,7 +56,7 @@ def warm() -> None:
 
 
 def run(work: dict[str, Any]) -> dict[str, Any]:
-    """Run a sampler, an estimator, or another program of IBM's.
+    """Run a sampler, an estimator, or another IBM program.
 
     Args:
         work: `program`, `request` (the vendor's input as JSON text), `seed`, `noise`, `exact`,

@@ -27,13 +27,13 @@ def choose_seed(options: Mapping[str, Any], default: int) -> int:
     """Return the seed in the options, which may be 0, or the default.
 
     Raises:
-        SimulationError: The seed is not a whole number from 0.
+        SimulationError: The seed is not a non-negative integer.
     """
     seed = (options.get("simulator") or {}).get("seed_simulator")
     if seed is None:
         return default
     if type(seed) is not int or seed < 0:
-        raise SimulationError(f"seed_simulator = {seed!r}: must be an integer from 0")
+        raise SimulationError(f"seed_simulator = {seed!r}: must be a non-negative integer")
     return seed
 
 
@@ -45,7 +45,7 @@ def require_emulated(options: Mapping[str, Any]) -> None:
     """
     kind = (options.get("execution") or {}).get("meas_type")
     if kind not in (None, "classified"):
-        raise SimulationError(f"meas_type {kind!r} is not emulated; 'classified' is")
+        raise SimulationError(f"meas_type {kind!r} is not emulated; must be 'classified'")
 
 
 def find_ineffective(params: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:

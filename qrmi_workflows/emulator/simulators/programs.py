@@ -31,8 +31,8 @@ def _execute(work: dict[str, Any], prepare: Prepare) -> dict[str, Any]:
     version = params.get("schema_version")
     if version not in QUANTUM_PROGRAM_PARAMS_CONVERTERS:
         raise SimulationError(
-            f"schema_version {version!r} is not emulated; "
-            f"{', '.join(QUANTUM_PROGRAM_PARAMS_CONVERTERS)} are"
+            f"schema_version {version!r} is not emulated; must be one of: "
+            f"{', '.join(QUANTUM_PROGRAM_PARAMS_CONVERTERS)}"
         )
     converter = QUANTUM_PROGRAM_PARAMS_CONVERTERS[version]
     try:
@@ -40,7 +40,9 @@ def _execute(work: dict[str, Any], prepare: Prepare) -> dict[str, Any]:
     except Exception as error:  # pydantic's, QPY's and samplomatic's have no common base
         raise SimulationError(f"the quantum program cannot be decoded: {error}") from error
     if getattr(program, "meas_level", "classified") != "classified":
-        raise SimulationError(f"meas_level {program.meas_level!r} is not emulated; 'classified' is")
+        raise SimulationError(
+            f"meas_level {program.meas_level!r} is not emulated; must be 'classified'"
+        )
     results = []
     for rank, item in enumerate(program.items):
         own = {**work, "seed": derive_seed(work["seed"], rank)}
@@ -130,7 +132,9 @@ def _learn_noise(work: dict[str, Any], prepare: Prepare) -> dict[str, Any]:
 
     del prepare
     if work["noise"]:
-        raise SimulationError("the noise of a layer is not learned; set `noise = false`")
+        raise SimulationError(
+            "noise learners are emulated only on QPUs without noise; set `noise = false`"
+        )
     params = json.loads(work["request"], cls=RuntimeDecoder)
     limit = (params.get("options") or {}).get("max_layers_to_learn", 4)
     layers: list[Any] = []

@@ -54,8 +54,8 @@ def check_pub(
 
     Raises:
         PayloadError: The parameters have no values, a sampler's circuit has no measurements, an
-            observable is malformed, the circuit is not ISA or does not go together with an option,
-            or the QPU does not allow so many shots.
+            observable is malformed, the circuit is not ISA or cannot be combined with an option, or
+            the QPU does not allow so many shots.
     """
     items: list[Any] = [pub] if isinstance(pub, str) else pub
     is_sampler = program == "sampler"
@@ -103,7 +103,7 @@ def _check_structure(circuit: Program, where: str, *, is_sampler: bool) -> None:
 
 
 def _check_options(options: Mapping[str, Any], circuit: Program, where: str) -> None:
-    """Refuse options that do not go together with the circuit.
+    """Refuse options that cannot be combined with the circuit.
 
     https://quantum.cloud.ibm.com/docs/guides/runtime-options-overview#feature-compatibility
     """

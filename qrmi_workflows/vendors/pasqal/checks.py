@@ -146,8 +146,8 @@ def _check_distance(register: Any, least: Any, where: str) -> None:
                 break  # sorted by x: all that follow are farther away
             if (distance := math.dist(place, other)) < least - _COORDINATE_PRECISION:
                 raise PayloadError(
-                    f"two atoms have a distance of {distance:.4g} µm: must be at least {least:g} "
-                    f"µm on {where}. Move the atoms apart."
+                    f"two atoms are {distance:.4g} µm apart: must be at least {least:g} µm on "
+                    f"{where}. Move them apart."
                 )
 
 

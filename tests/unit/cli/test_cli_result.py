@@ -77,7 +77,7 @@ def test_an_unknown_task_or_file_is_refused_with_the_list_to_look_at(capsys):
     code, _, err = qpu(capsys, "result", "decode", "t2")
 
     assert code == 1
-    assert err.startswith("qpu: t2: no such file, and no record of such a task. Name ")
+    assert err.startswith("qpu: t2: no such result file, and no such task in the journal. Name ")
 
 
 def test_a_task_without_a_result_is_refused_with_its_state_and_step(capsys):
@@ -88,5 +88,5 @@ def test_a_task_without_a_result_is_refused_with_its_state_and_step(capsys):
     code, _, err = qpu(capsys, "result", "decode", "t3")
 
     assert code == 1
-    assert "its state is submitted. Rerun its step" in err
+    assert "its state is submitted. Run its step again" in err
     assert "qpu run -o /r.json" in err

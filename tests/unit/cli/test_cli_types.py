@@ -27,7 +27,7 @@ def test_an_option_of_one_value_is_refused_if_it_is_given_twice(path):
     """Click uses the last value: `--qpu a --qpu b` would run on b without a word."""
     *command, option = path
 
-    with pytest.raises(click.UsageError, match=f"{option} is given 2 times; must be given once"):
+    with pytest.raises(click.UsageError, match=f"{option} was given 2 times; must be given once"):
         qpu.main([*command, option, "1", f"{option}=2"], standalone_mode=False)
 
 

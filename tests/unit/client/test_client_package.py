@@ -24,9 +24,9 @@ def test_a_payload_without_a_kind_is_the_one_with_its_fields():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, r"keys \(none\) are not those of a payload of QRMI's"),
-        ({"bits": "01"}, r"keys \(bits\) are not.*must be human_qir, input_params; or iqmjson"),
-        ({"iqmjson": "{}"}, r"keys \(iqmjson\) are not those of a payload of QRMI's \("),
+        ({}, r"keys \(none\) do not match any of QRMI's payloads"),
+        ({"bits": "01"}, r"keys \(bits\) do not match.*must be human_qir, input_params; or iqmjson"),
+        ({"iqmjson": "{}"}, r"keys \(iqmjson\) do not match any of QRMI's payloads \("),
     ],
 )
 def test_fields_of_no_payload_are_refused(fields, message):

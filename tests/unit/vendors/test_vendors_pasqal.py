@@ -129,7 +129,7 @@ def test_atoms_too_close_and_sequences_too_long_are_refused():
     content["sequence"]["register"][1]["x"] = 5.0  # Pulser's limit, exactly
     vendor.check(content, qpu="FRESNEL", target=target)
     content["sequence"]["register"][1]["x"] = 4.9
-    with pytest.raises(PayloadError, match=r"distance of 4.9 µm: must be at least 5 µm on QPU"):
+    with pytest.raises(PayloadError, match=r"4.9 µm apart: must be at least 5 µm on QPU"):
         vendor.check(content, qpu="FRESNEL", target=target)
     content = with_pulse(1.0)
     content["sequence"]["operations"] *= 15  # of 400 ns

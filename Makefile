@@ -41,6 +41,7 @@ test-pythons:
 
 test-slow:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
+	@tools/setup compiler
 	@tools/setup venv
 	@$(IN_VENV) pytest $(AT_ONCE) -m 'slow $(AS_USER)' $(TIERS)
 

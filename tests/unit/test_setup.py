@@ -143,6 +143,29 @@ def test_missing_slurm_is_reported_in_one_line(
     assert machine.called() == []
 
 
+def test_root_installs_a_compiler_if_there_is_none(machine: Machine) -> None:
+    """Any compiler that is there is used."""
+    machine.has("apt-get", RECORD)
+    assert machine.setup("compiler").returncode == 0
+    assert machine.called() == [
+        "apt-get update",
+        "apt-get install -y --no-install-recommends gcc libc6-dev",
+    ]
+    machine.has("cc")
+    assert machine.setup("compiler").returncode == 0
+    assert len(machine.called()) == 2
+
+
+def test_a_missing_compiler_is_reported_in_one_line(machine: Machine) -> None:
+    """Only root can install one."""
+    machine.is_user(1000)
+    done = machine.setup("compiler")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "There is no C compiler, cc. As root, run `apt-get install gcc libc6-dev`.\n"
+    )
+
+
 def test_make_test_without_slurm_fails_with_one_line(machine: Machine) -> None:
     """The line says what to install and how to run the tests that need no Slurm."""
     machine.is_user(1000)

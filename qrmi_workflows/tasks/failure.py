@@ -1,16 +1,16 @@
-"""Why a task has failed: the vendor's reason, if QRMI passes it on."""
+"""Why a task has failed: the vendor's reason, if QRMI passes it on, or a session that has ended."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 
 from qrmi_workflows.client.resource import QRMIResource
-from qrmi_workflows.errors import QPUError
+from qrmi_workflows.errors import QPUError, SessionEndedError
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.vendors.base import ResourceType
 from qrmi_workflows.vendors.registry import explain_failure
 
-__all__ = ["failure_reason"]
+__all__ = ["failure_reason", "session_lost"]
 
 
 def failure_reason(
@@ -38,3 +38,15 @@ def failure_reason(
     except QPUError as error:
         return error.message
     return "no reason given"
+
+
+def session_lost(error: SessionEndedError) -> SessionEndedError:
+    """Return the error of a task whose session another process has opened."""
+    message = (
+        f"{error.message} This process did not open it, so it cannot open another. Submit the job "
+        "again: it gets a new session, and a step that is run again finds the tasks that it has "
+        "submitted."
+    )
+    return SessionEndedError(
+        message, error.qpu, error.call, error.status_code, retryable=True, had_no_effect=True
+    )

@@ -38,7 +38,7 @@ from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.retry import retry
 from qrmi_workflows.tasks.cancellation import cancel_task
 from qrmi_workflows.tasks.deletion import TaskDeletions
-from qrmi_workflows.tasks.failure import failure_reason
+from qrmi_workflows.tasks.failure import failure_reason, session_lost
 from qrmi_workflows.tasks.polling import next_pause
 from qrmi_workflows.tasks.submission import Submission, had_no_effect
 from qrmi_workflows.tasks.usage import TaskUsage
@@ -197,7 +197,7 @@ class TaskRun:
                     if self.renew and self.renew():
                         continue
                     _try_to_record(entry.failed, error.message, retryable=True)
-                    raise self._session_lost(error) from error
+                    raise session_lost(error) from error
                 if had_no_effect(error):  # nothing was paid for, so a rerun may submit it
                     _try_to_record(entry.failed, error.message, retryable=True)
                     raise
@@ -345,16 +345,6 @@ class TaskRun:
                 logger.warning("%s", error)
             raise error from cause
         logger.warning("%s Submitting it again, as requested.", message)
-
-    def _session_lost(self, error: SessionEndedError) -> SessionEndedError:
-        message = (
-            f"{error.message} This process did not open it, so it cannot open another. Submit the "
-            "job again: it gets a new session, and a step that is run again finds the tasks that "
-            "it has submitted."
-        )
-        return SessionEndedError(
-            message, error.qpu, error.call, error.status_code, retryable=True, had_no_effect=True
-        )
 
     def _cancelled(self, what: str) -> TaskCancelledError:
         qpu, task_id = self.resource.resource_id(), self.task_id or ""

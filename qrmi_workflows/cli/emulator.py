@@ -79,12 +79,12 @@ def serve(
 
     TYPE is alice-bob-felis, ibm-quantum-compute-service, ibm-quantum-system, iqm-server, oqtopus,
     pasqal-cloud, pasqal-local, or a type added by another package. MODEL is a fake backend of
-    qiskit-ibm-runtime (fez), one of IQM's machines (garnet) or one of Pulser's devices
-    (AnalogDevice). By default, one IBM QPU and one Pasqal QPU are emulated.
+    qiskit-ibm-runtime (fez), an IQM machine (garnet) or a Pulser device (AnalogDevice). By
+    default, one IBM QPU and one Pasqal QPU are emulated.
 
     \b
     Example of a settings file (all keys: qrmi_workflows/emulator/settings_file.py):
-      seed = 7                    # identical requests give identical results
+      seed = 7                    # the same jobs give the same results
       [qpus.ibm_fez]
       type = "ibm-quantum-compute-service"
       model = "fez"

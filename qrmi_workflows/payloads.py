@@ -82,8 +82,8 @@ class Payload:
         """Read a payload file, or a file that holds only a program.
 
         Args:
-            path: A file in JSON of `task_runner`'s schema, OpenQASM 3, QPY, or Pulser's abstract
-                representation.
+            path: A JSON file in `task_runner`'s schema, or a program in OpenQASM 3, QPY, Pulser's
+                abstract representation, IQM JSON or QIR.
             program: `sampler` or `estimator`, for circuits. The default is `estimator` if there are
                 observables, otherwise `sampler`.
             shots: The number of shots; overrides the file's own.

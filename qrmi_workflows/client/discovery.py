@@ -53,7 +53,10 @@ def find_discovered(name: str, dynamic: Iterable[QPUDefinition]) -> QPUDefinitio
 
 
 def list_discovered(account: QPUDefinition) -> list[QPUDefinition]:
-    """Ask QRMI for the QPUs of an account. Only for processes that start no others; see above.
+    """Ask QRMI for the QPUs of an account.
+
+    Call this only in a process that starts no others: QRMI writes the account's credentials into
+    its environment.
 
     Raises:
         ConfigError: QRMI cannot list the QPUs of this type.

@@ -116,7 +116,7 @@ class EmulatorSettings:
 
     Attributes:
         qpus: Its QPUs, by name.
-        seed: The seed of all random numbers, with which identical requests give identical results;
+        seed: The seed of all random numbers, with which the same jobs give the same results;
             `None`: all results are independent, as on a QPU.
         workers: The number of simulation processes.
         worker_memory_gib: The memory limit of one simulation, in GiB.

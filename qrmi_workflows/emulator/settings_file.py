@@ -2,7 +2,7 @@
 
 ::
 
-    seed = 7                    # identical requests give identical results; default: independent
+    seed = 7                    # the same jobs give the same results; default: independent
     workers = 2                 # number of simulation processes
     worker_memory_gib = 4.0     # memory limit of one simulation
     simulation_seconds = 50     # limit for wide circuits, and for estimates over many shots

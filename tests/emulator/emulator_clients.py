@@ -12,6 +12,7 @@ import numpy as np
 import pulser
 from pulser.abstract_repr import deserialize_device
 from qiskit import QuantumCircuit, qasm3
+from qiskit_ibm_runtime.decoders.result_decoder import ResultDecoder
 from qrmi import Payload, QuantumResource, ResourceType, TaskStatus
 from waiting import wait_until
 
@@ -65,6 +66,18 @@ def run(resource: QuantumResource, payload: Payload) -> str:
     status = wait(resource, task_id)
     assert status == TaskStatus.Completed, resource.task_logs(task_id)
     return str(resource.task_result(task_id).value)
+
+
+def sample(resource: QuantumResource, *pub: Any, **fields: Any) -> Any:
+    """Run one sampler PUB and return its data."""
+    return ResultDecoder.decode(run(resource, primitive("sampler", [list(pub)], **fields)))[0].data
+
+
+def estimate(resource: QuantumResource, *pub: Any, **fields: Any) -> Any:
+    """Run one estimator PUB and return its data."""
+    return ResultDecoder.decode(run(resource, primitive("estimator", [list(pub)], **fields)))[
+        0
+    ].data
 
 
 def ask(

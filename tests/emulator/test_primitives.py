@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-from emulator_clients import bell, connect, primitive, run, submit_raw, wait
+from emulator_clients import bell, connect, estimate, primitive, run, sample, submit_raw, wait
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister, qasm3, transpile
 from qiskit.circuit import Parameter, ParameterVector
 from qiskit.quantum_info import SparsePauliOp, Statevector
@@ -20,18 +19,6 @@ from qrmi.primitives.ibm import get_backend
 from waiting import wait_until
 
 from qrmi_workflows.emulator import start_emulator
-
-
-def sample(resource, *pub: Any, **fields: Any) -> Any:
-    """Run one sampler PUB and return its data."""
-    return ResultDecoder.decode(run(resource, primitive("sampler", [list(pub)], **fields)))[0].data
-
-
-def estimate(resource, *pub: Any, **fields: Any) -> Any:
-    """Run one estimator PUB and return its data."""
-    return ResultDecoder.decode(run(resource, primitive("estimator", [list(pub)], **fields)))[
-        0
-    ].data
 
 
 @pytest.mark.parametrize("width", [20, 127])
@@ -242,148 +229,6 @@ def test_a_qpu_that_is_exact_ignores_the_precision(qpu):
     circuit.ry(1.1, 0)
     data = estimate(qpu("ibm_exact"), qasm3.dumps(circuit), "Z", [], 0.1)
     assert data.evs == pytest.approx(np.cos(1.1), abs=1e-12)
-
-
-def equal_pubs(resource, program: str, **options: Any) -> tuple[Any, ...]:
-    """Run a job of three equal PUBs; return the values of each."""
-    if program == "sampler":
-        pub = [bell(), None, 1000]
-    else:
-        pub = ["OPENQASM 3.0; include 'stdgates.inc'; h $0;", ["Z", "Y"], None, 0.03]
-    payload = primitive(program, [pub] * 3, options=options)
-    results = [item.data for item in ResultDecoder.decode(run(resource, payload))]
-    if program == "sampler":
-        return tuple(data.meas.array.tobytes() for data in results)
-    return tuple(tuple(data.evs) for data in results)
-
-
-@pytest.mark.parametrize("program", ["sampler", "estimator"])
-def test_equal_pubs_and_repeated_jobs_are_independent(tmp_path, program):
-    """As on a QPU, no two results are the same."""
-    with start_emulator(tmp_path) as emulator:
-        resource = connect(emulator, "ibm_fez")
-        results = equal_pubs(resource, program) + equal_pubs(resource, program)
-    assert len(set(results)) == 6
-
-
-@pytest.mark.parametrize("program", ["sampler", "estimator"])
-@pytest.mark.parametrize("seed", [0, 5])
-def test_a_seed_in_the_options_makes_each_pub_reproducible(qpu, program, seed):
-    """The seed may be 0; equal PUBs of one job still differ."""
-    resource = qpu("ibm_fez")
-    first, second = (
-        equal_pubs(resource, program, simulator={"seed_simulator": seed}) for _ in range(2)
-    )
-    assert first == second
-    assert len(set(first)) == 3
-    assert equal_pubs(resource, program, simulator={"seed_simulator": seed + 1}) != first
-
-
-def test_a_seeded_emulator_repeats_its_results(tmp_path):
-    """Identical jobs give identical results, also in another emulator; 0 is a seed too."""
-    config = tmp_path / "emulator.toml"
-    config.write_text("seed = 0\n[qpus.ibm]\ntype = 'ibm-quantum-compute-service'\n")
-    results = []
-    for state in ("first", "second"):
-        with start_emulator(tmp_path / state, config=config) as emulator:
-            results += [equal_pubs(connect(emulator, "ibm"), "sampler") for _ in range(2)]
-    assert len(set(results)) == 1
-    assert len(set(results[0])) == 3
-
-
-def noisy_bell(resource) -> QuantumCircuit:
-    circuit = QuantumCircuit(2)
-    circuit.h(0)
-    circuit.cx(0, 1)
-    return transpile(circuit, get_backend(resource), initial_layout=[100, 110], seed_transpiler=1)
-
-
-def measured(isa: QuantumCircuit) -> QuantumCircuit:
-    """Measure the two qubits in use."""
-    circuit = isa.copy()
-    circuit.add_register(ClassicalRegister(2, "meas"))
-    circuit.measure([100, 110], [0, 1])
-    return circuit
-
-
-def test_noise_is_the_backends_own(qpu):
-    """Counts agree with a simulation of the whole device's noise, which takes far longer."""
-    from qiskit_aer.noise import NoiseModel
-    from qiskit_aer.primitives import SamplerV2
-    from qiskit_ibm_runtime.fake_provider import FakeBrisbane
-
-    resource = qpu("ibm_noisy")
-    isa = noisy_bell(resource)
-    isa = measured(isa)
-    counts = sample(resource, qasm3.dumps(isa), None, 20000).meas.get_counts()
-    options = {"noise_model": NoiseModel.from_backend(FakeBrisbane()), "method": "density_matrix"}
-    whole = SamplerV2(seed=1, options={"backend_options": options}).run([isa], shots=20000)
-    expected = whole.result()[0].data.meas.get_counts()
-    for outcome in ("00", "01", "10", "11"):
-        spread = 5 * np.sqrt(2 * max(expected.get(outcome, 0), 20))
-        assert abs(counts.get(outcome, 0) - expected.get(outcome, 0)) < spread
-    assert counts["01"] + counts["10"] > 100
-
-
-def test_noisy_estimates_are_damped_but_close(qpu):
-    """The XX, YY and ZZ terms of a Bell pair are measured with noisy gates and readout."""
-    resource = qpu("ibm_noisy")
-    isa = noisy_bell(resource)
-    operators = [SparsePauliOp(label).apply_layout(isa.layout) for label in ("XX", "YY", "ZZ")]
-    observables = [{operator.paulis[0].to_label(): 1.0} for operator in operators]
-    data = estimate(resource, qasm3.dumps(isa), observables, [], 0.01)
-    assert np.all(np.abs(data.evs - [1, -1, 1]) < 0.2)
-    assert np.all(np.abs(data.evs) < 0.995)
-    assert np.all(data.stds < 0.01)
-
-
-@pytest.mark.parametrize("gate", ["h", "cx", "ryy in a condition"])
-def test_circuits_in_qpy_that_are_not_isa_are_refused_as_ibm_refuses_them(qpu, gate):
-    """IBM's code for them is 1517; gates inside conditions count too."""
-    circuit = QuantumCircuit(2, 1)
-    if gate == "h":
-        circuit.h(0)
-    elif gate == "cx":
-        circuit.cx(0, 1)
-    else:
-        with circuit.if_test((circuit.clbits[0], 0)):
-            circuit.ryy(0.5, 0, 1)
-    circuit.measure(0, 0)
-    document = {"pubs": [[circuit]], "version": 2}
-    payload = Payload.QiskitPrimitive(
-        input=json.dumps(document, cls=RuntimeEncoder), program_id="sampler"
-    )
-    resource = qpu("ibm_fez")
-    task = resource.task_start(payload)
-    assert wait(resource, task) == TaskStatus.Failed
-    logs = resource.task_logs(task)
-    assert "do not match the target definition (non-ISA circuits)" in logs
-    assert "error_codes#1517" in logs
-
-
-@pytest.mark.parametrize("name", ["ibm_noisy", "ibm_strict"])
-def test_noise_and_strictness_need_the_devices_own_instructions(qpu, name):
-    """A circuit that was not transpiled fails, as with the vendor."""
-    resource = qpu(name)
-    task = resource.task_start(primitive("sampler", [[bell()]]))
-    assert wait(resource, task) == TaskStatus.Failed
-    assert "Transpile your circuits" in resource.task_logs(task)
-
-
-def test_fractional_gates_are_native_within_their_range(qpu):
-    """As IBM's Heron QPUs have them: rx of any angle, rzz from 0 to π/2."""
-    resource = qpu("ibm_strict")
-    circuit = QuantumCircuit(2)
-    circuit.rx(0.3, 0)
-    circuit.rzz(np.pi / 2, 0, 1)
-    circuit.measure_all()
-    sample(resource, qasm3.dumps(circuit), None, 5)
-    circuit.rzz(-0.1, 0, 1)
-    task = resource.task_start(primitive("sampler", [[qasm3.dumps(circuit)]]))
-    assert wait(resource, task) == TaskStatus.Failed
-    assert "only for angles in the range [0, pi/2], but an angle (-0.1)" in (
-        resource.task_logs(task)
-    )
 
 
 @pytest.mark.parametrize(

@@ -120,11 +120,18 @@ def test_a_preempted_job_fails_at_once_and_is_retried(project):
 
 
 def test_a_preempted_job_that_slurm_requeues_has_not_ended(project):
-    project.write(PREEMPTED.replace("{resources.attempt} = 2", "-n ${{SLURM_RESTART_COUNT-}}"))
+    again = "[[ ${{SLURM_RESTART_COUNT-}} ]]"
+    project.write(PREEMPTED.replace("test {resources.attempt} = 2", again))
     process = project.start("--slurm-qpu-requeue")
     wait_until((project.folder / "started").exists, "the rule's start")
+    (job,) = project.jobs()
 
     project.slurm("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=true")
+    state = ("squeue", "--noheader", f"--jobs={job}", "--format=%T")
+    wait_until(lambda: project.slurm(*state).strip() == "PENDING", "the preemption")
+    # Otherwise Slurm lets the job wait for two minutes, until its credential has expired. In the
+    # second in which that is revoked, a start fails.
+    project.slurm("scontrol", "update", f"JobId={job}", "StartTime=now+3")
     output = project.wait(process)
 
     assert len(submitted(output)) == 1

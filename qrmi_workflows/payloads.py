@@ -8,6 +8,7 @@ and so is a program in memory: a `QuantumCircuit`, a Pulser `Sequence`, or the t
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import logging
@@ -277,6 +278,7 @@ def _parse(source: object, where: str, kind: str) -> Any:
     if not isinstance(source, bytes):
         return source
     _check_size(where, len(source))
+    source = source.removeprefix(codecs.BOM_UTF8)  # editors on Windows write it
     if source.lstrip()[:1] not in (b"{", b"["):
         return source
     try:

@@ -280,7 +280,11 @@ def require_schema(instance: object, schema: Mapping[str, Any], *, where: str, a
     """
     import jsonschema  # takes 60 ms, which processes that only hold a lease do not need
 
-    errors = list(jsonschema.Draft202012Validator(schema).iter_errors(instance))
+    # JSON Schema takes 10.0 for an integer, but vendors' services do not.
+    draft = jsonschema.Draft202012Validator
+    checker = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    validator = jsonschema.validators.extend(draft, type_checker=checker)(schema)
+    errors = list(validator.iter_errors(instance))
     if not errors:
         return
     # A misspelt key is often a missing one too, and says more.

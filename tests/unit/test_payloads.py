@@ -400,3 +400,29 @@ def test_version_2_is_known_by_its_library(tmp_path):
 
     with pytest.raises(PayloadError, match="in OpenQASM 2; must be OpenQASM 3"):
         Payload.from_file(tmp_path / "c.qasm", shots=5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "OPENQASM 3.0; bit[1] c;",
+        '{"program_id": "sampler", "parameters": {"pubs": [["OPENQASM 3.0;"]]}}',
+    ],
+)
+def test_a_byte_order_mark_is_ignored(text, tmp_path):
+    """Editors on Windows write it."""
+    (tmp_path / "circuit.qasm").write_bytes(b"\xef\xbb\xbf" + text.encode())
+
+    assert (
+        Payload.from_file(
+            tmp_path / "circuit.qasm", program="sampler" if text[0] == "O" else None
+        ).program
+        == "sampler"
+    )
+
+
+def test_a_number_with_a_fraction_is_no_integer():
+    """JSON Schema takes 10.0 for one, but vendors do not."""
+    pubs = [["OPENQASM 3.0;", None, 10.0]]
+    with pytest.raises(PayloadError, match=r"10\.0 is not of type 'integer'"):
+        Payload.from_content({"program_id": "sampler", "parameters": {"pubs": pubs}})

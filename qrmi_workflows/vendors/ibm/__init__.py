@@ -195,17 +195,18 @@ def _with_pub_shots(pub: list[Any] | str, shots: int) -> list[Any]:
     return [items[0], parameter_values, shots]
 
 
-def _with_lasting_names(program: str, pub: list[Any] | str) -> list[Any] | str:
+def _with_lasting_names(program: str, pub: list[Any] | str) -> list[Any]:
     """Return a PUB whose registers and parameters the service cannot lose or mix up."""
     from qrmi_workflows.vendors.ibm.parameters import with_sorted_parameters
     from qrmi_workflows.vendors.ibm.registers import with_registers
 
     circuit, *rest = [pub] if isinstance(pub, str) else pub
     if not isinstance(circuit, str):
-        return pub
+        return [circuit, *rest]
     if program == "sampler":
         circuit = with_registers(circuit)
     values_at = 0 if program == "sampler" else 1
     if not any(isinstance(values, Mapping) for values in rest[values_at : values_at + 1]):
         circuit = with_sorted_parameters(circuit)
-    return circuit if isinstance(pub, str) else [circuit, *rest]
+    # QRMI's client (0.26.4) takes no PUB that is a circuit alone.
+    return [circuit, *rest]

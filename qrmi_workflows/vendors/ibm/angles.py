@@ -71,7 +71,9 @@ def _evaluate(node: ast.AST, parameters: Mapping[str, Any]) -> Any:
         case ast.Constant(value=int() | float() as value):
             return np.float64(value)
         case ast.Name(id=name):
-            return parameters[name] if name in parameters else _CONSTANTS[name]
+            if name in parameters:
+                return np.asarray(parameters[name], dtype=float)
+            return _CONSTANTS[name]
         case ast.UnaryOp(op=sign, operand=operand):
             return _OPERATORS[type(sign)](_evaluate(operand, parameters))
         case ast.BinOp(left=left, op=sign, right=right):

@@ -80,10 +80,13 @@ def check_pub(
     values_at = 1 if is_sampler else 2
     values = items[values_at] if len(items) > values_at else None
     array = _check_parameter_values(values, circuit.inputs, where)
+    if not is_sampler:
+        _check_broadcast(items[1], array, len(circuit.inputs), index)
     if backend is not None:
         check_isa(circuit, backend, where, qpu)
     check_defined(circuit, where, qpu)
-    check_angles(circuit.angles, _values_by_name(circuit.inputs, array), where)
+    by_name = values if isinstance(values, Mapping) else _values_by_name(circuit.inputs, array)
+    check_angles(circuit.angles, by_name, where)
     _check_options(options, circuit, where)
 
 
@@ -148,6 +151,21 @@ def _check_widths(widths: set[int], circuit: Program, num_qubits: int | None, in
             f"have {needed}, as the circuit does. Write one letter for each qubit, or apply the "
             "circuit's layout: `observable.apply_layout(circuit.layout)`."
         )
+
+
+def _check_broadcast(observables: Any, values: Any, num_parameters: int, index: int) -> None:
+    """Refuse observables whose shape does not broadcast with that of the parameter values."""
+    if values is None or not isinstance(observables, list):
+        return
+    has_own_axis = num_parameters > 1 or (values.ndim and values.shape[-1] == 1)
+    shape = values.shape[:-1] if has_own_axis else values.shape
+    try:
+        np.broadcast_shapes(np.shape(observables), shape)
+    except ValueError as error:
+        raise PayloadError(
+            f"PUB {index}: its observables and its parameter values of shape {shape} do not "
+            f"broadcast ({error}); must do so as NumPy's arrays do. Correct a shape."
+        ) from error
 
 
 def _values_by_name(names: tuple[str, ...], array: Any) -> dict[str, Any]:

@@ -110,8 +110,8 @@ def check_defined(circuit: Program, where: str, qpu: str) -> None:
         name = circuit.undefined[0]
         raise PayloadError(
             f"{where} uses the gate {name!r} without a definition (IBM's error 1603); must define "
-            'it, or include it with `include "stdgates.inc";`. Qiskit\'s '
-            "`qasm3.dumps` writes the definitions. " + _transpile_advice(qpu)
+            'it. `include "stdgates.inc";` defines the standard gates, and Qiskit\'s '
+            "`qasm3.dumps` writes the other definitions. " + _transpile_advice(qpu)
         )
 
 

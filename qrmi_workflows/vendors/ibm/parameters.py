@@ -25,5 +25,8 @@ def with_sorted_parameters(text: str) -> str:
     if ambiguous_names(mask(text)).intersection(declared):
         return text  # renaming could change what it does
     digits = len(str(len(declared)))
-    names = {name: f"parameter_{rank:0{digits}}" for rank, name in enumerate(declared)}
+    prefix = "parameter_"
+    while prefix in text:
+        prefix = f"input_{prefix}"
+    names = {name: f"{prefix}{rank:0{digits}}" for rank, name in enumerate(declared)}
     return rename(text, names)

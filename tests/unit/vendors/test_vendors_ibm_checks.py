@@ -254,3 +254,35 @@ def test_circuits_in_qpy_are_checked_too():
     refused("has no measurements", encoded(QuantumCircuit(2)))
     refused("a classical bit is in no register", encoded(loose))
     check(sampler_content({"__type__": "QuantumCircuit", "__value__": "later"}), None)
+
+
+@pytest.mark.parametrize(
+    ("observables", "values", "fits"),
+    [
+        (["Z", "X"], [[1.0, 2.0]] * 3, False),
+        ([["Z"], ["X"]], [[1.0, 2.0]] * 3, True),
+        (["Z", {"X": 1.0}, "Y"], [[1.0, 2.0]] * 3, True),
+        ("Z", [[1.0, 2.0]] * 3, True),
+        ([["Z"], ["X", "Y"]], [1.0, 2.0], False),
+    ],
+)
+def test_observables_and_parameter_values_broadcast(observables, values, fits):
+    circuit = "OPENQASM 3.0; input float a; input float b; qubit[1] q; U(a, b, 0) q[0];"
+    content = {
+        "program_id": "estimator",
+        "parameters": {"pubs": [[circuit, observables, values]]},
+    }
+    if fits:
+        check(content, None)
+    else:
+        with pytest.raises(PayloadError, match="do not broadcast"):
+            check(content, None)
+
+
+@pytest.mark.parametrize("values", [[1.6], [[0.1], [1.6]], {"t": 1.6}, {"t": [0.1, 1.6]}])
+def test_an_angle_out_of_range_is_found_however_its_value_is_given(values):
+    circuit = (
+        f"{HEAD} gate rzz(a) p, q {{}} input float t; bit[1] c; rzz(t) $0, $1; c[0] = measure $0;"
+    )
+    with pytest.raises(PayloadError, match=r"rzz gate is t = 1.6"):
+        check(sampler_content(circuit, values), None)

@@ -46,3 +46,21 @@ def test_a_programs_own_names_are_sent_where_their_order_or_a_mapping_needs_them
     assert on_the_wire("sampler", unsorted, {"a": 1.0, "b": 2.0}) == unsorted
     assert on_the_wire("estimator", unsorted, {"Z": 1}, {"a": 1.0, "b": 2.0}, 0.1) == unsorted
     assert on_the_wire("sampler", ambiguous, [1.0, 2.0]) == ambiguous
+
+
+def test_new_names_are_not_those_of_other_variables():
+    text = "input float b; input float a; bit[2] parameter_0; rz(a + b) $0;"
+
+    assert on_the_wire("sampler", text, [1.0, 2.0]) == (
+        "input float input_parameter_0; input float input_parameter_1; bit[2] parameter_0; "
+        "rz(input_parameter_1 + input_parameter_0) $0;"
+    )
+
+
+def test_a_circuit_alone_is_sent_as_a_pub():
+    """QRMI's client refuses a string among the PUBs."""
+    content = {"program_id": "sampler", "parameters": {"pubs": ["OPENQASM 3.0;"]}}
+
+    fields = load_vendor("ibm").encode(content).fields
+
+    assert json.loads(fields["input"])["pubs"] == [["OPENQASM 3.0;"]]

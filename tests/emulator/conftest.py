@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from emulator_clients import connect
+from programs_under_lease import Under, run_under_lease
 from qrmi import QuantumResource
 
 from qrmi_workflows.emulator import Emulator, start_emulator
@@ -114,3 +116,17 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 def qpu(emulator: Emulator) -> Callable[..., QuantumResource]:
     """Return a function that connects to a QPU of the shared emulator by name."""
     return lambda name, **extra: connect(emulator, name, **extra)
+
+
+@pytest.fixture
+def under_lease(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Under:
+    """Return a function that runs a command under a lease, and returns what it prints."""
+    for name, value in {
+        "QPU_CONFIG": str(emulator.config_path),
+        "QPU_STATE": str(tmp_path / "state"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return run_under_lease

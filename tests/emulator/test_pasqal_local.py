@@ -212,6 +212,54 @@ def test_a_program_that_knows_only_qrmi_runs_under_a_lease(site, tmp_path):
     assert done.stdout.strip().isdecimal(), "a task's number"
 
 
+EXAMPLE = """
+import os, sys, time
+from qrmi import Payload, QuantumResource, ResourceType, TaskStatus
+
+name, sequence = sys.argv[1], open(sys.argv[2]).read()
+qrmi = QuantumResource(name, ResourceType.PasqalLocal)
+print(qrmi.resource_id(), qrmi.resource_type(), qrmi.is_accessible())
+session = qrmi.acquire()
+os.environ[f"{name}_QRMI_JOB_ACQUISITION_TOKEN"] = session
+print(session)
+print(len(qrmi.target().value) > 100)
+first = qrmi.task_start(Payload.PasqalCloud(sequence=sequence, job_runs=1000))
+qrmi.task_stop(first)
+print(qrmi.task_status(first) in (TaskStatus.Cancelled, TaskStatus.Completed))
+second = qrmi.task_start(Payload.PasqalCloud(sequence=sequence, job_runs=100))
+while (status := qrmi.task_status(second)) not in (TaskStatus.Completed, TaskStatus.Failed):
+    time.sleep(0.1)
+print(status)
+print(qrmi.task_result(second).value)
+"""
+
+
+@pytest.mark.root
+def test_upstreams_example_for_pasqal_local_runs_under_a_lease(site, tmp_path):
+    """It opens a session of its own, which it leaves open; that of the lease is closed."""
+    (tmp_path / "program.py").write_text(EXAMPLE)
+    (tmp_path / "sequence.json").write_text(json.dumps(payload("public")["sequence"]))
+    before = site.counters()["qpus"]["public"]["sessions"]["open"]
+    qpu = Path(sys.executable).parent / "qpu"
+    program = [sys.executable, tmp_path / "program.py", "public", tmp_path / "sequence.json"]
+
+    done = subprocess.run(
+        [qpu, "lease", "exec", "--qpu", "public", "--", *program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    _, session, *_, status, result = done.stdout.splitlines()
+    assert status == "TaskStatus.Completed"
+    assert json.loads(result)["counter"]["1"] > 95
+    assert site.counters()["qpus"]["public"]["sessions"]["open"] == before + 1
+    QRMIResource("public", "pasqal-local", read_settings("public")).release(session)
+    assert site.counters()["qpus"]["public"]["sessions"]["open"] == before
+
+
 @pytest.mark.root
 def test_a_session_of_another_user_is_rejected(site, monkeypatch):
     """The session must belong to the user of the MUNGE credential."""

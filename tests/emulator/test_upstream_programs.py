@@ -6,9 +6,6 @@ They know only QRMI, so each runs under `qpu lease exec`, which gives them all t
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import pytest
 import requests
 from emulator_clients import bell, pi_pulse
 from ibm_cloud_sdk_core.authenticators import IAMAuthenticator
+from programs_under_lease import qpu_command, script
 from qiskit import QuantumCircuit, qasm3
 from qiskit.circuit.library import efficient_su2
 from qiskit.primitives.containers.estimator_pub import EstimatorPub
@@ -32,45 +30,7 @@ from qiskit_pasqal_provider.providers.pulse_utils import gen_seq, get_register_f
 from qrmi_workflows import QuantumResult
 from qrmi_workflows.emulator import Emulator
 
-Under = Callable[..., str]
-
 PARAMETERS = np.linspace(0.1, 2.1, 12)
-
-
-@pytest.fixture
-def under_lease(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Under:
-    """Return a function that runs a command under a lease, and returns what it prints."""
-    for name, value in {
-        "QPU_CONFIG": str(emulator.config_path),
-        "QPU_STATE": str(tmp_path / "state"),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    monkeypatch.chdir(tmp_path)
-
-    def run(qpu: str, *command: object) -> str:
-        return qpu_command("lease", "exec", "--qpu", qpu, "--", *command)
-
-    return run
-
-
-def qpu_command(*arguments: object) -> str:
-    programs = Path(sys.executable).parent
-    words = [
-        programs / str(word) if word in ("task_runner", "python") else word for word in arguments
-    ]
-    ended = subprocess.run(
-        [programs / "qpu", *words], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
-
-
-def script(text: str, *arguments: object) -> tuple[object, ...]:
-    """Write a program into this folder, and return the command that runs it."""
-    Path("program.py").write_text(text)
-    return ("python", "program.py", *arguments)
 
 
 # IBM: the generators of payload files, and the example of each type
@@ -256,53 +216,6 @@ def test_the_example_of_the_providers_runs(emulator, under_lease):
     printed = under_lease("ibm_fez", *script(PROVIDER, "dynamic.json"))
 
     assert "ibm_fez" in printed
-
-
-# IQM and Alice & Bob
-
-FLIP = [
-    {"name": "prx", "locus": ["QB1"], "args": {"angle": np.pi, "phase": 0.0}},
-    {"name": "measure", "locus": ["QB1"], "args": {"key": "m"}},
-]
-IQM = {
-    "iqmjson": {"circuits": [{"name": "flip", "instructions": FLIP}], "shots": 50},
-    "job_type": "circuit",
-    "use_timeslot": False,
-    "tag": None,
-}
-
-
-def test_upstreams_command_runs_on_iqm_server(under_lease):
-    """With the keys of the payload that upstream's generator writes."""
-    Path("input.json").write_text(json.dumps(IQM))
-
-    under_lease("garnet_mock", "task_runner", "garnet_mock", "input.json", "raw.json")
-    qpu_command("run", "input.json", "-o", "result.json", "--qpu", "garnet_mock")
-
-    assert json.loads(Path("raw.json").read_text())["measurements"] == [{"m": [[1]] * 50}]
-    assert QuantumResult.load("result.json").counts() == {"1": 50}
-
-
-QIR = """define void @main() #0 {
-entry:
-  call void @__quantum__qis__x__body(%Qubit* null)
-  call void @__quantum__qis__mz__body(%Qubit* null, %Result* null)
-  ret void
-}
-"""
-
-
-def test_upstreams_command_runs_on_felis(under_lease):
-    """It quotes the program as a JSON string once more."""
-    qpu = "ab_emu_40q_logical_noiseless"
-    payload = {"human_qir": QIR, "input_params": {"nbShots": 40}}
-    Path("input.json").write_text(json.dumps(payload))
-
-    under_lease(qpu, "task_runner", qpu, "input.json", "raw.txt")
-    qpu_command("run", "input.json", "-o", "result.json", "--qpu", qpu)
-
-    assert Path("raw.txt").read_text().split() == ["1,40"]
-    assert QuantumResult.load("result.json").counts() == {"1": 40}
 
 
 # Pasqal: both generators of payload files, and the examples

@@ -72,6 +72,9 @@ _CONVERTERS = {
 # Keys of Pulser's abstract representation (pulser-core 1.9.1,
 # pulser/json/abstract_repr/schemas/sequence-schema.json).
 _ABSTRACT_REPR_KEYS = frozenset({"register", "version", "channels", "operations"})
+# QRMI 0.26.4 sends a sequence with these keys to Pasqal's route for CUDA-Q, but asks that route for
+# the result only with the handle that has started the task (`task_kinds` in src/pasqal/cloud.rs).
+_CUDAQ_KEYS = frozenset({"setup", "hamiltonian"})
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["sequence", "job_runs"],
@@ -126,7 +129,10 @@ class _Pasqal:
         if isinstance(source, bytes):
             return None
         if isinstance(source.get("sequence"), str):
-            return _unquote(source, settings, where)
+            source = _unquote(source, settings, where)
+            _refuse_cudaq(source["sequence"], where)
+            return source
+        _refuse_cudaq(source.get("sequence", source), where)
         if not set(source) >= _ABSTRACT_REPR_KEYS:
             return None
         settings.require_only("shots", where=where, subject="a sequence")
@@ -249,6 +255,18 @@ def _unquote(source: Mapping[str, Any], settings: ProgramSettings, where: str) -
         ) from error
     runs = {} if settings.shots is None else {"job_runs": settings.shots}
     return {**source, "sequence": sequence, **runs}
+
+
+def _refuse_cudaq(sequence: object, where: str) -> None:
+    """Refuse a sequence of CUDA-Q, by the same keys as QRMI's client."""
+    if isinstance(sequence, Mapping) and set(sequence) >= _CUDAQ_KEYS:
+        raise PayloadError(
+            f"{where}: is a sequence of CUDA-Q (`setup`, `hamiltonian`); must be Pulser's abstract "
+            "representation. QRMI's client (0.26.4) has a result of CUDA-Q only in the process "
+            "that has submitted the task, so a rerun of a stopped step might lose what was paid "
+            "for. Run it without a journal: `qpu lease exec --qpu NAME -- task_runner NAME PAYLOAD "
+            "RESULT`, or put your program with CUDA-Q after the `--`."
+        )
 
 
 def _read_counts(text: str, program: str) -> dict[str, int]:

@@ -238,3 +238,15 @@ def test_a_misspelt_key_of_a_sequence_is_refused():
 
 def _alternatives(schema):
     return schema["definitions"]["PulserSequence"]["anyOf"]
+
+
+def test_a_sequence_of_cudaq_is_refused_with_what_runs_it():
+    """In a payload, as an object or a string, or alone."""
+    cudaq = {"setup": {"ahs_register": {}}, "hamiltonian": {}}
+    for content in (
+        {"sequence": cudaq, "job_runs": 10},
+        {"sequence": json.dumps(cudaq), "job_runs": 10},
+        cudaq,
+    ):
+        with pytest.raises(PayloadError, match=r"of CUDA-Q.*a rerun.*qpu lease exec"):
+            Payload.from_content(content)

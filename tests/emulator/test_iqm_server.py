@@ -109,7 +109,7 @@ def test_a_blocking_status_request_returns_when_the_task_is_cancelled(qpu, emula
         (payload(ghz(1, 2), shots=0), "shots"),
         (payload(ghz(1, 2), shots=1_000_001), "from 1 to 1000000"),
         (payload(ghz(1, 20)), "no coupler"),
-        (payload(ghz(1, 2), job_type="sweep"), "'circuit' is"),
+        (payload(ghz(1, 2), job_type="sweep"), "must be 'circuit'"),
         (payload({"name": "x"}), "instructions"),
         (payload({"instructions": [operation("prx", 1, angle=1.0)]}), "lacks 'phase'"),
     ],

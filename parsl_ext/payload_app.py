@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from parsl.data_provider.files import File
+from parsl.dataflow.dflow import DataFlowKernelLoader
 from parsl.dataflow.futures import AppFuture
+from parsl.errors import NoDataFlowKernelError
 
 from parsl_ext.apps import qpu_app
+from parsl_ext.qpus import types_of
 from parsl_ext.steps import FullName
-from qrmi_workflows.errors import RequestError, UndecodedResultError
+from qrmi_workflows.errors import PayloadError, RequestError, UndecodedResultError
 from qrmi_workflows.payloads import PayloadLike, to_payload
 from qrmi_workflows.results import QuantumResult
+from qrmi_workflows.vendors.registry import registered_types
 
 __all__ = ["run_payload"]
 
@@ -31,8 +37,8 @@ def run_payload(
 ) -> AppFuture:
     """Run one task in a block that holds a QPU.
 
-    A payload that already exists is read and checked immediately. A future of another app's result,
-    or of its output file, is awaited first::
+    A payload that already exists is read and checked immediately, as for the QPUs that the call may
+    run on. A future of another app's result, or of its output file, is awaited first::
 
         bell = run_payload("bell.json", outputs=[File("bell.result.json")])
         plot(bell.outputs[0])
@@ -75,7 +81,8 @@ def run_payload(
         )
     app = _payload_app(qpu, executors if isinstance(executors, str) else tuple(executors), cache)
     step = FullName(f"qpu run -o {Path(files[0].filepath).absolute()}") if files else None
-    return app(_read_early(payload, shots), shots=shots, outputs=files, qpu_step=step)
+    types = _types(qpu, executors)
+    return app(_read_early(payload, shots, types), shots=shots, outputs=files, qpu_step=step)
 
 
 @functools.cache
@@ -104,8 +111,46 @@ def _save(result: QuantumResult, outputs: list[File]) -> None:
         result.save(output.filepath)
 
 
-def _read_early(payload: Any, shots: int | None) -> Any:
-    """Read a payload that already exists, so that the caller sees its errors immediately."""
+def _types(qpu: str | None, executors: list[str] | str) -> set[str | None]:
+    """Return the types of the QPUs that a call may run on; `None` for one not known here."""
+    try:
+        loaded: dict[str, Any] = DataFlowKernelLoader.dfk().executors
+    except NoDataFlowKernelError:  # which the app's call will raise
+        return {None}
+    if executors == "all":
+        labels = [label for label in loaded if label != "_parsl_internal"]
+    else:
+        labels = [executors] if isinstance(executors, str) else executors
+    return types_of((loaded[label] for label in labels if label in loaded), qpu)
+
+
+def _read_early(payload: Any, shots: int | None, types: set[str | None]) -> Any:
+    """Read a payload that already exists, so that the caller sees its errors immediately.
+
+    If a QPU may have a type that no installed vendor has, which takes any JSON object, only the
+    block can tell whether an object is refused.
+    """
     if isinstance(payload, Future) or (isinstance(payload, File) and payload.scheme != "file"):
         return payload
-    return to_payload(Path(payload) if isinstance(payload, File) else payload, shots=shots)
+    source = Path(payload.filepath) if isinstance(payload, File) else payload
+    if len(types) == 1 and None not in types:
+        return to_payload(source, shots=shots, resource_type=next(iter(types)))
+    try:
+        return to_payload(source, shots=shots)
+    except PayloadError:
+        if types <= set(registered_types()):
+            raise
+        if (content := _read_object(source)) is None:
+            raise
+        return content
+
+
+def _read_object(source: Any) -> dict[str, Any] | None:
+    """Return the JSON object that a mapping, a text or a file holds; `None` if it holds none."""
+    if isinstance(source, Mapping):
+        return dict(source)
+    with suppress(OSError, TypeError, ValueError, RecursionError):
+        is_text = isinstance(source, str) and source.lstrip().startswith("{")
+        content = json.loads(source if is_text else Path(source).read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else None
+    return None

@@ -12,10 +12,10 @@ from parsl.executors.base import ParslExecutor
 
 from parsl_ext.providers.several import qpu_names
 from qrmi_workflows.config.job import read_job
-from qrmi_workflows.errors import ConfigError
+from qrmi_workflows.errors import ConfigError, ResourceError
 from qrmi_workflows.lease.acquire import find_qpu
 
-__all__ = ["MEMO_KEY", "memo_key", "qpus_of"]
+__all__ = ["MEMO_KEY", "memo_key", "qpus_of", "types_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,32 @@ def memo_key(executors: Iterable[ParslExecutor], qpu: str | None = None) -> str:
             return f"unknown {uuid.uuid4()}"
         names.update(held)
     return ", ".join(f"{name} {_identity(name)}".rstrip() for name in sorted(names))
+
+
+def types_of(executors: Iterable[ParslExecutor], qpu: str | None = None) -> set[str | None]:
+    """Return the types of the QPUs that a call on these executors may use.
+
+    `None` is among them if a QPU, or its type, is not known here.
+
+    Parameters
+    ----------
+    executors : iterable of ParslExecutor
+        The executors that the call may run on.
+    qpu : str | None
+        The QPU that the app names.
+    """
+    if qpu is not None:
+        return {_type(qpu)}
+    held = [qpus_of(executor) for executor in executors]
+    types = {_type(name) for names in held for name in names}
+    return types if held and all(held) else types | {None}
+
+
+def _type(name: str) -> str | None:
+    # As in `_identity`. The vendor of a dynamic definition may not answer.
+    with suppress(ConfigError, ResourceError):
+        return find_qpu(name).type
+    return None
 
 
 def _identity(name: str) -> str:

@@ -114,14 +114,15 @@ def _save(result: QuantumResult, outputs: list[File]) -> None:
 def _types(qpu: str | None, executors: list[str] | str) -> set[str | None]:
     """Return the types of the QPUs that a call may run on; `None` for one not known here."""
     try:
-        loaded: dict[str, Any] = DataFlowKernelLoader.dfk().executors
+        kernel = DataFlowKernelLoader.dfk()
     except NoDataFlowKernelError:  # which the app's call will raise
         return {None}
+    loaded: dict[str, Any] = kernel.executors
     if executors == "all":
         labels = [label for label in loaded if label != "_parsl_internal"]
     else:
         labels = [executors] if isinstance(executors, str) else executors
-    return types_of((loaded[label] for label in labels if label in loaded), qpu)
+    return types_of((loaded[label] for label in labels if label in loaded), qpu, run=kernel.run_id)
 
 
 def _read_early(payload: Any, shots: int | None, types: set[str | None]) -> Any:

@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from parsl.executors.base import ParslExecutor
@@ -62,7 +63,9 @@ def memo_key(executors: Iterable[ParslExecutor], qpu: str | None = None) -> str:
     return ", ".join(f"{name} {_identity(name)}".rstrip() for name in sorted(names))
 
 
-def types_of(executors: Iterable[ParslExecutor], qpu: str | None = None) -> set[str | None]:
+def types_of(
+    executors: Iterable[ParslExecutor], qpu: str | None = None, *, run: str
+) -> set[str | None]:
     """Return the types of the QPUs that a call on these executors may use.
 
     `None` is among them if a QPU, or its type, is not known here.
@@ -73,16 +76,20 @@ def types_of(executors: Iterable[ParslExecutor], qpu: str | None = None) -> set[
         The executors that the call may run on.
     qpu : str | None
         The QPU that the app names.
+    run : str
+        The id of Parsl's run. Each QPU is looked up once in a run, because that may take a while.
     """
     if qpu is not None:
-        return {_type(qpu)}
+        return {_type(qpu, run)}
     held = [qpus_of(executor) for executor in executors]
-    types = {_type(name) for names in held for name in names}
+    types = {_type(name, run) for names in held for name in names}
     return types if held and all(held) else types | {None}
 
 
-def _type(name: str) -> str | None:
-    # As in `_identity`. The vendor of a dynamic definition may not answer.
+@lru_cache(maxsize=64)
+def _type(name: str, run: str) -> str | None:
+    del run
+    # As in `_identity`. The vendor of a dynamic definition is asked, and may not answer.
     with suppress(ConfigError, ResourceError):
         return find_qpu(name).type
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,9 @@ from parsl.data_provider.files import File
 from parsl.dataflow.dflow import DataFlowKernelLoader
 from parsl.providers import LocalProvider
 
-from parsl_ext import LeaseLauncher, QPUExecutor, payload_app, run_payload
+from parsl_ext import LeaseLauncher, QPUExecutor, payload_app, qpus, run_payload
 from parsl_ext.payload_app import _run
-from qrmi_workflows.errors import PayloadError, UndecodedResultError
+from qrmi_workflows.errors import PayloadError, ResourceError, UndecodedResultError
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.results import QuantumResult
 
@@ -64,11 +65,12 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     ]
     (tmp_path / "qrmi_config.json").write_text(json.dumps({"resources": defined}))
     monkeypatch.setenv("QPU_CONFIG", str(tmp_path / "qrmi_config.json"))
-    executors = {
+    executors: dict[str, Any] = {
         name: QPUExecutor(label=name, provider=LocalProvider(launcher=LeaseLauncher(qpu=name)))
         for name in QPUS
     }
-    kernel = SimpleNamespace(executors={**executors, "_parsl_internal": None})
+    executors["_parsl_internal"] = None
+    kernel = SimpleNamespace(executors=executors, run_id=str(uuid.uuid4()))
     monkeypatch.setattr(DataFlowKernelLoader, "_dfk", kernel)
     monkeypatch.setattr(payload_app, "_payload_app", lambda *_: lambda payload, **_options: payload)
     return run_payload
@@ -105,3 +107,18 @@ def test_a_payload_that_no_qpu_of_the_call_takes_is_refused_immediately(read):
     assert read(valid, executors="known") == Payload.from_content(valid)
     with pytest.raises(PayloadError, match="do not match any vendor"):
         read(OBJECT, executors="known")
+
+
+def test_each_qpu_is_looked_up_once_in_a_run(read, monkeypatch):
+    """A vendor that does not answer must not delay every call."""
+    lookups: list[str] = []
+
+    def silent(name: str) -> None:
+        lookups.append(name)
+        raise ResourceError("no answer")
+
+    monkeypatch.setattr(qpus, "find_qpu", silent)
+    for _ in range(3):
+        assert read(OBJECT, executors="known") == OBJECT
+
+    assert lookups == ["known"]

@@ -258,7 +258,9 @@ class TaskRun:
             raise self._cancelled("was stopped")
         _try_to_record(entry.stopping, "its cancellation was requested")
         reason = failure or f"its cancellation was accepted, but its state is still {state}"
-        error = self._cancelled(f"may still be running; rerun the step to check: {reason}")
+        error = self._cancelled(
+            f"may still be running; rerun the step to check: {reason.removesuffix('.')}"
+        )
         logger.warning("%s", error)  # whoever has stopped the step may not look at its errors
         raise error
 

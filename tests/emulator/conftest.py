@@ -75,6 +75,18 @@ model = "adonis"
 simulator = "null"
 execution_seconds = 30
 
+[qpus.adonis_brief]
+type = "iqm-server"
+model = "adonis"
+simulator = "null"
+execution_seconds = 1.5
+
+[qpus.adonis_longer]
+type = "iqm-server"
+model = "adonis"
+simulator = "null"
+execution_seconds = 3
+
 [qpus.ab_emu_40q_logical_noiseless]
 type = "alice-bob-felis"
 

@@ -285,30 +285,57 @@ def test_a_payload_that_qrmi_cannot_make_is_refused(emulator, tmp_path):
     assert "keys (circuits) do not match any of QRMI's payloads; must be" in done.stderr
 
 
+MEASURE = {"circuits": [{"instructions": [operation("measure", 1, key="m")]}], "shots": 1}
+
+
+def stop_run(emulator: Emulator, folder: Path, qpu: str, signum: int) -> tuple[int, str]:
+    """Send a signal to `qpu run` once its task is submitted; return its exit code and messages."""
+    (folder / "payload").write_text(json.dumps({"iqmjson": MEASURE, "job_type": "circuit"}))
+    argv = [sys.executable, "-m", "qrmi_workflows", "run", "payload", "-o", "r.json"]
+    command = subprocess.Popen(
+        [*argv, "--qpu", qpu],
+        env=environment(emulator, folder),
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    journal = folder / "state" / "journal" / "open"
+    wait_until(
+        lambda: any("submitted" in record.read_text() for record in journal.glob("*/*/*.json")),
+        "the record of the submitted task",
+    )
+    command.send_signal(signum)
+    _, messages = command.communicate(timeout=60)
+    return command.returncode, messages
+
+
 def test_a_stopped_run_on_iqm_says_what_becomes_of_its_task(emulator, tmp_path):
     """QRMI's client waits for the task's end, up to 30 s, before it answers or cancels.
 
     The run tries to cancel the task, and says that it may still be running: a rerun finds it.
     """
-    circuit = {"instructions": [operation("measure", 1, key="m")]}
-    iqmjson = {"circuits": [circuit], "shots": 1}
-    (tmp_path / "payload").write_text(json.dumps({"iqmjson": iqmjson, "job_type": "circuit"}))
-    argv = [sys.executable, "-m", "qrmi_workflows", "run", "payload", "-o", "r.json"]
-    command = subprocess.Popen(
-        [*argv, "--qpu", "adonis"],
-        env=environment(emulator, tmp_path),
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    journal = tmp_path / "state" / "journal" / "open"
-    wait_until(
-        lambda: any("submitted" in record.read_text() for record in journal.glob("*/*/*.json")),
-        "the record of the submitted task",
-    )
+    returncode, messages = stop_run(emulator, tmp_path, "adonis", signal.SIGTERM)
 
-    command.terminate()
-    _, messages = command.communicate(timeout=60)
-
-    assert command.returncode == 128 + signal.SIGTERM
+    assert returncode == 128 + signal.SIGTERM
     assert "may still be running; rerun the step to check" in messages
+
+
+@pytest.mark.parametrize(
+    ("qpu", "signum"),
+    [
+        ("adonis_brief", signal.SIGKILL),
+        ("adonis_brief", signal.SIGTERM),  # the task ends while it is being cancelled
+        ("adonis_longer", signal.SIGTERM),  # it ends after the run has given up
+    ],
+)
+def test_a_killed_run_on_iqm_and_its_rerun_pay_once(emulator, tmp_path, qpu, signum):
+    """The same command, run again, has the result of the task that the first run submitted."""
+    before = emulator.counters()["tasks"]
+    stop_run(emulator, tmp_path, qpu, signum)
+
+    again = run(emulator, tmp_path, qpu, {"iqmjson": MEASURE, "job_type": "circuit"})
+
+    assert again.returncode == 0, again.stderr
+    assert QuantumResult.load(tmp_path / "r.json").qpu == qpu
+    after = emulator.counters()["tasks"]
+    assert after["accepted"] - before["accepted"] == after["completed"] - before["completed"] == 1

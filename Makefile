@@ -5,8 +5,9 @@ IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 TIERS := $(wildcard $(addprefix tests/,unit emulator faults slurm engines))
 NO_DEMO_SLURM := the demo runs the same workflows on the emulator alone.
 NO_TEST_SLURM := as root, run `apt-get install slurm-wlm munge procps`, or run `make test-noslurm`.
-# Run four test files at once, because tests mostly wait. Each has its own Slurm and emulator.
-AT_ONCE := -n 4 --dist loadfile
+# Run four test files at once, because tests mostly wait. Each has its own Slurm and emulator. The
+# order is that of the tiers, not by the number of tests in a file.
+AT_ONCE := -n 4 --dist loadfile --no-loadscope-reorder
 # Only root can create the users that some tests need.
 AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
 

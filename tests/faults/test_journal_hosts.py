@@ -71,7 +71,7 @@ def test_many_processes_on_several_hosts_lose_nothing_and_pay_once(state, tmp_pa
     ambiguous = len(list(vendor.glob("ambiguous-*")))
     intents = sum(record.state is RecordState.INTENT for record in records)
     print(f"{len(accepted)} tasks, {codes.count(-9)} of {len(codes)} killed, {ambiguous} ambiguous")
-    assert set(codes) == {0, -9}
+    assert {-9} <= set(codes) <= {0, -9}
     assert not (vendor / "shared").exists(), "two living processes held one task"
     assert len(set(recorded)) == len(recorded)
     assert set(recorded) <= accepted

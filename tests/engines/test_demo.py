@@ -105,6 +105,7 @@ def test_it_leaves_no_process(slurm_run: tuple[Path, dict[str, Any]]) -> None:
     assert processes_of(slurm_run[0]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:

@@ -102,6 +102,7 @@ def circuit() -> QuantumCircuit:
     return made
 
 
+@pytest.mark.slow
 def test_payloads_run_without_an_app_and_a_rerun_uses_the_checkpoint(parsl_site: Site):
     folder = parsl_site.folder
     (folder / "bell.json").write_text(json.dumps(bell()))

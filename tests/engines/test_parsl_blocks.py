@@ -185,6 +185,7 @@ def test_a_block_at_its_time_limit_releases_its_lease_before_slurm_kills_it(pars
     assert "JobState=TIMEOUT" in parsl_site.slurm("scontrol", "show", "job", job)
 
 
+@pytest.mark.slow
 def test_a_plain_app_holds_a_lane_and_releases_it_when_it_raises(parsl_site: Site):
     with parsl_site.load(lanes=2):
         failed = [fail() for _ in range(6)]
@@ -195,6 +196,7 @@ def test_a_plain_app_holds_a_lane_and_releases_it_when_it_raises(parsl_site: Sit
     assert most_at_once(spans) == 2
 
 
+@pytest.mark.slow
 def test_the_blocks_of_parsls_mpi_executor_hold_a_lease(parsl_site: Site):
     """It accepts no launcher but Parsl's `SimpleLauncher`."""
     provider = QPUSlurmProvider(qpu="ibm_quick", launcher=SimpleLauncher())

@@ -86,6 +86,7 @@ def fail_with(error):
     raise error
 
 
+@pytest.mark.slow
 def test_scaling_in_releases_the_lease_at_once(parsl_site: Site):
     with parsl_site.load() as kernel:
         sample(bell()).result()
@@ -191,6 +192,7 @@ def test_every_error_of_this_project_reaches_the_caller_unchanged(parsl_site: Si
     assert [str(error) for error in arrived] == [str(error) for error in EXAMPLES]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(150)
 def test_a_retry_attaches_to_the_task_of_a_killed_worker(parsl_site: Site, tmp_path: Path):
     before = parsl_site.tasks()["accepted"]

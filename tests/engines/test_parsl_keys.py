@@ -59,6 +59,7 @@ def both_qpus(site: Site, **options: Any) -> Config:
     )
 
 
+@pytest.mark.slow
 def test_a_memoised_call_on_another_qpu_is_another_call(parsl_site: Site):
     register_memo_types()
     (parsl_site.folder / "bell.json").write_text(json.dumps(bell()))
@@ -234,6 +235,7 @@ def test_an_idle_block_releases_the_qpu_although_others_may_be_idle_longer(parsl
             assert parsl_site.sessions()["opened"] - before["opened"] == number
 
 
+@pytest.mark.slow
 def test_monitoring_records_calls_blocks_and_resources(parsl_site: Site):
     runs = parsl_site.folder / "runs"
     hub = MonitoringHub(resource_monitoring_interval=1)

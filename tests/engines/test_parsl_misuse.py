@@ -105,6 +105,7 @@ def test_a_call_that_cannot_be_pickled_or_unpickled_fails_alone(parsl_site: Site
     assert parsl_site.sessions()["opened"] - opened == 1
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_ctrl_c_cancels_running_tasks_and_releases_the_lease(parsl_site: Site):
     argv = [sys.executable, "-c", SUBMIT_SIDE]

@@ -95,6 +95,7 @@ def test_a_requeued_job_starts_on_clean_outputs(project):
     assert is_clean(project)
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_killed_run_keep_their_outputs_and_the_next_ones_start_clean(project):
     orphans = killed(project)
 

@@ -132,6 +132,7 @@ print(dict(result.counts()))
 """
 
 
+@pytest.mark.slow
 def test_a_retry_of_a_hybrid_program_reuses_the_results_of_the_failed_attempt(tmp_path, sandbox):
     project = Project(tmp_path, sandbox)
     project.write(
@@ -268,6 +269,7 @@ def test_a_job_that_a_killed_snakemake_has_left_running_is_waited_for_and_paid_f
     assert project.sessions()[1] == 0
 
 
+@pytest.mark.slow
 def test_a_qpu_may_have_a_hyphen_and_a_dot_in_its_name(tmp_path: Path):
     sandbox = Sandbox(tmp_path / "sandbox")
     sandbox.up(qpus=["ibm-fez.v2=ibm-quantum-compute-service:fez"])

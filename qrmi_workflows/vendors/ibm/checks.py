@@ -54,8 +54,8 @@ def check_pub(
 
     Raises:
         PayloadError: The parameters have no values, a sampler's circuit has no measurements, an
-            observable is malformed, the circuit is not ISA or cannot be combined with an option, or
-            the QPU does not allow so many shots.
+            observable is malformed or of the wrong shape, the circuit is not ISA or cannot be
+            combined with an option, or the QPU does not allow so many shots.
     """
     items: list[Any] = [pub] if isinstance(pub, str) else pub
     is_sampler = program == "sampler"

@@ -13,8 +13,10 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -75,7 +77,7 @@ def run_supervised(
     stopper = _Stopper(release, grace)
     seconds = min(stopper.grace, current_kill_wait().total)
     variables = {**environ, QPU_GRACE: f"{seconds:g}"}  # the command may hold leases too
-    with _signals_passed_to(stopper):
+    with _signals_passed_to(stopper) as wait_for_signal:
         try:
             # In this process's own group: Slurm may track a job by its process group
             # (proctrack/pgid), and a terminal sends signals to a group.
@@ -84,7 +86,8 @@ def run_supervised(
             stopper.watch(child)
             if alive is not None:
                 stop_if_abandoned(alive)
-            code = child.wait()
+            while (code := child.poll()) is None:
+                wait_for_signal()
             stopper.end_orphans()
         finally:
             release()
@@ -201,11 +204,31 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 @contextmanager
-def _signals_passed_to(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    # Not SIGCHLD, SIGTSTP and the like, which the shell handles for each process.
-    before = {number: signal.signal(number, handler) for number in _PASSED_ON}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
+def _signals_passed_to(
+    handler: Callable[[int, FrameType | None], None],
+) -> Iterator[Callable[[], None]]:
+    """Call `handler` on signals; yield a function that waits for one, or for a child's end.
+
+    Python handles a signal after the system call that it interrupts. One that arrives just before
+    the call would be handled after it, which for `waitpid` is when the command has ended. But every
+    signal also writes to the wakeup file, whenever it arrives.
+    """
+    ours, pythons = socket.socketpair()
+    ours.setblocking(False)
+    pythons.setblocking(False)
+
+    def wait_for_signal() -> None:
+        select.select([ours], [], [])
+        ours.recv(4096)
+
+    with ours, pythons:
+        file = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+        # Not SIGTSTP and the like, which the shell handles for each process.
+        before = {number: signal.signal(number, handler) for number in _PASSED_ON}
+        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        try:
+            yield wait_for_signal
+        finally:
+            for number, previous in before.items():
+                signal.signal(number, previous)
+            signal.set_wakeup_fd(file)

@@ -35,8 +35,10 @@ def supervised(tmp_path):
     """Start a supervisor, and wait until its command says that it runs."""
     started = []
 
-    def start(*command: str, wait: bool = True, alive_seconds: float = 0.6) -> subprocess.Popen:
-        program = PROGRAM.format(alive_seconds=alive_seconds)
+    def start(
+        *command: str, wait: bool = True, alive_seconds: float = 0.6, first: str = ""
+    ) -> subprocess.Popen:
+        program = first + PROGRAM.format(alive_seconds=alive_seconds)
         argv = [sys.executable, "-c", program, str(tmp_path), *command]
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
         started.append(process)
@@ -73,6 +75,28 @@ def test_sigterm_is_passed_on_and_the_lease_released(supervised, tmp_path):
     process.send_signal(signal.SIGTERM)
 
     assert process.wait(timeout=60) == 3
+    assert releases(tmp_path) == 1
+
+
+DELAYS = """
+import ctypes, functools, operator, os, select
+def delayed(call):
+    # In C throughout: Python handles a signal that arrives during the sleep after the call.
+    sleep = functools.partial(ctypes.CDLL(None).usleep, 1_000_000)
+    return lambda *given: list(map(operator.call, [sleep, functools.partial(call, *given)]))[1]
+select.select = delayed(select.select)
+waitpid = os.waitpid
+os.waitpid = lambda pid, flags: waitpid(pid, flags) if flags else delayed(waitpid)(pid, flags)
+"""
+
+
+def test_a_signal_just_before_the_wait_for_the_command_is_passed_on(supervised, tmp_path):
+    process = supervised("sh", "-c", f"echo ready; {LOOP}", first=DELAYS)
+    time.sleep(0.3)  # the supervisor is in its delay now, unless the machine is very slow
+
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(timeout=60) == 143
     assert releases(tmp_path) == 1
 
 

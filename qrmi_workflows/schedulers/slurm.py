@@ -22,12 +22,24 @@ from typing import ClassVar
 
 from qrmi_workflows.config.site import QPUPolicy, SitePolicy
 from qrmi_workflows.errors import RequestError, SchedulerError
-from qrmi_workflows.schedulers.base import JobState, JobStatus, QPURequest, RunningJob
+from qrmi_workflows.schedulers.base import (
+    JobLimits,
+    JobState,
+    JobStatus,
+    QPURequest,
+    RunningJob,
+)
 from qrmi_workflows.schedulers.command import (
     BRIEF_TIMEOUT,
     COMMAND_TIMEOUT,
     require_success,
     run_command,
+)
+from qrmi_workflows.schedulers.dependencies import (
+    after_options,
+    depends_on,
+    release_argvs,
+    waiting_options,
 )
 from qrmi_workflows.schedulers.gres import (
     grants_of_job,
@@ -35,15 +47,11 @@ from qrmi_workflows.schedulers.gres import (
     require_count,
     require_gres,
 )
+from qrmi_workflows.schedulers.slurm_config import cluster_of, kill_wait_of
 from qrmi_workflows.state.process import JobIdentity
 
 __all__ = [
     "Slurm",
-    "cluster_of",
-    "has_accounting",
-    "has_multiple_slurmd",
-    "kill_wait_of",
-    "min_job_age_of",
     "parse_running_job",
     "qpu_options",
     "refuse_options",
@@ -84,6 +92,10 @@ https://slurm.schedmd.com/job_state_codes.html lists some that squeue and sacct 
 _SEPARATOR = "\x1f"
 """ASCII's unit separator: names and comments may have bars and line breaks."""
 
+_SQUEUE_FIELDS = (
+    *("JobArrayID", "JobID", "State", "exit_code", "Reason", "Comment", "Name"),
+    "Dependency",
+)
 _UNKNOWN_REASONS = frozenset({"", "None", "(null)"})
 
 
@@ -149,6 +161,18 @@ class Slurm:
         """Render `--job-name`, `--output` and `--error`."""
         return [f"--job-name={name}", f"--output={stdout}", f"--error={stderr}"]
 
+    def comment_options(self, comment: str) -> list[str]:
+        """Render `--comment`."""
+        return [f"--comment={comment}"]
+
+    def limit_options(self, limits: JobLimits) -> list[str]:
+        """Render `--ntasks`, `--mem` and the rest."""
+        options = ["--ntasks=1", "--cpus-per-task=1", f"--mem={limits.memory}M"]
+        options += [f"--time={limits.time}"] if limits.time else []
+        options += [f"--partition={limits.partition}"] if limits.partition else []
+        options += [f"--account={limits.account}"] if limits.account else []
+        return [*options, "--requeue" if limits.requeue else "--no-requeue"]
+
     def directive(self, option: str) -> str:
         """Render `#SBATCH --gres=…`; sbatch splits such a line like a shell."""
         is_plain = not set(option) & set(" \t'\"\\#")
@@ -169,14 +193,13 @@ class Slurm:
         Jobs are not listed by id, because squeue fails if it does not know one of the ids.
         """
         # With `:` and text, a field is printed whole, followed by the text (squeue(1), --Format).
-        fields = ("JobArrayID", "JobID", "State", "exit_code", "Reason", "Comment", "Name")
-        form = f"--Format={','.join(f'{field}:{_SEPARATOR}' for field in fields)}"
+        form = f"--Format={','.join(f'{field}:{_SEPARATOR}' for field in _SQUEUE_FIELDS)}"
         # Do not filter by a name with a comma: `--name` would read it as several names.
         named = [] if name is None or "," in name else [f"--name={name}"]
         return ["squeue", "--me", "--noheader", "--states=all", *named, *self._clusters(), form]
 
     def history_argv(self, job_ids: Iterable[str]) -> list[str] | None:
-        """Build the sacct command for these jobs, with the fields of `status_argv`."""
+        """Build the sacct command for these jobs, with the fields of `status_argv` that it has."""
         form = "--format=JobID,JobIDRaw,State,ExitCode,Reason,Comment,JobName"
         jobs = f"--jobs={','.join(job_ids)}"
         parsable = ("--parsable", f"--delimiter={_SEPARATOR}")
@@ -190,6 +213,24 @@ class Slurm:
     def cancel_argv(self, job_ids: Iterable[str]) -> list[str]:
         """Build the scancel command for these jobs: SIGTERM now, SIGKILL after KillWait."""
         return ["scancel", *self._clusters(), *job_ids]
+
+    # Jobs that wait for another job
+
+    def after_options(self, job_ids: Iterable[str]) -> list[str]:
+        """Render `--dependency=afterany:…`."""
+        return after_options(job_ids)
+
+    def waiting_options(self, job_id: str, after: Iterable[str] = ()) -> list[str]:
+        """Render `--dependency=afterok:…`; Slurm cancels the job if that cannot be met any more."""
+        return waiting_options(job_id, after)
+
+    def is_waiting(self, status: JobStatus, job_id: str) -> bool:
+        """Return whether a listed job depends on the success of another one."""
+        return depends_on(status, job_id)
+
+    def release_argvs(self, listed: Mapping[str, JobStatus], job_id: str) -> list[list[str]]:
+        """Build `scontrol update JobId=… Dependency=`: several jobs at a time."""
+        return release_argvs(listed, job_id, options=self._clusters())
 
     def _clusters(self) -> list[str]:
         return [f"--clusters={self.clusters}"] if self.clusters else []
@@ -279,51 +320,21 @@ def parse_running_job(squeue_output: str, job_id: str) -> RunningJob | None:
     return None
 
 
-def cluster_of(scontrol_output: str) -> str | None:
-    """Parse the cluster's name from `scontrol show config`."""
-    match = re.search(r"^ClusterName\s*=\s*(\S+)", scontrol_output, re.MULTILINE)
-    return match[1] if match else None
-
-
-def kill_wait_of(scontrol_output: str) -> float | None:
-    """Parse the seconds from SIGTERM to SIGKILL from `scontrol show config` (`KillWait`)."""
-    match = re.search(r"^KillWait\s*=\s*(\d+) sec", scontrol_output, re.MULTILINE)
-    return float(match[1]) if match else None
-
-
-def min_job_age_of(scontrol_output: str) -> float | None:
-    """Parse from `scontrol show config` for how many seconds Slurm remembers an ended job.
-
-    `None` if it is not known, or if Slurm never forgets (`MinJobAge=0`).
-    """
-    match = re.search(r"^MinJobAge\s*=\s*(\d+) sec", scontrol_output, re.MULTILINE)
-    return float(match[1]) or None if match else None
-
-
-def has_accounting(scontrol_output: str) -> bool:
-    """Parse from `scontrol show config` whether `sacct` works at this site."""
-    match = re.search(r"^AccountingStorageType\s*=\s*(\S+)", scontrol_output, re.MULTILINE)
-    return match is not None and match[1].rpartition("/")[2] not in {"none", "(null)"}
-
-
-def has_multiple_slurmd(scontrol_output: str) -> bool:
-    """Parse from `scontrol show config` whether several slurmd can run on one machine.
-
-    Slurm's `configure` has `--enable-multiple-slurmd` for this; SchedMD's packages are built
-    without, Debian's with it.
-    """
-    return re.search(r"^MULTIPLE_SLURMD\s*=\s*Yes", scontrol_output, re.MULTILINE) is not None
-
-
 def _fields(row: str) -> list[str]:
-    """Split a row of squeue or sacct into its seven fields; missing ones are empty."""
+    """Split a row of squeue or sacct into its eight fields; missing ones are empty."""
     fields = [field.strip() for field in row.split(_SEPARATOR)]
     fields[0] = fields[0].rpartition("\n")[2]  # a site's wrapper may print lines of its own
-    return [*fields, *[""] * 7][:7]
+    return [*fields, *[""] * 8][:8]
 
 
 def _status(
-    job_id: str, state: str, exit_code: str, reason: str, comment: str, name: str
+    job_id: str,
+    state: str,
+    exit_code: str,
+    reason: str,
+    comment: str,
+    name: str,
+    dependency: str,
 ) -> JobStatus:
     return JobStatus(
         state=_state(state),
@@ -334,6 +345,7 @@ def _status(
         exit_code=_exit_code(exit_code),
         reason="" if reason in _UNKNOWN_REASONS else reason,
         is_completing=state == "COMPLETING",
+        dependency="" if dependency == "(null)" else dependency,
     )
 
 

@@ -23,7 +23,7 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from qrmi_workflows.errors import SchedulerError
 from qrmi_workflows.schedulers.base import JobStatus
 from qrmi_workflows.schedulers.command import run_command
-from qrmi_workflows.schedulers.slurm import has_accounting, kill_wait_of, min_job_age_of
+from qrmi_workflows.schedulers.slurm_config import has_accounting, kill_wait_of, min_job_age_of
 from snakemake_executor_plugin_slurm_qpu.completion_markers import POLL_SECONDS, CompletionMarkers
 from snakemake_executor_plugin_slurm_qpu.dag import unblocks_jobs
 from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError

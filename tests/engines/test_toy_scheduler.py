@@ -194,7 +194,7 @@ def kill_job(job: str, environ: dict[str, str]) -> None:
     """Kill all of a job at once, as the end of its node does."""
     import signal
 
-    pid = int((Path(environ["TOY_FOLDER"]) / job).read_text().split(" ")[1])
+    pid = int((Path(environ["TOY_FOLDER"]) / job).read_text().split("\t")[1])
     os.killpg(pid, signal.SIGKILL)
 
 

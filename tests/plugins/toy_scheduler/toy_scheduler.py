@@ -6,6 +6,7 @@ is also its commands: `python toy_scheduler.py submit|list|cancel …`.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from qrmi_workflows.config.site import SitePolicy
-from qrmi_workflows.schedulers.base import JobState, JobStatus, QPURequest, RunningJob
+from qrmi_workflows.schedulers.base import (
+    JobLimits,
+    JobState,
+    JobStatus,
+    QPURequest,
+    RunningJob,
+)
 from qrmi_workflows.schedulers.command import (
     BRIEF_TIMEOUT,
     COMMAND_TIMEOUT,
@@ -53,6 +60,12 @@ class Toy:
     def name_options(self, name: str, *, stdout: Path, stderr: Path) -> list[str]:
         return [f"name={name}", f"stdout={stdout}", f"stderr={stderr}"]
 
+    def comment_options(self, comment: str) -> list[str]:
+        return [f"comment={comment}"]
+
+    def limit_options(self, limits: JobLimits) -> list[str]:
+        return []
+
     def directive(self, option: str) -> str:
         return f"#TOY {option}"
 
@@ -66,10 +79,12 @@ class Toy:
         return [sys.executable, __file__, "list", *([name] if name else [])]
 
     def parse_status(self, output: str) -> dict[str, JobStatus]:
-        rows = (line.split(" ", 2) for line in output.splitlines())
+        rows = (line.split("\t") for line in output.splitlines())
         return {
-            job_id: JobStatus(state=JobState(state), job_id=job_id, name=name)
-            for job_id, state, name in rows
+            job_id: JobStatus(
+                state=JobState(state), job_id=job_id, name=name, comment=comment, dependency=waits
+            )
+            for job_id, state, name, comment, waits in rows
         }
 
     def history_argv(self, job_ids: Iterable[str]) -> list[str] | None:
@@ -77,6 +92,19 @@ class Toy:
 
     def cancel_argv(self, job_ids: Iterable[str]) -> list[str]:
         return [sys.executable, __file__, "cancel", *job_ids]
+
+    def after_options(self, job_ids: Iterable[str]) -> list[str]:
+        return [f"after={','.join(job_ids)}"]
+
+    def waiting_options(self, job_id: str, after: Iterable[str] = ()) -> list[str]:
+        return [f"wait={job_id}", *self.after_options(after)]
+
+    def is_waiting(self, status: JobStatus, job_id: str) -> bool:
+        return status.state is JobState.PENDING and status.dependency == job_id
+
+    def release_argvs(self, listed: Mapping[str, JobStatus], job_id: str) -> list[list[str]]:
+        waiting = [id_ for id_, status in listed.items() if self.is_waiting(status, job_id)]
+        return [[sys.executable, __file__, "release", *waiting]] if waiting else []
 
     def live_jobs(
         self, cluster: str | None = None, *, timeout: float = COMMAND_TIMEOUT
@@ -103,46 +131,81 @@ def submit(script: str) -> None:
         if line.startswith("#TOY ")
     )
     job_id = f"toy-{time.monotonic_ns()}"
-    supervisor = [sys.executable, __file__, "run", job_id, script, options.get("name", "job")]
-    supervisor.append(options.get("qpu", ""))
+    record(job_id, "pending", 0, options)
     with (
         Path(options.get("stdout", os.devnull)).open("a") as stdout,
         Path(options.get("stderr", os.devnull)).open("a") as stderr,
     ):
-        subprocess.Popen(supervisor, start_new_session=True, stdout=stdout, stderr=stderr)
+        subprocess.Popen(
+            [sys.executable, __file__, "run", job_id, script, json.dumps(options)],
+            start_new_session=True,
+            stdout=stdout,
+            stderr=stderr,
+        )
     print(job_id)
 
 
-def run(job_id: str, script: str, name: str, qpu: str) -> None:
+def run(job_id: str, script: str, encoded: str) -> None:
     """Run a job to its end, and record its states."""
-    environ = {**os.environ, "TOY_JOB": job_id, "TOY_QPU": qpu}
+    options = json.loads(encoded)
+    while waits(options):
+        if state_of(job_id) == "cancelled":
+            return
+        if state_of(options.get("wait", "")) in ("failed", "cancelled"):
+            record(job_id, "cancelled", 0, options)
+            return
+        if (folder() / f"{job_id}.released").exists():
+            options.pop("wait", None)
+        time.sleep(0.05)
+    environ = {**os.environ, "TOY_JOB": job_id, "TOY_QPU": options.get("qpu", "")}
     job = subprocess.Popen(["bash", script], env=environ, start_new_session=True)
-    record(job_id, "running", job.pid, name)
+    record(job_id, "running", job.pid, options)
     code = job.wait()
-    record(job_id, "completed" if code == 0 else "failed", job.pid, name)
+    record(job_id, "completed" if code == 0 else "failed", job.pid, options)
 
 
-def record(job_id: str, state: str, pid: int, name: str) -> None:
+def waits(options: dict[str, str]) -> bool:
+    """Return whether a job must not start yet."""
+    after = filter(None, options.get("after", "").split(","))
+    return "wait" in options or any(state_of(job) in ("pending", "running") for job in after)
+
+
+def state_of(job_id: str) -> str:
+    file = folder() / job_id
+    return file.read_text().split("\t")[0] if job_id and file.exists() else ""
+
+
+def record(job_id: str, state: str, pid: int, options: dict[str, str]) -> None:
     file = folder() / job_id
     part = file.with_suffix(".part")
-    part.write_text(f"{state} {pid} {name}")
+    shown = (options.get(key, "") for key in ("name", "comment", "wait"))
+    part.write_text("\t".join([state, str(pid), *shown]))
     part.rename(file)
 
 
 def list_jobs(*names: str) -> None:
-    """Print each job's id, state and name."""
+    """Print each job's id, state, name, comment and the job that it waits for."""
     for file in folder().glob("toy-*[0-9]"):
-        state, _, name = file.read_text().split(" ", 2)
+        state, _, name, comment, waits_for = file.read_text().split("\t")
         if not names or name in names:
-            print(file.name, state, name)
+            print(file.name, state, name, comment, waits_for, sep="\t")
+
+
+def release(*job_ids: str) -> None:
+    """Let jobs start that wait for another one."""
+    for job_id in job_ids:
+        (folder() / f"{job_id}.released").touch()
 
 
 def cancel(*job_ids: str) -> None:
     """End jobs by SIGTERM; this toy leaves it at that."""
     for job_id in job_ids:
-        state, pid, _ = (folder() / job_id).read_text().split(" ", 2)
+        state, pid, name, comment, waits_for = (folder() / job_id).read_text().split("\t")
         if state == "running":
             os.killpg(int(pid), signal.SIGTERM)
+        elif state == "pending":
+            options = {"name": name, "comment": comment, "wait": waits_for}
+            record(job_id, "cancelled", 0, options)
 
 
 def folder() -> Path:
@@ -151,4 +214,5 @@ def folder() -> Path:
 
 if __name__ == "__main__":
     commands = {"submit": submit, "run": run, "list": list_jobs, "cancel": cancel}
+    commands["release"] = release
     commands[sys.argv[1]](*sys.argv[2:])

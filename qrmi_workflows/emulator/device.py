@@ -16,11 +16,13 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from qrmi_workflows.emulator.billing import Ledger
 from qrmi_workflows.emulator.clock import Clock
 from qrmi_workflows.emulator.reservations import Reservations
 from qrmi_workflows.emulator.settings import EmulatorSettings, QPUSettings
 from qrmi_workflows.emulator.simulators import Outcome, SimulationError
 from qrmi_workflows.emulator.store import Session, Store, Task
+from qrmi_workflows.emulator.vendor_queue import VendorQueue
 from qrmi_workflows.emulator.workers import WorkerPool
 
 __all__ = ["AVAILABILITIES", "RAN_TOO_LONG", "Device", "Shared", "TaskAdapter"]
@@ -89,7 +91,16 @@ class Device:
         self._queue: OrderedDict[str, Task] = OrderedDict()
         self._lanes: dict[str, _Running] = {}
         self._executing = asyncio.Lock()
+        self.ledger = Ledger(settings, shared.store, shared.clock)
         self.sessions = Reservations(settings, shared.store, shared.clock, self._on_session_change)
+        self._vendor_queue = VendorQueue(
+            settings.name,
+            settings.queue,
+            emulator.seed,
+            shared.store,
+            shared.clock,
+            self.fill_lanes,
+        )
 
     @property
     def name(self) -> str:
@@ -139,6 +150,7 @@ class Device:
     def cancel(self, task_id: str, reason: str = "cancelled by its owner") -> bool:
         """Cancel an unfinished task, stopping its simulation; return `False` if it has ended."""
         if task := self._queue.pop(task_id, None):
+            self._vendor_queue.remove(task)
             self._finish(task, "cancelled", reason=reason)
             self.fill_lanes()
             return True
@@ -153,6 +165,8 @@ class Device:
     async def stop(self) -> None:
         """Stop all activity. Unfinished tasks keep their state in the store."""
         self.sessions.stop()
+        self.ledger.stop()
+        self._vendor_queue.stop()
         activities = [running.activity for running in self._lanes.values() if running.activity]
         for activity in activities:
             activity.cancel()
@@ -165,19 +179,23 @@ class Device:
             if task is None:
                 return
             del self._queue[task.id]
+            self._vendor_queue.remove(task)
             self._start(task)
 
     def _enqueue(self, task: Task) -> None:
         self._queue[task.id] = task
+        self._vendor_queue.add(task)
         self.sessions.task_queued(task)
 
     def _next_task(self) -> Task | None:
         preferred = self.sessions.preferred_task()
         if preferred is not None:
             return self._queue.get(preferred)
-        if self.sessions.holder is not None or not self._queue:
+        if self.sessions.holder is not None:
             return None
-        head = next(iter(self._queue.values()))
+        head = self._vendor_queue.first_at_head(self._queue.values())
+        if head is None:
+            return None
         session = self.sessions.find(head.session)
         if session and session.mode == "dedicated" and self._lanes:
             return None  # a dedicated session takes the device only once all lanes are free
@@ -186,6 +204,7 @@ class Device:
     def _start(self, task: Task) -> None:
         task.state, task.started = "running", self._clock.now()
         self.sessions.task_started(task)
+        self.ledger.session_changed(self.sessions.find(task.session))
         running = _Running(task)
         self._lanes[task.id] = running
         running.activity = asyncio.ensure_future(self._run(task))
@@ -220,11 +239,13 @@ class Device:
         if self.settings.execution is None:
             await _sleep(preparation)
             async with self._executing:
-                return await self._simulate(task)
+                with self.ledger.execution(task):
+                    return await self._simulate(task)
         execution = self.settings.execution.draw(self._random)
         outcome, _ = await asyncio.gather(self._simulate(task), _sleep(preparation))
         async with self._executing:
-            await _sleep(execution)
+            with self.ledger.execution(task):
+                await _sleep(execution)
         return outcome
 
     async def _simulate(self, task: Task) -> Outcome:
@@ -275,6 +296,7 @@ class Device:
     def _on_session_change(self, session: Session, cancelled: tuple[str, ...]) -> None:
         for task_id in cancelled:
             self.cancel(task_id, f"session {session.id} was closed")
+        self.ledger.session_changed(session)
         self.fill_lanes()
 
 

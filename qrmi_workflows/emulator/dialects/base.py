@@ -80,7 +80,10 @@ class Dialect(ABC):
             first is the default.
         default_model: The machine that its QPUs imitate by default.
         names: The names its QPUs may have, if the vendor fixes them; empty: any name.
-        server_settings: The fields of `ServerSettings` that it implements.
+        server_settings: The fields of `ServerSettings` that it implements, except those below.
+        billing_settings: Those that say what is billed.
+        overhead_seconds: What the vendor bills for each task in addition to its QPU seconds, by
+            default.
         fleet: The devices, store, tokens and clock behind the API; set before any request.
     """
 
@@ -89,6 +92,8 @@ class Dialect(ABC):
     default_model: ClassVar[str]
     names: ClassVar[tuple[str, ...]] = ()
     server_settings: ClassVar[tuple[str, ...]] = ()
+    billing_settings: ClassVar[tuple[str, ...]] = ("bills_cancelled_tasks", "bills_failed_tasks")
+    overhead_seconds: ClassVar[float] = 0.0
     fleet: Fleet
 
     @abstractmethod

@@ -13,10 +13,20 @@ if TYPE_CHECKING:
     from qrmi_workflows.errors import QPUError
     from qrmi_workflows.lease.lease import Lease
     from qrmi_workflows.lease.open import LeaseSet, open_lease
+    from qrmi_workflows.lease.stage import Stage, find_stage
     from qrmi_workflows.payloads import Payload
     from qrmi_workflows.results import QuantumResult
 
-__all__ = ["Lease", "LeaseSet", "Payload", "QPUError", "QuantumResult", "open_lease"]
+__all__ = [
+    "Lease",
+    "LeaseSet",
+    "Payload",
+    "QPUError",
+    "QuantumResult",
+    "Stage",
+    "find_stage",
+    "open_lease",
+]
 
 _HOMES = {
     "Lease": "lease.lease",
@@ -24,6 +34,8 @@ _HOMES = {
     "Payload": "payloads",
     "QPUError": "errors",
     "QuantumResult": "results",
+    "Stage": "lease.stage",
+    "find_stage": "lease.stage",
     "open_lease": "lease.open",
 }
 

@@ -28,6 +28,7 @@ _COMMANDS = {
     "result": "qrmi_workflows.cli.result:result",
     "run": "qrmi_workflows.cli.run:run",
     "sandbox": "qrmi_workflows.cli.sandbox:sandbox",
+    "stage": "qrmi_workflows.cli.stage:stage",
     "target": "qrmi_workflows.cli.qpus:target",
 }
 

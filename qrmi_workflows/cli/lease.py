@@ -29,6 +29,7 @@ def lease() -> None:
 @click.option(
     "--qpu", "qpus", metavar="NAME[,NAME…]", help="The QPU, or several to lease together."
 )
+@click.option("--stage", metavar="NAME", help="Use the lease of this stage of several jobs.")
 @CONFIG_OPTION
 @click.option(
     "--grace",
@@ -79,6 +80,7 @@ def lease() -> None:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def lease_exec(
     qpus: str | None,
+    stage: str | None,
     config: Path | None,
     grace: float | None,
     step: str | None,
@@ -91,10 +93,11 @@ def lease_exec(
 ) -> None:
     """Run COMMAND under the lease of a QPU.
 
-    Adopts the lease that this job already has, or acquires a QPU from qrmi_config.json, and gives
-    COMMAND the QPU's environment (QRMI_JOB_QPU_RESOURCES and the rest). Signals are passed on, and
-    the lease is always released. The exit code is that of COMMAND; 128+N if signal N ended it; 127
-    if it was not found; 1 if the QPU could not be acquired; 2 if the request is invalid.
+    Adopts the lease that this job or its stage already has, or acquires a QPU from
+    qrmi_config.json, and gives COMMAND the QPU's environment (QRMI_JOB_QPU_RESOURCES and the rest).
+    Signals are passed on, and the lease is always released. The exit code is that of COMMAND; 128+N
+    if signal N ended it; 127 if it was not found; 1 if the QPU could not be acquired; 2 if the
+    request is invalid.
 
     \b
     Example:
@@ -123,7 +126,7 @@ def lease_exec(
     started = time.time()
     if granted:
         assume_granted([names] if isinstance(names, str) else names or [])
-    leases = open_lease(names, config=config)
+    leases = open_lease(names, stage=stage, config=config)
     for each in leases.values() if isinstance(leases, LeaseSet) else [leases]:
         each.held.queue_wait = _queue_wait(submitted, started)
 

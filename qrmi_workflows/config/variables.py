@@ -34,6 +34,9 @@ __all__ = [
     "QPU_SANDBOX_DAEMON",
     "QPU_SITE",
     "QPU_SNAKEMAKE_JOB",
+    "QPU_STAGE",
+    "QPU_STAGE_MEMBER",
+    "QPU_STAGE_WAIT",
     "QPU_STATE",
     "QPU_STEP",
     "STAGE_VARIABLES",
@@ -44,6 +47,7 @@ __all__ = [
     "lane_wait_seconds",
     "on_stop",
     "requested_lanes",
+    "stage_wait_seconds",
 ]
 
 QPU_ALIVE = "QPU_ALIVE"
@@ -65,6 +69,9 @@ QPU_SANDBOX = "QPU_SANDBOX"
 QPU_SANDBOX_DAEMON = "QPU_SANDBOX_DAEMON"
 QPU_SITE = "QPU_SITE"
 QPU_SNAKEMAKE_JOB = "QPU_SNAKEMAKE_JOB"
+QPU_STAGE = "QPU_STAGE"
+QPU_STAGE_MEMBER = "QPU_STAGE_MEMBER"
+QPU_STAGE_WAIT = "QPU_STAGE_WAIT"
 QPU_STATE = "QPU_STATE"
 QPU_STEP = "QPU_STEP"
 
@@ -73,6 +80,8 @@ USER_VARIABLES: Mapping[str, str] = {
     QPU_SITE: "path of site.toml, which says how the site grants them",
     QPU_STATE: "folder of the journal and the leases, on a shared file system",
     QPU_STEP: "the step's name, under which a rerun finds its tasks",
+    QPU_STAGE: "the stage whose lease this job uses",
+    QPU_STAGE_WAIT: "seconds that a job may wait for its stage's keeper (default 600)",
     QPU_LANES: "how many tasks may run at once under a lease",
     QPU_LANE_WAIT: "seconds that a task may wait for a lane of a busy QPU (default 86400)",
     QPU_ON_STOP: "what to do with the tasks of a stopped step: `cancel` (default) or `leave`",
@@ -92,6 +101,7 @@ INTERNAL_VARIABLES: Mapping[str, str] = {
     QPU_HELD_LANES: "lanes that a call holds and its child processes may use, one task at a time",
     QPU_JOB_USED: "seconds for which the job had run when the command started",
     QPU_JOB_LEFT: "seconds that the job had left when the command started",
+    QPU_STAGE_MEMBER: "file that the supervisor of a stage's command holds locked",
     QPU_SNAKEMAKE_JOB: "marks the jobs of a Snakemake run, each of which is one attempt",
     QPU_SANDBOX_DAEMON: "marks the sandbox's own processes",
 }
@@ -105,11 +115,14 @@ STAGE_VARIABLES = (
     QPU_LEASE_USAGE,
     QPU_GRACE,
     QPU_HELD_LANES,
+    QPU_STAGE,
+    QPU_STAGE_MEMBER,
 )
 """Variables of one stage; a job that belongs to another stage must not inherit them."""
 
 _JOURNAL_DAYS = 90.0
 _LANE_WAIT_SECONDS = 86400.0
+_STAGE_WAIT_SECONDS = 600.0
 
 OnStop = Literal["cancel", "leave"]
 """The treatment of tasks in flight when their step is stopped."""
@@ -188,6 +201,16 @@ def lane_wait_seconds(environ: Mapping[str, str] = os.environ) -> float:
     """
     seconds = _number(environ, QPU_LANE_WAIT)
     return _LANE_WAIT_SECONDS if seconds is None else seconds
+
+
+def stage_wait_seconds(environ: Mapping[str, str] = os.environ) -> float:
+    """Return how long to wait for a stage's keeper: `$QPU_STAGE_WAIT`, or ten minutes.
+
+    Raises:
+        ConfigError: It is not a number, or negative.
+    """
+    seconds = _number(environ, QPU_STAGE_WAIT)
+    return _STAGE_WAIT_SECONDS if seconds is None else seconds
 
 
 def _number(environ: Mapping[str, str], name: str) -> float | None:

@@ -20,8 +20,9 @@ from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.journal.step import Step
 from qrmi_workflows.lease.at_exit import exit_deferred, forget_at_exit
 from qrmi_workflows.lease.ending import finish, may_rerun
-from qrmi_workflows.lease.held import HeldQPU, lease_environment
+from qrmi_workflows.lease.held import HeldQPU
 from qrmi_workflows.lease.killwait import KillWait, current_kill_wait
+from qrmi_workflows.lease.shared import lease_environment
 from qrmi_workflows.payloads import Payload, PayloadLike, to_payload
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.tasks.pool import TaskFuture, TaskPool
@@ -147,6 +148,7 @@ class Lease:
             usage=self.held.usage_path(),
             default_on_stop=self.held.on_stop,
             before_submission=self.held.note_submission,
+            require_open=self.held.require_open,
             renew=self.held.renew,
             deletions=self.held.deletions,
             **options,

@@ -30,15 +30,18 @@ from qrmi_workflows.lease.at_exit import (
 )
 from qrmi_workflows.lease.ending import finish
 from qrmi_workflows.lease.grants import require_grant
-from qrmi_workflows.lease.held import HeldQPU, lease_environment
+from qrmi_workflows.lease.held import HeldQPU
 from qrmi_workflows.lease.killwait import current_kill_wait
 from qrmi_workflows.lease.lease import Lease
+from qrmi_workflows.lease.membership import Membership
 from qrmi_workflows.lease.reap import reap
 from qrmi_workflows.lease.records import OpenLease
+from qrmi_workflows.lease.shared import lease_environment
+from qrmi_workflows.lease.stage import Stage, stage_to_join
 from qrmi_workflows.schedulers import this_scheduler
 from qrmi_workflows.schedulers.inherited import discard_inherited_leases
 
-__all__ = ["LeaseSet", "open_lease"]
+__all__ = ["LeaseSet", "open_found", "open_lease"]
 
 logger = logging.getLogger(__name__)
 
@@ -103,23 +106,34 @@ class LeaseSet(Mapping[str, Lease]):
 
 @overload
 def open_lease(
-    qpu: str | None = None, *, config: Path | str | None = None, step: str | None = None
+    qpu: str | None = None,
+    *,
+    stage: str | None = None,
+    config: Path | str | None = None,
+    step: str | None = None,
 ) -> Lease: ...
 @overload
 def open_lease(
-    qpu: list[str], *, config: Path | str | None = None, step: str | None = None
+    qpu: list[str],
+    *,
+    stage: str | None = None,
+    config: Path | str | None = None,
+    step: str | None = None,
 ) -> LeaseSet: ...
 def open_lease(
     qpu: str | list[str] | None = None,
     *,
+    stage: str | None = None,
     config: Path | str | None = None,
     step: str | None = None,
 ) -> Lease | LeaseSet:
-    """Open a lease on a QPU: adopt the one that this job has, or acquire the QPU.
+    """Open a lease on a QPU: adopt the one that this job or its stage has, or acquire the QPU.
 
     Args:
         qpu: The QPU's name; may be omitted if the job holds, or the file defines, exactly one. For
             a list of names, all of them are opened, or none.
+        stage: The stage of several jobs whose lease to use. If `None`, `$QPU_STAGE` says it; that
+            does not apply to other QPUs than the stage's.
         config: The path of `qrmi_config.json`; `find_config` finds it if `None`.
         step: The name under which a rerun finds this step's tasks. If `None`, it is taken from
             `$QPU_STEP`, else from the scheduler's job; without either, every run is a new step.
@@ -129,21 +143,32 @@ def open_lease(
 
     Raises:
         RequestError: The list is empty, or names a QPU twice; or the scheduler grants the QPU to
-            jobs, and has not granted it to this one.
+            jobs, and has not granted it to this one; or the stage does not exist, is another
+            user's, or has another QPU.
         UnknownQPUError: No QPU of that name is defined here.
         ConfigError: There is no usable `qrmi_config.json`.
-        LeaseError: The vendor did not grant it.
+        LeaseError: The vendor did not grant it, or the stage has ended.
     """
     discard_inherited_leases()
     path = None if config is None else Path(config)
+    joined = stage_to_join(qpu, stage)
     if not isinstance(qpu, list):
-        return _open(find_qpu(qpu, config=path), step, path or _find_config())
+        if joined is not None:
+            return _join(joined, step)
+        return open_found(find_qpu(qpu, config=path), step=step, config=path)
     _require_distinct(qpu)
-    found = [find_qpu(name, config=path) for name in qpu]
-    path = path or _find_config()
+    own = [each for each in qpu if joined is None or each != joined.qpu]
+    found = {name: find_qpu(name, config=path) for name in own}
     # If one cannot be opened, those opened before it are released.
     with ExitStack() as stack:
-        leases = [stack.enter_context(_open(each, step, path)) for each in found]
+        leases = [
+            stack.enter_context(
+                open_found(found[name], step=step, config=path)
+                if joined is None or name in found
+                else _join(joined, step)
+            )
+            for name in qpu
+        ]
         stack.pop_all()
         return LeaseSet(leases)
 
@@ -162,22 +187,39 @@ def _find_config() -> Path | None:
         return None
 
 
-def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
+def open_found(found: JobQPU, *, step: str | None, config: Path | None) -> Lease:
+    """Open a lease on a QPU that `find_qpu` has found; the arguments are those of `open_lease`."""
+    _prepare()
+    if found.token is not None:
+        return Lease(HeldQPU.adopt(found, step=_name(step)), step=step)
+    require_grant(found.name)
+    path = config or _find_config()
+    return run_uninterrupted(
+        lambda stop: _acquire(found, step, path, stop),
+        Lease.release,
+        late_seconds=current_kill_wait().command,
+    )
+
+
+def _prepare() -> None:
     # These refuse a wrong $QPU_KILL_WAIT, site.toml or $QPU_ON_STOP before anything is acquired or
     # adopted.
-    late_seconds = current_kill_wait().command
+    current_kill_wait()
     this_scheduler()
     on_stop()
     # Before acquiring anything: by default, SIGTERM would end the process immediately.
     exit_on_sigterm()
-    if found.token is not None:
-        return Lease(HeldQPU.adopt(found, step=_name(step)), step=step)
-    require_grant(found.name)
-    return run_uninterrupted(
-        lambda stop: _acquire(found, step, config, stop),
-        Lease.release,
-        late_seconds=late_seconds,
-    )
+
+
+def _join(stage: Stage, step: str | None) -> Lease:
+    _prepare()
+
+    def join(stop: threading.Event) -> Lease:
+        lease = Lease(HeldQPU.join(Membership.join(stage, stop)), step=step)
+        release_at_exit(lease, lease.release)
+        return lease
+
+    return run_uninterrupted(join, Lease.release, late_seconds=current_kill_wait().command)
 
 
 def _name(step: str | None) -> str:

@@ -72,8 +72,10 @@ class TaskRun:
         usage: The lease's usage file, if it has one.
         before_submission: Called before the task is submitted, with its record in the journal and
             `on_stop`.
-        renew: Acquires again after the vendor has closed the session; returns `False` if only
-            another process may do so.
+        require_open: Called immediately before each submission; raises a `SessionEndedError` if the
+            lease cannot be used at the moment.
+        renew: Gets another session after such an error, given the error, the acquisition token of
+            the submission and `stop`; returns `False` if only another process may do so.
         deletions: Deletes tasks that have ended, if the vendor needs that.
         task_id: The vendor's id, once it is known.
     """
@@ -90,7 +92,8 @@ class TaskRun:
     on_state: Callable[[str, TaskState], None] | None = None
     usage: Path | None = None
     before_submission: Callable[[Path, OnStop | None], None] | None = None
-    renew: Callable[[], bool] | None = None
+    require_open: Callable[[], None] | None = None
+    renew: Callable[[SessionEndedError, str | None, threading.Event], bool] | None = None
     deletions: TaskDeletions | None = None
     task_id: str | None = None
 
@@ -187,14 +190,16 @@ class TaskRun:
             stop=self.stop,
             leaves=self._leaves,
             lane_wait=lane_wait_seconds(),
+            require_open=self.require_open,
         )
         # Every pass but the last ends in a renewed session, or in a resubmission as requested.
         while True:
+            token = self.resource.token
             try:
                 task_id = submission.send()
             except QPUError as error:
                 if isinstance(error, SessionEndedError):
-                    if self.renew and self.renew():
+                    if self.renew and self.renew(error, token, self.stop):
                         continue
                     _try_to_record(entry.failed, error.message, retryable=True)
                     raise session_lost(error) from error

@@ -36,6 +36,7 @@ LAYERS = (
     "journal",
     "tasks",
     "lease",
+    "stages",
     "frontends",
     "emulator",
     "sandbox",

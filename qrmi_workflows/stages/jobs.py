@@ -1,0 +1,49 @@
+"""What a keeper needs of the scheduler that runs its stage's jobs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["NoJobs", "StageJobs"]
+
+
+class StageJobs(Protocol):
+    """The jobs of one stage, without the keeper's and the guard's."""
+
+    def release_held(self) -> None:
+        """Release the stage's held jobs; those released before are left alone.
+
+        Raises:
+            SchedulerError: The scheduler did not answer, or refused.
+        """
+
+    def cancel_held(self, reason: str) -> None:
+        """Cancel the stage's held jobs, which nobody would release, and say so in the log.
+
+        Args:
+            reason: Why the stage has ended.
+
+        Raises:
+            SchedulerError: The scheduler did not answer, or refused.
+        """
+
+    def are_left(self) -> bool:
+        """Return whether a job of the stage is held, pending or running.
+
+        Raises:
+            SchedulerError: The scheduler did not answer.
+        """
+
+
+class NoJobs:
+    """A stage whose processes run outside of jobs."""
+
+    def release_held(self) -> None:
+        """Do nothing."""
+
+    def cancel_held(self, reason: str) -> None:
+        """Do nothing."""
+
+    def are_left(self) -> bool:
+        """Return that there are none."""
+        return False

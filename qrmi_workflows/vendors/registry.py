@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import EntryPoints, entry_points
 from typing import Any
 
 from qrmi_workflows.errors import ConfigError, PayloadError, ResultError
+from qrmi_workflows.plugins import Plugin, find_plugins
 from qrmi_workflows.vendors.base import ProgramSettings, ResourceType, Vendor
+from qrmi_workflows.vendors.schemas import UndecidedError, matches
 from qrmi_workflows.vendors.verbatim import VERBATIM
 
 __all__ = [
@@ -32,43 +34,42 @@ __all__ = [
 _GROUP = "qrmi_workflows.vendors"
 
 
-@cache
-def _entry_points() -> EntryPoints:
-    return entry_points(group=_GROUP)
+def _plugins() -> Mapping[str, Plugin]:
+    return find_plugins(_GROUP)
 
 
 @cache
 def _load(resource_type: str) -> Vendor:
-    entry_point = _entry_points()[resource_type]
+    plugin = _plugins()[resource_type]
     try:
-        vendor: Vendor = entry_point.load()
+        vendor: Vendor = plugin.load()
         types = vendor.types
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"the vendor {entry_point.value} of type {resource_type!r} cannot be loaded: {error}. "
+            f"the vendor {plugin.value} of type {resource_type!r} cannot be loaded: {error}. "
             "Repair or uninstall the package that adds it."
         ) from error
     if resource_type not in types:
         raise ConfigError(
-            f"the vendor {entry_point.value} has the types {', '.join(types)}, but its entry point "
+            f"the vendor {plugin.value} has the types {', '.join(types)}, but its entry point "
             f"is named {resource_type!r}. Give both the same name."
         )
     return vendor
 
 
 def _vendors() -> dict[str, Vendor]:
-    loaded = (_load(name) for name in sorted(_entry_points().names))
+    loaded = (_load(name) for name in sorted(_plugins()))
     return {vendor.name: vendor for vendor in loaded}
 
 
 def registered_types() -> list[str]:
     """Return the resource types of the installed vendors."""
-    return sorted(_entry_points().names)
+    return sorted(_plugins())
 
 
 def registered_type(resource_type: str) -> ResourceType | None:
     """Return how QRMI reaches a resource type; `None` if no installed vendor has the type."""
-    if resource_type not in _entry_points().names:
+    if resource_type not in _plugins():
         return None
     return _load(resource_type).types[resource_type]  # imports only this vendor
 
@@ -80,7 +81,7 @@ def load_vendor(name: str) -> Vendor:
 
 def find_vendor(resource_type: str) -> Vendor:
     """Return the vendor of a resource type; `VERBATIM` if no installed vendor has the type."""
-    return _load(resource_type) if resource_type in _entry_points().names else VERBATIM
+    return _load(resource_type) if resource_type in _plugins() else VERBATIM
 
 
 def vendor_of_type(resource_type: str) -> Vendor:
@@ -89,7 +90,7 @@ def vendor_of_type(resource_type: str) -> Vendor:
     Raises:
         ConfigError: No installed vendor has the type, or the vendor cannot be loaded.
     """
-    if resource_type not in _entry_points().names:
+    if resource_type not in _plugins():
         raise ConfigError(
             f"unknown resource type {resource_type!r}; must be one of: "
             f"{', '.join(registered_types())}. Correct `type` in qrmi_config.json, or install the "
@@ -278,7 +279,10 @@ def require_schema(instance: object, schema: Mapping[str, Any], *, where: str, a
     Raises:
         PayloadError: The JSON does not match the schema.
     """
-    import jsonschema  # takes 60 ms, which processes that only hold a lease do not need
+    with suppress(UndecidedError):
+        if matches(instance, schema):
+            return
+    import jsonschema
 
     # JSON Schema takes 10.0 for an integer, but vendors' services do not.
     draft = jsonschema.Draft202012Validator

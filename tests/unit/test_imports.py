@@ -25,6 +25,7 @@ PROGRAMS = "rules"  # scripts that Snakemake's rules run in jobs: nothing import
 
 LAYERS = (
     "errors",
+    "plugins",
     "retry",
     "state",
     "config",

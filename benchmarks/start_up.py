@@ -1,0 +1,146 @@
+"""Measure the CPU time that each command spends besides its work, most of it on starting up.
+
+    python benchmarks/start_up.py [--rounds N] [--before COMMIT] [--out FOLDER]
+
+The commands run in turn, each once in a round, so that all meet the same load: the interpreter
+alone, `qpu --help`, `qpu lease exec -- true`, `qpu run` under an adopted lease, a lease around a
+`qpu run`, and upstream's `task_runner` under an adopted lease. The task takes 50 ms on an emulated
+QPU. With `--before`, the same commands of another commit run beside them, from a worktree of that
+commit. All modules are compiled to bytecode, as pip does for installed ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+QPU = "ibm_fez"
+EMULATOR = f"""
+[qpus.{QPU}]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 0.05
+"""
+PROGRAM = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $0; c[0] = measure $0;'
+PAYLOAD = {
+    "program_id": "sampler",
+    "parameters": {
+        "version": 2,
+        "support_qiskit": True,
+        "options": {},
+        "pubs": [[PROGRAM, [], 100]],
+    },
+}
+REPOSITORY = Path(__file__).parents[1]
+QPU_COMMAND = (sys.executable, "-m", "qrmi_workflows")
+RUN = ("run", "payload", "-o", "result.json", "--quiet")
+TASK_RUNNER = "from qrmi.tools.task_runner.main import run; run()"
+OURS = {
+    "qpu --help": (*QPU_COMMAND, "--help"),
+    "qpu lease exec -- true": (*QPU_COMMAND, "lease", "exec", "--", "true"),
+    "qpu run, adopted": (*QPU_COMMAND, *RUN),
+    "qpu lease exec -- qpu run": (*QPU_COMMAND, "lease", "exec", "--", *QPU_COMMAND, *RUN),
+}
+OTHERS = {
+    "python": (sys.executable, "-c", "pass"),
+    "task_runner, adopted": (sys.executable, "-c", TASK_RUNNER, QPU, "payload", "raw.json"),
+}
+ADOPTED = ", adopted"
+
+
+def cpu_seconds(argv: tuple[str, ...], environ: Mapping[str, str], folder: Path) -> float:
+    """Run a command that must succeed; return the CPU time of its processes, in seconds."""
+    with subprocess.Popen(argv, env=environ, cwd=folder, stdout=subprocess.DEVNULL) as child:
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != 0:
+        raise SystemExit(f"{' '.join(argv)} failed with {child.returncode}")
+    return usage.ru_utime + usage.ru_stime
+
+
+def measure(folder: Path, rounds: int, before: Path | None) -> dict[str, list[float]]:
+    """Return the CPU seconds of each command, one for each round."""
+    from qrmi_workflows import open_lease
+
+    (folder / "payload").write_text(json.dumps(PAYLOAD), encoding="utf-8")
+    commands = {name: (argv, REPOSITORY) for name, argv in (OTHERS | OURS).items()}
+    if before is not None:
+        commands |= {f"{name}, before": (argv, before) for name, argv in OURS.items()}
+    found: dict[str, list[float]] = {name: [] for name in commands}
+    for number in range(rounds + 1):
+        for name, (argv, tree) in commands.items():
+            environ = {**os.environ, "PYTHONPATH": str(tree)}
+            if ADOPTED in name:
+                with open_lease() as lease:
+                    seconds = cpu_seconds(argv, environ | lease.environment(), folder)
+            else:
+                seconds = cpu_seconds(argv, environ, folder)
+            if number:  # the first round fills the caches of files and of bytecode
+                found[name].append(seconds)
+    return found
+
+
+@contextmanager
+def emulated_site(folder: Path) -> Iterator[None]:
+    """Start an emulator, and point the environment at it."""
+    from qrmi_workflows.emulator import start_emulator
+
+    (folder / "emulator.toml").write_text(EMULATOR, encoding="utf-8")
+    with start_emulator(folder / "emulator", config=folder / "emulator.toml") as running:
+        os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["QPU_CONFIG"] = str(running.config_path)
+        os.environ["QPU_STATE"] = str(folder / "state")
+        yield
+
+
+@contextmanager
+def worktree(commit: str | None, folder: Path) -> Iterator[Path | None]:
+    """Check out a commit beside this one."""
+    if commit is None:
+        yield None
+        return
+    git = ("git", "-C", str(REPOSITORY), "worktree")
+    subprocess.run([*git, "add", "--quiet", "--detach", str(folder), commit], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run([*git, "remove", "--force", str(folder)], check=True)
+
+
+def main() -> None:
+    """Measure, and write the medians as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--before", metavar="COMMIT")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with worktree(options.before, folder / "before") as before, emulated_site(folder):
+            seconds = measure(folder, options.rounds, before)
+    medians = {name: round(median(each), 4) for name, each in seconds.items()}
+    document = {
+        "rounds": options.rounds,
+        "before": options.before,
+        "median CPU seconds": medians,
+        "qpu run minus task_runner": round(
+            medians["qpu run, adopted"] - medians["task_runner, adopted"], 4
+        ),
+    }
+    text = json.dumps(document, indent=1)
+    print(text)
+    (options.out / "start_up.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from qrmi_workflows.lease.stage import Stage, find_stage
     from qrmi_workflows.payloads import Payload
     from qrmi_workflows.results import QuantumResult
+    from qrmi_workflows.stages.closing import close_stage
+    from qrmi_workflows.stages.opening import open_stage
 
 __all__ = [
     "Lease",
@@ -24,8 +26,10 @@ __all__ = [
     "QPUError",
     "QuantumResult",
     "Stage",
+    "close_stage",
     "find_stage",
     "open_lease",
+    "open_stage",
 ]
 
 _HOMES = {
@@ -35,8 +39,10 @@ _HOMES = {
     "QPUError": "errors",
     "QuantumResult": "results",
     "Stage": "lease.stage",
+    "close_stage": "stages.closing",
     "find_stage": "lease.stage",
     "open_lease": "lease.open",
+    "open_stage": "stages.opening",
 }
 
 

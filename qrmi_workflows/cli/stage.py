@@ -2,24 +2,261 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import click
 
-from qrmi_workflows.cli.types import Group
+from qrmi_workflows.cli.tables import print_table
+from qrmi_workflows.cli.types import CONFIG_OPTION, JSON_OPTION, Group, Seconds
+
+if TYPE_CHECKING:
+    from qrmi_workflows.lease.stage import Stage
 
 __all__ = ["stage"]
+
+_IDLE_SECONDS = 600.0
 
 
 @click.group(cls=Group)
 def stage() -> None:
-    """Share the lease of a QPU between several jobs."""
+    """Share the lease of a QPU between several jobs.
+
+    A small job, the stage's keeper, holds the QPU. The stage's other jobs wait in the queue until
+    the QPU is ready, and use the keeper's lease; they request no QPU themselves.
+
+    \b
+    Example:
+      qpu stage open vqe --qpu ibm_fez
+      sbatch $(qpu stage options vqe) job.sh  # job.sh: qpu lease exec --stage vqe -- python vqe.py
+      qpu stage close vqe
+    """  # noqa: D301 - \b tells click not to rewrap a paragraph
 
 
-# Hidden, because only the keeper's job runs it.
+@stage.command("open")
+@click.argument("name")
+@click.option("--qpu", required=True, metavar="NAME", help="The QPU.")
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "dedicated", "batch"]),
+    default="auto",
+    show_default=True,
+    help="The kind of session, where the vendor has several.",
+)
+@click.option(
+    "--lanes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many tasks of the stage may run at once; by default as many as the QPU has lanes.",
+)
+@click.option(
+    "--idle-limit",
+    type=Seconds(),
+    default=_IDLE_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="End the stage after this time without a job, a process and a task.",
+)
+@click.option("--time", "limit", metavar="TIME", help="Time limit of the keeper's job.")
+@click.option("--partition", metavar="NAME", help="Partition of the keeper's job.")
+@click.option("--account", metavar="NAME", help="Account that the keeper's job is charged to.")
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="OPTION",
+    help="Another option of the scheduler for the keeper's job (--option=--qos=high); repeatable.",
+)
+@CONFIG_OPTION
+@click.option("--wait", is_flag=True, help="Wait until the QPU is ready.")
+@JSON_OPTION
+def open_(
+    name: str,
+    qpu: str,
+    mode: Any,
+    lanes: int | None,
+    idle_limit: float,
+    limit: str | None,
+    partition: str | None,
+    account: str | None,
+    options: tuple[str, ...],
+    config: Path | None,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Open the stage NAME: submit the job that holds its QPU.
+
+    If it is open already with the same QPU, nothing is submitted. The exit code is 1 if the
+    scheduler did not answer, or if the stage has ended while --wait waited; 2 if the request is
+    invalid.
+
+    \b
+    Example:
+      qpu stage open vqe --qpu ibm_fez --time 8:00:00 --wait
+    """  # noqa: D301
+    from qrmi_workflows.stages.opening import open_stage, wait_until_ready
+
+    opened = open_stage(
+        name,
+        qpu=qpu,
+        mode=mode,
+        lanes=lanes,
+        idle_limit=idle_limit,
+        time=limit,
+        partition=partition,
+        account=account,
+        config=config,
+        options=options,
+    )
+    if wait:
+        opened = wait_until_ready(name, report=lambda told: click.echo(f"qpu: {told}", err=True))
+    _show_state(opened, as_json)
+
+
+@stage.command()
+@click.argument("name")
+@click.option(
+    "--now",
+    is_flag=True,
+    help="End it at once: cancel jobs that wait for it, and take the QPU from running ones.",
+)
+@JSON_OPTION
+def close(name: str, now: bool, as_json: bool) -> None:
+    """Close the stage NAME: it takes no more jobs, and ends when its present ones have ended.
+
+    Closing a stage that has ended does nothing.
+
+    \b
+    Example:
+      qpu stage close vqe
+    """  # noqa: D301
+    from qrmi_workflows.stages.closing import close_stage
+
+    _show_state(close_stage(name, now=now), as_json)
+
+
+@stage.command("list")
+@JSON_OPTION
+def list_(as_json: bool) -> None:
+    """List your stages, ended ones included.
+
+    If a keeper has died, its stage is ended first: its lease is released, and jobs that wait for it
+    are cancelled.
+    """
+    from qrmi_workflows.lease.stage import list_stages
+
+    _settle()
+    stages = list_stages()
+    if as_json:
+        click.echo(json.dumps([_document(each) for each in stages], indent=1))
+    else:
+        headings = ("STAGE", "QPU", "STATE", "KEEPER", "OPENED", "REASON")
+        print_table(headings, map(_row, stages))
+
+
+@stage.command()
+@click.argument("name")
+@JSON_OPTION
+def show(name: str, as_json: bool) -> None:
+    """Show the stage NAME and its jobs.
+
+    \b
+    Example:
+      qpu stage show vqe
+    """  # noqa: D301
+    from qrmi_workflows.errors import SchedulerError
+    from qrmi_workflows.lease.stage import find_stage
+    from qrmi_workflows.stages.held_jobs import ScheduledJobs
+
+    _settle(name)
+    found = find_stage(name)
+    document = _document(found)
+    try:
+        jobs = ScheduledJobs(found)
+        document["jobs"] = {
+            job_id: status.state.value for job_id, status in jobs.of_stage(jobs.listed()).items()
+        }
+    except SchedulerError as error:
+        click.echo(f"qpu: cannot tell which jobs it has: {error}", err=True)
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+        return
+    document["jobs"] = " ".join(f"{k} ({v})" for k, v in document.get("jobs", {}).items())
+    document["openers"] = ", ".join(found.openers)
+    for key, value in document.items():
+        click.echo(f"{key.replace('_', ' ') + ':':<13} {'-' if value in (None, '') else value}")
+
+
+@stage.command()
+@click.argument("name")
+def options(name: str) -> None:
+    """Print the options with which a job of the stage NAME is submitted.
+
+    They mark the job as the stage's, and have it wait in the queue until the QPU is ready.
+
+    \b
+    Example:
+      sbatch $(qpu stage options vqe) job.sh
+    """  # noqa: D301
+    from qrmi_workflows.lease.stage import find_stage
+    from qrmi_workflows.stages.held_jobs import submission_options
+
+    _settle(name)
+    click.echo(" ".join(submission_options(find_stage(name))))
+
+
+# Hidden, because only the stage's own jobs run these two.
 @stage.command(hidden=True)
 @click.argument("name")
-def keep(name: str) -> None:
+@click.option("--id", "stage_id", required=True, metavar="ID")
+def keep(name: str, stage_id: str) -> None:
     """Hold the lease of the stage NAME until the stage ends."""
-    from qrmi_workflows.stages.jobs import NoJobs
+    from qrmi_workflows.lease.stage import find_stage
+    from qrmi_workflows.stages.guard import take_job
     from qrmi_workflows.stages.keeper import keep as keep_stage
 
-    keep_stage(name, NoJobs())
+    if find_stage(name).id != stage_id:
+        click.echo(f"qpu: stage {name!r} has been opened anew; this keeper ends.", err=True)
+        sys.exit(1)
+    keep_stage(name, take_job(name))
+
+
+@stage.command(hidden=True)
+@click.argument("name")
+@click.option("--id", "stage_id", required=True, metavar="ID")
+def guard(name: str, stage_id: str) -> None:
+    """End the stage NAME if its keeper has not done so."""
+    from qrmi_workflows.stages.guard import guard_stage
+
+    guard_stage(name, stage_id)
+
+
+def _settle(name: str | None = None) -> None:
+    """End stages whose keepers have died, and say so."""
+    from qrmi_workflows.stages.guard import settle_stages
+
+    for each in settle_stages(name):
+        click.echo(f"qpu: stage {each.stage!r} has ended: {each.reason}", err=True)
+
+
+def _show_state(found: Stage, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_document(found), indent=1))
+        return
+    why = f": {found.reason}" if found.reason else ""
+    state = "closing" if found.closing and not found.is_ended else found.state.value
+    click.echo(f"stage {found.name} of {found.qpu}: {state}{why}")
+
+
+def _document(found: Stage) -> dict[str, Any]:
+    return asdict(found) | {"log": str(found.folder.log)}
+
+
+def _row(found: Stage) -> tuple[object, ...]:
+    opened = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.created))
+    state = "closing" if found.closing and not found.is_ended else found.state.value
+    return found.name, found.qpu, state, found.keeper_job, opened, found.reason or None

@@ -162,6 +162,16 @@ class Scheduler(Protocol):
             SchedulerError: The scheduler did not answer.
         """
 
+    def qpu_units(self, qpu: str, site: SitePolicy) -> int | None:
+        """Return how many units of a QPU a job can request; `None` if the site does not count them.
+
+        If there are several, each stands for a lane.
+
+        Raises:
+            UnknownQPUError: The site policy does not offer the QPU.
+            SchedulerError: The scheduler did not answer.
+        """
+
     def qpu_options(self, request: QPURequest, site: SitePolicy) -> list[str]:
         """Render the options that request the QPU and exclude other jobs from it."""
 

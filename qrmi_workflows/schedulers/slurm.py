@@ -46,6 +46,7 @@ from qrmi_workflows.schedulers.gres import (
     offered_gres,
     require_count,
     require_gres,
+    units_of,
 )
 from qrmi_workflows.schedulers.slurm_config import cluster_of, kill_wait_of
 from qrmi_workflows.state.process import JobIdentity
@@ -131,10 +132,14 @@ class Slurm:
     def check_offered(self, request: QPURequest, site: SitePolicy) -> None:
         """Ask `sinfo` whether some node has the QPU's GRES, and enough of it."""
         policy = site.qpu(request.qpu)
-        done = require_success(run_command(["sinfo", "--noheader", "--format=%G"]))
-        offered = offered_gres(done.stdout)
+        offered = _offered_gres()
         require_gres(policy, offered)
         require_count(request, policy, offered)
+
+    def qpu_units(self, qpu: str, site: SitePolicy) -> int | None:
+        """Ask `sinfo` for the largest count of the QPU's GRES on a node."""
+        policy = site.qpu(qpu)
+        return units_of(policy, _offered_gres()) if policy.gres else None
 
     def qpu_options(self, request: QPURequest, site: SitePolicy) -> list[str]:
         """Render the sbatch options that request the QPU."""
@@ -318,6 +323,11 @@ def parse_running_job(squeue_output: str, job_id: str) -> RunningJob | None:
             is_ending = state == "COMPLETING" or _state(state).is_final
             return RunningJob(is_ending=is_ending, used=_seconds(used) or 0, left=_seconds(left))
     return None
+
+
+def _offered_gres() -> Mapping[str, int]:
+    done = require_success(run_command(["sinfo", "--noheader", "--format=%G"]))
+    return offered_gres(done.stdout)
 
 
 def _fields(row: str) -> list[str]:

@@ -47,6 +47,9 @@ class Toy:
     def check_offered(self, request: QPURequest, site: SitePolicy) -> None:
         site.qpu(request.qpu)
 
+    def qpu_units(self, qpu: str, site: SitePolicy) -> int | None:
+        return None
+
     def qpu_options(self, request: QPURequest, site: SitePolicy) -> list[str]:
         policy = site.qpu(request.qpu)
         others = [f"{name}={value}" for name, value in policy.options.items()]

@@ -1,0 +1,217 @@
+"""The guard: a small job that cleans up if a keeper's job has ended without doing so.
+
+The scheduler starts it once the keeper's job has ended, however it ended. It marks the stage as
+ended, reaps the lease, and cancels jobs that still wait. If the guard is lost too, whoever next
+looks at the stages does the same (`settle_stages`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from qrmi_workflows.config.job import without_leases
+from qrmi_workflows.config.variables import STAGE_VARIABLES
+from qrmi_workflows.errors import QPUError, SchedulerError
+from qrmi_workflows.lease.reap import reap
+from qrmi_workflows.lease.stage import Stage, StageState, find_stage, list_stages, update_stage
+from qrmi_workflows.schedulers import this_job, this_scheduler
+from qrmi_workflows.schedulers.base import JobStatus, Scheduler
+from qrmi_workflows.schedulers.submission import list_jobs, submit_job
+from qrmi_workflows.stages.held_jobs import ScheduledJobs, own_mark
+from qrmi_workflows.state.files import append_line, write_atomically
+
+__all__ = ["Settled", "ensure_guard", "guard_stage", "settle_stages", "submission", "take_job"]
+
+logger = logging.getLogger(__name__)
+
+_END_SECONDS = 60.0  # how long the keeper's job may take to complete after its processes have ended
+_LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """A stage that had to be ended for its keeper.
+
+    Attributes:
+        stage: The stage's name.
+        reason: How its keeper's job ended.
+    """
+
+    stage: str
+    reason: str
+
+
+def submission() -> dict[str, str]:
+    """Return the environment with which a stage's own jobs are submitted: without any lease."""
+    return {k: v for k, v in without_leases().items() if k not in STAGE_VARIABLES}
+
+
+def guard_stage(name: str, stage_id: str) -> None:
+    """Do the guard's work, in its job.
+
+    Args:
+        name: The stage's name.
+        stage_id: The id of the opening of the stage that it guards.
+    """
+    scheduler = this_scheduler()
+    limit = time.monotonic() + _END_SECONDS
+    while (stage := find_stage(name)).id == stage_id and not stage.is_ended:
+        listed = list_jobs(scheduler, scheduler.status_argv())
+        if (reason := _how_keeper_ended(stage, listed, scheduler)) is not None:
+            _settle(stage, reason, listed, scheduler)
+            return
+        if time.monotonic() > limit:
+            # The keeper's job is in the queue again: somebody has requeued it.
+            ensure_guard(stage, {}, scheduler)
+            return
+        time.sleep(_LOOK_SECONDS)
+
+
+def take_job(name: str) -> ScheduledJobs:
+    """Return the jobs of a stage to its keeper, which calls this in its job.
+
+    Whoever opened the stage may have died before it could record the job.
+    """
+    job = this_job()
+
+    def take(now: Stage) -> Stage:
+        return (
+            now
+            if job is None or now.is_ended
+            else replace(now, keeper_job=job.id, cluster=job.cluster)
+        )
+
+    stage = update_stage(name, take)
+    return ScheduledJobs(stage, ensure_guard=lambda listed: ensure_guard(find_stage(name), listed))
+
+
+def settle_stages(name: str | None = None, *, timeout: float | None = None) -> list[Settled]:
+    """End the stages of this user whose keeper's job has ended without doing so.
+
+    The scheduler is queried once, and only if a stage has not ended. If it does not answer, nothing
+    is done, and a warning says so.
+
+    Args:
+        name: Look only at this stage.
+        timeout: Seconds that the scheduler may take; its usual limit if `None`.
+    """
+    stages = [
+        stage
+        for stage in list_stages()
+        if not stage.is_ended and stage.keeper_job is not None and name in (None, stage.name)
+    ]
+    if not stages:
+        return []
+    scheduler = this_scheduler()
+    limit = {} if timeout is None else {"timeout": timeout}
+    try:
+        listed = list_jobs(scheduler, scheduler.status_argv(), **limit)
+    except SchedulerError as error:
+        logger.warning("cannot tell whether the keepers of open stages are alive: %s", error)
+        return []
+    settled = []
+    for stage in stages:
+        reason = _how_keeper_ended(stage, listed, scheduler)
+        if reason is not None and _settle(stage, reason, listed, scheduler):
+            settled.append(Settled(stage=stage.name, reason=reason))
+    return settled
+
+
+def ensure_guard(
+    stage: Stage, listed: Mapping[str, JobStatus], scheduler: Scheduler | None = None
+) -> None:
+    """Submit a guard if the stage has none among the listed jobs.
+
+    Raises:
+        SchedulerError: The scheduler did not take the job.
+    """
+    scheduler = scheduler or this_scheduler()
+    guard = listed.get(stage.guard_job or "")
+    if stage.keeper_job is None or (guard is not None and not guard.state.is_final):
+        return
+
+    def submit(now: Stage) -> Stage:
+        # Another process may have submitted one since the jobs were listed.
+        if (now.id, now.guard_job) != (stage.id, stage.guard_job) or now.is_ended:
+            return now
+        script = now.folder.path / "guard.sh"
+        after = scheduler.after_options([str(now.keeper_job)])
+        head, _, rest = script.read_text(encoding="utf-8").partition("\n")
+        directives = "\n".join(map(scheduler.directive, after))
+        submitted = script.with_name("guard-job.sh")
+        write_atomically(submitted, f"{head}\n{directives}\n{rest}", mode=0o600)
+        guard_job = submit_job(
+            scheduler,
+            scheduler.submit_argv(submitted),
+            own_mark(now, "guard"),
+            environ=submission(),
+        )
+        return replace(now, guard_job=guard_job)
+
+    update_stage(stage.name, submit)
+
+
+def _how_keeper_ended(
+    stage: Stage, listed: Mapping[str, JobStatus], scheduler: Scheduler
+) -> str | None:
+    """Return how the keeper's job ended, in the scheduler's word; `None` if it has not ended."""
+    job_id = str(stage.keeper_job)
+    status = listed.get(job_id) or _look_up(job_id, scheduler)
+    if status is None:
+        return f"its keeper's job {job_id} has ended; the scheduler no longer knows how"
+    if not status.state.is_final:
+        return None
+    code = "" if status.exit_code in (0, None) else f" (exit code {status.exit_code})"
+    return f"its keeper's job {job_id} ended: {status.word or status.state}{code}"
+
+
+def _look_up(job_id: str, scheduler: Scheduler) -> JobStatus | None:
+    argv = scheduler.history_argv([job_id])
+    if argv is not None:
+        with suppress(SchedulerError):  # the site may have no accounting
+            return list_jobs(scheduler, argv).get(job_id)
+    return None
+
+
+def _settle(
+    stage: Stage, reason: str, listed: Mapping[str, JobStatus], scheduler: Scheduler
+) -> bool:
+    """End a stage for its keeper; return `False` if somebody else has done so."""
+    is_first = False
+
+    def end(now: Stage) -> Stage:
+        nonlocal is_first
+        if now.id != stage.id or now.is_ended:
+            return now
+        is_first = True
+        # First of all, so that nobody uses a lease that is about to be released.
+        now.folder.environment.unlink(missing_ok=True)
+        return replace(now, state=StageState.ENDED, reason=reason)
+
+    update_stage(stage.name, end)
+    if not is_first:
+        return False
+    _log(stage, f"the stage has ended: {reason}")
+    jobs = ScheduledJobs(stage, scheduler=scheduler)
+    if waiting := jobs.waiting(listed):
+        _log(stage, f"jobs that waited for the QPU are cancelled: {', '.join(waiting)}")
+    try:
+        jobs.cancel_held(reason)
+    except SchedulerError as error:
+        _log(stage, f"not all jobs could be cancelled: {error}")
+    try:
+        for each in reap():
+            outcome = "released" if each.released else each.kept or each.error
+            _log(stage, f"{each.lease} of {each.qpu}: {outcome}")
+    except QPUError as error:
+        _log(stage, f"its lease could not be released: {error}")
+    return True
+
+
+def _log(stage: Stage, message: str) -> None:
+    with suppress(OSError):
+        append_line(stage.folder.log, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} qpu: {message}")

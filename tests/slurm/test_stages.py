@@ -1,0 +1,190 @@
+"""Stages of several jobs on a real Slurm: held jobs, the keeper, the guard."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from site_under_test import Site, run
+from waiting import wait_until
+
+from qrmi_workflows.emulator.client import Control
+from qrmi_workflows.errors import RequestError
+from qrmi_workflows.lease.records import open_leases
+from qrmi_workflows.lease.stage import Stage, StageState, find_stage
+from qrmi_workflows.sandbox import Sandbox
+from qrmi_workflows.stages.closing import close_stage
+from qrmi_workflows.stages.held_jobs import submission_options
+from qrmi_workflows.stages.opening import open_stage, wait_until_ready
+
+pytestmark = pytest.mark.slurm
+
+QPU = (sys.executable, "-m", "qrmi_workflows")
+USE = f"{' '.join(QPU)} lease exec --stage vqe -- true"
+
+
+class User:
+    """A user with an empty state folder, outside of any job."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.control = Control(Path(os.environ["QPU_CONFIG"]).parent)
+        self.log = site.work / "jobs.out"
+
+    def qpu(self, *argv: str) -> str:
+        """Run `qpu` and return its output."""
+        done = run(*QPU, *argv, environ=dict(os.environ))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def submit(self, stage: Stage, script: str = USE) -> int:
+        """Submit a job of a stage."""
+        return self.site.submit(script, f"--output={self.log}", *submission_options(stage))
+
+    def sessions(self) -> dict[str, int]:
+        """Count the sessions of ibm_fez."""
+        return self.control.counters()["qpus"]["ibm_fez"]["sessions"]
+
+    def reason(self, job: int) -> str:
+        """Return why a job is pending or has ended."""
+        return self.site.show(job)["Reason"]
+
+    def wait_for_end(self, name: str = "vqe") -> Stage:
+        """Wait until a stage has ended and its lease is released."""
+        wait_until(lambda: find_stage(name).is_ended, "the end of the stage")
+        wait_until(lambda: list(open_leases()) == [], "the release of its lease")
+        return find_stage(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A stage that waits for the QPU: its job, and the job that holds the QPU."""
+
+    stage: Stage
+    job: int
+    blocker: int
+
+
+@pytest.fixture
+def user(
+    in_sandbox: Sandbox, shared_site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> User:
+    monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
+    return User(shared_site)
+
+
+@pytest.fixture
+def held(user: User) -> Held:
+    """Open a stage whose QPU another job holds, and submit a job to it that has to wait."""
+    blocker = user.site.submit("sleep 60", "--gres=qpu:ibm_fez:1", "--licenses=qpu_ibm_fez:1")
+    user.site.wait_for(blocker, "RUNNING")
+    stage = open_stage("vqe", qpu="ibm_fez")
+    return Held(stage=stage, job=user.submit(stage), blocker=blocker)
+
+
+def test_the_commands_of_the_help_text(user):
+    """The stage's job waits in the queue until the QPU is ready, then uses the keeper's lease."""
+    before = user.sessions()
+    user.qpu("stage", "open", "vqe", "--qpu", "ibm_fez")
+    options = user.qpu("stage", "options", "vqe").split()
+    assert [each.partition("=")[0] for each in options] == [
+        "--comment", "--dependency", "--kill-on-invalid-dep",
+    ]  # fmt: skip
+    job = user.site.submit(USE, f"--output={user.log}", *options)
+    user.qpu("stage", "open", "vqe", "--qpu", "ibm_fez", "--wait")
+
+    user.site.wait_for(job)
+    shown = json.loads(user.qpu("stage", "show", "vqe", "--json"))
+    assert shown["state"] == "ready"
+    assert user.qpu("stage", "options", "vqe").split() == options[:1]
+    assert user.qpu("stage", "close", "vqe") == "stage vqe of ibm_fez: closing\n"
+    assert user.wait_for_end().reason == "closed"
+    assert [one["name"] for one in json.loads(user.qpu("stage", "list", "--json"))] == ["vqe"]
+    after = user.sessions()
+    assert (after["opened"] - before["opened"], after["open"]) == (1, 0)
+    user.site.wait_for(int(shown["keeper_job"]))
+
+
+def test_waiting_jobs_start_when_the_qpu_is_ready_not_before(user, held):
+    wait_until(lambda: user.reason(held.job) == "Dependency", "Slurm to look at the job")
+    assert user.site.states()[int(held.stage.keeper_job)] == "PENDING"
+
+    user.site.slurm("scancel", str(held.blocker))
+    wait_until_ready("vqe")
+
+    user.site.wait_for(held.job)
+
+
+@pytest.mark.parametrize("who", ["keeper", "guard and keeper", "all"])
+def test_no_job_waits_for_a_stage_whose_jobs_are_cancelled(user, held, who):
+    stage, job = held.stage, held.job
+    jobs = {
+        "keeper": [stage.keeper_job],
+        "guard and keeper": [stage.guard_job, stage.keeper_job],
+        "all": [stage.guard_job, stage.keeper_job, str(job)],
+    }[who]
+
+    user.site.slurm("scancel", *jobs)
+
+    user.site.wait_for(job, "CANCELLED")
+    if who == "keeper":  # otherwise nobody has told the stage
+        wait_until(lambda: find_stage("vqe").is_ended, "the guard")
+    user.qpu("stage", "list")
+    assert find_stage("vqe").reason == f"its keeper's job {stage.keeper_job} ended: CANCELLED"
+
+
+def test_a_keeper_that_is_killed_is_started_again(user):
+    open_stage("vqe", qpu="ibm_fez")
+    first = wait_until_ready("vqe")
+
+    os.kill(first.keeper.pid, 9)
+
+    wait_until(lambda: find_stage("vqe").generation == 2, "another keeper")
+    stage = find_stage("vqe")
+    assert (stage.state, stage.keeper_job) == (StageState.READY, first.keeper_job)
+    user.site.wait_for(user.submit(stage))
+    close_stage("vqe")
+    user.wait_for_end()
+    assert user.sessions()["open"] == 0
+
+
+def test_the_guard_cleans_up_after_a_keeper_whose_job_was_killed(user):
+    open_stage("vqe", qpu="ibm_fez")
+    stage = wait_until_ready("vqe")
+
+    user.site.slurm("scancel", "--batch", "--signal=KILL", str(stage.keeper_job))
+
+    assert f"its keeper's job {stage.keeper_job} ended: FAILED" in user.wait_for_end().reason
+    assert user.sessions()["open"] == 0
+    wait_until(lambda: "of ibm_fez: released" in stage.folder.log.read_text(), "the log")
+
+
+def test_a_lost_guard_is_replaced_by_the_keeper(user):
+    open_stage("vqe", qpu="ibm_fez")
+    stage = wait_until_ready("vqe")
+    user.site.slurm("scancel", str(stage.guard_job))
+
+    (stage.folder.wishes / "jobs").touch()  # have the keeper look now
+
+    wait_until(lambda: find_stage("vqe").guard_job != stage.guard_job, "another guard")
+    close_stage("vqe", now=True)
+    user.wait_for_end()
+
+
+def test_a_second_stage_that_wants_the_qpu_waits_in_slurm(user):
+    open_stage("vqe", qpu="ibm_fez")
+    wait_until_ready("vqe")
+    second = open_stage("qaoa", qpu="ibm_fez")
+    assert user.site.states()[int(second.keeper_job)] == "PENDING"
+
+    with pytest.raises(RequestError, match="stage 'vqe' is open with QPU 'ibm_fez', not 'FRESNEL'"):
+        open_stage("vqe", qpu="FRESNEL")
+    close_stage("vqe")
+
+    wait_until_ready("qaoa")
+    close_stage("qaoa")
+    user.wait_for_end("qaoa")

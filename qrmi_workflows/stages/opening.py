@@ -276,7 +276,14 @@ def _write_scripts(stage: Stage, request: _Request, count: int) -> None:
         scheduler=scheduler,
         options=[
             *request.options,
-            *scheduler.limit_options(replace(limits, memory=_GUARD_MEMORY, time=_GUARD_TIME)),
+            *scheduler.limit_options(
+                replace(
+                    limits,
+                    memory=_GUARD_MEMORY,
+                    time=_GUARD_TIME,
+                    partition=limits.partition or request.site.qpu(stage.qpu).partition,
+                )
+            ),
             *names("guard"),
         ],
         exports=exports,

@@ -31,6 +31,7 @@ DOCS = ROOT / "docs"
 PAGES = ("payloads.md", "leases.md", "result-file.md", "site.md")
 ELSEWHERE = {
     "parsl.md",  # tests/engines/test_parsl_examples.py
+    "stages.md",  # tests/slurm/test_docs_on_slurm.py
     "emulator.md",  # its commands serve until they are stopped
     *("add-a-vendor.md", "add-a-scheduler.md", "add-an-engine.md"),  # unit/test_docs_plugins.py
     *("architecture.md", "environment.md", "glossary.md"),  # unit/test_reference_pages.py

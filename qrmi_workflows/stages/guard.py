@@ -182,6 +182,9 @@ def _settle(
 ) -> bool:
     """End a stage for its keeper; return `False` if somebody else has done so."""
     is_first = False
+    jobs = ScheduledJobs(stage, scheduler=scheduler)
+    if cancelled := jobs.given_up(listed):
+        reason = f"{reason}; cancelled with it: {', '.join(cancelled)}"
 
     def end(now: Stage) -> Stage:
         nonlocal is_first
@@ -196,9 +199,6 @@ def _settle(
     if not is_first:
         return False
     _log(stage, f"the stage has ended: {reason}")
-    jobs = ScheduledJobs(stage, scheduler=scheduler)
-    if waiting := jobs.waiting(listed):
-        _log(stage, f"jobs that waited for the QPU are cancelled: {', '.join(waiting)}")
     try:
         jobs.cancel_held(reason)
     except SchedulerError as error:

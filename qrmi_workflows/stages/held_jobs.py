@@ -8,12 +8,13 @@ without success. Every function queries the scheduler once, however many jobs th
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 from qrmi_workflows.errors import RequestError
 from qrmi_workflows.lease.stage import Stage, StageState
 from qrmi_workflows.schedulers import this_scheduler
-from qrmi_workflows.schedulers.base import JobStatus, Scheduler
+from qrmi_workflows.schedulers.base import JobState, JobStatus, Scheduler
 from qrmi_workflows.schedulers.command import require_success, run_command
 from qrmi_workflows.schedulers.submission import JobMark, list_jobs
 
@@ -115,6 +116,19 @@ class ScheduledJobs:
     def waiting(self, listed: Mapping[str, JobStatus]) -> dict[str, JobStatus]:
         """Return the jobs that wait for the keeper to release them."""
         return {job_id: status for job_id, status in listed.items() if self._waits(status)}
+
+    def given_up(self, listed: Mapping[str, JobStatus]) -> dict[str, JobStatus]:
+        """Return the jobs that waited for the keeper when it died, cancelled by now or not."""
+        return {
+            job_id: status
+            for job_id, status in listed.items()
+            if self._waits(status)
+            or (
+                status.state is JobState.CANCELLED
+                and self._keeper_job in re.findall(r"\w+", status.dependency)
+                and self._is_marked(status)
+            )
+        }
 
     def _is_marked(self, status: JobStatus) -> bool:
         return mark_of(self._stage) in status.comment.split()

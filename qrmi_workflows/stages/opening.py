@@ -229,7 +229,8 @@ def _check_qpu(request: _Request) -> str:
     stage = request.stage
     config = None if stage.config is None else Path(stage.config)
     try:
-        return find_qpu(stage.qpu, config=config).type
+        # Not as a member of the stage that this process may belong to.
+        return find_qpu(stage.qpu, config=config, environ=submission()).type
     except RequestError:
         raise
     except ConfigError:

@@ -134,7 +134,9 @@ def test_no_job_waits_for_a_stage_whose_jobs_are_cancelled(user, held, who):
     if who == "keeper":  # otherwise nobody has told the stage
         wait_until(lambda: find_stage("vqe").is_ended, "the guard")
     user.qpu("stage", "list")
-    assert find_stage("vqe").reason == f"its keeper's job {stage.keeper_job} ended: CANCELLED"
+    assert find_stage("vqe").reason == (
+        f"its keeper's job {stage.keeper_job} ended: CANCELLED; cancelled with it: {job}"
+    )
 
 
 def test_a_keeper_that_is_killed_is_started_again(user):

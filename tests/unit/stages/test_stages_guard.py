@@ -1,0 +1,154 @@
+"""The guard, and others who find that a keeper has died."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from qrmi_workflows.lease.stage import StageState, find_stage, update_stage
+from qrmi_workflows.stages import guard
+from qrmi_workflows.stages.closing import close_stage
+from qrmi_workflows.stages.guard import ensure_guard, guard_stage, settle_stages, take_job
+from qrmi_workflows.stages.opening import open_stage
+
+WAITS = "afterok:1(unfulfilled)"
+
+
+@pytest.fixture
+def stage(site):
+    """An open stage, with keeper's job 1 and guard's job 2."""
+    opened = open_stage("vqe", qpu="ibm_fez")
+    opened.folder.environment.write_text("{}")
+    return opened
+
+
+def test_the_guard_ends_a_stage_whose_keeper_did_not(site, stage):
+    site.queue(("1", "TIMEOUT", "(null)"), ("2", "RUNNING", "(null)"), ("5", "PENDING", WAITS))
+
+    guard_stage("vqe", stage.id)
+
+    ended = find_stage("vqe")
+    assert ended.state is StageState.ENDED
+    assert ended.reason == "its keeper's job 1 ended: TIMEOUT; cancelled with it: 5"
+    assert not ended.folder.environment.exists()
+    assert site.commands.calls("scancel") == ["5"]
+    assert f"the stage has ended: {ended.reason}" in ended.folder.log.read_text()
+
+
+def test_the_guard_says_which_jobs_the_scheduler_has_cancelled(site, stage):
+    mark = f"qpu_stage=vqe:{stage.id}"
+    site.queue(
+        ("1", "NODE_FAIL", "(null)"),
+        ("5", "CANCELLED", "afterok:1(failed)", mark),
+        ("6", "CANCELLED", "afterok:11(failed)", mark),
+    )
+
+    guard_stage("vqe", stage.id)
+
+    assert find_stage("vqe").reason == ("its keeper's job 1 ended: NODE_FAIL; cancelled with it: 5")
+
+
+@pytest.mark.parametrize("case", ["ended", "opened anew"])
+def test_the_guard_of_a_stage_that_has_ended_does_nothing(site, stage, case):
+    update_stage("vqe", lambda now: replace(now, state=StageState.ENDED, reason="closed"))
+    if case == "opened anew":
+        open_stage("vqe", qpu="ibm_fez")
+    before = find_stage("vqe"), site.commands.calls("squeue")
+
+    guard_stage("vqe", stage.id)
+
+    assert (find_stage("vqe"), site.commands.calls("squeue")) == before
+
+
+def test_the_guard_of_a_keeper_that_was_requeued_after_all_has_itself_replaced(
+    site, stage, monkeypatch
+):
+    monkeypatch.setattr(guard, "_END_SECONDS", 0.0)
+    site.queue(("1", "PENDING", "(null)"), ("2", "RUNNING", "(null)"))
+
+    guard_stage("vqe", stage.id)
+
+    assert find_stage("vqe").guard_job == "3"
+    assert not find_stage("vqe").is_ended
+
+
+def test_a_keeper_that_the_scheduler_has_forgotten_has_ended(site, stage):
+    (settled,) = settle_stages()
+
+    assert settled.stage == "vqe"
+    assert settled.reason == "its keeper's job 1 has ended; the scheduler no longer knows how"
+    assert len(site.commands.calls("sacct")) == 1
+    assert settle_stages() == []
+
+
+def test_stages_are_settled_with_one_query(site, stage):
+    open_stage("qaoa", qpu="FRESNEL")
+    site.queue(("1", "CANCELLED", "(null)"), ("3", "RUNNING", "(null)"))
+    before = len(site.commands.calls("squeue"))
+
+    assert [each.stage for each in settle_stages()] == ["vqe"]
+    assert len(site.commands.calls("squeue")) - before <= 2  # another to cancel what is left
+
+
+def test_without_open_stages_the_scheduler_is_not_asked(site):
+    assert settle_stages() == []
+    assert site.commands.calls("squeue") == []
+
+
+def test_nothing_is_concluded_if_the_scheduler_does_not_answer(site, stage, caplog):
+    site.commands.write("squeue", "exit 1")
+
+    assert settle_stages() == []
+    assert "cannot tell whether the keepers of open stages are alive" in caplog.text
+    assert not find_stage("vqe").is_ended
+
+
+def test_a_guard_that_is_gone_is_submitted_again_once(site, stage):
+    ensure_guard(stage, {})
+    ensure_guard(stage, {})  # as another process that has not seen the first
+
+    assert find_stage("vqe").guard_job == "3"
+    assert len(site.scripts) == 3
+
+
+def test_a_keeper_records_its_job_if_its_opener_could_not(site, stage, monkeypatch):
+    update_stage("vqe", lambda now: replace(now, keeper_job=None, guard_job=None))
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+
+    take_job("vqe").release_held()
+
+    assert (find_stage("vqe").keeper_job, find_stage("vqe").guard_job) == ("1", "3")
+
+
+def test_a_stage_is_closed_by_the_last_workflow_that_opened_it(site, stage):
+    site.queue(("1", "RUNNING", "(null)"))
+    update_stage("vqe", lambda now: replace(now, openers=("a", "b")))
+
+    assert not close_stage("vqe", opener="a").closing
+    assert find_stage("vqe").openers == ("b",)
+    assert close_stage("vqe", opener="b").closing
+    assert site.commands.calls("scancel") == []
+
+
+def test_a_stage_that_is_closed_by_hand_is_closed_whoever_opened_it(site, stage):
+    site.queue(("1", "RUNNING", "(null)"))
+    update_stage("vqe", lambda now: replace(now, openers=("a", "b")))
+
+    assert close_stage("vqe").closing
+
+
+def test_a_stage_that_nobody_waits_for_is_closed_without_its_qpu(site, stage):
+    site.queue(("1", "PENDING", "(null)"), ("2", "PENDING", "afterany:1(unfulfilled)"))
+
+    assert close_stage("vqe").reason == "closed before its QPU was granted"
+    assert site.commands.calls("scancel") == ["1", "2"]
+
+
+def test_a_stage_with_a_waiting_job_is_closed_after_that_job(site, stage):
+    site.queue(("1", "PENDING", "(null)"), ("5", "PENDING", WAITS))
+
+    assert close_stage("vqe").closing
+    assert site.commands.calls("scancel") == []
+    assert close_stage("vqe", now=True).is_ended
+    assert site.commands.calls("scancel") == ["1", "5"]

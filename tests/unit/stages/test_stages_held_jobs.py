@@ -1,0 +1,105 @@
+"""The jobs of a stage: which wait, who releases and who cancels them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from qrmi_workflows.errors import RequestError, SchedulerError
+from qrmi_workflows.lease.stage import Stage, StageState
+from qrmi_workflows.stages.held_jobs import ScheduledJobs, submission_options
+
+STAGE = Stage(name="vqe", qpu="ibm_fez", type="", id="0", keeper_job="1", guard_job="2")
+WAITS = "afterok:1(unfulfilled)"
+
+
+def test_a_job_waits_until_the_stage_is_ready():
+    assert submission_options(STAGE) == [
+        "--comment=qpu_stage=vqe:0",
+        "--dependency=afterok:1",
+        "--kill-on-invalid-dep=yes",
+    ]
+    assert submission_options(replace(STAGE, state=StageState.READY)) == [
+        "--comment=qpu_stage=vqe:0"
+    ]
+
+
+def test_a_jobs_own_comment_and_dependencies_are_kept():
+    assert submission_options(STAGE, comment="mine", after=["7", "8"])[:2] == [
+        "--comment=mine qpu_stage=vqe:0",
+        "--dependency=afterok:1,afterany:7:8",
+    ]
+    ready = replace(STAGE, state=StageState.READY)
+    assert submission_options(ready, after=["7"])[1] == "--dependency=afterany:7"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"closing": True}, "stage 'vqe' is being closed; a job needs an open stage"),
+        ({"state": StageState.ENDED, "reason": "r"}, "stage 'vqe' has ended: r; a job needs"),
+    ],
+)
+def test_a_job_of_a_stage_that_takes_no_more_jobs_is_refused(change, message):
+    with pytest.raises(RequestError, match=message):
+        submission_options(replace(STAGE, **change))
+
+
+def test_jobs_that_wait_are_released_with_one_query_and_one_command(site):
+    site.queue(*[(str(n), "PENDING", WAITS) for n in range(5, 105)], ("200", "RUNNING", "(null)"))
+
+    ScheduledJobs(STAGE).release_held()
+
+    assert len(site.commands.calls("squeue")) == 1
+    (call,) = site.commands.calls("scontrol")
+    assert call.startswith("update JobId=5,6,7,")
+
+
+def test_a_job_that_ended_meanwhile_does_not_keep_others_from_their_release(site, caplog):
+    site.queue(("5", "PENDING", WAITS), ("6", "PENDING", f"{WAITS},afterany:3(unfulfilled)"))
+    site.commands.write("scontrol", "echo 'Job is no longer pending' >&2; exit 1")
+
+    ScheduledJobs(STAGE).release_held()
+
+    assert len(site.commands.calls("scontrol")) == 2
+    assert "not all jobs were released: Job is no longer pending" in caplog.text
+
+
+def test_jobs_that_wait_and_a_guard_that_has_not_started_are_cancelled(site, caplog):
+    site.queue(
+        ("2", "PENDING", "afterany:1(unfulfilled)"),
+        ("5_[1-3]", "PENDING", WAITS),
+        ("6", "RUNNING", "(null)"),
+    )
+
+    ScheduledJobs(STAGE).cancel_held("closed")
+
+    assert site.commands.calls("scancel") == ["5", "2"]
+    assert "cancelling 1 job of the stage: 5_[1-3]: the stage has ended: closed" in caplog.text
+
+
+def test_the_guard_that_ends_the_stage_does_not_cancel_itself(site):
+    site.queue(("2", "RUNNING", "(null)"))
+
+    ScheduledJobs(STAGE).cancel_held("closed")
+
+    assert site.commands.calls("scancel") == []
+
+
+def test_a_job_of_the_stage_is_left_while_it_waits_or_runs(site):
+    jobs = ScheduledJobs(STAGE)
+    site.queue(("2", "PENDING", "(null)"), ("7", "RUNNING", "(null)"))
+    assert not jobs.are_left()
+    site.queue(("5", "PENDING", WAITS))
+    assert jobs.are_left()
+    site.queue(("8", "RUNNING", "(null)", "mine qpu_stage=vqe:0"))
+    assert jobs.are_left()
+    assert not ScheduledJobs(replace(STAGE, id="00")).are_left()
+
+
+def test_a_silent_scheduler_is_an_error(site):
+    site.commands.write("squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
+
+    with pytest.raises(SchedulerError, match="Unable to contact"):
+        ScheduledJobs(STAGE).are_left()

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import re
+import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 from qrmi_workflows.errors import RequestError
 from qrmi_workflows.lease.stage import Stage, StageState
@@ -17,8 +19,9 @@ from qrmi_workflows.schedulers import this_scheduler
 from qrmi_workflows.schedulers.base import JobState, JobStatus, Scheduler
 from qrmi_workflows.schedulers.command import require_success, run_command
 from qrmi_workflows.schedulers.submission import JobMark, list_jobs
+from qrmi_workflows.state.locks import is_locked
 
-__all__ = ["ScheduledJobs", "mark_of", "own_mark", "submission_options"]
+__all__ = ["ScheduledJobs", "announce_jobs", "mark_of", "own_mark", "submission_options"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,8 @@ def submission_options(
 ) -> list[str]:
     """Render the options with which a job of a stage is submitted.
 
-    As long as the stage is not ready, such a job waits in the queue until the keeper releases it.
+    As long as the stage is not ready, or its keeper does not live, such a job waits in the queue
+    until the keeper releases it. Call `announce_jobs` after submitting it.
 
     Args:
         stage: The stage.
@@ -57,9 +61,16 @@ def submission_options(
     require_open(stage)
     options = scheduler.comment_options(f"{comment} {mark_of(stage)}".strip())
     after = list(after)
-    if stage.state is StageState.OPENING and stage.keeper_job is not None:
+    is_ready = stage.state is StageState.READY and is_locked(stage.folder.alive)
+    if not is_ready and stage.keeper_job is not None:
         return [*options, *scheduler.waiting_options(stage.keeper_job, after)]
     return [*options, *(scheduler.after_options(after) if after else [])]
+
+
+def announce_jobs(stage: Stage) -> None:
+    """Have the keeper look for new jobs that wait for it; it also does so from time to time."""
+    with suppress(OSError):
+        (stage.folder.wishes / f"jobs-{uuid.uuid4().hex}").touch()
 
 
 def require_open(stage: Stage) -> None:

@@ -8,13 +8,22 @@ import pytest
 
 from qrmi_workflows.errors import RequestError, SchedulerError
 from qrmi_workflows.lease.stage import Stage, StageState
-from qrmi_workflows.stages.held_jobs import ScheduledJobs, submission_options
+from qrmi_workflows.stages.held_jobs import ScheduledJobs, announce_jobs, submission_options
+from qrmi_workflows.state.locks import lock_file
 
 STAGE = Stage(name="vqe", qpu="ibm_fez", type="", id="0", keeper_job="1", guard_job="2")
 WAITS = "afterok:1(unfulfilled)"
 
 
-def test_a_job_waits_until_the_stage_is_ready():
+@pytest.fixture
+def keeper(site):
+    """The keeper of a stage that is ready."""
+    STAGE.folder.create()
+    with lock_file(STAGE.folder.alive) as lock:
+        yield lock
+
+
+def test_a_job_waits_until_the_stage_is_ready(keeper):
     assert submission_options(STAGE) == [
         "--comment=qpu_stage=vqe:0",
         "--dependency=afterok:1",
@@ -25,7 +34,19 @@ def test_a_job_waits_until_the_stage_is_ready():
     ]
 
 
-def test_a_jobs_own_comment_and_dependencies_are_kept():
+def test_a_job_waits_while_the_keeper_of_a_ready_stage_is_dead(site):
+    """Its job may be in the queue again, after its node has failed."""
+    assert "--dependency=afterok:1" in submission_options(replace(STAGE, state=StageState.READY))
+
+
+def test_new_jobs_are_announced_to_the_keeper(keeper):
+    announce_jobs(STAGE)
+
+    (wish,) = STAGE.folder.wishes.iterdir()
+    assert wish.name.startswith("jobs-")
+
+
+def test_a_jobs_own_comment_and_dependencies_are_kept(keeper):
     assert submission_options(STAGE, comment="mine", after=["7", "8"])[:2] == [
         "--comment=mine qpu_stage=vqe:0",
         "--dependency=afterok:1,afterany:7:8",

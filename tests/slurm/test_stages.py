@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from site_under_test import Site
-from stage_user import USE, User
+from site_under_test import Site, run
+from stage_user import QPU, USE, User
 from waiting import wait_until
 
 from qrmi_workflows.errors import RequestError
-from qrmi_workflows.lease.stage import Stage, StageState, find_stage
+from qrmi_workflows.lease.stage import Published, Stage, StageState, find_stage
 from qrmi_workflows.sandbox import Sandbox
 from qrmi_workflows.stages.closing import close_stage
 from qrmi_workflows.stages.opening import open_stage, wait_until_ready
@@ -151,3 +151,62 @@ def test_a_second_stage_that_wants_the_qpu_waits_in_slurm(user):
     wait_until_ready("qaoa")
     close_stage("qaoa")
     user.wait_for_end("qaoa")
+
+
+def test_a_stage_whose_workflow_died_ends_after_its_idle_limit(user):
+    open_stage("vqe", qpu="ibm_fez", opener="a workflow", idle_limit=1.0)
+    job = user.submit(find_stage("vqe"))
+
+    user.site.wait_for(job)
+
+    assert "it had nothing to do" in user.wait_for_end().reason
+    wait_until(lambda: "PENDING" not in user.site.states().values(), "the guard's cancellation")
+    assert user.sessions()["open"] == 0
+
+
+def test_a_stage_that_is_closed_at_once_takes_the_qpu_from_its_jobs(user):
+    open_stage("vqe", qpu="ibm_fez")
+    wait_until_ready("vqe")
+    job = user.submit(find_stage("vqe"), USE.replace("-- true", "-- sleep 30"))
+    user.site.wait_for(job, "RUNNING")
+
+    close_stage("vqe", now=True)
+
+    user.wait_for_end()
+    assert user.sessions()["open"] == 0
+
+
+def test_a_job_of_a_stage_that_has_ended_is_refused(user):
+    open_stage("vqe", qpu="ibm_fez")
+    close_stage("vqe", now=True)
+    user.wait_for_end()
+
+    done = run(*QPU, "stage", "options", "vqe", environ=dict(os.environ))
+
+    assert done.returncode == 2
+    assert "a job needs an open stage. Open it again: `qpu stage open vqe" in done.stderr
+
+
+def test_slurm_stores_no_token(user, in_sandbox):
+    """Not even of a stage that is opened under the lease of another one."""
+    open_stage("vqe", qpu="ibm_fez")
+    stage = wait_until_ready("vqe")
+    inner = f"{' '.join(QPU)} stage open inner --qpu FRESNEL"
+    user.site.wait_for(user.submit(stage, USE.replace("-- true", f"-- {inner}")))
+    wait_until_ready("inner")
+    token = Published.load(stage.folder).qpu.token
+    jobs = [find_stage(name) for name in ("vqe", "inner")]
+
+    stored = [file for file in in_sandbox.directory.rglob("*") if file.is_file()]
+    stored = [file for file in stored if "emulator" not in file.parts]
+    stored += [each.folder.path / name for each in jobs for name in ("keeper.sh", "guard-job.sh")]
+    stored += [each.folder.log for each in jobs]
+    shown = user.site.slurm("scontrol", "--details", "show", "job")
+
+    assert any(f"job.{stage.guard_job}" in file.parts for file in stored), "Slurm's own files"
+    assert [file for file in stored if token.encode() in file.read_bytes()] == []
+    assert token not in shown
+    close_stage("inner")
+    close_stage("vqe")
+    user.wait_for_end("inner")
+    user.wait_for_end("vqe")

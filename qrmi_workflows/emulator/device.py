@@ -52,6 +52,9 @@ class TaskAdapter(Protocol):
     def null_outcome(self, task: Task, request: str) -> Outcome:
         """Return a valid result without a simulation."""
 
+    def count_pubs(self, request: str) -> int:
+        """Return how many PUBs the simulator's input has."""
+
     async def write_outcome(self, task: Task, result: str | None, logs: str) -> None:
         """Deliver a task's outcome before its final state becomes visible."""
 
@@ -240,16 +243,22 @@ class Device:
             await _sleep(preparation)
             async with self._executing:
                 with self.ledger.execution(task):
-                    return await self._simulate(task)
+                    outcome, _ = await self._simulate(task)
+                    return outcome
         execution = self.settings.execution.draw(self._random)
-        outcome, _ = await asyncio.gather(self._simulate(task), _sleep(preparation))
+        (outcome, pubs), _ = await asyncio.gather(self._simulate(task), _sleep(preparation))
+        execution += pubs * self.settings.pub_seconds
         async with self._executing:
             with self.ledger.execution(task):
                 await _sleep(execution)
         return outcome
 
-    async def _simulate(self, task: Task) -> Outcome:
+    async def _simulate(self, task: Task) -> tuple[Outcome, int]:
+        """Return a task's outcome and the number of its PUBs."""
         request = await self._adapter.read_request(task, self._store.request(task.id))
+        return await self._compute(task, request), self._adapter.count_pubs(request)
+
+    async def _compute(self, task: Task, request: str) -> Outcome:
         if self.settings.simulator == "null":
             return self._adapter.null_outcome(task, request)
         return await self._pool.run(

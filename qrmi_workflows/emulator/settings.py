@@ -89,6 +89,7 @@ class QPUSettings:
         lanes: The number of tasks prepared in parallel.
         preparation: The time a lane needs to prepare a task.
         execution: The time the device needs to execute a task; `None`: the simulator's run time.
+        pub_seconds: What each PUB of a task adds to `execution`.
         queue: The time that a task outside of an active session waits for other customers' work.
         overhead_seconds: What the vendor bills for each task in addition to its QPU seconds.
         interactive_ttl_seconds: The time after which an idle session loses the device.
@@ -105,6 +106,7 @@ class QPUSettings:
     lanes: int = 5
     preparation: Duration = field(default_factory=Duration)
     execution: Duration | None = None
+    pub_seconds: float = 0.0
     queue: Duration = field(default_factory=Duration)
     overhead_seconds: float = 0.0
     interactive_ttl_seconds: float = 60.0

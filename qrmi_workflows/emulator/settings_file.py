@@ -18,6 +18,7 @@
     lanes = 5                   # tasks prepared in parallel; one executes at a time
     preparation_seconds = 0.0   # or [low, high], {normal = [mean, deviation]}, …
     execution_seconds = 0.5     # default: as long as the simulator takes
+    pub_seconds = 0.05          # what each PUB of a task adds to execution_seconds; default 0
     queue_seconds = 30          # wait for other customers' work; a distribution as above, or 0
     overhead_seconds = 2        # billed per task besides its QPU seconds; default: the vendor's
 
@@ -114,6 +115,7 @@ _KEY_TYPES: dict[str, tuple[type, ...]] = {
     "lanes": (int,),
     "interactive_ttl_seconds": (int, float),
     "overhead_seconds": (int, float),
+    "pub_seconds": (int, float),
     "seed": (int,),
     "record": (bool,),
     "workers": (int,),
@@ -126,7 +128,7 @@ _DURATIONS = {
     "queue_seconds": "queue",
 }
 _TOP_LEVEL_KEYS = {"seed", "workers", "worker_memory_gib", "simulation_seconds", "record"}
-_NON_NEGATIVE_KEYS = ("overhead_seconds",)
+_NON_NEGATIVE_KEYS = ("overhead_seconds", "pub_seconds")
 _POSITIVE_KEYS = ("workers", "worker_memory_gib", "simulation_seconds", "interactive_ttl_seconds")
 
 

@@ -161,6 +161,15 @@ class Dialect(ABC):
         """
         return null_outcome(task.program, request)
 
+    def count_pubs(self, request: str) -> int:
+        """Return how many PUBs a task has, by which its time on the device may grow.
+
+        Args:
+            request: The simulator's input, as `read_request` returns it.
+        """
+        del request
+        return 1
+
     async def write_outcome(self, task: Task, result: str | None, logs: str) -> None:
         """Deliver a task's outcome before its final state becomes visible.
 

@@ -273,6 +273,13 @@ class Scheduler(Protocol):
             SchedulerError: The scheduler did not answer, or knows no such cluster.
         """
 
+    def this_cluster(self, *, timeout: float = COMMAND_TIMEOUT) -> str | None:
+        """Return the name of this host's cluster; `None` if the scheduler knows only one.
+
+        Raises:
+            SchedulerError: The scheduler did not answer.
+        """
+
     def running_job(self, job_id: str, *, timeout: float = BRIEF_TIMEOUT) -> RunningJob | None:
         """Return a started job's times; `None` if the scheduler does not know the job."""
 

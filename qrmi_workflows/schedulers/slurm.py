@@ -248,10 +248,17 @@ class Slurm:
         """Ask squeue, on another cluster if one is named."""
         if shutil.which("squeue") is None:
             return None
-        is_other = cluster is not None and cluster != _this_cluster(timeout)
+        is_other = cluster is not None and cluster != self.this_cluster(timeout=timeout)
         argv = Slurm(clusters=cluster if is_other else None).status_argv()
         listed = self.parse_status(require_success(run_command(argv, timeout=timeout)).stdout)
         return {status.job_id for status in listed.values() if status.state.may_have_processes}
+
+    def this_cluster(self, *, timeout: float = COMMAND_TIMEOUT) -> str | None:
+        """Read `$SLURM_CLUSTER_NAME`, or ask `scontrol show config`."""
+        if named := os.environ.get("SLURM_CLUSTER_NAME"):
+            return named
+        argv = ["scontrol", "show", "config"]
+        return cluster_of(require_success(run_command(argv, timeout=timeout)).stdout)
 
     def running_job(self, job_id: str, *, timeout: float = BRIEF_TIMEOUT) -> RunningJob | None:
         """Ask squeue."""
@@ -387,11 +394,3 @@ def _seconds(duration: str) -> int | None:
         return None
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
-def _this_cluster(timeout: float) -> str | None:
-    if named := os.environ.get("SLURM_CLUSTER_NAME"):
-        return named
-    return cluster_of(
-        require_success(run_command(["scontrol", "show", "config"], timeout=timeout)).stdout
-    )

@@ -8,6 +8,7 @@ from qrmi_workflows.lease.stage import Stage, StageState, find_stage, update_sta
 from qrmi_workflows.schedulers import this_scheduler
 from qrmi_workflows.schedulers.base import JobState
 from qrmi_workflows.schedulers.command import require_success, run_command
+from qrmi_workflows.stages.guard import settle_stages
 from qrmi_workflows.stages.held_jobs import ScheduledJobs
 
 __all__ = ["close_stage"]
@@ -37,6 +38,7 @@ def close_stage(name: str, *, opener: str | None = None, now: bool = False) -> S
         others = () if opener is None else tuple(o for o in stage.openers if o != opener)
         return replace(stage, openers=others, closing=not others)
 
+    settle_stages(name)
     stage = update_stage(name, close)
     if stage.closing and not stage.is_ended and stage.keeper_job is not None:
         _end_keeper(stage, now=now)
@@ -49,19 +51,23 @@ def _end_keeper(stage: Stage, *, now: bool) -> None:
     jobs = ScheduledJobs(stage, scheduler=scheduler)
     listed = jobs.listed()
     keeper = listed.get(str(stage.keeper_job))
-    is_unstarted = keeper is not None and keeper.state in (JobState.PENDING, JobState.HELD)
-    if now or (is_unstarted and not jobs.of_stage(listed)):
-        if is_unstarted:
-            _mark_closed(stage)
-        require_success(run_command(scheduler.cancel_argv([str(stage.keeper_job)])))
-        if is_unstarted:
-            jobs.cancel_held("closed")
+    # A keeper that has started ends the stage itself; for one that was requeued, the guard does.
+    has_lease = stage.keeper is not None
+    is_pending = keeper is not None and keeper.state in (JobState.PENDING, JobState.HELD)
+    if not now and (has_lease or not is_pending or jobs.of_stage(listed)):
+        return
+    ended = not has_lease and is_pending and _mark_closed(stage)
+    require_success(run_command(scheduler.cancel_argv([str(stage.keeper_job)])))
+    if ended:
+        jobs.cancel_held("closed")
 
 
-def _mark_closed(stage: Stage) -> None:
+def _mark_closed(stage: Stage) -> bool:
+    """End a stage unless its keeper has started in the meantime; return whether it has ended."""
+
     def end(now: Stage) -> Stage:
         if now.id != stage.id or now.is_ended or now.keeper is not None:
             return now
         return replace(now, state=StageState.ENDED, reason="closed before its QPU was granted")
 
-    update_stage(stage.name, end)
+    return update_stage(stage.name, end).is_ended

@@ -79,42 +79,44 @@ def take_job(name: str) -> ScheduledJobs:
     job = this_job()
 
     def take(now: Stage) -> Stage:
-        return (
-            now
-            if job is None or now.is_ended
-            else replace(now, keeper_job=job.id, cluster=job.cluster)
-        )
+        if job is None or now.is_ended:
+            return now
+        return replace(now, keeper_job=job.id, cluster=job.cluster)
 
     stage = update_stage(name, take)
     return ScheduledJobs(stage, ensure_guard=lambda listed: ensure_guard(find_stage(name), listed))
 
 
-def settle_stages(name: str | None = None, *, timeout: float | None = None) -> list[Settled]:
+def settle_stages(name: str | None = None) -> list[Settled]:
     """End the stages of this user whose keeper's job has ended without doing so.
 
-    The scheduler is queried once, and only if a stage has not ended. If it does not answer, nothing
-    is done, and a warning says so.
+    The scheduler is queried only if a stage has not ended. If it does not answer, nothing is done,
+    and a warning says so. Stages of another cluster are left alone.
 
     Args:
         name: Look only at this stage.
-        timeout: Seconds that the scheduler may take; its usual limit if `None`.
     """
     stages = [
         stage
         for stage in list_stages()
-        if not stage.is_ended and stage.keeper_job is not None and name in (None, stage.name)
+        if not stage.is_ended and _is_in_a_job(stage) and name in (None, stage.name)
     ]
     if not stages:
         return []
     scheduler = this_scheduler()
-    limit = {} if timeout is None else {"timeout": timeout}
     try:
-        listed = list_jobs(scheduler, scheduler.status_argv(), **limit)
+        cluster = scheduler.this_cluster()
+        listed = list_jobs(scheduler, scheduler.status_argv())
     except SchedulerError as error:
         logger.warning("cannot tell whether the keepers of open stages are alive: %s", error)
         return []
     settled = []
-    for stage in stages:
+    for found in stages:
+        if found.cluster not in (None, cluster):
+            continue
+        stage = found if found.keeper_job is not None else _find_keeper(found, listed)
+        if found.keeper_job is None and stage.keeper_job not in (None, *listed):
+            continue  # it has been submitted since the jobs were listed
         reason = _how_keeper_ended(stage, listed, scheduler)
         if reason is not None and _settle(stage, reason, listed, scheduler):
             settled.append(Settled(stage=stage.name, reason=reason))
@@ -155,11 +157,32 @@ def ensure_guard(
     update_stage(stage.name, submit)
 
 
+def _is_in_a_job(stage: Stage) -> bool:
+    """Return whether a stage's keeper runs in a job, or will."""
+    return stage.keeper_job is not None or stage.keeper is None
+
+
+def _find_keeper(stage: Stage, listed: Mapping[str, JobStatus]) -> Stage:
+    """Record the keeper's job of a stage if whoever opened the stage died before doing so."""
+    mark = own_mark(stage, "keeper")
+    found = next((job_id for job_id, status in listed.items() if mark.matches(status)), None)
+
+    def take(now: Stage) -> Stage:
+        # Whoever opens a stage holds its lock until the keeper's job is recorded.
+        if now.id != stage.id or now.keeper_job is not None:
+            return now
+        return replace(now, keeper_job=found)
+
+    return update_stage(stage.name, take)
+
+
 def _how_keeper_ended(
     stage: Stage, listed: Mapping[str, JobStatus], scheduler: Scheduler
 ) -> str | None:
     """Return how the keeper's job ended, in the scheduler's word; `None` if it has not ended."""
-    job_id = str(stage.keeper_job)
+    if stage.keeper_job is None:
+        return None if stage.keeper else "whoever opened it died before it had a keeper"
+    job_id = stage.keeper_job
     status = listed.get(job_id) or _look_up(job_id, scheduler)
     if status is None:
         return f"its keeper's job {job_id} has ended; the scheduler no longer knows how"

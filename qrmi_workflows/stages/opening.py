@@ -117,6 +117,7 @@ def open_stage(
             lanes=lanes,
             idle_limit=idle_limit,
             openers=(opener or _BY_HAND,),
+            cluster=scheduler.this_cluster(),
         ),
         opener=opener or _BY_HAND,
         site=policy,
@@ -170,6 +171,11 @@ def _join(request: _Request) -> Stage | None:
             f"stage {found.name!r} is open with QPU {found.qpu!r}, not {request.stage.qpu!r}. "
             f"Choose another name, or close it first: `qpu stage close {found.name}`."
         )
+    if found.cluster not in (None, request.stage.cluster):
+        raise RequestError(
+            f"stage {found.name!r} is open on cluster {found.cluster!r}; this host is of "
+            f"{request.stage.cluster!r}. Choose another name, or close it there."
+        )
     if found.keeper_job is None:
         # Whoever opened it has died, perhaps after the scheduler had accepted the keeper's job.
         keeper_job = find_job(request.scheduler, own_mark(found, "keeper"))
@@ -189,8 +195,8 @@ def _join(request: _Request) -> Stage | None:
 
 def _submit(request: _Request) -> Stage:
     """Submit the jobs of a new stage; the caller holds the lock of its folder."""
-    stage = replace(request.stage, type=_check_qpu(request))
     scheduler, site = request.scheduler, request.site
+    stage = replace(request.stage, type=_check_qpu(request))
     scheduler.check_offered(QPURequest(qpu=stage.qpu), site)
     units = scheduler.qpu_units(stage.qpu, site) or 1
     most = units if units > 1 else site.qpu(stage.qpu).lanes

@@ -116,6 +116,9 @@ class Toy:
         listed = self.parse_status(done.stdout)
         return {job_id for job_id, job in listed.items() if job.state.may_have_processes}
 
+    def this_cluster(self, *, timeout: float = COMMAND_TIMEOUT) -> str | None:
+        return None
+
     def running_job(self, job_id: str, *, timeout: float = BRIEF_TIMEOUT) -> RunningJob | None:
         return None
 

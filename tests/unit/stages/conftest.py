@@ -25,20 +25,11 @@ class FakeSite:
     folder: Path
 
     def queue(self, *jobs: tuple[str, ...]) -> None:
-        """Set the listed jobs: the id, state and dependencies, and perhaps the comment, of each."""
-        rows = [
-            [
-                job,
-                job.partition("_")[0],
-                state,
-                "0",
-                "None",
-                *(comment or ["(null)"]),
-                "name",
-                waits,
-            ]
-            for job, state, waits, *comment in jobs
-        ]
+        """Set the listed jobs: id, state and dependencies of each, perhaps comment and name."""
+        rows = []
+        for job, state, waits, *more in jobs:
+            comment, name = [*more, *["(null)", "name"][len(more) :]]
+            rows.append([job, job.partition("_")[0], state, "0", "None", comment, name, waits])
         (self.folder / "queue").write_text("".join("\x1f".join([*row, "\n"]) for row in rows))
 
     @property

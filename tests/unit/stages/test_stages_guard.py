@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from qrmi_workflows.errors import RequestError
 from qrmi_workflows.lease.stage import StageState, find_stage, update_stage
 from qrmi_workflows.stages import guard
 from qrmi_workflows.stages.closing import close_stage
 from qrmi_workflows.stages.guard import ensure_guard, guard_stage, settle_stages, take_job
 from qrmi_workflows.stages.opening import open_stage
+from qrmi_workflows.state.process import Owner
 
 WAITS = "afterok:1(unfulfilled)"
 
@@ -152,3 +154,50 @@ def test_a_stage_with_a_waiting_job_is_closed_after_that_job(site, stage):
     assert site.commands.calls("scancel") == []
     assert close_stage("vqe", now=True).is_ended
     assert site.commands.calls("scancel") == ["1", "5"]
+
+
+def test_a_stage_whose_keeper_was_requeued_is_closed_by_its_guard(site, stage):
+    """The requeued keeper has left a lease, which the guard releases."""
+    update_stage("vqe", lambda now: replace(now, keeper=Owner.this_process(None)))
+    site.queue(("1", "PENDING", "(null)"), ("2", "PENDING", "afterany:1(unfulfilled)"))
+
+    assert not close_stage("vqe", now=True).is_ended
+    assert site.commands.calls("scancel") == ["1"]
+
+
+def test_a_stage_whose_opener_died_before_its_keeper_was_submitted_is_ended(site, stage):
+    update_stage("vqe", lambda now: replace(now, keeper_job=None, guard_job=None))
+
+    (settled,) = settle_stages()
+
+    assert settled.reason == "whoever opened it died before it had a keeper"
+    assert find_stage("vqe").is_ended
+
+
+def test_the_job_of_a_keeper_whose_opener_died_is_recorded(site, stage):
+    update_stage("vqe", lambda now: replace(now, keeper_job=None, guard_job=None))
+    site.queue(("7", "PENDING", "(null)", f"qpu_keeper=vqe:{stage.id}", "qpu-keeper-vqe"))
+
+    assert settle_stages() == []
+    assert find_stage("vqe").keeper_job == "7"
+
+
+def test_a_keeper_that_is_submitted_while_jobs_are_listed_has_not_ended(site, stage, monkeypatch):
+    update_stage("vqe", lambda now: replace(now, keeper_job=None))
+
+    def list_then_submit(*_args):
+        update_stage("vqe", lambda now: replace(now, keeper_job="9"))
+        return {}
+
+    monkeypatch.setattr(guard, "list_jobs", list_then_submit)
+
+    assert settle_stages() == []
+    assert not find_stage("vqe").is_ended
+
+
+def test_a_stage_of_another_cluster_is_left_alone(site, stage):
+    update_stage("vqe", lambda now: replace(now, cluster="elsewhere"))
+
+    assert settle_stages() == []
+    with pytest.raises(RequestError, match="is open on cluster 'elsewhere'"):
+        open_stage("vqe", qpu="ibm_fez")

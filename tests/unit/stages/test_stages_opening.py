@@ -165,8 +165,7 @@ def test_the_job_of_an_opener_that_died_is_found_by_its_mark(site):
         left = Stage(name="vqe", qpu="ibm_fez", type="", openers=("a",))
         left.save()
         (folder.path / "guard.sh").write_text("#!/bin/bash\ntrue\n")
-    row = ["7", "7", "PENDING", "0", "None", f"qpu_keeper=vqe:{left.id}", "qpu-keeper-vqe"]
-    (site.folder / "queue").write_text("\x1f".join([*row, "(null)", "\n"]))
+    site.queue(("7", "PENDING", "(null)", f"qpu_keeper=vqe:{left.id}", "qpu-keeper-vqe"))
 
     stage = open_stage("vqe", qpu="ibm_fez")
 

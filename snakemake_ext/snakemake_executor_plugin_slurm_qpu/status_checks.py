@@ -106,9 +106,13 @@ class MarkerExecutor(SlurmExecutor):
         # The interface's `_wait_for_jobs` calls this between checks; its own `sleep` always sleeps
         # for the whole interval. `wait` turns False at shutdown, which joins this thread.
         while self.wait and monotonic() < self._next_scheduled_check:
+            self._between_checks()
             if self._is_check_useful():
                 break
             await asyncio.sleep(POLL_SECONDS)
+
+    def _between_checks(self) -> None:
+        """Do what else is due; called every tenth of a second, in the thread that checks jobs."""
 
     def _is_check_useful(self) -> bool:
         """Return whether Slurm should be asked before the next scheduled check."""

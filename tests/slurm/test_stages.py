@@ -15,6 +15,7 @@ from waiting import wait_until
 from qrmi_workflows.errors import RequestError
 from qrmi_workflows.lease.stage import Published, Stage, StageState, find_stage
 from qrmi_workflows.sandbox import Sandbox
+from qrmi_workflows.schedulers.command import run_command
 from qrmi_workflows.stages.closing import close_stage
 from qrmi_workflows.stages.opening import open_stage, wait_until_ready
 
@@ -124,6 +125,40 @@ def test_the_guard_cleans_up_after_a_keeper_whose_job_was_killed(user):
     assert f"its keeper's job {stage.keeper_job} ended: FAILED" in user.wait_for_end().reason
     assert user.sessions()["open"] == 0
     wait_until(lambda: "of ibm_fez: released" in stage.folder.log.read_text(), "the log")
+
+
+def test_qpu_reap_cleans_up_if_the_guard_is_lost_too(user):
+    open_stage("vqe", qpu="ibm_fez")
+    stage = wait_until_ready("vqe")
+    user.site.slurm("scancel", str(stage.guard_job))
+    user.site.slurm("scancel", "--batch", "--signal=KILL", str(stage.keeper_job))
+    wait_until(lambda: user.site.states()[int(stage.keeper_job)] == "FAILED", "the keeper's end")
+
+    done = run(*QPU, "reap", environ=dict(os.environ))
+
+    assert done.returncode == 0
+    assert (
+        f"stage 'vqe' has ended: its keeper's job {stage.keeper_job} ended: FAILED" in done.stderr
+    )
+    user.wait_for_end()
+    assert user.sessions()["open"] == 0
+
+
+@pytest.mark.slow
+def test_the_keepers_time_limit_ends_the_stage(user):
+    """Slurm checks time limits every 30 seconds."""
+    open_stage("vqe", qpu="ibm_fez", time="10")
+    stage = wait_until_ready("vqe")
+    job = user.submit(stage, USE.replace("-- true", "-- sleep 60"))
+    user.site.wait_for(job, "RUNNING")
+    expire = ["scontrol", "update", f"JobId={stage.keeper_job}", "EndTime=now"]
+    wait_until(lambda: run_command(expire).returncode == 0, "Slurm to accept the time limit")
+
+    user.wait_for_end()
+
+    user.site.wait_for(int(stage.keeper_job), "TIMEOUT")
+    assert "its time limit" in find_stage("vqe").reason
+    assert user.sessions()["open"] == 0
 
 
 def test_a_lost_guard_is_replaced_by_the_keeper(user):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:pulp"),  # Snakemake's own
 ]
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SHOW = "scontrol --oneliner show job $SLURM_JOB_ID"
 LOOP = f"""
 rule all:
@@ -314,3 +316,21 @@ def test_the_stage_of_a_killed_snakemake_runs_its_held_jobs_and_ends(project: Pr
     wait_until(lambda: ended("fan") and not project.jobs(), "the end of the stage", seconds=60)
     assert project.sessions() == (opened + 1, 0)
     assert (project.folder / "0.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_the_loop_of_the_examples_finds_the_ground_state_under_one_lease(
+    project: Project, sandbox: Sandbox
+):
+    opened = project.sessions()[0]
+    shutil.copytree(EXAMPLES / "h2", project.folder, dirs_exist_ok=True)
+    loop = Project(project.folder, sandbox, limit=150)
+    loop.environ = project.environ
+
+    output = loop.run("-s", "loop.smk")
+
+    answer = json.loads(project.read("lowest.json"))
+    assert answer["energy"] == pytest.approx(answer["exact"], abs=1.6e-3)
+    assert project.sessions() == (opened + 1, 0)
+    assert "Mode dedicated: its 3 jobs with the QPU run in 3 rounds" in output

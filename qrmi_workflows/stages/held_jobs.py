@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -24,6 +25,8 @@ from qrmi_workflows.state.locks import is_locked
 __all__ = ["ScheduledJobs", "announce_jobs", "mark_of", "own_mark", "submission_options"]
 
 logger = logging.getLogger(__name__)
+
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between two questions for jobs that are left
 
 
 def mark_of(stage: Stage) -> str:
@@ -107,6 +110,7 @@ class ScheduledJobs:
         self._keeper_job = stage.keeper_job or ""
         self._ensure_guard = ensure_guard
         self._scheduler = scheduler or this_scheduler()
+        self._next_query, self._pause = float("-inf"), _SHORTEST_PAUSE
 
     def listed(self) -> dict[str, JobStatus]:
         """Return all of this user's jobs that the scheduler lists, by id.
@@ -183,12 +187,23 @@ class ScheduledJobs:
             require_success(run_command(self._scheduler.cancel_argv([guard.job_id])))
 
     def are_left(self) -> bool:
-        """Return whether a job of the stage waits or runs.
+        """Return whether a job of the stage waits or runs; may be called as often as you like.
+
+        While the answer is yes, it is asked for ever less often: a job may be pending for hours.
 
         Raises:
             SchedulerError: The scheduler did not answer.
         """
-        return bool(self.of_stage(self.listed()))
+        now = time.monotonic()
+        if now < self._next_query:
+            return True
+        if now - self._next_query > self._pause:  # the first question in a while
+            self._pause = _SHORTEST_PAUSE
+        if not self.of_stage(self.listed()):
+            return False
+        self._next_query = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        return True
 
 
 def _count(jobs: Mapping[str, JobStatus]) -> str:

@@ -30,6 +30,7 @@ from qrmi_workflows.schedulers.base import JobLimits, QPURequest, Scheduler
 from qrmi_workflows.schedulers.submission import find_job, submit_job
 from qrmi_workflows.stages.guard import ensure_guard, settle_stages, submission
 from qrmi_workflows.stages.held_jobs import ScheduledJobs, own_mark
+from qrmi_workflows.stages.pruning import prune_stages
 from qrmi_workflows.stages.scripts import render_guard_script, render_keeper_script
 from qrmi_workflows.state.files import write_atomically
 
@@ -126,8 +127,8 @@ def open_stage(
         options=tuple(options),
     )
     _check_arguments(request)
-    if StageFolder.of(name).exists():
-        settle_stages(name)
+    for each in settle_stages():
+        logger.warning("stage %r has ended: %s", each.stage, each.reason)
     with StageFolder.of(name).locked():
         stage = _join(request) or _submit(request)
     if stage.guard_job is None:
@@ -135,6 +136,7 @@ def open_stage(
             ensure_guard(stage, {}, scheduler)
         except SchedulerError as error:
             logger.warning("the keeper will submit the guard of stage %r: %s", name, error)
+    prune_stages()
     return find_stage(name)
 
 

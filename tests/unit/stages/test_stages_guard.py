@@ -85,6 +85,7 @@ def test_a_keeper_that_the_scheduler_has_forgotten_has_ended(site, stage):
 
 
 def test_stages_are_settled_with_one_query(site, stage):
+    site.queue(("1", "RUNNING", "(null)"))
     open_stage("qaoa", qpu="FRESNEL")
     site.queue(("1", "CANCELLED", "(null)"), ("3", "RUNNING", "(null)"))
     before = len(site.commands.calls("squeue"))

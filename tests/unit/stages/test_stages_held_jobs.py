@@ -109,13 +109,12 @@ def test_the_guard_that_ends_the_stage_does_not_cancel_itself(site):
 
 
 def test_a_job_of_the_stage_is_left_while_it_waits_or_runs(site):
-    jobs = ScheduledJobs(STAGE)
     site.queue(("2", "PENDING", "(null)"), ("7", "RUNNING", "(null)"))
-    assert not jobs.are_left()
+    assert not ScheduledJobs(STAGE).are_left()
     site.queue(("5", "PENDING", WAITS))
-    assert jobs.are_left()
+    assert ScheduledJobs(STAGE).are_left()
     site.queue(("8", "RUNNING", "(null)", "mine qpu_stage=vqe:0"))
-    assert jobs.are_left()
+    assert ScheduledJobs(STAGE).are_left()
     assert not ScheduledJobs(replace(STAGE, id="00")).are_left()
 
 
@@ -124,3 +123,18 @@ def test_a_silent_scheduler_is_an_error(site):
 
     with pytest.raises(SchedulerError, match="Unable to contact"):
         ScheduledJobs(STAGE).are_left()
+
+
+def test_jobs_that_are_left_for_long_are_queried_ever_less_often(site, monkeypatch):
+    site.queue(("5", "PENDING", WAITS))
+    jobs, clock = ScheduledJobs(STAGE), [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+
+    for second in range(600):
+        clock[0] = second
+        assert jobs.are_left()
+
+    assert len(site.commands.calls("squeue")) < 30
+    site.queue()
+    clock[0] += 60
+    assert not jobs.are_left()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from qrmi_workflows.errors import LeaseError, RequestError, SchedulerError, UnknownQPUError
-from qrmi_workflows.lease.stage import Stage, StageState, find_stage, update_stage
+from qrmi_workflows.lease.stage import Stage, StageState, find_stage, list_stages, update_stage
 from qrmi_workflows.lease.stage_folder import StageFolder
 from qrmi_workflows.stages.opening import open_stage, wait_until_ready
 
@@ -202,3 +202,26 @@ def test_waiting_reports_what_the_stage_waits_for_and_how_it_ended(site):
     with pytest.raises(LeaseError, match="has ended: its keeper's job 1 ended: NODE_FAIL"):
         wait_until_ready("vqe")
     assert find_stage("vqe").state is StageState.ENDED
+
+
+def test_opening_a_stage_ends_others_whose_keepers_have_died(site, caplog):
+    open_stage("vqe", qpu="ibm_fez")
+
+    open_stage("qaoa", qpu="ibm_fez")
+
+    assert find_stage("vqe").is_ended
+    assert "stage 'vqe' has ended: its keeper's job 1 has ended" in caplog.text
+
+
+def test_stages_that_ended_long_ago_are_forgotten(site):
+    for name in ("old", "new", "open"):
+        folder = open_stage(name, qpu="ibm_fez").folder
+        if name != "open":
+            update_stage(name, lambda now: replace(now, state=StageState.ENDED))
+        if name != "new":
+            os.utime(folder.stage, (0, 0))
+    site.queue(*[(str(number), "RUNNING", "(null)") for number in range(1, 9)])
+
+    open_stage("another", qpu="ibm_fez")
+
+    assert [stage.name for stage in list_stages()] == ["another", "new", "open"]

@@ -34,7 +34,7 @@ from qrmi_workflows.stages.pruning import prune_stages
 from qrmi_workflows.stages.scripts import render_guard_script, render_keeper_script
 from qrmi_workflows.state.files import write_atomically
 
-__all__ = ["MODES", "open_stage", "wait_until_ready"]
+__all__ = ["MODES", "open_stage", "wait_until_ready", "waits_for"]
 
 logger = logging.getLogger(__name__)
 
@@ -335,14 +335,14 @@ def wait_until_ready(
         if waited >= next_look:
             next_look = waited + min(max(0.1 * waited, 1.0), 30.0)
             settle_stages(name)
-            if (now := _waits_for(stage)) not in ("", told):
+            if (now := waits_for(stage)) not in ("", told):
                 report(now)
                 told = now
         clock.sleep(min(max(0.02 * waited, 0.05), 1.0))
 
 
-def _waits_for(stage: Stage) -> str:
-    """Return what a stage that is opening waits for."""
+def waits_for(stage: Stage) -> str:
+    """Return what a stage that is opening waits for; empty if that is not known."""
     if stage.reason:
         return stage.reason
     if stage.keeper is not None:

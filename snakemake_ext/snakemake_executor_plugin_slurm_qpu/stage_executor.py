@@ -134,6 +134,8 @@ class StageExecutor(NestingExecutor):
         if entered := self._stage_jobs.get(job_info.job):
             self._stages_by_id[job_info.external_jobid] = entered
             entered.announce()
+            if entered.is_held:
+                self._stages.tell_waiting(entered.stage)
         super()._report_job_submission_threadsafe(job_info)
 
     # Checks

@@ -7,7 +7,7 @@ a profile can set one for all rules.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -257,15 +257,15 @@ def _refuse_stray_mode(job: Any) -> None:
 
 
 def _refuse_other_qpu(
-    name: str, job: Any, request: QPURequest, others: dict[Any, QPURequest]
+    name: str, job: Any, request: QPURequest, others: Mapping[Any, QPURequest]
 ) -> None:
-    for other, known in others.items():
-        if known.qpu != request.qpu:
-            raise QPURequestError(
-                f"rule {job.rule.name!r}: it asks for QPU {request.qpu!r} in stage {name!r}, but "
-                f"rule {other.rule.name!r} asks for {known.qpu!r} there. A stage has one QPU. Put "
-                "the rules of each QPU into a stage of their own."
-            )
+    other, known = next(iter(others.items()), (job, request))
+    if known.qpu != request.qpu:
+        raise QPURequestError(
+            f"rule {job.rule.name!r}: it asks for QPU {request.qpu!r} in stage {name!r}, but rule "
+            f"{other.rule.name!r} asks for {known.qpu!r} there. A stage has one QPU. Put the rules "
+            "of each QPU into a stage of their own."
+        )
 
 
 def _shown(value: Any) -> str:

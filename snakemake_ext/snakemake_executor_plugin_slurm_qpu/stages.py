@@ -17,18 +17,21 @@ from threading import Lock
 from typing import Any
 
 from qrmi_workflows.errors import QPUError
-from qrmi_workflows.lease.stage import Stage, find_stage
+from qrmi_workflows.lease.stage import Stage, StageState, find_stage
 from qrmi_workflows.schedulers.slurm import Slurm
 from qrmi_workflows.stages.closing import close_stage
 from qrmi_workflows.stages.guard import settle_stages
 from qrmi_workflows.stages.held_jobs import announce_jobs, submission_options
-from qrmi_workflows.stages.opening import open_stage
+from qrmi_workflows.stages.opening import open_stage, waits_for
 from snakemake_executor_plugin_slurm_qpu.stage_requests import StagePlan
 from snakemake_executor_plugin_slurm_qpu.telemetry import log_leases
 
 __all__ = ["OpenStages", "StageJob"]
 
 _POLL_SECONDS = 0.2
+
+_TELL_SECONDS = 30.0
+"""How long not to ask again what a stage waits for."""
 
 _RECORD_SECONDS = 10.0
 """How long to wait for the lease record of a stage that has ended; one without a lease has none."""
@@ -86,7 +89,7 @@ class OpenStages:
         self._open: dict[str, Stage] = {}
         self._closed: dict[str, Stage] = {}
         self._ended: dict[str, float] = {}
-        self._told: set[str] = set()
+        self._told: dict[str, tuple[str, float]] = {}
 
     @property
     def opener(self) -> str:
@@ -152,15 +155,24 @@ class OpenStages:
         return stage
 
     def tell_waiting(self, stage: Stage) -> None:
-        """Say once that the jobs of a stage wait for it."""
-        if stage.id in self._told:
+        """Say that jobs of a stage are held, and what for; again only if that has changed."""
+        told, told_at = self._told.get(stage.id, (None, 0.0))
+        if told is not None and time.monotonic() < told_at + _TELL_SECONDS:
             return
-        self._told.add(stage.id)
-        why = _reason(stage)
-        self._logger.info(
-            f"Jobs of stage {stage.name!r} are held until it is ready{f' ({why})' if why else ''}. "
-            "No node waits with them."
-        )
+        with suppress(QPUError):
+            now = find_stage(stage.name)
+            if now.id != stage.id or now.state is not StageState.OPENING:
+                return
+            why = waits_for(now)
+            self._told[stage.id] = (why, time.monotonic())
+            if told is None:
+                reason = f" ({why})" if why else ""
+                self._logger.info(
+                    f"Jobs of stage {stage.name!r} are held until it is ready{reason}. No node "
+                    "waits with them."
+                )
+            elif why and why != told:
+                self._logger.info(f"Stage {stage.name!r} is not ready yet: {why}.")
 
     def ended_ids(self) -> set[str]:
         """Return the ids of the stages that have ended, though this run has not closed them."""
@@ -230,10 +242,3 @@ class OpenStages:
 
 def _end_of(stage: Stage) -> str:
     return f"Stage {stage.name!r} has ended: {stage.reason or 'no reason is known'}."
-
-
-def _reason(stage: Stage) -> str:
-    try:
-        return find_stage(stage.name).reason
-    except QPUError:
-        return ""

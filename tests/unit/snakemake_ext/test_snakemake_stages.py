@@ -128,16 +128,29 @@ def test_a_job_of_a_stage_is_marked_and_waits_for_the_keeper_and_for_orphans(run
     assert "--dependency=afterok:7,afterany:3" in entered.options
 
 
-def test_the_user_is_told_once_what_held_jobs_wait_for(run, opened, caplog):
+def test_the_user_is_told_what_held_jobs_wait_for_and_when_that_changes(
+    run, opened, caplog, monkeypatch
+):
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(stages.time, "monotonic", lambda: clock.now)
     stage = enter(run)
-    change(stage, reason="the session is queued")
+    change(stage, reason="the keeper's job 7 is pending: Resources")
     run.tell_waiting(stage)
+    run.tell_waiting(stage)
+    change(stage, reason="waiting for the vendor's queue")
+    run.tell_waiting(stage)
+    for _ in range(2):
+        clock.now += 60
+        run.tell_waiting(stage)
+    change(stage, state=StageState.READY)
+    clock.now += 60
     run.tell_waiting(stage)
 
-    told = [each.getMessage() for each in caplog.records if "held until" in each.getMessage()]
+    told = [each.getMessage() for each in caplog.records if "Mode" not in each.getMessage()]
     assert told == [
-        "Jobs of stage 'vqe' are held until it is ready (the session is queued). No node waits "
-        "with them."
+        "Jobs of stage 'vqe' are held until it is ready (the keeper's job 7 is pending: "
+        "Resources). No node waits with them.",
+        "Stage 'vqe' is not ready yet: waiting for the vendor's queue.",
     ]
 
 

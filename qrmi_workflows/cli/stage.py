@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,21 +175,39 @@ def show(name: str, as_json: bool) -> None:
 
     _settle(name)
     found = find_stage(name)
-    document = _document(found)
+    states: dict[str, str] = {}
     try:
         jobs = ScheduledJobs(found)
-        document["jobs"] = {
-            job_id: status.state.value for job_id, status in jobs.of_stage(jobs.listed()).items()
-        }
+        states = {id_: job.state.value for id_, job in jobs.of_stage(jobs.listed()).items()}
     except SchedulerError as error:
         click.echo(f"qpu: cannot tell which jobs it has: {error}", err=True)
     if as_json:
-        click.echo(json.dumps(document, indent=1))
+        click.echo(json.dumps(_document(found) | {"jobs": states}, indent=1))
         return
-    document["jobs"] = " ".join(f"{k} ({v})" for k, v in document.get("jobs", {}).items())
-    document["openers"] = ", ".join(found.openers)
-    for key, value in document.items():
-        click.echo(f"{key.replace('_', ' ') + ':':<13} {'-' if value in (None, '') else value}")
+    for key, value in _lines(found, states).items():
+        click.echo(f"{key:<12} {'-' if value in (None, '') else value}")
+
+
+def _lines(found: Stage, jobs: Mapping[str, str]) -> dict[str, object]:
+    """Return what `qpu stage show` shows of a stage."""
+    keeper = found.keeper
+    return {
+        "stage": found.name,
+        "QPU": found.qpu,
+        "state": _state(found),
+        "reason": found.reason,
+        "mode": found.mode,
+        "lanes": found.lanes,
+        "idle limit": f"{found.idle_limit:g} s",
+        "opened": _opened(found),
+        "opened by": ", ".join(found.openers),
+        "keeper": None if keeper is None else f"process {keeper.pid} on {keeper.host}",
+        "keeper's job": found.keeper_job,
+        "guard's job": found.guard_job,
+        "generation": found.generation,
+        "log": found.folder.log,
+        "jobs": ", ".join(f"{job_id} ({state})" for job_id, state in jobs.items()),
+    }
 
 
 @stage.command()
@@ -248,8 +267,7 @@ def _show_state(found: Stage, as_json: bool) -> None:
         click.echo(json.dumps(_document(found), indent=1))
         return
     why = f": {found.reason}" if found.reason else ""
-    state = "closing" if found.closing and not found.is_ended else found.state.value
-    click.echo(f"stage {found.name} of {found.qpu}: {state}{why}")
+    click.echo(f"stage {found.name} of {found.qpu}: {_state(found)}{why}")
 
 
 def _document(found: Stage) -> dict[str, Any]:
@@ -257,6 +275,13 @@ def _document(found: Stage) -> dict[str, Any]:
 
 
 def _row(found: Stage) -> tuple[object, ...]:
-    opened = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.created))
-    state = "closing" if found.closing and not found.is_ended else found.state.value
-    return found.name, found.qpu, state, found.keeper_job, opened, found.reason or None
+    reason = found.reason or None
+    return found.name, found.qpu, _state(found), found.keeper_job, _opened(found), reason
+
+
+def _state(found: Stage) -> str:
+    return "closing" if found.closing and not found.is_ended else found.state.value
+
+
+def _opened(found: Stage) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.created))

@@ -90,6 +90,7 @@ class HeldQPU:
                 config=None,
                 token="",
                 adopted=True,
+                mode=_session_mode(carried),
             )
             release_at_exit(adopted, adopted.release)
         return adopted
@@ -145,6 +146,7 @@ class HeldQPU:
                 acquire=time.monotonic() - start,
                 config=config,
                 token=held.token or "",
+                mode=_session_mode(held),
             )
         except BaseException:  # without a record, nothing would ever release it
             with suppress(QPUError):
@@ -358,6 +360,11 @@ class HeldQPU:
         if job is None or self.queue_wait is not None:
             return self.queue_wait
         return this_scheduler().queue_wait(job.id, timeout=current_kill_wait().record / 2)
+
+
+def _session_mode(qpu: JobQPU) -> str | None:
+    known = registered_type(qpu.type)
+    return None if known is None else known.session_mode(qpu.environment)
 
 
 def _resource(qpu: JobQPU) -> QRMIResource:

@@ -41,7 +41,7 @@ from qrmi_workflows.tasks.deletion import TaskDeletions
 from qrmi_workflows.tasks.failure import failure_reason, session_lost
 from qrmi_workflows.tasks.polling import next_pause
 from qrmi_workflows.tasks.submission import Submission, had_no_effect
-from qrmi_workflows.tasks.usage import TaskUsage
+from qrmi_workflows.tasks.usage import TaskTimes
 from qrmi_workflows.vendors.base import ResourceType
 from qrmi_workflows.vendors.registry import load_vendor, registered_type
 
@@ -96,6 +96,7 @@ class TaskRun:
     renew: Callable[[SessionEndedError, str | None, threading.Event], bool] | None = None
     deletions: TaskDeletions | None = None
     task_id: str | None = None
+    _times: TaskTimes = field(default_factory=TaskTimes)
 
     def __call__(self, lane: AbstractContextManager[object]) -> QuantumResult:
         """Look the task up in the journal, or submit it; wait for its end; fetch the result.
@@ -116,12 +117,12 @@ class TaskRun:
             return _warn(self._decode_and_delete(entry, known).decoded())
         with ExitStack() as held:
             held.enter_context(lane)
-            started = time.time()
+            self._times.start()
             state = self._run_to_end(entry, known)
             # Fetching and the journal need no QPU, unless an ended task keeps its lane.
             if not self._traits.stop_deletes_finished:
                 held.close()
-            self._record_usage(started, state)
+            self._record_usage(state)
             result = self._fetch(entry, state)
         return _warn(result.decoded())
 
@@ -157,11 +158,13 @@ class TaskRun:
         if known is not None and (state := self._re_attach(entry, known)) is not None:
             return state
         self.task_id = self._start(entry)
+        self._times.submitted()
         return self._wait(entry)
 
     def _re_attach(self, entry: Entry, known: str) -> TaskState | None:
         """Wait for a task that an earlier run has submitted; return `None` if it must run again."""
         self.task_id = known
+        self._times.submitted()
         # An earlier run may have requested the cancellation without seeing its end.
         was_stopping = entry.record.retryable
         try:
@@ -233,6 +236,7 @@ class TaskRun:
                 if self.stop.is_set():
                     return self._stop(entry)
                 raise
+            self._times.saw(state)
             if state is not last:
                 last, since = state, time.monotonic()
                 self._report_state(state)
@@ -258,6 +262,7 @@ class TaskRun:
         if state in (TaskState.COMPLETED, TaskState.FAILED):
             return state
         if state is TaskState.CANCELLED:
+            self._record_usage(state)
             _try_to_record(entry.failed, "stopped with its step", retryable=True)
             self._delete(entry)
             raise self._cancelled("was stopped")
@@ -322,16 +327,10 @@ class TaskRun:
             vendor_result=text,
         )
 
-    def _record_usage(self, started: float, state: TaskState) -> None:
+    def _record_usage(self, state: TaskState) -> None:
         if self.usage is None:
             return
-        usage = TaskUsage(
-            qpu=self.resource.resource_id(),
-            task_id=str(self.task_id),
-            started=started,
-            ended=time.time(),
-            state=state,
-        )
+        usage = self._times.usage(self.resource.resource_id(), str(self.task_id), state)
         with suppress(OSError):
             usage.append_to(self.usage)
 

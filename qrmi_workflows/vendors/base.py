@@ -43,6 +43,12 @@ class ResourceType:
             would wait for such a task.
         session_setting: QRMI's setting for the longest life of a session, in seconds, if any.
         session_seconds: The value of that setting by default.
+        mode_setting: QRMI's setting for the mode of a session, `dedicated` (its default) or
+            `batch`, if any. A dedicated session is billed by the wall clock while it is active;
+            everything else by QPU seconds.
+        interactive_ttl: For how many seconds an idle session stays active.
+        task_overhead: How many seconds are billed for each task besides its QPU seconds, except in
+            a dedicated session.
         empty_logs: Logs that only say that there are none, and what to tell the user about a
             failed task instead.
     """
@@ -56,6 +62,9 @@ class ResourceType:
     release_cancels: bool = False
     session_setting: str | None = None
     session_seconds: float | None = None
+    mode_setting: str | None = None
+    interactive_ttl: float = 60.0
+    task_overhead: float = 0.0
     empty_logs: Mapping[str, str] = field(default_factory=dict)
 
     def longest_session(self, environment: Mapping[str, str]) -> float | None:
@@ -66,6 +75,17 @@ class ResourceType:
         """
         value = environment.get(self.session_setting or "", "")
         return float(value) if value.isdecimal() else self.session_seconds
+
+    def session_mode(self, environment: Mapping[str, str]) -> str | None:
+        """Return the mode of a session, `dedicated` or `batch`; `None` if the type has no modes.
+
+        Args:
+            environment: The QPU's settings, without the `NAME_` prefix.
+        """
+        if self.mode_setting is None:
+            return None
+        # As QRMI reads it: in any case, and anything else is an error when it acquires.
+        return environment.get(self.mode_setting, "dedicated").lower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from qrmi_workflows.lease.records import records_of_job
+from qrmi_workflows.lease.history import records_of_job
 
 __all__ = ["LEASE_EVENT", "WORKFLOW_RECORDS", "log_leases"]
 

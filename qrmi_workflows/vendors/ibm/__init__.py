@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["IBM", "transpiler_target"]
 
+# Both are IBM's defaults: https://quantum.cloud.ibm.com/docs/guides/run-jobs-session and
+# https://quantum.cloud.ibm.com/docs/guides/estimate-job-run-time ("approximately 2s per sub-job").
+_INTERACTIVE_TTL = 60.0
+_TASK_OVERHEAD = 2.0
 _TYPES = {
     # QRMI closes the session of a lease whose tasks have not ended, which cancels them (read in
     # qrmi 0.26.4, as is the default TTL).
@@ -34,6 +38,9 @@ _TYPES = {
         release_cancels=True,
         session_setting="QRMI_IBM_QCS_SESSION_MAX_TTL",
         session_seconds=28800.0,
+        mode_setting="QRMI_IBM_QCS_SESSION_MODE",
+        interactive_ttl=_INTERACTIVE_TTL,
+        task_overhead=_TASK_OVERHEAD,
     ),
     # IBM Quantum System API requires a time limit for every task. A scheduler's job sets its own;
     # elsewhere the limit is one day. QRMI 0.26.4 repeats a submission that is refused because all
@@ -49,6 +56,9 @@ _TYPES = {
         release_cancels=True,
         session_setting="QRMI_IBM_QRS_SESSION_MAX_TTL",
         session_seconds=28800.0,
+        mode_setting="QRMI_IBM_QRS_SESSION_MODE",
+        interactive_ttl=_INTERACTIVE_TTL,
+        task_overhead=_TASK_OVERHEAD,
     ),
 }
 _FRONTENDS = {

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import click
@@ -73,8 +73,16 @@ def qpu() -> None:
     discard_inherited_leases()
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the `qpu` command; turn every error into one message and an exit code."""
+def main(
+    argv: Sequence[str] | None = None, *, await_lease: Callable[[], None] | None = None
+) -> NoReturn:
+    """Run the `qpu` command; turn every error into one message and an exit code.
+
+    Args:
+        argv: The command line; that of the process if `None`.
+        await_lease: For `qpu run`: called once its input is found to be valid. It waits for the
+            lease, and brings its variables into the environment.
+    """
     logging.basicConfig(format="qpu: %(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and steps may contain any byte
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -83,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             handler.addFilter(_is_not_from_client)
     args = None if argv is None else list(argv)
     try:
-        code = qpu.main(args, prog_name="qpu", standalone_mode=False)
+        code = qpu.main(args, prog_name="qpu", standalone_mode=False, obj=await_lease)
     except QPUError as error:
         _exit(str(error), error.exit_code)
     except click.ClickException as error:

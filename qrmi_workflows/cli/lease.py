@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 import time
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -104,6 +103,7 @@ def lease_exec(
       qpu lease exec --qpu ibm_fez -- python vqe.py
     """  # noqa: D301 - \b tells click not to rewrap a paragraph
     from qrmi_workflows import LeaseSet, open_lease
+    from qrmi_workflows.cli.own_command import prepare
     from qrmi_workflows.config.variables import QPU_ATTEMPT, QPU_LEASE_RECORD, QPU_STEP
     from qrmi_workflows.journal.journal import Journal
     from qrmi_workflows.lease.grants import assume_granted
@@ -121,24 +121,32 @@ def lease_exec(
     if step is not None:
         os.environ[QPU_STEP] = step
     if step is not None or QPU_ATTEMPT not in os.environ:
-        os.environ[QPU_ATTEMPT] = uuid.uuid4().hex[:16]
+        os.environ[QPU_ATTEMPT] = os.urandom(8).hex()
     names = [name.strip() for name in qpus.split(",")] if qpus and "," in qpus else qpus
     started = time.time()
     if granted:
         assume_granted([names] if isinstance(names, str) else names or [])
-    leases = open_lease(names, stage=stage, config=config)
-    for each in leases.values() if isinstance(leases, LeaseSet) else [leases]:
-        each.held.queue_wait = _queue_wait(submitted, started)
+    with prepare(command, names, stage=stage, config=config) as process:
+        if process is not None and (ended := process.wait_until_ready()) is not None:
+            sys.exit(ended)  # its input is not valid, so no QPU is acquired
+        leases = open_lease(names, stage=stage, config=config)
+        for each in leases.values() if isinstance(leases, LeaseSet) else [leases]:
+            each.held.queue_wait = _queue_wait(submitted, started)
 
-    def release() -> None:
-        try:
-            leases.release()
-        except LeaseError as error:
-            with suppress(OSError):
-                click.echo(f"qpu: {error}", err=True)
+        def release() -> None:
+            try:
+                leases.release()
+            except LeaseError as error:
+                with suppress(OSError):
+                    click.echo(f"qpu: {error}", err=True)
 
-    environ = {**os.environ, **leases.environment(), **(_job_time() if job_time else {})}
-    code = run_supervised(command, environ=environ, release=release, grace=grace, alive=alive)
+        code = run_supervised(
+            process or command,
+            environ={**os.environ, **leases.environment(), **(_job_time() if job_time else {})},
+            release=release,
+            grace=grace,
+            alive=alive,
+        )
     if step is not None and code == 0:
         Journal().archive(step)
     sys.exit(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -75,7 +76,9 @@ _TARGET_SECONDS = 5.0  # deadline for fetching the target, before the QPU is acq
     help="What to do if it is not known whether the vendor accepted the task.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Do not print the task's progress.")
+@click.pass_obj
 def run(
+    await_lease: Callable[[], None] | None,
     payload: Path,
     output: Path,
     qpu: str | None,
@@ -129,6 +132,8 @@ def run(
     require_writable(output, source=payload)
     task.require_type(found.name, found.type)
     _require_fit(task, found)
+    if await_lease is not None:
+        await_lease()
     is_within_step = QPU_STEP in os.environ and QPU_ATTEMPT in os.environ
     # In a step of a workflow, the task is journaled under that step, and the engine archives it.
     step = None if is_within_step else f"qpu run -o {output.absolute()}"

@@ -334,3 +334,56 @@ def test_the_loop_of_the_examples_finds_the_ground_state_under_one_lease(
     assert answer["energy"] == pytest.approx(answer["exact"], abs=1.6e-3)
     assert project.sessions() == (opened + 1, 0)
     assert "Mode dedicated: its 3 jobs with the QPU run in 3 rounds" in output
+
+
+@pytest.mark.slow
+def test_a_group_is_one_job_of_the_stage(project: Project):
+    opened = project.sessions()[0]
+    project.write(
+        f"""
+        rule all:
+            input: "a.txt", "other.json"
+        rule evaluate:
+            input: "a.json"
+            output: "a.txt"
+            group: "g"
+            shell: "{SHOW} > {{output}}"
+        rule sample:
+            output: "a.json"
+            group: "g"
+            resources: qpu=1, qpu_name="ibm_fez", qpu_stage="grouped"
+            shell: "qpu run payload.json -o {{output}}"
+        rule other:
+            output: "other.json"
+            resources: qpu=1, qpu_name="ibm_fez", qpu_stage="grouped"
+            shell: "qpu run payload.json -o {{output}}"
+        """
+    )
+
+    project.run()
+
+    shown = project.read("a.txt")
+    assert no_gres(shown)
+    assert f"qpu_stage=grouped:{find_stage('grouped').id}" in shown
+    assert project.sessions() == (opened + 1, 0)
+
+
+@pytest.mark.slow
+def test_a_loop_survives_its_keeper_and_a_retry_its_keepers_job(project: Project):
+    accepted = project.control.counters()["tasks"]["accepted"]
+    wait = "touch {wildcards.i}.started; until test -e go; do sleep 0.1; done"
+    project.write(LOOP.replace("qpu run", f"{wait}; qpu run"))
+
+    process = project.start("--retries", "1")
+    wait_until((project.folder / "0.started").exists, "the first job")
+    before = find_stage("loop")
+    os.kill(before.keeper.pid, signal.SIGKILL)
+    wait_until(lambda: find_stage("loop").generation > before.generation, "another keeper")
+    project.slurm("scancel", str(before.keeper_job))
+    wait_until(lambda: ended("loop"), "the end of the stage")
+    (project.folder / "go").touch()
+    project.wait(process)
+
+    assert find_stage("loop").id != before.id
+    assert project.control.counters()["tasks"]["accepted"] == accepted + 2
+    assert project.sessions()[1] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["stage"]
 
 _IDLE_SECONDS = 600.0
+_LOG_TIME = "%Y-%m-%dT%H:%M:%S"
 
 
 @click.group(cls=Group)
@@ -185,12 +187,13 @@ def show(name: str, as_json: bool) -> None:
         click.echo(json.dumps(_document(found) | {"jobs": states}, indent=1))
         return
     for key, value in _lines(found, states).items():
-        click.echo(f"{key:<12} {'-' if value in (None, '') else value}")
+        if value not in (None, ""):
+            click.echo(f"{key:<12} {value}")
 
 
 def _lines(found: Stage, jobs: Mapping[str, str]) -> dict[str, object]:
     """Return what `qpu stage show` shows of a stage."""
-    keeper = found.keeper
+    keeper, job = found.keeper, found.keeper_job and f"job {found.keeper_job}"
     return {
         "stage": found.name,
         "QPU": found.qpu,
@@ -201,10 +204,8 @@ def _lines(found: Stage, jobs: Mapping[str, str]) -> dict[str, object]:
         "idle limit": f"{found.idle_limit:g} s",
         "opened": _opened(found),
         "opened by": ", ".join(found.openers),
-        "keeper": None if keeper is None else f"process {keeper.pid} on {keeper.host}",
-        "keeper's job": found.keeper_job,
-        "guard's job": found.guard_job,
-        "generation": found.generation,
+        "keeper": " on ".join(filter(None, [job, keeper.host if keeper else None])),
+        "guard": found.guard_job and f"job {found.guard_job}",
         "log": found.folder.log,
         "jobs": ", ".join(f"{job_id} ({state})" for job_id, state in jobs.items()),
     }
@@ -238,6 +239,7 @@ def keep(name: str, stage_id: str) -> None:
     from qrmi_workflows.stages.guard import take_job
     from qrmi_workflows.stages.keeper import keep as keep_stage
 
+    _log_with_time()
     if find_stage(name).id != stage_id:
         click.echo(f"qpu: stage {name!r} has been opened anew; this keeper ends.", err=True)
         sys.exit(1)
@@ -251,7 +253,14 @@ def guard(name: str, stage_id: str) -> None:
     """End the stage NAME if its keeper has not done so."""
     from qrmi_workflows.stages.guard import guard_stage
 
+    _log_with_time()
     guard_stage(name, stage_id)
+
+
+def _log_with_time() -> None:
+    """Begin each line of the log with the time: it is a job's output, read later."""
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s qpu: %(message)s", _LOG_TIME))
 
 
 def _settle(name: str | None = None) -> None:

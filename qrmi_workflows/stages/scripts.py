@@ -22,7 +22,8 @@ for attempt in 1 2 3 4 5 6; do
         132|134|135|136|137|139) ;;
         *) break ;;
     esac
-    echo "the keeper was killed by signal $((status - 128)) (attempt $attempt of 6)" >&2
+    signal=$((status - 128))
+    echo "$(date +%FT%T) qpu: the keeper was killed by signal $signal (attempt $attempt of 6)" >&2
     sleep 1
 done
 exit "$status"

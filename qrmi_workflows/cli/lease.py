@@ -48,7 +48,7 @@ def lease() -> None:
     metavar="FILE",
     help="Append the lease record to FILE instead of the state folder.",
 )
-# Hidden, because only the engines' job scripts pass these four.
+# Hidden, because only the engines' job scripts pass these.
 @click.option(
     "--alive",
     type=click.Path(path_type=Path),
@@ -71,6 +71,12 @@ def lease() -> None:
     help="The job requests these QPUs; do not ask the scheduler whether it holds them.",
 )
 @click.option(
+    "--stop-with-stage",
+    is_flag=True,
+    hidden=True,
+    help="Stop COMMAND once the stage has ended.",
+)
+@click.option(
     "--job-time",
     is_flag=True,
     hidden=True,
@@ -87,6 +93,7 @@ def lease_exec(
     alive: Path | None,
     submitted: float | None,
     granted: bool,
+    stop_with_stage: bool,
     job_time: bool,
     command: tuple[str, ...],
 ) -> None:
@@ -132,6 +139,8 @@ def lease_exec(
         leases = open_lease(names, stage=stage, config=config)
         for each in leases.values() if isinstance(leases, LeaseSet) else [leases]:
             each.held.queue_wait = _queue_wait(submitted, started)
+            if stop_with_stage and each.held.membership is not None:
+                each.held.membership.stop_process_at_end()
 
         def release() -> None:
             try:

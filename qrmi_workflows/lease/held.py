@@ -21,6 +21,7 @@ from qrmi_workflows.lease.acquire import acquire
 from qrmi_workflows.lease.at_exit import exit_deferred, forget_at_exit, release_at_exit
 from qrmi_workflows.lease.killwait import current_kill_wait, learn_kill_wait, release_budget
 from qrmi_workflows.lease.membership import Membership, is_member_alive
+from qrmi_workflows.lease.reap import reap
 from qrmi_workflows.lease.records import OpenLease
 from qrmi_workflows.lease.shared import count_lanes, find_owners_usage, lanes_folder
 from qrmi_workflows.lease.time_limit import ask_time_limit
@@ -225,6 +226,11 @@ class HeldQPU:
             self.resource.release(token)
         return False
 
+    def end_session(self) -> None:
+        """Close the session before another one is acquired; the vendor may have done so already."""
+        with suppress(QPUError):
+            self.resource.release(self.qpu.token or "")
+
     def _await_keeper(
         self, membership: Membership, ended: SessionEndedError, stop: threading.Event
     ) -> bool:
@@ -248,7 +254,7 @@ class HeldQPU:
         """
         self.deletions.try_again(release_budget().record)
         if self.membership is not None:
-            self.membership.leave()
+            self._leave_stage(self.membership)
         if self._opened is None or self._pid != os.getpid():
             return
         if self._opened.adopted:
@@ -262,7 +268,7 @@ class HeldQPU:
         try:
             # A second signal must not interrupt the release: nothing would repeat it.
             with exit_deferred():
-                if (running := self._find_running_tasks()) is not None:
+                if (running := self.find_running_tasks()) is not None:
                     self._leave()
                     logger.warning("%s", running)
                     return
@@ -277,6 +283,12 @@ class HeldQPU:
                 self.qpu.name,
                 retryable=True,
             ) from error
+
+    def _leave_stage(self, membership: Membership) -> None:
+        membership.leave()
+        # A keeper that ends leaves the lease to the tasks of its members.
+        if self._pid == os.getpid() and membership.was_left_to_members():
+            reap(patience=release_budget().release_call)
 
     def note_submission(self, record: Path, on_stop: OnStop | None) -> None:
         """Note that a task is about to be submitted under the lease.
@@ -314,7 +326,7 @@ class HeldQPU:
                 opened = OpenLease.load(OpenLease.of_usage(usage))
         return opened is not None and opened.owner.is_alive() is False
 
-    def _find_running_tasks(self) -> RunningTasks | None:
+    def find_running_tasks(self) -> RunningTasks | None:
         """Find the tasks for which the lease must outlive this process."""
         if self._opened is None:
             return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import threading
 import time
 import uuid
@@ -26,7 +27,7 @@ from qrmi_workflows.config.variables import (
     requested_lanes,
     stage_wait_seconds,
 )
-from qrmi_workflows.errors import LeaseError, RequestError, SessionEndedError
+from qrmi_workflows.errors import LeaseError, QPUError, RequestError, SessionEndedError
 from qrmi_workflows.lease.stage import Published, Stage, StageState
 from qrmi_workflows.schedulers import this_job
 from qrmi_workflows.state.locks import create_locked, is_locked
@@ -40,6 +41,7 @@ KEEPER_SECONDS = 30.0
 """The keeper counts as dead if it has not touched its file for so many seconds."""
 
 _LOOK_SECONDS = 0.2
+_WATCH_SECONDS = 2.0
 _NEXT_MESSAGE = 600.0
 
 
@@ -150,6 +152,10 @@ class Membership:
             waiting.look(stage, is_kept=lives)
             stop.wait(_LOOK_SECONDS)
 
+    def stop_process_at_end(self) -> None:
+        """Send this process SIGTERM once the stage has ended."""
+        threading.Thread(target=self._await_end, name="stage", daemon=True).start()
+
     def leave(self) -> None:
         """Leave the stage; the keeper ends it some time after its last member has left."""
         if self._pid != os.getpid() or self._path is None:
@@ -159,6 +165,24 @@ class Membership:
         self._path = None
         if self._file is not None:
             self._file.close()
+
+    def was_left_to_members(self) -> bool:
+        """Return whether the keeper has ended, and this was the last process of its stage."""
+        with suppress(QPUError, OSError):
+            stage = self._reload()
+            is_over = stage.is_ended or stage.id != self.published.stage
+            return is_over and not any(map(is_member_alive, self.folder.members.iterdir()))
+        return False
+
+    def _await_end(self) -> None:
+        while self._path is not None:
+            time.sleep(_WATCH_SECONDS)
+            with suppress(QPUError, OSError):
+                stage = self._reload()
+                if self._path is not None and (stage.is_ended or stage.id != self.published.stage):
+                    logger.warning("%s", _ended(stage, self.published.stage))
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
 
     def _enter(self) -> None:
         """Create this process's file among the members, locked until the process ends."""

@@ -9,16 +9,25 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 
 from qrmi_workflows.config.variables import QPU_STAGE, QPU_STAGE_MEMBER
-from qrmi_workflows.errors import LeaseError, QPUError, RequestError, SchedulerError
+from qrmi_workflows.errors import (
+    LeaseError,
+    QPUError,
+    RequestError,
+    SchedulerError,
+    SessionEndedError,
+)
 from qrmi_workflows.lease.acquire import find_qpu
-from qrmi_workflows.lease.at_exit import exit_deferred, exit_on_sigterm
+from qrmi_workflows.lease.at_exit import exit_deferred, exit_on_sigterm, run_uninterrupted
+from qrmi_workflows.lease.killwait import current_kill_wait
 from qrmi_workflows.lease.lease import Lease
 from qrmi_workflows.lease.membership import is_member_alive
 from qrmi_workflows.lease.open import open_found
@@ -36,14 +45,17 @@ logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.2  # how often the folder is looked at
 _TOUCH_SECONDS = 5.0  # members expect a sign of life within KEEPER_SECONDS
 _SWEEP_SECONDS = 30.0  # how often the scheduler is asked for held jobs that nobody has announced
+_TASKS_SECONDS = 5.0  # how often the vendor is asked about tasks that keep a session from ending
+_BEFORE_SECONDS = 30.0  # how long to wait for the end of an earlier keeper
 
 
-def keep(name: str, jobs: StageJobs) -> None:
+def keep(name: str, jobs: StageJobs, *, id: str | None = None) -> None:  # noqa: A002
     """Hold the lease of a stage until the stage ends.
 
     Args:
         name: The stage's name.
         jobs: Its jobs.
+        id: The id of the stage's opening that is to be kept; if `None`, the present one.
 
     Raises:
         RequestError: There is no such stage, or another process keeps it.
@@ -52,23 +64,31 @@ def keep(name: str, jobs: StageJobs) -> None:
     for variable in (QPU_STAGE, QPU_STAGE_MEMBER):  # or the keeper would join its own stage
         os.environ.pop(variable, None)
     exit_on_sigterm()
-    folder = find_stage(name).folder
-    try:
-        alive = lock_file(folder.alive)
-    except BlockingIOError as error:
-        raise RequestError(
-            f"stage {name!r} has a keeper already: {folder.alive} is locked. Close the stage, or "
-            "use it."
-        ) from error
-    with alive:
-        if (stage := update_stage(name, _start)).is_ended:
-            logger.warning("stage %r has ended: %s", name, stage.reason)
+    stage = find_stage(name)
+    with _lock(stage.folder.alive, name):
+        stage = update_stage(name, lambda now: _start(now, id or stage.id))
+        if stage.is_ended or stage.id != (id or stage.id):
+            logger.warning("stage %r has ended: %s", name, stage.reason or "it was opened again")
             return
         _Keeper(stage, jobs).run()
 
 
-def _start(stage: Stage) -> Stage:
-    if stage.is_ended:
+def _lock(alive: Path, name: str) -> FileIO:
+    limit = time.monotonic() + _BEFORE_SECONDS
+    while True:
+        try:
+            return lock_file(alive)
+        except BlockingIOError as error:  # or somebody is only looking whether it is locked
+            if time.monotonic() >= limit:
+                raise RequestError(
+                    f"stage {name!r} has a keeper already: {alive} is locked. Use the stage, or "
+                    "close it first."
+                ) from error
+        time.sleep(_LOOK_SECONDS)
+
+
+def _start(stage: Stage, id: str) -> Stage:  # noqa: A002
+    if stage.is_ended or stage.id != id:
         return stage
     # Before the lease of a keeper that was killed is looked at: members submit nothing until they
     # see the next publication.
@@ -84,70 +104,69 @@ class _Keeper:
         self._folder = stage.folder
         self._jobs = jobs
         self._lease: Lease | None = None
-        self._next_touch = self._next_sweep = float("-inf")
+        self._next_sweep = self._next_look_at_tasks = float("-inf")
         self._active = time.monotonic()
 
     def run(self) -> None:
         """Open the lease, serve the stage, and end it on every path."""
-        reason = "its keeper was stopped"
+        threading.Thread(target=self._touch, name="alive", daemon=True).start()
+        reason = "its keeper failed"
         try:
-            self._open()
+            self._publish(self._open())
             reason = self._serve()
         except QPUError as error:
             reason = error.message
             raise
-        except SystemExit:
-            reason = "its keeper was stopped by SIGTERM: its time limit, or a cancellation"
+        except (SystemExit, KeyboardInterrupt):
+            reason = "its keeper was stopped, by its time limit or a cancellation"
             raise
         finally:
             # A second signal must not interrupt it: nothing would repeat it.
             with exit_deferred():
                 self._end(reason)
 
-    def _open(self) -> None:
+    def _touch(self) -> None:
+        while True:
+            with suppress(OSError):
+                self._folder.alive.touch()
+            time.sleep(_TOUCH_SECONDS)
+
+    def _open(self) -> Lease:
         stage = self._stage
         config = None if stage.config is None else Path(stage.config)
         found = find_qpu(stage.qpu, config=config)
-        self._lease = open_found(found, step=f"stage {stage.name}", config=config)
-        lanes = stage.lanes or count_lanes(stage.qpu, self._lease.resource)
-        self._lease.held.shared_lanes = lanes, self._folder.lanes
+        self._lease = lease = open_found(found, step=f"stage {stage.name}", config=config)
+        lanes = stage.lanes or count_lanes(stage.qpu, lease.resource)
+        lease.held.shared_lanes = lanes, self._folder.lanes
         self._change(lambda now: replace(now, lanes=lanes))
-        self._publish(self._lease)
+        return lease
 
     def _publish(self, lease: Lease) -> None:
         """Let the stage's processes use the lease from now on."""
         generation = self._stage.generation + 1
         variables = lease_environment([lease.held])
-        Published(stage=self._stage.id, generation=generation, variables=variables).save(
-            self._folder
-        )
+        published = Published(stage=self._stage.id, generation=generation, variables=variables)
+        published.save(self._folder)
         self._change(
             lambda now: replace(now, state=StageState.READY, generation=generation, reason="")
         )
-        logger.warning("stage %r is ready: QPU %r is held", self._stage.name, self._stage.qpu)
+        self._say(f"is ready: QPU {self._stage.qpu!r} is held (generation {generation})")
         self._ask_scheduler(self._jobs.release_held)
 
     def _serve(self) -> str:
         """Wait until there is a reason to end the stage, and return it."""
         while True:
-            self._touch()
             self._look_at_wishes()
             if (reason := self._reason_to_end()) is not None:
                 return reason
             time.sleep(_LOOK_SECONDS)
 
-    def _touch(self) -> None:
-        now = time.monotonic()
-        if now >= self._next_touch:
-            self._next_touch = now + _TOUCH_SECONDS
-            self._folder.alive.touch()
-
     def _look_at_wishes(self) -> None:
         now = time.monotonic()
         for wish in list(self._folder.wishes.iterdir()):
-            if wish.name == f"renew-{self._stage.generation}":
-                self._renew()
-            elif wish.name.startswith("jobs"):  # of whoever has submitted a held job meanwhile
+            if wish.name == f"renew-{self._stage.generation}" and not self._renew(self._lease):
+                continue
+            if wish.name.startswith("jobs"):  # of whoever has submitted a held job meanwhile
                 self._next_sweep = now
             with suppress(OSError):
                 wish.unlink()
@@ -155,21 +174,62 @@ class _Keeper:
             self._next_sweep = now + _SWEEP_SECONDS
             self._ask_scheduler(self._jobs.release_held)
 
-    def _renew(self) -> None:
-        raise LeaseError(
-            f"the session of QPU {self._stage.qpu!r} has ended.", self._stage.qpu, retryable=True
-        )
+    def _renew(self, lease: Lease | None) -> bool:
+        """Acquire the QPU again, as soon as that is safe; return whether it was done.
+
+        Raises:
+            LeaseError: The vendor did not grant it, or the site owns the lease.
+        """
+        if lease is None or time.monotonic() < self._next_look_at_tasks:
+            return False
+        self._change(lambda now: replace(now, state=StageState.OPENING))
+        # The vendor may let the tasks of a closed session finish. They have the QPU until then.
+        try:
+            running = lease.held.find_running_tasks()
+        except QPUError as error:
+            self._wait_for_tasks(f"the vendor does not tell what its tasks do: {error}")
+            return False
+        if running is not None:
+            count = len(running.records)
+            self._wait_for_tasks(f"its session has ended; {count} of its tasks still run")
+            return False
+        self._say("needs another session: the vendor has closed the last one")
+        # Members submit nothing now. A session that takes no tasks but is still open would be in
+        # the way of the next one, and nobody would close it later.
+        lease.held.end_session()
+        ended = SessionEndedError(f"the session of QPU {lease.qpu!r} has ended.", lease.qpu)
+        if not run_uninterrupted(
+            lambda stop: lease.held.renew(ended, lease.held.qpu.token, stop),
+            lambda _: None,  # a session that is granted after the release is released there
+            late_seconds=current_kill_wait().command,
+        ):
+            raise LeaseError(
+                f"the session of QPU {lease.qpu!r} has ended, and the site, which opened it, must "
+                "open another. Open the stage again, in a new job.",
+                lease.qpu,
+                retryable=True,
+            )
+        self._publish(lease)
+        return True
+
+    def _wait_for_tasks(self, reason: str) -> None:
+        self._next_look_at_tasks = time.monotonic() + _TASKS_SECONDS
+        if reason != self._stage.reason:
+            self._say(f"waits: {reason}")
+            self._change(lambda now: replace(now, reason=reason))
 
     def _reason_to_end(self) -> str | None:
-        self._stage = stage = find_stage(self._stage.name)
+        stage = find_stage(self._stage.name)
+        if stage.id != self._stage.id:
+            return "it was opened again"
+        self._stage = stage
         if stage.is_ended:
             return stage.reason
         if self._members():
             self._active = time.monotonic()
             return None
         idle = time.monotonic() - self._active
-        limit = 0.0 if stage.closing else stage.idle_limit
-        if idle < limit:
+        if not stage.closing and idle < stage.idle_limit:
             return None
         try:
             if self._jobs.are_left():
@@ -186,19 +246,21 @@ class _Keeper:
         for file in list(self._folder.members.iterdir()):
             if is_member_alive(file):
                 alive.append(file.name)
-                continue
-            logger.warning("a process of the stage has died: %s", file.name)
-            with suppress(OSError):
-                file.unlink(missing_ok=True)
+            elif file.exists():
+                self._say(f"has lost a process: {file.name} has died")
+                with suppress(OSError):
+                    file.unlink(missing_ok=True)
         return alive
 
     def _end(self, reason: str) -> None:
-        logger.warning("stage %r ends: %s", self._stage.name, reason)
+        self._say(f"ends: {reason}")
         # In this order: nobody joins or submits any more, the lease is released, and then whatever
         # may take longer than the scheduler allows.
-        self._change(lambda now: replace(now, state=StageState.ENDED, reason=reason))
-        with suppress(OSError):
+        try:
+            self._change(lambda now: replace(now, state=StageState.ENDED, reason=reason))
             self._folder.environment.unlink(missing_ok=True)
+        except (OSError, QPUError) as error:  # the folder was deleted, say
+            self._say(f"cannot say so in its folder: {error}")
         try:
             if self._lease is not None:
                 self._lease.release()
@@ -206,7 +268,18 @@ class _Keeper:
             self._ask_scheduler(lambda: self._jobs.cancel_held(reason))
 
     def _change(self, change: Callable[[Stage], Stage]) -> None:
-        self._stage = update_stage(self._stage.name, change)
+        """Change the stage, unless it has ended, or been opened again, in the meantime."""
+        ours = self._stage.id
+
+        def change_ours(now: Stage) -> Stage:
+            return change(now) if now.id == ours and not now.is_ended else now
+
+        after = update_stage(self._stage.name, change_ours)
+        if after.id == ours:
+            self._stage = after
+
+    def _say(self, what: str) -> None:
+        logger.warning("stage %r %s", self._stage.name, what)
 
     def _ask_scheduler(self, ask: Callable[[], None]) -> None:
         try:

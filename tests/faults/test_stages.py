@@ -1,0 +1,303 @@
+"""Stages of several jobs: one lease for all members, whatever happens to it or to its keeper."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fault_payloads import bell
+from servers import servers, to_toml
+from stage_runs import MEMBER, Keeping, Vendor
+from waiting import wait_until
+
+from qrmi_workflows import find_stage, open_lease
+from qrmi_workflows.emulator import Emulator, start_emulator
+from qrmi_workflows.errors import LeaseError, RequestError
+from qrmi_workflows.lease.reap import reap
+from qrmi_workflows.lease.records import open_leases
+from qrmi_workflows.lease.stage import update_stage
+from qrmi_workflows.stages.jobs import NoJobs
+from qrmi_workflows.stages.keeper import keep
+
+TYPE = "ibm-quantum-compute-service"
+SERVERS = {"-".join(server) or "default": server for server in servers(TYPE)}
+QPU = """
+[qpus.{name}]
+type = "{type}"
+simulator = "null"
+execution_seconds = 0.05
+lanes = 2
+server = {server}
+"""
+every_server = pytest.mark.parametrize(
+    "vendor",
+    [pytest.param(name, marks=() if name == "default" else pytest.mark.slow) for name in SERVERS],
+    indirect=True,
+)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    folder = tmp_path_factory.mktemp("stages")
+    (folder / "emulator.toml").write_text(
+        "".join(
+            QPU.format(name=name, type=TYPE, server=to_toml(server))
+            for name, server in SERVERS.items()
+        )
+    )
+    with start_emulator(folder / "state", config=folder / "emulator.toml") as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def vendor(
+    request: pytest.FixtureRequest,
+    running: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Iterator[Vendor]:
+    """A server as the vendor documents it, or of each kind, for a user with an empty state."""
+    monkeypatch.setenv("QPU_CONFIG", str(running.config_path))
+    monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("QPU_SITE", os.devnull)
+    monkeypatch.setenv("PYTHONPATH", "tests/faults")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    vendor = Vendor(running, getattr(request, "param", "default"))
+    yield vendor
+    running.control.ask("DELETE", "/faults")
+    vendor.fault("close-sessions")  # one that a test has left would hold the QPU
+    vendor.hold_tasks(hold=False)
+
+
+@pytest.fixture
+def keeping(vendor: Vendor) -> Iterator[Keeping]:
+    """The stage `vqe`, with a keeper if the test starts one; all processes end with the test."""
+    with Keeping(vendor) as keeping:
+        yield keeping
+
+
+def test_all_members_share_one_session_that_ends_when_the_stage_is_closed(vendor, keeping):
+    keeping.start_keeper()
+    members = [keeping.start_member(f"s{n}", tasks=3) for n in range(2)]
+
+    for member in members:
+        assert keeping.outcome(member) == (0, 3)
+    keeping.close()
+
+    assert keeping.wait_for_keeper() == 0
+    assert find_stage("vqe").reason == "closed"
+    keeping.require_paid_once(tasks=6, sessions=1)
+
+
+def test_a_command_under_the_lease_joins_too(vendor, keeping):
+    keeping.start_keeper()
+    command = [sys.executable, "-c", MEMBER, "", "s", "1"]
+    argv = [sys.executable, "-m", "qrmi_workflows", "lease", "exec", "--stage", "vqe", "--"]
+
+    ended = subprocess.run([*argv, *command], capture_output=True, text=True, timeout=60)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(ended.stdout.splitlines()) == 1
+    assert vendor.count("sessions", "opened") == 1
+
+
+@every_server
+def test_one_renewal_for_all_members_after_the_vendor_has_closed_the_session(vendor, keeping):
+    keeping.start_keeper()
+    with open_lease(stage="vqe", step="a") as a, open_lease(stage="vqe", step="b") as b:
+        a.run(bell(1))
+        vendor.fault("close-sessions")
+        futures = [lease.submit(bell(n)) for lease in (a, b) for n in range(2, 5)]
+        assert len({future.result().task_id for future in futures}) == 6
+
+    assert find_stage("vqe").generation == 2
+    keeping.close()
+    keeping.wait_for_keeper()
+    keeping.require_paid_once(tasks=7, sessions=2)
+
+
+def test_a_session_that_ended_is_not_renewed_before_its_tasks_have_ended(vendor, keeping):
+    """The vendor refuses new tasks, and lets those that it has run to their end."""
+    keeping.start_keeper()
+    with open_lease(stage="vqe", step="a") as lease:
+        vendor.hold_tasks()
+        first = lease.submit(bell(1))
+        wait_until(lambda: first.task_id, "the first task")
+        refused = {"status": 400, "body": json.dumps({"errors": [{"code": 1217}]})}
+        vendor.fault("status", route="POST */jobs", **refused)
+        second = lease.submit(bell(2))
+        wait_until(lambda: "tasks still run" in find_stage("vqe").reason, "the keeper's reason")
+        vendor.emulator.control.ask("DELETE", "/faults")
+        assert vendor.count("sessions", "opened") == 1
+        vendor.hold_tasks(hold=False)
+        assert first.result().task_id != second.result().task_id
+    assert find_stage("vqe").generation == 2
+
+
+@every_server
+def test_a_killed_keeper_is_replaced_and_nothing_is_paid_twice(vendor, keeping):
+    keeping.start_keeper()
+    vendor.hold_tasks()
+    member = keeping.start_member("s", tasks=4)  # two of them in flight, two wait for a lane
+    wait_until(lambda: vendor.count("tasks", "accepted") == 2, "two tasks")
+    keeping.kill_keeper()
+
+    keeping.start_keeper()
+    wait_until(lambda: find_stage("vqe").generation == 2, "the second keeper")
+    vendor.hold_tasks(hold=False)
+
+    assert keeping.outcome(member) == (0, 4)
+    keeping.close()
+    assert keeping.wait_for_keeper() == 0
+    keeping.require_paid_once(tasks=4, sessions=1)
+
+
+def test_members_of_a_killed_keeper_say_so_and_fail_in_time_but_not_their_tasks(
+    vendor, keeping, monkeypatch, caplog
+):
+    monkeypatch.setenv("QPU_STAGE_WAIT", "0.5")
+    keeping.start_keeper()
+    vendor.hold_tasks()
+    with open_lease(stage="vqe", step="s") as lease:
+        submitted = lease.submit(bell(1))
+        wait_until(lambda: submitted.task_id, "the task")
+        keeping.kill_keeper()
+        with pytest.raises(LeaseError, match="its keeper has died") as error:
+            lease.run(bell(2))
+        assert error.value.retryable
+        vendor.hold_tasks(hold=False)
+        assert submitted.result().task_id
+    assert caplog.text.count("its keeper has died") == 1
+
+    monkeypatch.delenv("QPU_STAGE_WAIT")
+    keeping.start_keeper()
+    assert keeping.outcome(keeping.start_member("s", tasks=2)) == (0, 2)
+    keeping.close()
+    keeping.wait_for_keeper()
+    keeping.require_paid_once(tasks=2, sessions=2)
+
+
+@every_server
+def test_a_keeper_that_is_stopped_leaves_the_tasks_of_its_members(vendor, keeping):
+    """They wait for their tasks; what they submit afterwards is refused with the reason."""
+    keeping.start_keeper()
+    vendor.hold_tasks()
+    member = keeping.start_member("s", tasks=4)
+    wait_until(lambda: vendor.count("tasks", "accepted") == 2, "two tasks")
+    keeping.keeper.terminate()
+    assert keeping.wait_for_keeper() == 128 + signal.SIGTERM
+
+    vendor.hold_tasks(hold=False)
+    code, results = keeping.outcome(member)
+
+    assert (code, results) == (1, 2)
+    assert "stage 'vqe' has ended: its keeper was stopped" in keeping.errors
+    assert list(open_leases()) == []  # the last member releases what the keeper has left
+    assert vendor.count("sessions", "open") == 0
+    assert vendor.count("tasks", "cancelled") == 0
+
+    keeping.open()
+    keeping.start_keeper()
+    assert keeping.outcome(keeping.start_member("s", tasks=4)) == (0, 4)
+    keeping.close()
+    keeping.wait_for_keeper()
+    keeping.require_paid_once(tasks=4, sessions=2)
+
+
+def test_a_submission_that_is_under_way_keeps_the_lease_open(vendor, keeping):
+    """Whoever finds the lease of a dead keeper does not close it under a member's submission."""
+    keeping.start_keeper()
+    vendor.fault("delay", route="POST */jobs", seconds=3, count=1)
+    member = keeping.start_member("s", tasks=1)
+    wait_until(lambda: keeping.states("s") == ["intent"], "the intent")
+    keeping.kill_keeper()
+
+    (kept,) = reap()
+    assert not kept.released
+    assert keeping.outcome(member) == (0, 1)
+
+    assert vendor.count("tasks", "cancelled") == 0
+    assert [each.released for each in reap()] == [True]
+
+
+def test_a_member_that_was_killed_is_forgotten_and_its_rerun_finds_the_task(vendor, keeping):
+    keeping.start_keeper()
+    vendor.hold_tasks()
+    member = keeping.start_member("s", tasks=1)
+    wait_until(lambda: keeping.states("s") == ["submitted"], "the task")
+    member.kill()
+    wait_until(lambda: not list(find_stage("vqe").folder.members.iterdir()), "the member's end")
+
+    rerun = keeping.start_member("s", tasks=1)
+    vendor.hold_tasks(hold=False)
+
+    assert keeping.outcome(rerun) == (0, 1)
+    assert find_stage("vqe").generation == 1
+    keeping.close()
+    keeping.wait_for_keeper()
+    keeping.require_paid_once(tasks=1, sessions=1)
+
+
+def test_the_children_of_a_killed_supervisor_leave_their_tasks(vendor, keeping):
+    keeping.start_keeper()
+    vendor.hold_tasks()
+    command = [sys.executable, "-c", MEMBER, "", "s", "1"]
+    argv = [sys.executable, "-m", "qrmi_workflows", "lease", "exec", "--stage", "vqe", "--"]
+    with subprocess.Popen([*argv, *command], stdout=subprocess.DEVNULL) as supervisor:
+        wait_until(lambda: keeping.states("s") == ["submitted"], "the task")
+        supervisor.kill()
+    wait_until(lambda: not list(find_stage("vqe").folder.members.iterdir()), "the members' end")
+
+    assert vendor.count("tasks", "cancelled") == 0
+    assert keeping.states("s") == ["submitted"]
+
+
+def test_an_idle_stage_ends(vendor, keeping):
+    update_stage("vqe", lambda now: replace(now, idle_limit=0.3))
+    keeping.start_keeper()
+    with open_lease(stage="vqe", step="s") as lease:
+        lease.run(bell(1))
+
+    assert keeping.wait_for_keeper() == 0
+
+    assert find_stage("vqe").reason.startswith("it had nothing to do for")
+    with pytest.raises(LeaseError, match="has ended: it had nothing to do") as error:
+        open_lease(stage="vqe")
+    assert error.value.retryable
+    keeping.require_paid_once(tasks=1, sessions=1)
+
+
+def test_a_stage_without_its_qpu_ends_with_the_vendors_reason(vendor, keeping):
+    vendor.fault("status", route="POST */sessions*", status=403)
+
+    keeping.start_keeper()
+
+    assert keeping.wait_for_keeper() == 1
+    assert "could not be acquired" in find_stage("vqe").reason
+    with pytest.raises(LeaseError, match="could not be acquired"):
+        open_lease(stage="vqe")
+
+
+def test_one_keeper_at_a_time(vendor, keeping, monkeypatch):
+    keeping.start_keeper()
+    open_lease(stage="vqe").release()
+    monkeypatch.setattr("qrmi_workflows.stages.keeper._BEFORE_SECONDS", 0.3)
+
+    with pytest.raises(RequestError, match="has a keeper already"):
+        keep("vqe", NoJobs())
+
+
+def test_a_command_may_be_stopped_with_its_stage(vendor, keeping, tmp_path):
+    keeping.start_keeper()
+    argv = [sys.executable, "-m", "qrmi_workflows", "lease", "exec", "--stage", "vqe"]
+    with subprocess.Popen([*argv, "--stop-with-stage", "--", "sleep", "60"]) as supervisor:
+        wait_until(lambda: list(find_stage("vqe").folder.members.iterdir()), "the member")
+        keeping.keeper.terminate()
+        assert supervisor.wait(timeout=30) == 128 + signal.SIGTERM

@@ -96,6 +96,10 @@ def _start(stage: Stage, id: str) -> Stage:  # noqa: A002
     return replace(stage, keeper=owner, state=StageState.OPENING, reason="")
 
 
+def _ended(stage: Stage, reason: str) -> Stage:
+    return replace(stage, state=StageState.ENDED, reason=reason)
+
+
 class _Keeper:
     """Keeps one stage."""
 
@@ -193,22 +197,23 @@ class _Keeper:
             count = len(running.records)
             self._wait_for_tasks(f"its session has ended; {count} of its tasks still run")
             return False
-        self._say("needs another session: the vendor has closed the last one")
-        # Members submit nothing now. A session that takes no tasks but is still open would be in
-        # the way of the next one, and nobody would close it later.
-        lease.held.end_session()
-        ended = SessionEndedError(f"the session of QPU {lease.qpu!r} has ended.", lease.qpu)
-        if not run_uninterrupted(
-            lambda stop: lease.held.renew(ended, lease.held.qpu.token, stop),
-            lambda _: None,  # a session that is granted after the release is released there
-            late_seconds=current_kill_wait().command,
-        ):
+        if lease.adopted:
             raise LeaseError(
                 f"the session of QPU {lease.qpu!r} has ended, and the site, which opened it, must "
                 "open another. Open the stage again, in a new job.",
                 lease.qpu,
                 retryable=True,
             )
+        self._say("needs another session: the vendor has closed the last one")
+        # Members submit nothing now. A session that takes no tasks but is still open would be in
+        # the way of the next one, and nobody would close it later.
+        lease.held.end_session()
+        ended = SessionEndedError(f"the session of QPU {lease.qpu!r} has ended.", lease.qpu)
+        run_uninterrupted(
+            lambda stop: lease.held.renew(ended, lease.held.qpu.token, stop),
+            lambda _: None,  # a session that is granted after the release is released there
+            late_seconds=current_kill_wait().command,
+        )
         self._publish(lease)
         return True
 
@@ -219,26 +224,28 @@ class _Keeper:
             self._change(lambda now: replace(now, reason=reason))
 
     def _reason_to_end(self) -> str | None:
-        stage = find_stage(self._stage.name)
-        if stage.id != self._stage.id:
+        stage, before = find_stage(self._stage.name), self._stage
+        if stage.id != before.id:
             return "it was opened again"
         self._stage = stage
         if stage.is_ended:
             return stage.reason
-        if self._members():
+        if stage.openers != before.openers or self._members():
             self._active = time.monotonic()
-            return None
         idle = time.monotonic() - self._active
         if not stage.closing and idle < stage.idle_limit:
             return None
         try:
-            if self._jobs.are_left():
+            if self._members() or self._jobs.are_left():
                 self._active = time.monotonic()
                 return None
         except SchedulerError as error:
             logger.warning("%s", error)
             return None
-        return "closed" if stage.closing else f"it had nothing to do for {idle:.0f} s"
+        reason = "closed" if stage.closing else f"it had nothing to do for {idle:.0f} s"
+        # Not if a workflow has opened it again since the scheduler was asked for its jobs.
+        self._change(lambda now: _ended(now, reason) if now == stage else now)
+        return reason if self._stage.is_ended else None
 
     def _members(self) -> list[str]:
         """Return the members that are alive; forget those that have died."""
@@ -257,7 +264,7 @@ class _Keeper:
         # In this order: nobody joins or submits any more, the lease is released, and then whatever
         # may take longer than the scheduler allows.
         try:
-            self._change(lambda now: replace(now, state=StageState.ENDED, reason=reason))
+            self._change(lambda now: _ended(now, reason))
             self._folder.environment.unlink(missing_ok=True)
         except (OSError, QPUError) as error:  # the folder was deleted, say
             self._say(f"cannot say so in its folder: {error}")

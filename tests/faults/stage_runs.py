@@ -86,6 +86,7 @@ class Keeping:
 
     def start_keeper(self) -> subprocess.Popen[str]:
         argv = [sys.executable, "-m", "qrmi_workflows", "stage", "keep", self.name]
+        argv += ["--id", find_stage(self.name).id]
         self.keeper = self._start(argv)
         return self.keeper
 

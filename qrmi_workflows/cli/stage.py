@@ -236,14 +236,17 @@ def options(name: str) -> None:
 def keep(name: str, stage_id: str) -> None:
     """Hold the lease of the stage NAME until the stage ends."""
     from qrmi_workflows.lease.stage import find_stage
+    from qrmi_workflows.schedulers import this_job
     from qrmi_workflows.stages.guard import take_job
+    from qrmi_workflows.stages.jobs import NoJobs
     from qrmi_workflows.stages.keeper import keep as keep_stage
 
     _log_with_time()
     if find_stage(name).id != stage_id:
         click.echo(f"qpu: stage {name!r} has been opened anew; this keeper ends.", err=True)
         sys.exit(1)
-    keep_stage(name, take_job(name))
+    # Outside of jobs, the stage's processes are started by other means.
+    keep_stage(name, NoJobs() if this_job() is None else take_job(name))
 
 
 @stage.command(hidden=True)

@@ -81,7 +81,8 @@ class ClassicalBlocks:
         """Wrap the command of a block that ends when `alive` is no longer touched."""
         looks = round(ALIVE_SECONDS / _LOOK_SECONDS)
         watch = _WATCH.format(alive=shlex.quote(str(alive)), looks=looks, seconds=_LOOK_SECONDS)
-        return watch + self._inner(command, tasks_per_node, nodes_per_block, script_dir)
+        inner: str = self._inner(command, tasks_per_node, nodes_per_block, script_dir)
+        return watch + inner
 
 
 def choose_launchers(

@@ -120,11 +120,12 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         for each in requests:
             self._policy.qpu(each.qpu)  # refuses a QPU that the site does not offer
         chosen = resolve_stage(stage, requests, self._policy)
-        self._stage = chosen and StageBlocks(
-            chosen, is_classical=request is None, scheduler=scheduler, site=site
-        )
+        name, self._stage = None, None
+        if chosen is not None:
+            name = chosen.name
+            self._stage = StageBlocks(chosen, request is None, scheduler, site)
         qpus = ",".join(each.qpu for each in requests)
-        launcher, self._block_launcher = choose_launchers(launcher, qpus, chosen and chosen.name)
+        launcher, self._block_launcher = choose_launchers(launcher, qpus, name)
         super().__init__(
             label,
             nodes_per_block,
@@ -205,12 +206,12 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         """
         if self.script_dir is None:
             raise SubmitException(job_name, "script_dir is not set. Load Parsl, which sets it.")
-        stage = self._open_stage(job_name)
+        stage, stage_options = self._open_stage(job_name)
         # The name is unique, so that the job is found even if the scheduler does not answer.
         name = f"{job_name}.{uuid.uuid4().hex[:12]}"
         script = Path(self.script_dir, name).absolute()
         alive = Path(f"{script}.alive")
-        text = self._render_script(script, command, tasks_per_node, alive, stage)
+        text = self._render_script(script, command, tasks_per_node, alive, stage_options)
         script.write_text(text, encoding="utf-8")
         keep_alive(alive)
         try:
@@ -244,18 +245,17 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
             stage while calls wait for them.
         """
         kept: set[str] = set()
-        if is_run_over(self):
+        if is_over := is_run_over(self):
             for job_id in job_ids:
                 give_up(self.resources[job_id]["alive"])
-            if self._stage is not None:
-                self._stage.close()
         elif self._stage is not None and are_calls_waiting(self):
             # HTEX takes a block without workers for idle; see `QPUExecutor.scale_in`.
             kept = set(filter(self._stage.is_waiting, job_ids))
         cancelled = [job_id for job_id in job_ids if job_id not in kept]
-        if cancelled and not self._cancel(cancelled):
-            return [False] * len(job_ids)
-        return [job_id not in kept for job_id in job_ids]
+        done = not cancelled or self._cancel(cancelled)
+        if is_over and self._stage is not None:
+            self._stage.close()
+        return [done and job_id not in kept for job_id in job_ids]
 
     def _cancel(self, job_ids: Sequence[str]) -> bool:
         errors: list[SchedulerError] = []
@@ -287,8 +287,6 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
             return
         for job_id in open_jobs:
             self._update_status(job_id, listed)
-        if self._stage is not None:
-            self._explain_states(open_jobs, listed)
         if strays := self._strays.find(listed):
             logger.warning("cancelling stray jobs: %s", ", ".join(strays))
             self._start_cancelling(strays, [])
@@ -346,11 +344,13 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         if job["status"].terminal:
             stop_touching(job["alive"])
 
-    def _open_stage(self, job_name: str) -> Stage | None:
+    def _open_stage(self, job_name: str) -> tuple[Stage | None, list[str]]:
+        """Open the block's stage; return it with the options of a block that waits for it."""
         if self._stage is None:
-            return None
+            return None, []
         try:
-            return self._stage.open()
+            stage = self._stage.open()
+            return stage, self._stage.options(stage)
         except (QPUError, OSError) as error:
             raise SubmitException(job_name, f"its stage could not be opened: {error}") from error
 
@@ -370,18 +370,24 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
             self._scheduler.qpu_options(each, self._policy) for each in self._requests
         )
 
-    def _render_script(self, path: Path, command: str, tasks_per_node: int, alive: Path, stage: Stage | None) -> str:
+    def _render_script(
+        self,
+        path: Path,
+        command: str,
+        tasks_per_node: int,
+        alive: Path,
+        stage_options: Sequence[str],
+    ) -> str:
         cores, nodes = self.cores_per_node, self.nodes_per_block
         return render_job_script(
             path,
-            self._block_launcher.wrap(command, tasks_per_node, nodes, self.script_dir, alive=alive),
+            self._block_launcher.wrap(
+                command, tasks_per_node, nodes, str(self.script_dir), alive=alive
+            ),
             scheduler=self._scheduler,
-            options=[
-                *self._qpu_options(),
-                *self.job_options(tasks_per_node),
-            ],
+            options=[*self._qpu_options(), *self.job_options(tasks_per_node)],
             scheduler_options=self.scheduler_options,
-            stage_options=[] if self._stage is None else self._stage.options(stage),
+            stage_options=stage_options,
             worker_init=self.worker_init,
             cores=None if cores is None else max(1, cores // tasks_per_node),
             memory_gb=self.mem_per_node,

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,8 +16,9 @@ from qrmi_workflows.errors import QPUError, RequestError
 from qrmi_workflows.lease.stage import Stage, StageState, find_stage
 from qrmi_workflows.lease.stage_folder import StageFolder
 from qrmi_workflows.schedulers.base import JobStatus, Scheduler
+from qrmi_workflows.stages.closing import close_stage
 from qrmi_workflows.stages.held_jobs import submission_options
-from qrmi_workflows.stages.opening import close_stage, open_stage
+from qrmi_workflows.stages.opening import open_stage
 
 __all__ = ["StageBlocks"]
 
@@ -30,10 +32,12 @@ class _Use:
     Attributes:
         stage: What the run's providers say about it.
         opened: The id of the stage that the run has opened; empty if it has not.
+        is_closed: Whether the run has closed it.
     """
 
     stage: QPUStage
     opened: str = ""
+    is_closed: bool = False
 
 
 _lock = threading.Lock()
@@ -52,7 +56,7 @@ class StageBlocks:
     """
 
     def __init__(
-        self, stage: QPUStage, *, is_classical: bool, scheduler: Scheduler, site: str | None
+        self, stage: QPUStage, is_classical: bool, scheduler: Scheduler, site: str | None
     ) -> None:
         self._stage = stage
         self._is_classical = is_classical
@@ -98,7 +102,7 @@ class StageBlocks:
             if self._is_classical and _is_done(use):
                 return None
             stage = self._open(use.stage)
-            use.opened = stage.id
+            use.opened, use.is_closed = stage.id, False
             return stage
 
     def _open(self, stage: QPUStage) -> Stage:
@@ -132,6 +136,9 @@ class StageBlocks:
         self._blocks[job_id] = stage
         if stage.state is StageState.OPENING:
             self._waiting.add(job_id)
+            # The stage may have become ready meanwhile, and its other blocks have been released.
+            with suppress(OSError):
+                (stage.folder.wishes / f"jobs-{job_id}").touch(mode=0o600)
 
     def is_waiting(self, job_id: str) -> bool:
         """Return whether a block waited for its stage when it was looked at last."""
@@ -161,7 +168,11 @@ class StageBlocks:
         return f"stage {stage.name!r}: its keeper, job {keeper}, has ended" if was_waiting else ""
 
     def close(self) -> None:
-        """Close the stage: the run is over. Its keeper ends when no other workflow uses it."""
+        """Close the stage: the run is over. Its keeper ends if no other workflow needs it.
+
+        This is called again when more blocks have been cancelled: a keeper whose job is pending is
+        cancelled with the last one.
+        """
         _close(self._run, self._stage.name)
 
 
@@ -225,21 +236,21 @@ def _opener(run: str) -> str:
 
 
 def _close(run: str, name: str) -> None:
-    with _lock:
-        use = _uses.get((run, name))
-        if use is None or not use.opened:
-            return
-        use.opened = ""
+    use = _uses.get((run, name))
+    if use is None or not use.opened:
+        return
     try:
         close_stage(name, opener=_opener(run))
     except (QPUError, OSError) as error:  # its keeper ends after the idle limit
         logger.warning("could not close stage %r: %s", name, error)
+    use.is_closed = True
 
 
 @atexit.register
 def _close_all() -> None:
-    for run, name in list(_uses):
-        _close(run, name)
+    for (run, name), use in list(_uses.items()):
+        if not use.is_closed:
+            _close(run, name)
 
 
 def _forget_all() -> None:

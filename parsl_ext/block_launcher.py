@@ -37,7 +37,7 @@ fi
     kill 0
 ) &
 block_watch=$!
-trap 'kill $block_watch' EXIT
+trap 'kill $block_watch 2>/dev/null' EXIT
 """
 
 

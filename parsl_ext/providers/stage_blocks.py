@@ -7,7 +7,6 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,7 +16,7 @@ from qrmi_workflows.lease.stage import Stage, StageState, find_stage
 from qrmi_workflows.lease.stage_folder import StageFolder
 from qrmi_workflows.schedulers.base import JobStatus, Scheduler
 from qrmi_workflows.stages.closing import close_stage
-from qrmi_workflows.stages.held_jobs import submission_options
+from qrmi_workflows.stages.held_jobs import announce_jobs, submission_options
 from qrmi_workflows.stages.opening import open_stage
 
 __all__ = ["StageBlocks"]
@@ -134,11 +133,9 @@ class StageBlocks:
     def add(self, job_id: str, stage: Stage) -> None:
         """Remember a block that has been submitted for the stage."""
         self._blocks[job_id] = stage
+        announce_jobs(stage)
         if stage.state is StageState.OPENING:
             self._waiting.add(job_id)
-            # The stage may have become ready meanwhile, and its other blocks have been released.
-            with suppress(OSError):
-                (stage.folder.wishes / f"jobs-{job_id}").touch(mode=0o600)
 
     def is_waiting(self, job_id: str) -> bool:
         """Return whether a block waited for its stage when it was looked at last."""
@@ -159,6 +156,7 @@ class StageBlocks:
         status, keeper = listed[job_id], stage.keeper_job or ""
         was_waiting = job_id in self._waiting
         if self._scheduler.is_waiting(status, keeper):
+            self._waiting.add(job_id)
             return f"waiting for stage {stage.name!r}: {_what_for(stage, listed.get(keeper))}"
         self._waiting.discard(job_id)
         if not status.state.is_final:

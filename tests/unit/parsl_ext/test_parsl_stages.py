@@ -21,6 +21,7 @@ from parsl_ext.providers import base, stage_blocks
 from qrmi_workflows.errors import RequestError, UnknownQPUError
 from qrmi_workflows.lease.stage import Stage, StageState, update_stage
 from qrmi_workflows.schedulers.base import JobState, JobStatus
+from qrmi_workflows.state.locks import lock_file
 
 SITE = """
 [qpus.ibm_a]
@@ -248,10 +249,11 @@ def test_blocks_of_both_kinds_wait_for_the_stage_that_the_first_of_them_opens(
 
 
 def test_a_block_of_a_stage_that_is_ready_does_not_wait(calls: Calls, tmp_path: Path) -> None:
-    save(Stage(name="vqe", qpu="ibm_a", type="t", keeper_job="90", state=StageState.READY))
+    stage = save(Stage(name="vqe", qpu="ibm_a", type="t", keeper_job="90", state=StageState.READY))
     provider = load(QPUSlurmProvider(qpu=None, stage="vqe"), tmp_path / "run")
 
-    provider.submit("pool", 1)
+    with lock_file(stage.folder.alive):  # as its keeper does
+        provider.submit("pool", 1)
 
     assert calls.opened[0]["qpu"] == "ibm_a", "that of the open stage"
     assert "--dependency" not in calls.scripts[0]

@@ -17,6 +17,7 @@ from qrmi_workflows.config.job import without_leases
 from qrmi_workflows.config.variables import STAGE_VARIABLES
 from qrmi_workflows.errors import QPUError, SchedulerError
 from qrmi_workflows.lease.reap import reap
+from qrmi_workflows.lease.records import open_leases
 from qrmi_workflows.lease.stage import Stage, StageState, find_stage, list_stages, update_stage
 from qrmi_workflows.schedulers import this_job, this_scheduler
 from qrmi_workflows.schedulers.base import JobStatus, Scheduler
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 _END_SECONDS = 60.0  # how long the keeper's job may take to complete after its processes have ended
 _LOOK_SECONDS = 1.0
+_TASKS_SECONDS = 480.0  # how long to wait for tasks in flight; its job may run for ten minutes
+_REAP_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +66,32 @@ def guard_stage(name: str, stage_id: str) -> None:
         listed = list_jobs(scheduler, scheduler.status_argv())
         if (reason := _how_keeper_ended(stage, listed, scheduler)) is not None:
             _settle(stage, reason, listed, scheduler)
+            _await_tasks(stage)
             return
         if time.monotonic() > limit:
             # The keeper's job is in the queue again: somebody has requeued it.
             ensure_guard(stage, {}, scheduler)
             return
         time.sleep(_LOOK_SECONDS)
+
+
+def _await_tasks(stage: Stage) -> None:
+    """Release the stage's lease as soon as tasks that a rerun would wait for have ended.
+
+    Releasing it earlier could cancel them. The guard waits for as long as its job may, since
+    nobody else might come by, and some vendors bill until the session is closed.
+    """
+    limit = time.monotonic() + _TASKS_SECONDS
+    while time.monotonic() < limit:
+        open_now = {
+            opened.lease for opened in open_leases() if opened.owner.job == stage.keeper_job
+        }
+        if not open_now:
+            return
+        time.sleep(_REAP_SECONDS)
+        for each in reap():
+            if each.lease in open_now and not each.kept:
+                _log(stage, f"{each.lease} of {each.qpu}: {each.error or 'released'}")
 
 
 def take_job(name: str) -> ScheduledJobs:

@@ -13,6 +13,7 @@ from stage_user import QPU, USE, User
 from waiting import wait_until
 
 from qrmi_workflows.errors import RequestError
+from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.lease.stage import Published, Stage, StageState, find_stage
 from qrmi_workflows.sandbox import Sandbox
 from qrmi_workflows.schedulers.command import run_command
@@ -20,6 +21,13 @@ from qrmi_workflows.stages.closing import close_stage
 from qrmi_workflows.stages.opening import open_stage, wait_until_ready
 
 pytestmark = pytest.mark.slurm
+
+PROGRAM = """OPENQASM 3.0;
+include "stdgates.inc";
+bit[1] meas;
+x $0;
+meas[0] = measure $0;
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +133,36 @@ def test_the_guard_cleans_up_after_a_keeper_whose_job_was_killed(user):
     assert f"its keeper's job {stage.keeper_job} ended: FAILED" in user.wait_for_end().reason
     assert user.sessions()["open"] == 0
     wait_until(lambda: "of ibm_fez: released" in stage.folder.log.read_text(), "the log")
+
+
+def test_a_task_in_flight_outlives_its_keeper_and_is_paid_once(user, tmp_path):
+    """The guard releases the lease when the task has ended, and its job gets the result."""
+    before = user.control.counters()["qpus"]["ibm_fez"]["tasks"]
+    (tmp_path / "one.qasm").write_text(PROGRAM)
+    user.control.ask("PATCH", "/qpus/ibm_fez", {"availability": "paused"})
+    try:
+        open_stage("vqe", qpu="ibm_fez")
+        stage = wait_until_ready("vqe")
+        payload, result = tmp_path / "one.qasm", tmp_path / "result.json"
+        command = f"{' '.join(QPU)} run {payload} -o {result}"
+        job = user.submit(stage, f"export QPU_STAGE=vqe\nexec {command}")
+        wait_until(
+            lambda: "submitted" in [record.state for record in Journal().records()], "a task"
+        )
+        user.site.slurm("scancel", "--batch", "--signal=KILL", str(stage.keeper_job))
+        wait_until(lambda: "1 task is" in stage.folder.log.read_text(), "the guard")
+        assert user.sessions()["open"] == 1
+    finally:
+        user.control.ask("PATCH", "/qpus/ibm_fez", {"availability": "online"})
+
+    user.wait_for_end()
+    user.site.wait_for(job)
+
+    assert result.exists()
+    assert user.sessions()["open"] == 0
+    after = user.control.counters()["qpus"]["ibm_fez"]["tasks"]
+    done = {key: after[key] - before[key] for key in ("accepted", "completed")}
+    assert done == {"accepted": 1, "completed": 1}
 
 
 def test_qpu_reap_cleans_up_if_the_guard_is_lost_too(user):

@@ -6,6 +6,7 @@ node waits for the QPU.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Iterable
 from time import monotonic
@@ -13,6 +14,7 @@ from typing import Any
 
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
+from qrmi_workflows.config.variables import QPU_STAGE
 from qrmi_workflows.schedulers.base import JobState, JobStatus
 from snakemake_executor_plugin_slurm_qpu.dag import jobs_still_to_run
 from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
@@ -56,6 +58,12 @@ class StageExecutor(NestingExecutor):
     def __post_init__(self, test_mode: bool = False) -> None:
         """Check the settings of stages."""
         super().__post_init__(test_mode)
+        if name := os.environ.pop(QPU_STAGE, None):
+            # A job that holds a QPU of its own would join the stage, or wait for it.
+            self.logger.warning(
+                f"${QPU_STAGE}={name} is ignored: with this executor, a rule's `qpu_stage` says "
+                "which stage its jobs are in."
+            )
         settings = self.workflow.executor_settings
         self._stage_requests = StageRequests(self._requests, settings.stage_mode)
         if settings.stage_idle <= 0:

@@ -337,7 +337,7 @@ def test_the_loop_of_the_examples_finds_the_ground_state_under_one_lease(
 
 
 @pytest.mark.slow
-def test_a_group_is_one_job_of_the_stage(project: Project):
+def test_a_group_is_one_job_of_the_stage_and_other_rules_have_leases_of_their_own(project: Project):
     opened = project.sessions()[0]
     project.write(
         f"""
@@ -355,17 +355,18 @@ def test_a_group_is_one_job_of_the_stage(project: Project):
             shell: "qpu run payload.json -o {{output}}"
         rule other:
             output: "other.json"
-            resources: qpu=1, qpu_name="ibm_fez", qpu_stage="grouped"
+            resources: qpu=1, qpu_name="ibm_fez"
             shell: "qpu run payload.json -o {{output}}"
         """
     )
 
-    project.run()
+    output = project.run(QPU_STAGE="grouped")
 
+    assert "$QPU_STAGE=grouped is ignored" in output
     shown = project.read("a.txt")
     assert no_gres(shown)
     assert f"qpu_stage=grouped:{find_stage('grouped').id}" in shown
-    assert project.sessions() == (opened + 1, 0)
+    assert project.sessions() == (opened + 2, 0)
 
 
 @pytest.mark.slow

@@ -246,7 +246,8 @@ def keep(name: str, stage_id: str) -> None:
         click.echo(f"qpu: stage {name!r} has been opened anew; this keeper ends.", err=True)
         sys.exit(1)
     # Outside of jobs, the stage's processes are started by other means.
-    keep_stage(name, NoJobs() if this_job() is None else take_job(name))
+    jobs = NoJobs() if this_job() is None else take_job(name, stage_id)
+    keep_stage(name, jobs, id=stage_id)
 
 
 @stage.command(hidden=True)

@@ -94,7 +94,7 @@ def _await_tasks(stage: Stage) -> None:
                 _log(stage, f"{each.lease} of {each.qpu}: {each.error or 'released'}")
 
 
-def take_job(name: str) -> ScheduledJobs:
+def take_job(name: str, stage_id: str) -> ScheduledJobs:
     """Return the jobs of a stage to its keeper, which calls this in its job.
 
     Whoever opened the stage may have died before it could record the job.
@@ -102,7 +102,7 @@ def take_job(name: str) -> ScheduledJobs:
     job = this_job()
 
     def take(now: Stage) -> Stage:
-        if job is None or now.is_ended:
+        if job is None or now.is_ended or now.id != stage_id:
             return now
         return replace(now, keeper_job=job.id, cluster=job.cluster)
 

@@ -119,7 +119,7 @@ def test_a_keeper_records_its_job_if_its_opener_could_not(site, stage, monkeypat
     update_stage("vqe", lambda now: replace(now, keeper_job=None, guard_job=None))
     monkeypatch.setenv("SLURM_JOB_ID", "1")
 
-    take_job("vqe").release_held()
+    take_job("vqe", stage.id).release_held()
 
     assert (find_stage("vqe").keeper_job, find_stage("vqe").guard_job) == ("1", "3")
 

@@ -133,7 +133,7 @@ class LeaseLauncher(Launcher):
         if self.qpu is not None:
             options.append(f"--qpu={self.qpu}")
         if self.stage is not None:
-            options.append(f"--stage={self.stage}")
+            options += [f"--stage={self.stage}", "--stop-with-stage"]
         if alive is not None:
             options.append(f"--alive={alive}")
         on_stop = self.on_stop or f"${{{QPU_ON_STOP}:-leave}}"

@@ -184,12 +184,14 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         UnknownQPUError
             The scheduler does not offer the QPU.
         RequestError
-            The scheduler offers fewer units of it than requested.
+            The scheduler offers fewer units of it, or fewer lanes, than requested.
         SchedulerError
             The scheduler does not answer.
         """
         for request in self._requests:
             self._scheduler.check_offered(request, self._policy)
+        if self._stage is not None:
+            self._stage.check_lanes(self._policy)
 
     def job_options(self, tasks_per_node: int) -> list[str]:
         """Return the scheduler's options for a block, without those that ask for the QPU."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from parsl_ext.stages import QPUStage
+from qrmi_workflows.config.site import SitePolicy
 from qrmi_workflows.errors import QPUError, RequestError
 from qrmi_workflows.lease.stage import Stage, StageState, find_stage
 from qrmi_workflows.lease.stage_folder import StageFolder
@@ -86,6 +87,24 @@ class StageBlocks:
             else:
                 use.stage = stage
         self._run = run
+
+    def check_lanes(self, policy: SitePolicy) -> None:
+        """Refuse more lanes than the QPU has; where a GRES counts them, its units are the lanes.
+
+        Raises:
+            RequestError: It has fewer.
+            SchedulerError: The scheduler does not answer.
+        """
+        stage = self._stage
+        if stage.lanes is None or stage.qpu is None:
+            return
+        units = self._scheduler.qpu_units(stage.qpu, policy) or 1
+        most = units if units > 1 else policy.qpu(stage.qpu).lanes
+        if stage.lanes > most:
+            raise RequestError(
+                f"stage {stage.name!r}: lanes={stage.lanes}, but QPU {stage.qpu!r} has {most} "
+                "here. Ask for fewer, or leave `lanes` out for all of them."
+            )
 
     def open(self) -> Stage | None:
         """Open the stage for another block, if it is not open; `None` if the block need not wait.

@@ -21,6 +21,7 @@ from parsl_ext.providers import base, stage_blocks
 from qrmi_workflows.errors import RequestError, UnknownQPUError
 from qrmi_workflows.lease.stage import Stage, StageState, update_stage
 from qrmi_workflows.schedulers.base import JobState, JobStatus
+from qrmi_workflows.schedulers.slurm import Slurm
 from qrmi_workflows.state.locks import lock_file
 
 SITE = """
@@ -135,8 +136,6 @@ def test_a_stage_with_a_wrong_option_is_refused(options: dict[str, Any], message
         ({"qpu": ["ibm_a", "ibm_b"], "stage": "vqe"}, "its blocks must use one QPU"),
         ({"qpu": "ibm_a", "count": 2, "stage": "vqe"}, "with count=1"),
         ({"qpu": "ibm_a", "stage": QPUStage("vqe", qpu="ibm_b")}, "'ibm_b', but its blocks"),
-        ({"qpu": "ibm_a", "stage": QPUStage("vqe", lanes=5)}, "lanes=5, but QPU 'ibm_a' has 4"),
-        ({"qpu": None, "stage": QPUStage("vqe", qpu="ibm_b", lanes=2)}, "'ibm_b' has 1"),
         (
             {"qpu": "ibm_a", "stage": "vqe", "launcher": LeaseLauncher(stage="other")},
             "stage 'vqe', but their launcher joins stage 'other'",
@@ -176,6 +175,18 @@ def test_an_executor_refuses_blocks_without_a_qpu_and_more_lanes_than_the_stage_
     assert QPUExecutor(provider=provider).lanes == 2
     with pytest.raises(RequestError, match="lanes=3: the stage of these blocks has 2"):
         QPUExecutor(provider=provider, lanes=3)
+
+
+@pytest.mark.parametrize(("units", "most"), [(None, 4), (1, 4), (8, 8)])
+def test_more_lanes_than_the_qpu_has_are_refused_when_the_executor_starts(
+    units: int | None, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Slurm, "qpu_units", lambda *_: units)
+    monkeypatch.setattr(Slurm, "check_offered", lambda *_: None)
+
+    QPUSlurmProvider(qpu="ibm_a", stage=QPUStage("vqe", lanes=most)).check()
+    with pytest.raises(RequestError, match=f"lanes={most + 1}, but QPU 'ibm_a' has {most} here"):
+        QPUSlurmProvider(qpu="ibm_a", stage=QPUStage("vqe", lanes=most + 1)).check()
 
 
 def test_blocks_of_a_stage_take_its_lanes_unless_fewer_are_asked_for() -> None:
@@ -245,7 +256,7 @@ def test_blocks_of_both_kinds_wait_for_the_stage_that_the_first_of_them_opens(
         assert "--licenses" not in script
     first, second = calls.scripts
     assert "qpu lease exec" not in first
-    assert "qpu lease exec --qpu=ibm_a --stage=vqe --alive=" in second
+    assert "qpu lease exec --qpu=ibm_a --stage=vqe --stop-with-stage --alive=" in second
 
 
 def test_a_block_of_a_stage_that_is_ready_does_not_wait(calls: Calls, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ break-it:
 bench:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@tools/setup venv
-	@$(IN_VENV) sh -c 'for each in tasks emulator snakemake parsl_apps; do python benchmarks/$$each.py; done'
+	@$(IN_VENV) sh -c 'for each in start_up tasks emulator snakemake parsl_apps; do python benchmarks/$$each.py; done'
 
 lint:
 	@tools/setup venv

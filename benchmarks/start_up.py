@@ -1,11 +1,15 @@
-"""Measure the CPU time that each command spends besides its work, most of it on starting up.
+"""Measure what each command costs besides its work, and how long a leased QPU idles for it.
 
-    python benchmarks/start_up.py [--rounds N] [--before COMMIT] [--out FOLDER]
+    python benchmarks/start_up.py [--rounds N] [--chains N] [--before COMMIT] [--out FOLDER]
 
-The commands run in turn, each once in a round, so that all meet the same load: the interpreter
-alone, `qpu --help`, `qpu lease exec -- true`, `qpu run` under an adopted lease, a lease around a
-`qpu run`, and upstream's `task_runner` under an adopted lease. The task takes 50 ms on an emulated
-QPU. With `--before`, the same commands of another commit run beside them, from a worktree of that
+- *CPU seconds*: the interpreter alone, `qpu --help`, `qpu lease exec -- true`, `qpu run` under an
+  adopted lease, a lease around a `qpu run`, and upstream's `task_runner` under an adopted lease.
+  The commands run in turn, each once in a round, so that all meet the same load. The task takes
+  50 ms on an emulated QPU.
+- *chain*: five such tasks under Snakemake, one after the other, in a sandbox. The wall time of the
+  `snakemake` command, and the share of its leases in which the QPU ran no task.
+
+With `--before`, the same commands of another commit run beside them, from a worktree of that
 commit. All modules are compiled to bytecode, as pip does for installed ones.
 """
 
@@ -17,10 +21,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 QPU = "ibm_fez"
 EMULATOR = f"""
@@ -54,6 +60,16 @@ OTHERS = {
     "task_runner, adopted": (sys.executable, "-c", TASK_RUNNER, QPU, "payload", "raw.json"),
 }
 ADOPTED = ", adopted"
+SNAKEFILE = f"""
+rule all:
+    input: "5.json"
+rule task:
+    input: lambda wildcards: f"{{int(wildcards.i) - 1}}.json" if int(wildcards.i) > 1 else []
+    output: "{{i}}.json"
+    resources: qpu=1, qpu_name="{QPU}"
+    shell: "qpu run payload -o {{output}} --qpu {QPU}"
+"""
+SNAKEMAKE = (sys.executable, "-m", "snakemake", "--executor", "slurm-qpu", "--jobs", "1")
 
 
 def cpu_seconds(argv: tuple[str, ...], environ: Mapping[str, str], folder: Path) -> float:
@@ -88,6 +104,61 @@ def measure(folder: Path, rounds: int, before: Path | None) -> dict[str, list[fl
     return found
 
 
+def measure_chains(
+    folder: Path, environ: Mapping[str, str], chains: int, before: Path | None
+) -> dict[str, dict[str, float]]:
+    """Run the chain several times; return the medians of its wall time and its leases' idleness."""
+    trees = {"after": REPOSITORY} if before is None else {"before": before, "after": REPOSITORY}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in trees}
+    for number in range(chains + 1):
+        for name, tree in trees.items():
+            place = folder / f"{name}{number}"
+            place.mkdir()
+            measured = run_chain(place, tree, environ)
+            if number:  # the first one fills the caches
+                found[name].append(measured)
+    return {
+        name: {
+            "wall seconds": round(median(seconds for seconds, _ in runs), 3),
+            "idle share of the leases": round(median(idle for _, idle in runs), 3),
+        }
+        for name, runs in found.items()
+    }
+
+
+def run_chain(folder: Path, tree: Path, environ: Mapping[str, str]) -> tuple[float, float]:
+    """Run the chain; return its wall time, and the share of its leases in which no task ran."""
+    (folder / "Snakefile").write_text(SNAKEFILE, encoding="utf-8")
+    (folder / "payload").write_text(json.dumps(PAYLOAD), encoding="utf-8")
+    records = folder / "leases.jsonl"
+    places = os.pathsep.join(map(str, (tree, tree / "snakemake_ext")))
+    variables = {**environ, "PYTHONPATH": places, "QPU_LEASE_RECORD": str(records)}
+    start = time.perf_counter()
+    done = subprocess.run(
+        SNAKEMAKE, env=variables, cwd=folder, capture_output=True, text=True, check=False
+    )
+    seconds = time.perf_counter() - start
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(SNAKEMAKE)} failed:\n{done.stdout}\n{done.stderr}")
+    leases = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
+    busy, held = (sum(each[key] for each in leases) for key in ("busy", "held"))
+    return seconds, 1 - busy / held
+
+
+@contextmanager
+def sandbox(folder: Path) -> Iterator[dict[str, str]]:
+    """Start a sandbox; yield its environment."""
+    from qrmi_workflows.sandbox import Sandbox
+
+    (folder / "emulator.toml").write_text(EMULATOR, encoding="utf-8")
+    box = Sandbox(folder / "box")
+    box.up(config=folder / "emulator.toml")
+    try:
+        yield {**os.environ, **box.environment()}
+    finally:
+        box.down()
+
+
 @contextmanager
 def emulated_site(folder: Path) -> Iterator[None]:
     """Start an emulator, and point the environment at it."""
@@ -95,8 +166,6 @@ def emulated_site(folder: Path) -> Iterator[None]:
 
     (folder / "emulator.toml").write_text(EMULATOR, encoding="utf-8")
     with start_emulator(folder / "emulator", config=folder / "emulator.toml") as running:
-        os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["QPU_CONFIG"] = str(running.config_path)
         os.environ["QPU_STATE"] = str(folder / "state")
         yield
@@ -120,26 +189,38 @@ def main() -> None:
     """Measure, and write the medians as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--chains", type=int, default=3)
     parser.add_argument("--before", metavar="COMMIT")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    document: dict[str, Any] = {"before": options.before}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with worktree(options.before, folder / "before") as before, emulated_site(folder):
-            seconds = measure(folder, options.rounds, before)
-    medians = {name: round(median(each), 4) for name, each in seconds.items()}
-    document = {
-        "rounds": options.rounds,
-        "before": options.before,
-        "median CPU seconds": medians,
-        "qpu run minus task_runner": round(
-            medians["qpu run, adopted"] - medians["task_runner, adopted"], 4
-        ),
-    }
+        os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        with worktree(options.before, folder / "before") as before:
+            if options.rounds:
+                with emulated_site(folder):
+                    document |= summarise(measure(folder, options.rounds, before))
+            if options.chains:
+                with sandbox(folder) as environ:
+                    chains = measure_chains(folder / "box", environ, options.chains, before)
+                    document["chain"] = {"runs": options.chains, **chains}
     text = json.dumps(document, indent=1)
     print(text)
     (options.out / "start_up.json").write_text(text, encoding="utf-8")
+
+
+def summarise(seconds: Mapping[str, list[float]]) -> dict[str, Any]:
+    """Return the medians, and what `qpu run` costs more than upstream's `task_runner`."""
+    medians = {name: round(median(each), 4) for name, each in seconds.items()}
+    more = medians["qpu run, adopted"] - medians["task_runner, adopted"]
+    return {
+        "rounds": len(seconds["python"]),
+        "median CPU seconds": medians,
+        "qpu run minus task_runner": round(more, 4),
+    }
 
 
 if __name__ == "__main__":

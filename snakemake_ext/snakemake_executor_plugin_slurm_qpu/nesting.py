@@ -16,6 +16,7 @@ from snakemake_executor_plugin_slurm_qpu.job_names import marker_name
 from snakemake_executor_plugin_slurm_qpu.plain_shell import (
     describe_job,
     is_plain_shell,
+    plain_qpu_run,
     render_shell_command,
 )
 from snakemake_executor_plugin_slurm_qpu.qpu_requests import QPURequests
@@ -56,7 +57,10 @@ class NestingExecutor(MarkerExecutor):
         # `workdir:` has changed the folder since.
         here, folder = str(self.workflow.workdir_init), described["folder"]
         shell, command = render_shell_command(job)
-        argv = files.shell_argv(shell, command, None if folder == here else folder)
+        if folder != here:
+            argv = files.shell_argv(shell, command, folder)
+        else:
+            argv = plain_qpu_run(shell, command) or files.shell_argv(shell, command)
         return files.start_argv(python, described), argv
 
     def _forget_files(self, job: Any) -> None:

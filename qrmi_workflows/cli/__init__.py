@@ -20,17 +20,27 @@ from qrmi_workflows.errors import QPUError
 __all__ = ["main"]
 
 _COMMANDS = {
-    "emulator": "qrmi_workflows.cli.emulator:emulator",
-    "journal": "qrmi_workflows.cli.journal:journal",
-    "lease": "qrmi_workflows.cli.lease:lease",
-    "list": "qrmi_workflows.cli.qpus:list_qpus",
-    "reap": "qrmi_workflows.cli.reap:reap",
-    "result": "qrmi_workflows.cli.result:result",
-    "run": "qrmi_workflows.cli.run:run",
-    "sandbox": "qrmi_workflows.cli.sandbox:sandbox",
-    "stage": "qrmi_workflows.cli.stage:stage",
-    "target": "qrmi_workflows.cli.qpus:target",
+    "emulator": (
+        "qrmi_workflows.cli.emulator:emulator",
+        "Emulate QPUs behind their vendors' HTTP APIs.",
+    ),
+    "journal": ("qrmi_workflows.cli.journal:journal", "Show and forget recorded tasks."),
+    "lease": ("qrmi_workflows.cli.lease:lease", "Hold a QPU while a command runs."),
+    "list": ("qrmi_workflows.cli.qpus:list_qpus", "List the QPUs of this site and their states."),
+    "reap": ("qrmi_workflows.cli.reap:reap", "Release your leases whose processes have died."),
+    "result": ("qrmi_workflows.cli.result:result", "Decode results in files and in the journal."),
+    "run": ("qrmi_workflows.cli.run:run", "Run the task in the file PAYLOAD and write its result."),
+    "sandbox": (
+        "qrmi_workflows.cli.sandbox:sandbox",
+        "Run a personal Slurm cluster with emulated QPUs.",
+    ),
+    "stage": ("qrmi_workflows.cli.stage:stage", "Share the lease of a QPU between several jobs."),
+    "target": (
+        "qrmi_workflows.cli.qpus:target",
+        "Print a QPU's target: its capabilities, as JSON.",
+    ),
 }
+"""Each command's object and the beginning of its help."""
 
 _EPILOG = "\b\n" + "\n".join(
     (
@@ -55,11 +65,16 @@ class _LazyGroup(Group):
         """Import one command."""
         if cmd_name not in _COMMANDS:
             return None
-        module, name = _COMMANDS[cmd_name].split(":")
+        module, name = _COMMANDS[cmd_name][0].split(":")
         command = getattr(importlib.import_module(module), name)
         if not isinstance(command, click.Command):
-            raise TypeError(f"{_COMMANDS[cmd_name]} is not a command")
+            raise TypeError(f"{_COMMANDS[cmd_name][0]} is not a command")
         return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Describe all commands without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in sorted(_COMMANDS.items())])
 
 
 @click.group(

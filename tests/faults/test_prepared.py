@@ -68,6 +68,43 @@ def test_the_supervisor_and_the_step_share_one_interpreter(
     assert counted()["sessions open"] == 0
 
 
+IMPORTS = """
+import atexit, json, sys
+from pathlib import Path
+from qrmi_workflows.cli import main
+
+def report():
+    with Path(sys.argv[1]).open("a") as file:
+        print(json.dumps(sorted(sys.modules)), file=file)
+
+atexit.register(report)
+main(sys.argv[2:])
+"""
+
+
+def imported_by(folder: Path, *argv: str) -> list[set[str]]:
+    """Run a `qpu` command; return the modules that each of its processes has imported."""
+    report = folder / "imports"
+    report.unlink(missing_ok=True)
+    subprocess.run([sys.executable, "-c", IMPORTS, str(report), *argv], check=True, timeout=60)
+    return [set(json.loads(line)) for line in report.read_text().splitlines()]
+
+
+def test_a_step_imports_only_what_its_task_needs(emulator, payload_file, tmp_path):
+    """Each of these would delay every step by 10 to 100 ms while the QPU is held."""
+    run = ["run", str(payload_file), "-o", str(tmp_path / "r.json"), "--qpu", "ibm_quick"]
+    slow = {"jsonschema", "importlib.metadata", "numpy", "psutil", "rich", "tenacity"}
+
+    alone = imported_by(tmp_path, *run)
+    leased = imported_by(tmp_path, "lease", "exec", "--qpu", "ibm_quick", "--", *QPU, *run)
+    of_others = imported_by(tmp_path, "lease", "exec", "--qpu", "ibm_quick", "--", "true")
+
+    assert [len(processes) for processes in (alone, leased, of_others)] == [1, 2, 1]
+    for modules in (*alone, *leased, *of_others):
+        assert "qrmi" in modules
+        assert modules & slow == set()
+
+
 def test_another_command_has_its_own_process(under_lease):
     shell = ("sh", "-c", 'echo "task "$0 >&2; exec sleep 60')
     process = under_lease("ibm_quick", command=shell)

@@ -132,6 +132,7 @@ def run(
     require_writable(output, source=payload)
     task.require_type(found.name, found.type)
     _require_fit(task, found)
+    _import_for_tasks()
     if await_lease is not None:
         await_lease()
     is_within_step = QPU_STEP in os.environ and QPU_ATTEMPT in os.environ
@@ -161,6 +162,14 @@ def run(
         )
     if step is not None:
         Journal().archive(step)
+
+
+def _import_for_tasks() -> None:
+    """Import what the task will need, so that this does not happen while the QPU is held."""
+    from qrmi_workflows.client.package import import_qrmi
+    from qrmi_workflows.tasks import pool, run  # noqa: F401
+
+    import_qrmi()
 
 
 def _save(result: QuantumResult, output: Path) -> None:

@@ -1,6 +1,7 @@
 """The lease: the right to use a QPU, from acquire to release, held by one process for one stage.
 
 `open_lease` creates it. It runs tasks, and offers the vendors' programming interfaces over them.
+What only tasks need is imported inside functions: a supervisor holds leases, but runs no tasks.
 """
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack
 
-from qrmi_workflows.client.protocol import TaskState
-from qrmi_workflows.client.targets import QPUTarget, cached_target, fetch_target, require_fit
-from qrmi_workflows.config.variables import OnStop
 from qrmi_workflows.errors import LeaseError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.journal.step import Step
@@ -23,11 +21,6 @@ from qrmi_workflows.lease.ending import finish, may_rerun
 from qrmi_workflows.lease.held import HeldQPU
 from qrmi_workflows.lease.killwait import KillWait, current_kill_wait
 from qrmi_workflows.lease.shared import lease_environment
-from qrmi_workflows.payloads import Payload, PayloadLike, to_payload
-from qrmi_workflows.results import QuantumResult
-from qrmi_workflows.tasks.pool import TaskFuture, TaskPool
-from qrmi_workflows.tasks.progress import show_progress
-from qrmi_workflows.tasks.run import OnAmbiguous, TaskRun
 from qrmi_workflows.vendors.registry import find_frontend
 
 if TYPE_CHECKING:
@@ -35,6 +28,14 @@ if TYPE_CHECKING:
     from pulser.backend import BackendConfig
     from pulser.backend.remote import RemoteBackend, RemoteConnection
     from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
+
+    from qrmi_workflows.client.protocol import TaskState
+    from qrmi_workflows.client.targets import QPUTarget
+    from qrmi_workflows.config.variables import OnStop
+    from qrmi_workflows.payloads import Payload, PayloadLike
+    from qrmi_workflows.results import QuantumResult
+    from qrmi_workflows.tasks.pool import TaskFuture, TaskPool
+    from qrmi_workflows.tasks.run import OnAmbiguous
 
 __all__ = ["Lease", "TaskOptions"]
 
@@ -138,6 +139,8 @@ class Lease:
         Raises:
             PayloadError: The payload is not valid, or cannot run on this QPU (see `check`).
         """
+        from qrmi_workflows.tasks.run import TaskRun
+
         valid = self.check(payload, shots=shots)
         run = TaskRun(
             resource=self.resource,
@@ -179,6 +182,8 @@ class Lease:
         return self._in_order(futures)
 
     def _in_order(self, futures: list[TaskFuture]) -> Iterator[QuantumResult]:
+        from qrmi_workflows.tasks.progress import show_progress
+
         try:
             with show_progress(len(futures), self.qpu) as advance:
                 for future in futures:
@@ -211,6 +216,9 @@ class Lease:
         Raises:
             PayloadError: The payload is invalid, for another vendor, or cannot run on this QPU.
         """
+        from qrmi_workflows.client.targets import require_fit
+        from qrmi_workflows.payloads import to_payload
+
         valid = to_payload(payload, shots=shots, resource_type=self.type)
         valid.require_type(self.qpu, self.type)
         require_fit(valid, self.qpu, self._target, self._refreshed_target)
@@ -225,16 +233,22 @@ class Lease:
         Raises:
             ResourceError: The vendor rejected the request, or failed.
         """
+        from qrmi_workflows.client.targets import fetch_target
+
         if refresh or self._target is None:
             self._target = fetch_target(self.held.qpu, resource=self.resource, refresh=refresh)
         return self._target.text
 
     def _refreshed_target(self) -> QPUTarget:
+        from qrmi_workflows.client.targets import fetch_target
+
         self._target = fetch_target(self.held.qpu, resource=self.resource, refresh=True)
         return self._target
 
     @functools.cached_property
     def _target(self) -> QPUTarget | None:
+        from qrmi_workflows.client.targets import cached_target
+
         return cached_target(self.held.qpu)
 
     def sampler(self, options: Mapping[str, Any] | None = None) -> BaseSamplerV2:
@@ -376,6 +390,8 @@ class Lease:
             raise LeaseError(
                 f"the lease of QPU {self.qpu!r} has been released. Open another.", self.qpu
             )
+        from qrmi_workflows.tasks.pool import TaskPool
+
         self._pool = self._own_pool() or TaskPool(self.held.lanes)
         return self._pool
 

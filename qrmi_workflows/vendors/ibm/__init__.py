@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from qrmi_workflows.config.job import TIMEOUT
@@ -192,11 +193,17 @@ class _IBM:
         return decode_arrays(program, text)
 
     def calibrated(self, target: str) -> str | None:
-        date = read_target(target)["properties"].get("last_update_date")
-        return str(date) if date else None
+        return _calibrated(target)
 
 
 IBM = _IBM()
+
+
+@lru_cache(maxsize=8)
+def _calibrated(target: str) -> str | None:
+    """Parse a target, which may have a megabyte, once."""
+    date = read_target(target)["properties"].get("last_update_date")
+    return str(date) if date else None
 
 
 def _with_pub_shots(pub: list[Any] | str, shots: int) -> list[Any]:

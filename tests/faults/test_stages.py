@@ -296,8 +296,10 @@ def test_one_keeper_at_a_time(vendor, keeping, monkeypatch):
 
 def test_a_command_may_be_stopped_with_its_stage(vendor, keeping, tmp_path):
     keeping.start_keeper()
+    open_lease(stage="vqe").release()  # which waits for the keeper
     argv = [sys.executable, "-m", "qrmi_workflows", "lease", "exec", "--stage", "vqe"]
-    with subprocess.Popen([*argv, "--stop-with-stage", "--", "sleep", "60"]) as supervisor:
-        wait_until(lambda: list(find_stage("vqe").folder.members.iterdir()), "the member")
+    said = ["sh", "-c", f"touch {tmp_path}/started; exec sleep 60"]
+    with subprocess.Popen([*argv, "--stop-with-stage", "--", *said]) as supervisor:
+        wait_until((tmp_path / "started").exists, "the command")
         keeping.keeper.terminate()
         assert supervisor.wait(timeout=30) == 128 + signal.SIGTERM

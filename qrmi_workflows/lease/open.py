@@ -40,6 +40,7 @@ from qrmi_workflows.lease.shared import lease_environment
 from qrmi_workflows.lease.stage import Stage, stage_to_join
 from qrmi_workflows.schedulers import this_scheduler
 from qrmi_workflows.schedulers.inherited import discard_inherited_leases
+from qrmi_workflows.vendors.registry import registered_type
 
 __all__ = ["LeaseSet", "open_found", "open_lease"]
 
@@ -256,8 +257,9 @@ class _Orphan:
 
     def __call__(self, opened: OpenLease, environment: Mapping[str, str]) -> bool:
         """Take a lease over if it is of the same QPU, under the same account."""
-        needed = (self._qpu.name, self._qpu.type, self._qpu.environment)
-        if self.taken is not None or (opened.qpu, opened.type, environment) != needed:
+        if self.taken is not None or (opened.qpu, opened.type) != (self._qpu.name, self._qpu.type):
+            return False
+        if _with_mode(environment, opened) != {**self._qpu.environment, **_mode_of(self._qpu)}:
             return False
         self.taken = opened.take_over(self._step)
         logger.warning(
@@ -266,3 +268,18 @@ class _Orphan:
             opened.qpu,
         )
         return True
+
+
+def _with_mode(environment: Mapping[str, str], opened: OpenLease) -> dict[str, str]:
+    """Return settings with the mode of a lease's session, which a keeper may have chosen."""
+    known = registered_type(opened.type)
+    if known is None or known.mode_setting is None or opened.mode is None:
+        return dict(environment)
+    return {**environment, known.mode_setting: opened.mode}
+
+
+def _mode_of(qpu: JobQPU) -> dict[str, str]:
+    """Return the setting of a QPU's mode, also if it is the default."""
+    known = registered_type(qpu.type)
+    mode = None if known is None else known.session_mode(qpu.environment)
+    return {} if known is None or known.mode_setting is None else {known.mode_setting: str(mode)}

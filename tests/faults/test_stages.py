@@ -20,11 +20,13 @@ from waiting import wait_until
 from qrmi_workflows import find_stage, open_lease
 from qrmi_workflows.emulator import Emulator, start_emulator
 from qrmi_workflows.errors import LeaseError, RequestError
+from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.lease.reap import reap
 from qrmi_workflows.lease.records import open_leases
-from qrmi_workflows.lease.stage import update_stage
+from qrmi_workflows.lease.stage import Published, update_stage
 from qrmi_workflows.stages.jobs import NoJobs
 from qrmi_workflows.stages.keeper import keep
+from qrmi_workflows.tasks.usage import read_usage
 
 TYPE = "ibm-quantum-compute-service"
 SERVERS = {"-".join(server) or "default": server for server in servers(TYPE)}
@@ -257,6 +259,26 @@ def test_the_children_of_a_killed_supervisor_leave_their_tasks(vendor, keeping):
 
     assert vendor.count("tasks", "cancelled") == 0
     assert keeping.states("s") == ["submitted"]
+
+
+def test_a_member_with_one_task_is_not_overtaken_by_one_with_many(vendor, keeping):
+    keeping.lanes = 1
+    keeping.open()
+    keeping.start_keeper()
+    vendor.hold_tasks()
+    many = keeping.start_member("many", tasks=10)
+    wait_until(lambda: vendor.count("tasks", "accepted") == 1, "its first task")
+    one = keeping.start_member("one", tasks=1)
+    queue = find_stage("vqe").folder.lanes / "queue"
+    wait_until(lambda: len(list(queue.glob("0*"))) == 1, "the other's turn to be next")
+    vendor.hold_tasks(hold=False)
+    assert keeping.outcome(one) == (0, 1)
+    assert keeping.outcome(many) == (0, 10)
+
+    published = Published.load(find_stage("vqe").folder)
+    (record,) = Journal().step("one").records()
+    ended = [usage.task_id for usage in read_usage(published.usage)]
+    assert ended.index(record.task_id) == 1
 
 
 def test_an_idle_stage_ends(vendor, keeping):

@@ -20,7 +20,7 @@ from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
 
 __all__ = ["amend_jobs", "amend_snakemake", "keep_outputs"]
 
-_QPU_TEXTS = ("qpu_name", "qpu_stage", "qpu_mode", "qpu_coalesce")
+_QPU_TEXTS = ("qpu_name", "qpu_stage", "qpu_mode")
 
 
 def amend_jobs() -> None:

@@ -248,12 +248,11 @@ def _check(job: Any, name: Any) -> None:
 def _refuse_stray_mode(job: Any) -> None:
     if _stage_value(job):
         return
-    for key in ("qpu_mode", "qpu_coalesce"):
-        if key in stated_resources(job.rule) and (value := job.resources.get(key)):
-            raise QPURequestError(
-                f"rule {job.rule.name!r}: it sets {key}={value!r} but no `qpu_stage`, so it would "
-                f'have no effect. Add qpu_stage="…" to its resources, or remove {key}.'
-            )
+    if "qpu_mode" in stated_resources(job.rule) and (mode := job.resources.get("qpu_mode")):
+        raise QPURequestError(
+            f"rule {job.rule.name!r}: it sets qpu_mode={mode!r} but no `qpu_stage`, so it would "
+            'have no effect. Add qpu_stage="…" to its resources, or remove qpu_mode.'
+        )
 
 
 def _refuse_other_qpu(

@@ -23,12 +23,16 @@ from qrmi_workflows.stages.closing import close_stage
 from qrmi_workflows.stages.guard import settle_stages
 from qrmi_workflows.stages.held_jobs import announce_jobs, submission_options
 from qrmi_workflows.stages.opening import open_stage, waits_for
+from qrmi_workflows.state.locks import is_locked
 from snakemake_executor_plugin_slurm_qpu.stage_requests import StagePlan
 from snakemake_executor_plugin_slurm_qpu.telemetry import log_leases
 
 __all__ = ["OpenStages", "StageJob"]
 
 _POLL_SECONDS = 0.2
+
+_SETTLE_SECONDS = 5.0
+"""How long not to ask Slurm again about a keeper that gives no sign of life."""
 
 _TELL_SECONDS = 30.0
 """How long not to ask again what a stage waits for."""
@@ -86,6 +90,7 @@ class OpenStages:
         self._idle_limit = idle_limit
         self._time_limit = str(time_limit) if time_limit else None
         self._lock = Lock()
+        self._next_settling = 0.0
         self._open: dict[str, Stage] = {}
         self._closed: dict[str, Stage] = {}
         self._ended: dict[str, float] = {}
@@ -128,6 +133,7 @@ class OpenStages:
         if before is None:
             return None
         with suppress(QPUError):  # somebody has removed its folder
+            self._settle(before)
             now = find_stage(name)
             if now.id == before.id and not now.is_ended and not now.closing:
                 return now
@@ -135,6 +141,13 @@ class OpenStages:
                 self._logger.info(_end_of(now))
         self._closed[before.id] = self._open.pop(name)
         return None
+
+    def _settle(self, stage: Stage) -> None:
+        """End a stage whose keeper's job has been killed, before a job is submitted for it."""
+        # The queue is asked, but not for each job of a fan-out that waits for the keeper to start.
+        if not is_locked(stage.folder.alive) and time.monotonic() >= self._next_settling:
+            self._next_settling = time.monotonic() + _SETTLE_SECONDS
+            settle_stages(stage.name)
 
     def _open_stage(self, plan: StagePlan, options: Mapping[str, Any]) -> Stage:
         stage = open_stage(

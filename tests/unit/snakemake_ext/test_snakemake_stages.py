@@ -9,6 +9,7 @@ import pytest
 from qrmi_workflows.errors import RequestError
 from qrmi_workflows.lease.stage import Stage, StageState
 from qrmi_workflows.schedulers.base import QPURequest
+from qrmi_workflows.state.locks import lock_file
 from snakemake_executor_plugin_slurm_qpu import stages
 from snakemake_executor_plugin_slurm_qpu.stage_requests import StagePlan
 from snakemake_executor_plugin_slurm_qpu.stages import OpenStages, StageJob
@@ -36,6 +37,7 @@ def opened(monkeypatch, tmp_path):
         return stage
 
     monkeypatch.setattr(stages, "open_stage", open_stage)
+    monkeypatch.setattr(stages, "settle_stages", lambda name: None)
     monkeypatch.setattr(stages, "close_stage", lambda name, *, opener: calls.append(opener))
     return calls
 
@@ -87,6 +89,21 @@ def test_a_stage_that_takes_no_more_jobs_is_opened_again(run, opened, caplog, ch
     assert ("has ended: it was idle" in caplog.text) == ("reason" in changes)
 
 
+def test_a_stage_whose_keeper_was_killed_takes_no_more_jobs(run, opened, monkeypatch):
+    stage = enter(run)
+    asked = []
+
+    def settle_stages(name):
+        asked.append(name)
+        change(stage, state=StageState.ENDED, reason="its keeper's job was cancelled")
+
+    monkeypatch.setattr(stages, "settle_stages", settle_stages)
+    with lock_file(stage.folder.alive):
+        assert run.is_open("vqe")
+    assert not run.is_open("vqe")
+    assert asked == ["vqe"]
+
+
 def test_a_stage_is_closed_once_under_the_name_that_a_rerun_has_too(run, opened):
     enter(run)
     run.close("vqe")
@@ -104,6 +121,7 @@ def test_a_stage_that_cannot_be_closed_is_reported_with_the_remedy(
         raise RequestError("its folder is gone.")
 
     enter(run)
+    monkeypatch.setattr(stages, "settle_stages", lambda name: None)
     monkeypatch.setattr(stages, "close_stage", close_stage)
     run.close("vqe")
 

@@ -22,9 +22,11 @@ import sys
 from fault_payloads import bell
 from qrmi_workflows import open_lease
 stage, step, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+on_ambiguous = "resubmit" if "resubmit" in sys.argv else "fail"
 failed = None
 with open_lease(stage=stage or None, step=step) as lease:
-    futures = [lease.submit(bell(shots)) for shots in range(1, count + 1)]
+    payloads = [bell(shots) for shots in range(1, count + 1)]
+    futures = [lease.submit(each, on_ambiguous=on_ambiguous) for each in payloads]
     for future in futures:
         try:
             print(future.result().task_id, flush=True)
@@ -97,8 +99,11 @@ class Keeping:
     def wait_for_keeper(self) -> int:
         return self.outcome(self.keeper)[0]
 
-    def start_member(self, step: str, tasks: int = 1) -> subprocess.Popen[str]:
-        return self._start([sys.executable, "-c", MEMBER, self.name, step, str(tasks)])
+    def start_member(
+        self, step: str, tasks: int = 1, *, resubmit: bool = False
+    ) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-c", MEMBER, self.name, step, str(tasks)]
+        return self._start([*argv, "resubmit"] if resubmit else argv)
 
     def outcome(self, process: subprocess.Popen[str]) -> tuple[int, int]:
         """Return a process's exit code and its number of lines; keep what it said."""

@@ -71,7 +71,14 @@ def submission_options(
 
 
 def announce_jobs(stage: Stage) -> None:
-    """Have the keeper look for new jobs that wait for it; it also does so from time to time."""
+    """Have the keeper look for new jobs that wait for it; it also does so from time to time.
+
+    Args:
+        stage: The stage as it was when `submission_options` was called: if it was ready, the jobs
+            do not wait, and the keeper is spared a query.
+    """
+    if stage.state is StageState.READY:
+        return
     with suppress(OSError):
         (stage.folder.wishes / f"jobs-{uuid.uuid4().hex}").touch()
 

@@ -40,6 +40,9 @@ def test_a_job_waits_while_the_keeper_of_a_ready_stage_is_dead(site):
 
 
 def test_new_jobs_are_announced_to_the_keeper(keeper):
+    announce_jobs(replace(STAGE, state=StageState.READY))
+    assert list(STAGE.folder.wishes.iterdir()) == []
+
     announce_jobs(STAGE)
 
     (wish,) = STAGE.folder.wishes.iterdir()

@@ -169,9 +169,11 @@ class OpenStages:
 
     def tell_waiting(self, stage: Stage) -> None:
         """Say that jobs of a stage are held, and what for; again only if that has changed."""
-        told, told_at = self._told.get(stage.id, (None, 0.0))
-        if told is not None and time.monotonic() < told_at + _TELL_SECONDS:
-            return
+        with self._lock:  # the first two jobs are submitted at the same time
+            told, told_at = self._told.get(stage.id, (None, 0.0))
+            if told is not None and time.monotonic() < told_at + _TELL_SECONDS:
+                return
+            self._told[stage.id] = (told or "", time.monotonic())
         with suppress(QPUError):
             now = find_stage(stage.name)
             if now.id != stage.id or now.state is not StageState.OPENING:

@@ -97,7 +97,7 @@ def _await_tasks(stage: Stage) -> None:
 def take_job(name: str, stage_id: str) -> ScheduledJobs:
     """Return the jobs of a stage to its keeper, which calls this in its job.
 
-    Whoever opened the stage may have died before it could record the job.
+    Whoever opened the stage may have died before it could record the job, or submit the guard.
     """
     job = this_job()
 
@@ -107,6 +107,11 @@ def take_job(name: str, stage_id: str) -> ScheduledJobs:
         return replace(now, keeper_job=job.id, cluster=job.cluster)
 
     stage = update_stage(name, take)
+    if stage.guard_job is None:
+        try:
+            ensure_guard(stage, {})
+        except SchedulerError as error:
+            logger.warning("the guard will be submitted later: %s", error)
     return ScheduledJobs(stage, ensure_guard=lambda listed: ensure_guard(find_stage(name), listed))
 
 
@@ -164,6 +169,9 @@ def ensure_guard(
         if (now.id, now.guard_job) != (stage.id, stage.guard_job) or now.is_ended:
             return now
         script = now.folder.path / "guard.sh"
+        if not script.exists():
+            logger.warning("%s is missing: stage %r has no guard", script, now.name)
+            return now
         after = scheduler.after_options([str(now.keeper_job)])
         head, _, rest = script.read_text(encoding="utf-8").partition("\n")
         directives = "\n".join(map(scheduler.directive, after))

@@ -115,13 +115,29 @@ def test_a_guard_that_is_gone_is_submitted_again_once(site, stage):
     assert len(site.scripts) == 3
 
 
-def test_a_keeper_records_its_job_if_its_opener_could_not(site, stage, monkeypatch):
+def test_a_keeper_records_its_job_and_submits_the_guard_if_its_opener_could_not(
+    site, stage, monkeypatch
+):
     update_stage("vqe", lambda now: replace(now, keeper_job=None, guard_job=None))
     monkeypatch.setenv("SLURM_JOB_ID", "1")
 
-    take_job("vqe", stage.id).release_held()
+    take_job("vqe", stage.id)
 
     assert (find_stage("vqe").keeper_job, find_stage("vqe").guard_job) == ("1", "3")
+
+
+def test_a_keeper_looks_after_its_guard(site, stage, monkeypatch):
+    """At each of its sweeps."""
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    jobs = take_job("vqe", stage.id)
+    site.queue(("2", "PENDING", "afterany:1(unfulfilled)"))
+    jobs.release_held()
+    assert find_stage("vqe").guard_job == "2"
+
+    site.queue(("2", "CANCELLED", "afterany:1(unfulfilled)"))
+    jobs.release_held()
+
+    assert find_stage("vqe").guard_job == "3"
 
 
 def test_a_stage_is_closed_by_the_last_workflow_that_opened_it(site, stage):
@@ -202,3 +218,11 @@ def test_a_stage_of_another_cluster_is_left_alone(site, stage):
     assert settle_stages() == []
     with pytest.raises(RequestError, match="is open on cluster 'elsewhere'"):
         open_stage("vqe", qpu="ibm_fez")
+
+
+def test_a_keeper_goes_on_without_a_guard_whose_script_was_deleted(site, stage, caplog):
+    (stage.folder.path / "guard.sh").unlink()
+
+    ensure_guard(stage, {})
+
+    assert "guard.sh is missing: stage 'vqe' has no guard" in caplog.text

@@ -213,7 +213,14 @@ def _lines(found: Stage, jobs: Mapping[str, str]) -> dict[str, object]:
 
 @stage.command()
 @click.argument("name")
-def options(name: str) -> None:
+@click.option(
+    "--after",
+    multiple=True,
+    metavar="JOB",
+    help="Have the job wait for the end of JOB too; repeatable. The scheduler takes only one "
+    "--dependency.",
+)
+def options(name: str, after: tuple[str, ...]) -> None:
     """Print the options with which a job of the stage NAME is submitted.
 
     They mark the job as the stage's, and have it wait in the queue until the QPU is ready.
@@ -226,7 +233,7 @@ def options(name: str) -> None:
     from qrmi_workflows.stages.held_jobs import submission_options
 
     _settle(name)
-    click.echo(" ".join(submission_options(find_stage(name))))
+    click.echo(" ".join(submission_options(find_stage(name), after=after)))
 
 
 # Hidden, because only the stage's own jobs run these two.

@@ -64,6 +64,8 @@ def test_the_commands_of_the_help_text(user):
     assert [each.partition("=")[0] for each in options] == [
         "--comment", "--dependency", "--kill-on-invalid-dep",
     ]  # fmt: skip
+    (after_too,) = user.qpu("stage", "options", "vqe", "--after", "1").split()[1:2]
+    assert after_too == f"{options[1]},afterany:1"
     job = user.site.submit(USE, f"--output={user.log}", *options)
     user.qpu("stage", "open", "vqe", "--qpu", "ibm_fez", "--wait")
 

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from qrmi_workflows.results import QuantumResult
     from qrmi_workflows.stages.closing import close_stage
     from qrmi_workflows.stages.opening import open_stage
+    from qrmi_workflows.tasks.limits import Coalesce
 
 __all__ = [
+    "Coalesce",
     "Lease",
     "LeaseSet",
     "Payload",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Coalesce": "tasks.limits",
     "Lease": "lease.lease",
     "LeaseSet": "lease.open",
     "Payload": "payloads",

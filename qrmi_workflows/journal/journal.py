@@ -146,6 +146,7 @@ class Journal:
         tasks = sum(remove_step(folder) for folder in self._archived_before(limit))
         if not open_too:
             return tasks
+        self._remove_coalesced(limit)
         for markers in self.folder.glob("jobs/*"):
             if _modified(markers) <= limit:
                 remove_step(markers)
@@ -154,6 +155,13 @@ class Journal:
             for folder in self.folder.glob("open/*/*")
             if _modified(folder) <= limit
         )
+
+    def _remove_coalesced(self, limit: float) -> None:
+        """Remove the records of coalesced tasks that a crash has left."""
+        for path in self.folder.glob("coalesced/*.json"):
+            if _modified(path) <= limit:
+                with suppress(OSError):
+                    path.unlink()
 
     def forget(self, name: str) -> int:
         """Forget an open step in any state: its next run submits all of its tasks again.

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from qrmi_workflows.client.failures import is_session_ended, is_transient
 from qrmi_workflows.client.resource import QRMIResource
@@ -32,6 +32,9 @@ from qrmi_workflows.tasks.deletion import TaskDeletions
 from qrmi_workflows.tasks.lanes import LaneSemaphore, lane_semaphore
 from qrmi_workflows.tasks.usage import note_submission
 from qrmi_workflows.vendors.registry import registered_type
+
+if TYPE_CHECKING:
+    from qrmi_workflows.tasks.waiting_room import WaitingRoom
 
 __all__ = ["HeldQPU"]
 
@@ -59,6 +62,8 @@ class HeldQPU:
         self.resource = _resource(qpu)
         self.deletions = TaskDeletions(self.resource, registered_type(qpu.type))
         self.released = False
+        self._room: WaitingRoom | None = None
+        self._room_lock = threading.Lock()
         self.queue_wait: float | None = None
         self.membership: Membership | None = None
         self.shared_lanes: tuple[int, Path] | None = None
@@ -169,6 +174,16 @@ class HeldQPU:
         if self.membership is not None:
             return self.membership.published.usage
         return self._owners_usage if self._opened is None else self._opened.usage_path
+
+    @property
+    def room(self) -> WaitingRoom:
+        """Where payloads wait for others with which they may share a task."""
+        from qrmi_workflows.tasks.waiting_room import WaitingRoom
+
+        with self._room_lock:  # several leases may share it
+            if self._room is None or self._room.is_inherited:
+                self._room = WaitingRoom()
+            return self._room
 
     # Cached, because counting may ask the vendor and the number does not change under a lease.
     @functools.cached_property

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
 from qrmi_workflows.errors import LeaseError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.journal.step import Step
 from qrmi_workflows.lease.at_exit import exit_deferred, forget_at_exit
 from qrmi_workflows.lease.ending import finish, may_rerun
+from qrmi_workflows.lease.fan_out import cancel_all, in_order
 from qrmi_workflows.lease.held import HeldQPU
 from qrmi_workflows.lease.killwait import KillWait, current_kill_wait
 from qrmi_workflows.lease.shared import lease_environment
+from qrmi_workflows.lease.task_options import TaskOptions
+from qrmi_workflows.tasks.limits import Coalesce
 from qrmi_workflows.vendors.registry import find_frontend
 
 if TYPE_CHECKING:
@@ -29,23 +32,14 @@ if TYPE_CHECKING:
     from pulser.backend.remote import RemoteBackend, RemoteConnection
     from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
 
-    from qrmi_workflows.client.protocol import TaskState
     from qrmi_workflows.client.targets import QPUTarget
-    from qrmi_workflows.config.variables import OnStop
     from qrmi_workflows.payloads import Payload, PayloadLike
     from qrmi_workflows.results import QuantumResult
-    from qrmi_workflows.tasks.pool import TaskFuture, TaskPool
-    from qrmi_workflows.tasks.run import OnAmbiguous
+    from qrmi_workflows.tasks.future import TaskFuture
+    from qrmi_workflows.tasks.pool import TaskPool
+    from qrmi_workflows.tasks.run import TaskRun
 
-__all__ = ["Lease", "TaskOptions"]
-
-
-class TaskOptions(TypedDict, total=False):
-    """Options of a task (see `Lease.submit`)."""
-
-    on_state: Callable[[str, TaskState], None] | None
-    on_stop: OnStop | None
-    on_ambiguous: OnAmbiguous
+__all__ = ["Lease"]
 
 
 class Lease:
@@ -57,10 +51,19 @@ class Lease:
         adopted: Whether another process owns the lease; then `release` leaves it open.
         resource: QRMI's handle to the QPU under this lease.
         held: The QPU and its acquisition; leases of other steps may share it (see `for_step`).
+        coalesce: The limits within which its payloads share tasks by default; `None`: they do not.
     """
 
-    def __init__(self, held: HeldQPU, *, step: str | None = None, shares: bool = False) -> None:
+    def __init__(
+        self,
+        held: HeldQPU,
+        *,
+        step: str | None = None,
+        shares: bool = False,
+        coalesce: Coalesce | None = None,
+    ) -> None:
         self.held = held
+        self.coalesce = coalesce
         self.qpu = held.qpu.name
         self.type = held.qpu.type
         self.adopted = held.is_adopted
@@ -93,7 +96,7 @@ class Lease:
 
     def for_step(self, name: str) -> Lease:
         """Return a lease on the same QPU for another step; releasing it leaves this one open."""
-        return Lease(self.held, step=name, shares=True)
+        return Lease(self.held, step=name, shares=True, coalesce=self.coalesce)
 
     def run(
         self, payload: PayloadLike, *, shots: int | None = None, **options: Unpack[TaskOptions]
@@ -131,18 +134,30 @@ class Lease:
                 whether the task is cancelled when the step is stopped (`"cancel"`), or left for a
                 rerun (`"leave"`); by default what `$QPU_ON_STOP` says, else `"cancel"`.
                 `on_ambiguous`: what to do if it is not known whether the vendor accepted the task
-                (`"fail"` or `"resubmit"`).
+                (`"fail"` or `"resubmit"`). `coalesce`: whether the payload may share a task with
+                others that wait for a lane at the same time, or the limits for that (`Coalesce`);
+                by default as `open_lease` was told.
 
         Returns:
             A `concurrent.futures.Future` of the result.
 
         Raises:
             PayloadError: The payload is not valid, or cannot run on this QPU (see `check`).
+            RequestError: The limits are not valid.
         """
+        run = self._task_run(payload, shots=shots, **options)
+        with self._lock:  # otherwise `release` might close the pool before the task is in it
+            return self._open_pool().submit(run)
+
+    def _task_run(
+        self, payload: PayloadLike, *, shots: int | None, **options: Unpack[TaskOptions]
+    ) -> TaskRun:
         from qrmi_workflows.tasks.run import TaskRun
 
+        coalesce = options.get("coalesce")
+        limits = self.coalesce if coalesce is None else Coalesce.of(coalesce)
         valid = self.check(payload, shots=shots)
-        run = TaskRun(
+        return TaskRun(
             resource=self.resource,
             resource_type=self.type,
             identity=self.held.qpu.identity,
@@ -154,10 +169,11 @@ class Lease:
             require_open=self.held.require_open,
             renew=self.held.renew,
             deletions=self.held.deletions,
-            **options,
+            on_state=options.get("on_state"),
+            on_stop=options.get("on_stop"),
+            on_ambiguous=options.get("on_ambiguous", "fail"),
+            coalesce=limits,
         )
-        with self._lock:  # otherwise `release` might close the pool before the task is in it
-            return self._open_pool().submit(run)
 
     def map(
         self,
@@ -171,32 +187,23 @@ class Lease:
         All are submitted before the first result is awaited. If one fails, or a payload is not
         valid, the others are cancelled. Progress is shown as a bar on a terminal, and in log lines
         elsewhere.
+
+        With `coalesce=True`, or limits (`Coalesce`), payloads whose options and shots agree go as
+        few tasks of many PUBs, each with a result of its own. They are submitted together, so no
+        task starts before the last payload is known to be valid.
         """
         futures: list[TaskFuture] = []
         try:
+            if (options.get("coalesce", self.coalesce) or False) is not False:
+                runs = [self._task_run(payload, shots=shots, **options) for payload in payloads]
+                with self._lock:
+                    return in_order(self._open_pool().submit_all(runs), self.qpu)
             for payload in payloads:
                 futures.append(self.submit(payload, shots=shots, **options))
         except BaseException:
-            _cancel_all(futures)
+            cancel_all(futures)
             raise
-        return self._in_order(futures)
-
-    def _in_order(self, futures: list[TaskFuture]) -> Iterator[QuantumResult]:
-        from qrmi_workflows.tasks.progress import show_progress
-
-        try:
-            with show_progress(len(futures), self.qpu) as advance:
-                for future in futures:
-                    future.add_done_callback(lambda _: advance())
-                for future in futures:
-                    yield future.result()
-        except Exception as error:
-            if not may_rerun(error):
-                for future in futures:
-                    future.cancel_task()
-            raise
-        finally:
-            _cancel_all(futures)
+        return in_order(futures, self.qpu)
 
     def lane(self) -> AbstractContextManager[None]:
         """Hold one of the QPU's lanes, for code that uses the QPU other than by this lease's tasks.
@@ -392,10 +399,5 @@ class Lease:
             )
         from qrmi_workflows.tasks.pool import TaskPool
 
-        self._pool = self._own_pool() or TaskPool(self.held.lanes)
+        self._pool = self._own_pool() or TaskPool(self.held.lanes, self.held.room)
         return self._pool
-
-
-def _cancel_all(futures: Iterable[TaskFuture]) -> None:
-    for future in futures:
-        future.cancel()

@@ -40,6 +40,7 @@ from qrmi_workflows.lease.shared import lease_environment
 from qrmi_workflows.lease.stage import Stage, stage_to_join
 from qrmi_workflows.schedulers import this_scheduler
 from qrmi_workflows.schedulers.inherited import discard_inherited_leases
+from qrmi_workflows.tasks.limits import Coalesce
 from qrmi_workflows.vendors.registry import registered_type
 
 __all__ = ["LeaseSet", "open_found", "open_lease"]
@@ -112,6 +113,7 @@ def open_lease(
     stage: str | None = None,
     config: Path | str | None = None,
     step: str | None = None,
+    coalesce: bool | Coalesce = False,
 ) -> Lease: ...
 @overload
 def open_lease(
@@ -120,6 +122,7 @@ def open_lease(
     stage: str | None = None,
     config: Path | str | None = None,
     step: str | None = None,
+    coalesce: bool | Coalesce = False,
 ) -> LeaseSet: ...
 def open_lease(
     qpu: str | list[str] | None = None,
@@ -127,6 +130,7 @@ def open_lease(
     stage: str | None = None,
     config: Path | str | None = None,
     step: str | None = None,
+    coalesce: bool | Coalesce = False,
 ) -> Lease | LeaseSet:
     """Open a lease on a QPU: adopt the one that this job or its stage has, or acquire the QPU.
 
@@ -138,6 +142,8 @@ def open_lease(
         config: The path of `qrmi_config.json`; `find_config` finds it if `None`.
         step: The name under which a rerun finds this step's tasks. If `None`, it is taken from
             `$QPU_STEP`, else from the scheduler's job; without either, every run is a new step.
+        coalesce: Whether payloads that wait for a lane at the same time share tasks, or the limits
+            for that (`Coalesce`). A single submission, or `Lease.map`, may ask for something else.
 
     Returns:
         A lease, or a `LeaseSet` for a list. Both are context managers that release at the end.
@@ -145,18 +151,22 @@ def open_lease(
     Raises:
         RequestError: The list is empty, or names a QPU twice; or the scheduler grants the QPU to
             jobs, and has not granted it to this one; or the stage does not exist, is another
-            user's, or has another QPU.
+            user's, or has another QPU; or the limits are not valid.
         UnknownQPUError: No QPU of that name is defined here.
         ConfigError: There is no usable `qrmi_config.json`.
         LeaseError: The vendor did not grant it, or the stage has ended.
     """
+    limits = Coalesce.of(coalesce)
     discard_inherited_leases()
     path = None if config is None else Path(config)
     joined = stage_to_join(qpu, stage)
     if not isinstance(qpu, list):
         if joined is not None:
-            return _join(joined, step)
-        return open_found(find_qpu(qpu, config=path), step=step, config=path)
+            lease = _join(joined, step)
+        else:
+            lease = open_found(find_qpu(qpu, config=path), step=step, config=path)
+        lease.coalesce = limits
+        return lease
     _require_distinct(qpu)
     own = [each for each in qpu if joined is None or each != joined.qpu]
     found = {name: find_qpu(name, config=path) for name in own}
@@ -171,7 +181,9 @@ def open_lease(
             for name in qpu
         ]
         stack.pop_all()
-        return LeaseSet(leases)
+    for lease in leases:
+        lease.coalesce = limits
+    return LeaseSet(leases)
 
 
 def _require_distinct(qpus: list[str]) -> None:

@@ -299,11 +299,13 @@ class OpenLease:
     def close(self, *, queue_wait: float | None = None, reaped: bool = False) -> LeaseRecord:
         """Write the lease record and remove the file."""
         usage = list(read_usage(self.usage_path))
+        # Several payloads may share a task, and a rerun re-attaches to it for each of them.
+        tasks = list({task.task_id: task for task in usage}.values())
         now = time.time()
         held = max(0.0, now - self.acquired)  # the clock may have been set back
         busy = min(total_seconds((task.started, task.ended) for task in usage), held)
         bill = estimate_bill(
-            usage,
+            tasks,
             traits=registered_type(self.type) or ResourceType(qrmi=""),
             mode=self.mode,
             closed=now,
@@ -322,8 +324,8 @@ class OpenLease:
             held=round(held, 3),
             busy=round(busy, 3),
             idle=round(held - busy, 3),
-            tasks=len(usage),
-            task_ids=[task.task_id for task in usage],
+            tasks=len(tasks),
+            task_ids=[task.task_id for task in tasks],
             reaped=reaped,
             left=self.left,
             taken_over=self.taken_over,

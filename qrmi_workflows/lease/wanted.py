@@ -117,7 +117,9 @@ def find_running_tasks(
         if path not in unwanted and (record := read_record(path)) is not None and _is_wanted(record)
     ]
     limit = None if seconds is None else time.monotonic() + seconds
-    running = tuple(record for record in wanted if _is_running(record, resource, limit))
+    # Several payloads may share a task.
+    tasks = {record.task_id: record for record in wanted}.values()
+    running = tuple(record for record in tasks if _is_running(record, resource, limit))
     if not running:
         return None
     longest = registered.longest_session(environment)

@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from qrmi_workflows.client.failures import is_transient
 from qrmi_workflows.client.protocol import TaskState
@@ -22,7 +21,6 @@ from qrmi_workflows.config.variables import OnStop, lane_wait_seconds
 from qrmi_workflows.config.variables import on_stop as requested_on_stop
 from qrmi_workflows.errors import (
     AmbiguousTaskError,
-    JournalError,
     QPUError,
     ResourceError,
     SessionEndedError,
@@ -31,15 +29,18 @@ from qrmi_workflows.errors import (
     TaskUnknownError,
     UndecodedResultError,
 )
-from qrmi_workflows.journal.record import RecordState, TaskRecord
+from qrmi_workflows.journal.coalesced import discard_if_done, keep_result
+from qrmi_workflows.journal.record import RecordState
 from qrmi_workflows.journal.step import Entry, Step
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.retry import retry
 from qrmi_workflows.tasks.cancellation import cancel_task
 from qrmi_workflows.tasks.deletion import TaskDeletions
-from qrmi_workflows.tasks.failure import failure_reason, session_lost
+from qrmi_workflows.tasks.failure import failed_earlier, failure_reason, session_lost
+from qrmi_workflows.tasks.limits import Coalesce, OnAmbiguous
 from qrmi_workflows.tasks.polling import next_pause
+from qrmi_workflows.tasks.recording import try_to_record, warn
 from qrmi_workflows.tasks.submission import Submission, had_no_effect
 from qrmi_workflows.tasks.usage import TaskTimes
 from qrmi_workflows.vendors.base import ResourceType
@@ -48,9 +49,6 @@ from qrmi_workflows.vendors.registry import load_vendor, registered_type
 __all__ = ["OnAmbiguous", "TaskRun"]
 
 logger = logging.getLogger(__name__)
-
-OnAmbiguous = Literal["fail", "resubmit"]
-"""The treatment of a task if it is not known whether the vendor accepted it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,6 +75,7 @@ class TaskRun:
         renew: Gets another session after such an error, given the error, the acquisition token of
             the submission and `stop`; returns `False` if only another process may do so.
         deletions: Deletes tasks that have ended, if the vendor needs that.
+        coalesce: The limits within which it may share a task with others; `None`: it goes alone.
         task_id: The vendor's id, once it is known.
     """
 
@@ -95,8 +94,22 @@ class TaskRun:
     require_open: Callable[[], None] | None = None
     renew: Callable[[SessionEndedError, str | None, threading.Event], bool] | None = None
     deletions: TaskDeletions | None = None
+    coalesce: Coalesce | None = None
     task_id: str | None = None
+    _found: tuple[Entry, QuantumResult | str | None] | None = None
     _times: TaskTimes = field(default_factory=TaskTimes)
+
+    def look_up(self) -> bool:
+        """Look the task up in the journal; return whether it is new, and may share a task."""
+        self._found = self._look_up()
+        return self._found[1] is None and self.coalesce is not None
+
+    @property
+    def entry(self) -> Entry:
+        """The task's place in the journal, once it was looked up."""
+        if self._found is None:
+            raise RuntimeError("the task was not looked up")
+        return self._found[0]
 
     def __call__(self, lane: AbstractContextManager[object]) -> QuantumResult:
         """Look the task up in the journal, or submit it; wait for its end; fetch the result.
@@ -111,10 +124,10 @@ class TaskRun:
             UndecodedResultError: This release cannot decode the result.
             JournalError: The journal could not be read or written; nothing was submitted.
         """
-        entry, known = self._look_up()
+        entry, known = self._found or self._look_up()
         if isinstance(known, QuantumResult):
             self.task_id = known.task_id
-            return _warn(self._decode_and_delete(entry, known).decoded())
+            return warn(self._decode_and_delete(entry, known).decoded())
         with ExitStack() as held:
             held.enter_context(lane)
             self._times.start()
@@ -124,7 +137,7 @@ class TaskRun:
                 held.close()
             self._record_usage(state)
             result = self._fetch(entry, state)
-        return _warn(result.decoded())
+        return warn(result.decoded())
 
     @property
     def _traits(self) -> ResourceType:
@@ -147,7 +160,9 @@ class TaskRun:
         if before.state is RecordState.FAILED:
             self._delete(entry)
             if not before.retryable:
-                raise self._failed_earlier(before)
+                raise failed_earlier(before)
+            if before.portion is not None:  # it may be why the others have failed, or not
+                self.coalesce = None
         if before.state is RecordState.INTENT:
             self._handle_ambiguity("an earlier run ended before the vendor had answered")
         if before.state is not RecordState.CLAIMED:
@@ -204,19 +219,19 @@ class TaskRun:
                 if isinstance(error, SessionEndedError):
                     if self.renew and self.renew(error, token, self.stop):
                         continue
-                    _try_to_record(entry.failed, error.message, retryable=True)
+                    try_to_record(entry.failed, error.message, retryable=True)
                     raise session_lost(error) from error
                 if had_no_effect(error):  # nothing was paid for, so a rerun may submit it
-                    _try_to_record(entry.failed, error.message, retryable=True)
+                    try_to_record(entry.failed, error.message, retryable=True)
                     raise
                 self._handle_ambiguity(error.message, error)
                 submission.supersede()
             else:
                 if task_id is None:
-                    _try_to_record(entry.failed, "stopped before it was submitted", retryable=True)
+                    try_to_record(entry.failed, "stopped before it was submitted", retryable=True)
                     raise self._cancelled("was not submitted: the step was stopped")
                 # Before anything else: from here on a crash must not lose the id.
-                _try_to_record(entry.submitted, task_id)
+                try_to_record(entry.submitted, task_id)
                 return task_id
 
     def _ask_state(self) -> TaskState:
@@ -263,10 +278,10 @@ class TaskRun:
             return state
         if state is TaskState.CANCELLED:
             self._record_usage(state)
-            _try_to_record(entry.failed, "stopped with its step", retryable=True)
+            try_to_record(entry.failed, "stopped with its step", retryable=True)
             self._delete(entry)
             raise self._cancelled("was stopped")
-        _try_to_record(entry.stopping, "its cancellation was requested")
+        try_to_record(entry.stopping, "its cancellation was requested")
         reason = failure or f"its cancellation was accepted, but its state is still {state}"
         error = self._cancelled(
             f"may still be running; rerun the step to check: {reason.removesuffix('.')}"
@@ -278,6 +293,10 @@ class TaskRun:
         return (self.on_stop or self.default_on_stop()) == "leave"
 
     def _delete(self, entry: Entry) -> None:
+        """Delete an ended task, if that is needed, once all payloads that share it are recorded."""
+        portion = entry.record.portion
+        if portion is not None and not discard_if_done(entry.path, portion):
+            return
         if self.deletions is not None:
             self.deletions.delete(entry)
 
@@ -288,13 +307,13 @@ class TaskRun:
         """
         if state is not TaskState.COMPLETED:
             error = self._ended_without_result(state)
-            if _try_to_record(entry.failed, error.message, retryable=state is TaskState.CANCELLED):
+            if try_to_record(entry.failed, error.message, retryable=state is TaskState.CANCELLED):
                 self._delete(entry)
             raise error
-        result = self._ask_result(submitted=entry.record.since, completed=_now())
+        result = self._ask_result(entry, submitted=entry.record.since, completed=_now())
         # A deleted task's result cannot be fetched again.
         is_last_copy = self._traits.stop_deletes_finished
-        is_recorded = _try_to_record(entry.completed, result, durable=is_last_copy)
+        is_recorded = try_to_record(entry.completed, result, durable=is_last_copy)
         return self._decode_and_delete(entry, result, is_recorded=is_recorded)
 
     def _decode_and_delete(
@@ -305,17 +324,18 @@ class TaskRun:
         except UndecodedResultError:
             # The text may have been cut short on its way. Ask again, if the vendor still has it.
             with suppress(QPUError):
-                again = self._ask_result(submitted=result.submitted, completed=result.completed)
+                times = {"submitted": result.submitted, "completed": result.completed}
+                again = self._ask_result(entry, **times)
                 result = again.decoded()
-                is_recorded = _try_to_record(entry.completed, again, durable=True)
+                is_recorded = try_to_record(entry.completed, again, durable=True)
         if is_recorded:
             self._delete(entry)
         return result
 
-    def _ask_result(self, *, submitted: str, completed: str) -> QuantumResult:
+    def _ask_result(self, entry: Entry, *, submitted: str, completed: str) -> QuantumResult:
         task_id = str(self.task_id)
         text = retry(lambda: self.resource.task_result(task_id).value, is_transient, stop=self.stop)
-        return QuantumResult(
+        whole = QuantumResult(
             qpu=self.resource.resource_id(),
             type=self.resource_type,
             program=self.payload.program,
@@ -326,6 +346,11 @@ class TaskRun:
             data=[],
             vendor_result=text,
         )
+        portion = entry.record.portion
+        if portion is None:
+            return whole
+        try_to_record(keep_result, entry.path, portion, whole)
+        return whole.part(self.payload.digest, portion.counts).split_if_possible()
 
     def _record_usage(self, state: TaskState) -> None:
         if self.usage is None:
@@ -337,8 +362,8 @@ class TaskRun:
     def _handle_ambiguity(self, reason: str, cause: Exception | None = None) -> None:
         qpu = self.resource.resource_id()
         message = (
-            f"it is not known whether QPU {qpu!r} accepted a task of step {self.step.name!r} "
-            f"(payload {self.payload.digest[:12]}): {reason.removesuffix('.')}."
+            f"it is not known whether QPU {qpu!r} accepted {self._describe()}: "
+            f"{reason.removesuffix('.')}."
         )
         if self.on_ambiguous == "fail" or self.stop.is_set():
             error = AmbiguousTaskError(
@@ -352,18 +377,12 @@ class TaskRun:
             raise error from cause
         logger.warning("%s Submitting it again, as requested.", message)
 
+    def _describe(self) -> str:
+        return f"a task of step {self.step.name!r} (payload {self.payload.digest[:12]})"
+
     def _cancelled(self, what: str) -> TaskCancelledError:
         qpu, task_id = self.resource.resource_id(), self.task_id or ""
         return TaskCancelledError(f"task {task_id} on QPU {qpu!r} {what}.", qpu, task_id)
-
-    def _failed_earlier(self, before: TaskRecord) -> TaskFailedError:
-        return TaskFailedError(
-            f"{before.reason} This was recorded by an earlier run of step {before.step!r}, so the "
-            "task is not submitted again. To forget it, run `qpu journal prune --step "
-            f"{before.step!r}`.",
-            before.qpu,
-            before.task_id or "",
-        )
 
     def _ended_without_result(self, state: TaskState) -> TaskFailedError | TaskCancelledError:
         qpu, task_id = self.resource.resource_id(), str(self.task_id)
@@ -375,22 +394,6 @@ class TaskRun:
             qpu,
             task_id,
         )
-
-
-def _warn(result: QuantumResult) -> QuantumResult:
-    for warning in result.warnings:
-        logger.warning("task %s on QPU %r: %s", result.task_id, result.qpu, warning)
-    return result
-
-
-def _try_to_record(write: Callable[..., None], *args: object, **kwargs: object) -> bool:
-    """Record an event that has already happened; if the journal fails, log that, return `False`."""
-    try:
-        write(*args, **kwargs)
-    except JournalError as error:
-        logger.warning("not recorded, so a crash would lose it: %s", error)
-        return False
-    return True
 
 
 def _now() -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from qrmi_workflows.errors import ConfigError, PayloadError
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
+    "Coalescible",
+    "CoalescingVendor",
     "Converter",
     "ProgramSettings",
     "ResourceType",
@@ -100,6 +102,23 @@ class VendorPayload:
 
     kind: str | None
     fields: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coalescible:
+    """What a payload needs in order to share a task with others.
+
+    Attributes:
+        key: Payloads may share a task if their keys are equal.
+        pubs: The number of its PUBs.
+        executions: How many times its circuits are executed in total, if the vendor limits that.
+        size: The approximate size of its PUBs, in bytes.
+    """
+
+    key: str
+    pubs: int
+    executions: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +292,32 @@ class Vendor(Protocol):
 
         Raises:
             ResultError: The text is not a target of this vendor.
+        """
+
+
+@runtime_checkable
+class CoalescingVendor(Protocol):
+    """What a vendor adds if one of its tasks can do the work of several payloads."""
+
+    def coalescible(self, content: Mapping[str, Any]) -> Coalescible | None:
+        """Return what a payload needs in order to share a task; `None` if it has to go alone."""
+
+    def coalesce(self, contents: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Return the content of one task that has the PUBs of several payloads, in order.
+
+        Args:
+            contents: Payloads whose keys are equal.
+        """
+
+    def split(self, text: str, counts: Sequence[int]) -> list[str]:
+        """Split the result of such a task into one text for each payload, as if it had run alone.
+
+        Args:
+            text: The vendor's text.
+            counts: The number of PUBs of each payload.
+
+        Raises:
+            ResultError: The text is not a result of so many PUBs.
         """
 
 

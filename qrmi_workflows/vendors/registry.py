@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
 
 from qrmi_workflows.errors import ConfigError, PayloadError, ResultError
 from qrmi_workflows.plugins import Plugin, find_plugins
-from qrmi_workflows.vendors.base import ProgramSettings, ResourceType, Vendor
+from qrmi_workflows.vendors.base import (
+    Coalescible,
+    CoalescingVendor,
+    ProgramSettings,
+    ResourceType,
+    Vendor,
+)
 from qrmi_workflows.vendors.schemas import UndecidedError, matches
 from qrmi_workflows.vendors.verbatim import VERBATIM
 
 __all__ = [
+    "coalesce",
+    "coalescible",
     "describe_unknown",
     "explain_failure",
     "export_program",
@@ -27,6 +35,7 @@ __all__ = [
     "registered_type",
     "registered_types",
     "require_schema",
+    "split_result",
     "vendor_of_payload",
     "vendor_of_type",
 ]
@@ -175,6 +184,42 @@ def explain_failure(vendor: str, content: Mapping[str, Any]) -> str | None:
     explain = getattr(load_vendor(vendor), "explain", None)  # optional
     explanation: str | None = None if explain is None else explain(content)
     return explanation
+
+
+def coalescible(vendor: str, content: Mapping[str, Any]) -> Coalescible | None:
+    """Return what a payload needs in order to share a task; `None` if it has to go alone."""
+    found = load_vendor(vendor)
+    return found.coalescible(content) if isinstance(found, CoalescingVendor) else None
+
+
+def coalesce(vendor: str, contents: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the content of one task that has the PUBs of several payloads with equal keys."""
+    return _coalescing(load_vendor(vendor)).coalesce(contents)
+
+
+def split_result(resource_type: str, text: str, counts: Sequence[int]) -> list[str]:
+    """Split the result of a coalesced task.
+
+    Args:
+        resource_type: The QPU's type.
+        text: The vendor's text.
+        counts: The number of PUBs of each payload.
+
+    Returns:
+        A text for each payload, as if it had run alone.
+
+    Raises:
+        ResultError: The text is not a result of so many PUBs.
+    """
+    return _coalescing(find_vendor(resource_type)).split(text, counts)
+
+
+def _coalescing(vendor: Vendor) -> CoalescingVendor:
+    if not isinstance(vendor, CoalescingVendor):
+        raise ResultError(
+            f"the vendor {vendor.name!r} has no coalesced tasks. Install the package that ran them."
+        )
+    return vendor
 
 
 def find_frontend(kind: str, *, qpu: str, resource_type: str) -> Callable[..., Any]:

@@ -11,14 +11,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from qrmi_workflows.config.job import TIMEOUT
 from qrmi_workflows.errors import PayloadError
-from qrmi_workflows.vendors.base import Converter, ProgramSettings, ResourceType, VendorPayload
+from qrmi_workflows.vendors.base import (
+    Coalescible,
+    Converter,
+    ProgramSettings,
+    ResourceType,
+    VendorPayload,
+)
+from qrmi_workflows.vendors.ibm import coalescing
 from qrmi_workflows.vendors.ibm.schema import SCHEMA
 from qrmi_workflows.vendors.ibm.target import read_target, transpiler_target
 
@@ -163,6 +170,15 @@ class _IBM:
                 "program_id": content["program_id"],
             },
         )
+
+    def coalescible(self, content: Mapping[str, Any]) -> Coalescible | None:
+        return coalescing.describe(content)
+
+    def coalesce(self, contents: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        return coalescing.coalesce(contents)
+
+    def split(self, text: str, counts: Sequence[int]) -> list[str]:
+        return coalescing.split(text, counts)
 
     def with_shots(self, content: Mapping[str, Any], shots: int) -> Mapping[str, Any]:
         parameters = content["parameters"]

@@ -21,7 +21,7 @@ from parsl import python_app
 from parsl.executors import HighThroughputExecutor
 from transpile import estimator_payload, place, transpile
 
-from parsl_ext import QPUSlurmProvider, QPUStage, qpu_app, qpu_config
+from parsl_ext import BlockErrors, QPUSlurmProvider, QPUStage, qpu_app, qpu_config
 
 
 @qpu_app
@@ -66,6 +66,7 @@ def main() -> None:
     classical = HighThroughputExecutor(
         label="classical",
         provider=QPUSlurmProvider(qpu=None, stage=stage, worker_init=worker_init),
+        block_error_handler=BlockErrors(),
         address=arguments.address,
         max_workers_per_node=1,
     )

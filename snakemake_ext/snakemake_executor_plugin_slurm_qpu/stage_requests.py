@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from qrmi_workflows.errors import QPUError, RequestError
-from qrmi_workflows.lease.stage_folder import require_stage_name
+from qrmi_workflows.lease.stage import Stage, find_stage
+from qrmi_workflows.lease.stage_folder import StageFolder, require_stage_name
 from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.slurm import refuse_options
+from qrmi_workflows.stages.guard import settle_stages
 from qrmi_workflows.stages.opening import MODES, Mode
 from snakemake_executor_plugin_slurm_qpu.dag import jobs_in, rounds_of
 from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
@@ -111,7 +113,10 @@ class StageRequests:
             if name is not None:
                 stages.setdefault(name, []).extend(jobs_in(job))
         for name, jobs in stages.items():
-            self._agreed(name, sorted(jobs, key=str))
+            requests, _ = self._agreed(name, sorted(jobs, key=str))
+            for job, request in requests.items():
+                _refuse_open_stage(name, job, request)
+                break  # the others ask for the same QPU
 
     def _refuse_local(self, job: Any) -> None:
         if not job.is_local:
@@ -265,6 +270,26 @@ def _refuse_other_qpu(
             f"{other.rule.name!r} asks for {known.qpu!r} there. A stage has one QPU. Put the rules "
             "of each QPU into a stage of their own."
         )
+
+
+def _refuse_open_stage(name: str, job: Any, request: QPURequest) -> None:
+    try:
+        if _open_with_other_qpu(name, request.qpu):
+            settle_stages(name)  # its keeper may have been killed
+        if stage := _open_with_other_qpu(name, request.qpu):
+            raise RequestError(
+                f"it asks for QPU {request.qpu!r} in stage {name!r}, which is open with "
+                f"{stage.qpu!r}. Choose another name, or close it first: `qpu stage close {name}`."
+            )
+    except QPUError as error:
+        raise QPURequestError(f"rule {job.rule.name!r}: {error}") from error
+
+
+def _open_with_other_qpu(name: str, qpu: str) -> Stage | None:
+    if not StageFolder.of(name).exists():
+        return None
+    stage = find_stage(name)
+    return None if stage.is_ended or stage.qpu == qpu else stage
 
 
 def _shown(value: Any) -> str:

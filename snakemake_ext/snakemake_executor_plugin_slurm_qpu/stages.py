@@ -210,7 +210,11 @@ class OpenStages:
         if stage is None:
             return
         try:
-            close_stage(name, opener=self.opener)
+            now = close_stage(name, opener=self.opener)
+            if now.id == stage.id and not (now.closing or now.is_ended):
+                others = ", ".join(now.openers)
+                self._logger.info(f"Stage {name!r} stays open, because others use it: {others}.")
+                return
         except (QPUError, OSError) as error:
             self._logger.warning(
                 f"Stage {name!r} could not be closed: {error} It ends after "

@@ -1,6 +1,6 @@
 """From the resources of rules to stages, with Snakemake's own resources."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +10,8 @@ from snakemake.common.tbdstring import TBDString
 from snakemake.resources import Resources
 
 from qrmi_workflows.config.site import QPUPolicy, SitePolicy
+from qrmi_workflows.lease.stage import Stage, StageState
+from snakemake_executor_plugin_slurm_qpu import stage_requests
 from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
 from snakemake_executor_plugin_slurm_qpu.qpu_requests import QPURequests
 from snakemake_executor_plugin_slurm_qpu.stage_requests import (
@@ -152,6 +154,31 @@ def test_rules_of_one_stage_must_name_the_same_qpu(stages):
         stages.check_workflow(DAG(jobs))
 
     stages.check_workflow(DAG([*jobs[:2], quantum("c", qpu_name="quad", qpu_stage="other")]))
+
+
+@pytest.mark.parametrize("name", ["vqe", "lost", "others"])
+def test_a_stage_that_is_open_with_another_qpu_is_refused(stages, tmp_path, monkeypatch, name):
+    """One whose keeper turns out to be gone is not, and one of another user always is."""
+    monkeypatch.setenv("QPU_STATE", str(tmp_path))
+    stage = Stage(name=name, qpu="quad", type="t")
+    with stage.folder.locked():
+        stage.save()
+    if name == "others":
+        stage.folder.path.chmod(0o755)
+
+    def settle_stages(name):
+        if name == "lost":
+            with stage.folder.locked():
+                replace(stage, state=StageState.ENDED).save()
+
+    monkeypatch.setattr(stage_requests, "settle_stages", settle_stages)
+    job = DAG([classical(qpu_stage=name), quantum(qpu_stage=name)])
+    if name == "lost":
+        stages.check_workflow(job)
+        return
+    message = {"vqe": "'fez' in stage 'vqe', which is open with 'quad'", "others": "mode 0755"}
+    with pytest.raises(QPURequestError, match=f"^rule 'a': .*{message[name]}"):
+        stages.check_workflow(job)
 
 
 def test_rules_of_one_stage_must_not_set_different_modes(stages):

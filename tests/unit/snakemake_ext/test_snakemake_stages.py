@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from qrmi_workflows.errors import RequestError
-from qrmi_workflows.lease.stage import Stage, StageState
+from qrmi_workflows.lease.stage import Stage, StageState, find_stage
 from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.state.locks import lock_file
 from snakemake_executor_plugin_slurm_qpu import stages
@@ -38,7 +38,13 @@ def opened(monkeypatch, tmp_path):
 
     monkeypatch.setattr(stages, "open_stage", open_stage)
     monkeypatch.setattr(stages, "settle_stages", lambda name: None)
-    monkeypatch.setattr(stages, "close_stage", lambda name, *, opener: calls.append(opener))
+
+    def close_stage(name, *, opener):
+        calls.append(opener)
+        stage = find_stage(name)
+        return replace(stage, closing=not stage.openers)
+
+    monkeypatch.setattr(stages, "close_stage", close_stage)
     return calls
 
 
@@ -112,6 +118,14 @@ def test_a_stage_is_closed_once_under_the_name_that_a_rerun_has_too(run, opened)
     assert opened[1:] == [run.opener]
     assert run.names == []
     assert OpenStages(None, idle_limit=1, time_limit=0).opener == run.opener
+
+
+def test_a_stage_that_others_use_is_left_open(run, opened, caplog):
+    change(enter(run), openers=("user",))
+    run.close("vqe")
+    run.await_end(60.0)
+
+    assert caplog.messages[-1] == "Stage 'vqe' stays open, because others use it: user."
 
 
 def test_a_stage_that_cannot_be_closed_is_reported_with_the_remedy(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -118,6 +117,8 @@ def load_site_policy(path: Path | None = None) -> SitePolicy:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    import tomllib  # many processes have no site policy to read
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -19,6 +19,7 @@ from qrmi_workflows import open_lease
 from qrmi_workflows.emulator import Emulator, start_emulator
 from qrmi_workflows.errors import (
     AmbiguousTaskError,
+    JournalError,
     TaskCancelledError,
     TaskFailedError,
     UndecodedResultError,
@@ -263,6 +264,17 @@ def test_a_payload_that_is_rerun_alone_finds_its_part(counted):
         assert lease.run(word("10")).counts() == {"10": 2}
     assert not leftovers()
     assert counted()["tasks accepted"] == 1
+
+
+def test_a_shared_tasks_id_alone_names_no_result(counted):
+    run_all()
+    records = list(Journal().step("s").records())
+    task_id = str(records[0].task_id)
+
+    with pytest.raises(JournalError, match="was shared by 3 payloads; name one of them by"):
+        Journal().find(task_id)
+    for record in records:
+        assert Journal().find(record.digest[:12]).result == record.result
 
 
 def test_payloads_that_find_their_shared_task_count_it_once(counted, monkeypatch, tmp_path):

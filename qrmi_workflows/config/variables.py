@@ -17,6 +17,7 @@ __all__ = [
     "INTERNAL_VARIABLES",
     "QPU_ALIVE",
     "QPU_ATTEMPT",
+    "QPU_COALESCE",
     "QPU_CONFIG",
     "QPU_GRACE",
     "QPU_HELD_LANES",
@@ -42,6 +43,7 @@ __all__ = [
     "STAGE_VARIABLES",
     "USER_VARIABLES",
     "OnStop",
+    "coalesces_by_default",
     "journal_days",
     "kill_wait_seconds",
     "lane_wait_seconds",
@@ -52,6 +54,7 @@ __all__ = [
 
 QPU_ALIVE = "QPU_ALIVE"
 QPU_ATTEMPT = "QPU_ATTEMPT"
+QPU_COALESCE = "QPU_COALESCE"
 QPU_CONFIG = "QPU_CONFIG"
 QPU_GRACE = "QPU_GRACE"
 QPU_HELD_LANES = "QPU_HELD_LANES"
@@ -84,6 +87,7 @@ USER_VARIABLES: Mapping[str, str] = {
     QPU_STAGE_WAIT: "seconds that a job may wait for its stage's keeper (default 600)",
     QPU_LANES: "how many tasks may run at once under a lease",
     QPU_LANE_WAIT: "seconds that a task may wait for a lane of a busy QPU (default 86400)",
+    QPU_COALESCE: "`1`: payloads that wait for a lane at the same time share tasks",
     QPU_ON_STOP: "what to do with the tasks of a stopped step: `cancel` (default) or `leave`",
     QPU_JOURNAL_DAYS: "days that the journal keeps inactive steps (default 90)",
     QPU_KILL_WAIT: "seconds between the scheduler's SIGTERM and SIGKILL",
@@ -126,6 +130,18 @@ _STAGE_WAIT_SECONDS = 600.0
 
 OnStop = Literal["cancel", "leave"]
 """The treatment of tasks in flight when their step is stopped."""
+
+
+def coalesces_by_default(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether leases coalesce tasks unless they are told otherwise: `$QPU_COALESCE`.
+
+    Raises:
+        ConfigError: It is neither `1` nor `0`.
+    """
+    value = environ.get(QPU_COALESCE)
+    if value in ("1", "0", "", None):
+        return value == "1"
+    raise ConfigError(f"${QPU_COALESCE}={value!r}: must be `1` or `0`. Correct or unset it.")
 
 
 def on_stop(environ: Mapping[str, str] = os.environ) -> OnStop:

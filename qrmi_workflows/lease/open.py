@@ -19,7 +19,7 @@ from typing import Self, overload
 
 from qrmi_workflows.config.job import JobQPU
 from qrmi_workflows.config.qpus import find_config
-from qrmi_workflows.config.variables import QPU_STEP, on_stop
+from qrmi_workflows.config.variables import QPU_STEP, coalesces_by_default, on_stop
 from qrmi_workflows.errors import ConfigError, RequestError
 from qrmi_workflows.lease.acquire import find_qpu
 from qrmi_workflows.lease.at_exit import (
@@ -143,7 +143,8 @@ def open_lease(
         step: The name under which a rerun finds this step's tasks. If `None`, it is taken from
             `$QPU_STEP`, else from the scheduler's job; without either, every run is a new step.
         coalesce: Whether payloads that wait for a lane at the same time share tasks, or the limits
-            for that (`Coalesce`). A single submission, or `Lease.map`, may ask for something else.
+            for that (`Coalesce`); `$QPU_COALESCE=1` turns it on. A single submission, or
+            `Lease.map`, may ask for something else.
 
     Returns:
         A lease, or a `LeaseSet` for a list. Both are context managers that release at the end.
@@ -156,7 +157,7 @@ def open_lease(
         ConfigError: There is no usable `qrmi_config.json`.
         LeaseError: The vendor did not grant it, or the stage has ended.
     """
-    limits = Coalesce.of(coalesce)
+    limits = Coalesce.of(coalesce or coalesces_by_default())
     discard_inherited_leases()
     path = None if config is None else Path(config)
     joined = stage_to_join(qpu, stage)

@@ -29,6 +29,7 @@ from qrmi_workflows.schedulers.slurm import Slurm
 from qrmi_workflows.schedulers.submission import JobMark, submit_job
 from snakemake_executor_plugin_slurm_qpu.amendments import amend_jobs, keep_outputs
 from snakemake_executor_plugin_slurm_qpu.batch_script import lease_argv, render_batch_script
+from snakemake_executor_plugin_slurm_qpu.dag import jobs_in
 from snakemake_executor_plugin_slurm_qpu.job_log import is_too_long_to_show, read_error
 from snakemake_executor_plugin_slurm_qpu.job_names import (
     cluster_of,
@@ -206,6 +207,7 @@ class Executor(StageExecutor):
             lanes=self._requests.lanes(request),
             alive=self._alive_file() if _leaves_tasks(job) else None,
             stage=None if entered is None else entered.stage.name,
+            coalesce=any(member.resources.get("qpu_coalesce") for member in jobs_in(job)),
         )
         return render_batch_script([*prepare, *leased], self._markers.folder)
 

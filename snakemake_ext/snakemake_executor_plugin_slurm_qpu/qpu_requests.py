@@ -203,6 +203,11 @@ class QPURequests:
     def _parse(self, job: Any) -> QPURequest:
         resources = job.resources
         _refuse_conflicting_options(resources)
+        if (coalesce := resources.get("qpu_coalesce")) not in (None, 0, 1):
+            raise RequestError(
+                f"qpu_coalesce={coalesce!r}: must be 1 or 0. Write qpu_coalesce=1, or set limits "
+                "in the program, with `Coalesce`."
+            )
         name = self._qpu_name(resources)
         request = QPURequest(qpu=name, count=resources.qpu)
         if not resources.get("qpu_exclusive"):

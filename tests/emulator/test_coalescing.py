@@ -260,3 +260,12 @@ def test_one_task_of_many_payloads_counts_as_one(lease_of, tasks, tmp_path, monk
     assert (record.tasks, tasks()) == (4, 4)
     assert record.task_ids[-1] == results[0].task_id
     assert not list((tmp_path / "state/journal/coalesced").glob("*.json"))
+
+
+def test_the_environment_turns_it_on(lease_of, tasks, monkeypatch):
+    monkeypatch.setenv("QPU_COALESCE", "1")
+    payloads = [sampler(flips(word, "1")) for word in ("01", "10", "11")]
+    with lease_of("compute_default", step="environment") as lease:
+        assert len(list(lease.map(payloads))) == 3
+
+    assert tasks() == 1

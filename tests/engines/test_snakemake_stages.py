@@ -388,3 +388,30 @@ def test_a_loop_survives_its_keeper_and_a_retry_its_keepers_job(project: Project
     assert find_stage("loop").id != before.id
     assert project.control.counters()["tasks"]["accepted"] == accepted + 2
     assert project.sessions()[1] == 0
+
+
+@pytest.mark.slow
+def test_a_fan_out_in_one_job_shares_tasks_if_its_rule_asks_for_it(project: Project):
+    accepted = project.control.counters()["tasks"]["accepted"]
+    project.write(
+        """
+        rule sweep:
+            output: "counts.json"
+            resources: qpu=1, qpu_name="ibm_fez", qpu_stage="sweep", qpu_coalesce=1
+            script: "sweep.py"
+        """,
+        sweep="""
+        import json
+        from pathlib import Path
+        from qrmi_workflows import open_lease
+        payload = json.loads(Path("payload.json").read_text())
+        with open_lease() as lease:
+            counts = [result.counts() for result in lease.map([payload] * 3)]
+        Path(snakemake.output[0]).write_text(json.dumps([dict(each) for each in counts]))
+        """,
+    )
+
+    project.run()
+
+    assert json.loads(project.read("counts.json")) == [{"1": 100}] * 3
+    assert project.control.counters()["tasks"]["accepted"] == accepted + 1

@@ -1,0 +1,92 @@
+"""The record of a task that several payloads share."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from journal_steps import claim, states
+
+from qrmi_workflows.errors import JournalError
+from qrmi_workflows.journal.coalesced import CoalescedEntry, discard_if_done
+
+DIGESTS = ["a" * 64, "b" * 64]
+
+
+@pytest.fixture
+def members(journal):
+    step = journal.step("s")
+    return [claim(step, digest)[0] for digest in DIGESTS]
+
+
+@pytest.fixture
+def task(members):
+    return CoalescedEntry(members, [1, 2], "c" * 64)
+
+
+def test_each_write_counts_for_all_payloads(journal, task):
+    seen = []
+    task.intend()
+    seen.append(states(journal.records()))
+    task.submitted("vendors-id")
+    seen.append(states(journal.records()))
+    task.reset()
+    seen.append(states(journal.records()))
+
+    assert seen == [["intent"] * 2, ["submitted"] * 2, ["claimed"] * 2]
+
+
+def test_a_payload_knows_its_pubs(journal, task):
+    task.intend()
+    task.submitted("vendors-id")
+
+    portions = [record.portion for record in journal.records()]
+    assert [portion.counts for portion in portions] == [(0, 1, 2), (1, 2, 0)]
+    assert {record.task_id for record in journal.records()} == {"vendors-id"}
+
+
+def test_a_task_that_could_not_be_recorded_for_all_was_never_sent(journal, members, task):
+    members[1].path.parent.chmod(0o500)
+    try:
+        if os.access(members[1].path.parent, os.W_OK):  # root may write everywhere
+            members[1].path = members[1].path.with_name("gone") / "x.json"
+        with pytest.raises(JournalError):
+            task.intend()
+    finally:
+        members[0].path.parent.chmod(0o700)
+
+    assert set(states(journal.records())) == {"claimed"}
+
+
+def test_the_record_stays_until_the_last_payload_is_done(task, members):
+    task.intend()
+    task.submitted("vendors-id")
+    portions = [member.record.portion for member in members]
+    members[0].failed("for a test", retryable=True)
+
+    assert not discard_if_done(members[0].path, portions[0])
+    assert task.path.exists()
+    assert discard_if_done(members[1].path, portions[1])
+    assert not task.path.exists()
+
+
+def test_the_record_counts_only_while_a_payload_names_it(task, members):
+    task.intend()
+    with task.holding(task.record.state) as is_held:
+        assert is_held
+    for member in members:
+        member.reset()  # submitted again, alone
+    with task.holding(task.record.state) as is_held:
+        assert not is_held
+
+
+def test_a_record_that_a_crash_has_left_is_forgotten_with_old_steps(journal, task):
+    task.intend()
+    long_ago = time.time() - 91 * 86400
+    os.utime(task.path, (long_ago, long_ago))
+
+    journal.prune(older_than_days=90)
+    assert task.path.exists()
+    journal.prune(older_than_days=90, open_too=True)
+    assert not task.path.exists()

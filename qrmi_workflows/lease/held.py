@@ -169,6 +169,11 @@ class HeldQPU:
         """Whether another process, or the site, owns the lease: for a forked child, its parent."""
         return self._opened is None or self._opened.adopted or self._pid != os.getpid()
 
+    @property
+    def session_mode(self) -> str | None:
+        """The mode of the session, `dedicated` or `batch`, if this process has acquired one."""
+        return None if self._opened is None else self._opened.mode
+
     def usage_path(self) -> Path | None:
         """Return the lease's usage file; `None` if there is none (any more)."""
         if self.membership is not None:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, overload
@@ -201,15 +202,28 @@ def _find_config() -> Path | None:
         return None
 
 
-def open_found(found: JobQPU, *, step: str | None, config: Path | None) -> Lease:
-    """Open a lease on a QPU that `find_qpu` has found; the arguments are those of `open_lease`."""
+def open_found(
+    found: JobQPU,
+    *,
+    step: str | None,
+    config: Path | None,
+    settings: Mapping[str, str] | None = None,
+) -> Lease:
+    """Open a lease on a QPU that `find_qpu` has found.
+
+    Args:
+        found: The QPU.
+        step: As `open_lease` takes it.
+        config: As `open_lease` takes it.
+        settings: Settings of QRMI's for a session that is acquired, without the `NAME_` prefix.
+    """
     _prepare()
     if found.token is not None:
         return Lease(HeldQPU.adopt(found, step=_name(step)), step=step)
     require_grant(found.name)
     path = config or _find_config()
     return run_uninterrupted(
-        lambda stop: _acquire(found, step, path, stop),
+        lambda stop: _acquire(found, step, path, stop, settings or {}),
         Lease.release,
         late_seconds=current_kill_wait().command,
     )
@@ -240,7 +254,13 @@ def _name(step: str | None) -> str:
     return step or os.environ.get(QPU_STEP, "")
 
 
-def _acquire(found: JobQPU, step: str | None, config: Path | None, stop: threading.Event) -> Lease:
+def _acquire(
+    found: JobQPU,
+    step: str | None,
+    config: Path | None,
+    stop: threading.Event,
+    settings: Mapping[str, str],
+) -> Lease:
     name = _name(step)
     # An orphaned lease on an exclusive QPU would block this one until its session ends. One whose
     # tasks are still running is not released, but taken over: with it, they go on.
@@ -249,6 +269,8 @@ def _acquire(found: JobQPU, step: str | None, config: Path | None, stop: threadi
     if orphan.taken is not None:
         held = HeldQPU.take_over(found, orphan.taken)
     else:
+        # Only now: the file of an orphaned lease names the QPU as the configuration defines it.
+        found = replace(found, environment={**found.environment, **settings})
         held = HeldQPU.acquire(found, step=name, config=config, stop=stop)
     lease = Lease(held, step=step)
     release_at_exit(lease, lease.release)

@@ -35,6 +35,7 @@ from qrmi_workflows.lease.shared import count_lanes, lease_environment
 from qrmi_workflows.lease.stage import Published, Stage, StageState, find_stage, update_stage
 from qrmi_workflows.schedulers import this_job
 from qrmi_workflows.stages.jobs import StageJobs
+from qrmi_workflows.stages.session import StageSession
 from qrmi_workflows.state.locks import lock_file
 from qrmi_workflows.state.process import Owner
 
@@ -139,7 +140,10 @@ class _Keeper:
         stage = self._stage
         config = None if stage.config is None else Path(stage.config)
         found = find_qpu(stage.qpu, config=config)
-        self._lease = lease = open_found(found, step=f"stage {stage.name}", config=config)
+        settings = StageSession(stage, lambda: not find_stage(stage.name).closing).settings(found)
+        self._lease = lease = open_found(
+            found, step=f"stage {stage.name}", config=config, settings=settings
+        )
         lanes = stage.lanes or count_lanes(stage.qpu, lease.resource)
         lease.held.shared_lanes = lanes, self._folder.lanes
         self._change(lambda now: replace(now, lanes=lanes))

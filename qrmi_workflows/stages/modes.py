@@ -83,7 +83,9 @@ class Situation:
     Attributes:
         mode: `dedicated` or `batch`.
         gaps: How long the QPU was idle between tasks so far.
-        idle: How long it has been idle now; at most the interactive TTL.
+        idle: How long it has been idle now, apart from tasks that kept it warm.
+        since_task: How long ago its last task of any kind ended; at most the interactive TTL. By
+            default, as long as it has been idle.
         interactive_ttl: How long an idle session stays active.
         queue: How long a task waits in the vendor's queue.
         task_overhead: What is billed for each task in a batch besides its QPU seconds.
@@ -99,6 +101,13 @@ class Situation:
     task_overhead: float = 0.0
     waiting_cost: float = 1.0
     gaps_left: int = 1
+    since_task: float | None = None
+
+    @property
+    def lapses_after(self) -> float:
+        """How long after the start of this gap the session lapses."""
+        since = self.idle if self.since_task is None else self.since_task
+        return self.idle + self.interactive_ttl - since
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,19 +233,20 @@ def _cost_of_gap(action: Action, now: Situation, gap: float, *, idle: float | No
         gap: How long the gap is.
         idle: How much of it has passed already; `None` for a later gap.
     """
-    passed, ttl = idle or 0.0, now.interactive_ttl
-    lapses = now.queue if gap > ttl else 0.0
+    passed = idle or 0.0
+    until = now.interactive_ttl if idle is None else now.lapses_after
+    lapses = now.queue if gap > until else 0.0
     if action is Action.REOPEN:  # a session that is not active yet is not billed
         return Cost(billed=0.0, waited=now.queue)
     if action is Action.BATCH:  # it is opened in this gap
         waited = lapses if idle is None else now.queue
         return Cost(billed=now.task_overhead, waited=waited)
     if action is Action.LET_LAPSE:
-        billed = min(gap, ttl) - min(passed, ttl) if now.mode == "dedicated" else 0.0
+        billed = min(gap, until) - passed if now.mode == "dedicated" else 0.0
         return Cost(billed=billed, waited=lapses)
     if now.mode == "dedicated":
         return Cost(billed=gap - passed, waited=0.0)
-    tasks = max(0, math.ceil(gap / ttl) - 1)
+    tasks = max(0, math.ceil((gap - until) / now.interactive_ttl))
     return Cost(billed=tasks * now.task_overhead, waited=0.0)
 
 
@@ -245,13 +255,13 @@ def _explain(
 ) -> str:
     if not now.gaps:
         return f"{best}: idle for {now.idle:.0f} s, and no gap between tasks was seen before"
-    lapsing = sum(gap > now.interactive_ttl for gap in longer)
+    lapsing = sum(gap > now.lapses_after for gap in longer)
     prices = "; ".join(
         f"{action}: {cost.billed:.0f} s billed, {cost.waited:.0f} s waiting"
         for action, cost in costs.items()
     )
     return (
         f"{best}: idle for {now.idle:.0f} s in a {now.mode} session, {lapsing} of {len(longer)} "
-        f"expected gaps exceed the interactive TTL of {now.interactive_ttl:g} s, the vendor's "
+        f"expected gaps outlast the interactive TTL of {now.interactive_ttl:g} s, the vendor's "
         f"queue takes {now.queue:.0f} s ({prices})"
     )

@@ -48,6 +48,8 @@ class ResourceType:
         mode_setting: QRMI's setting for the mode of a session, `dedicated` (its default) or
             `batch`, if any. A dedicated session is billed by the wall clock while it is active;
             everything else by QPU seconds.
+        warm_up: The content of a minimal payload, if a session is active only once a task of it has
+            started. It must run on any QPU of the type.
         interactive_ttl: For how many seconds an idle session stays active.
         task_overhead: How many seconds are billed for each task besides its QPU seconds, except in
             a dedicated session.
@@ -65,6 +67,7 @@ class ResourceType:
     session_setting: str | None = None
     session_seconds: float | None = None
     mode_setting: str | None = None
+    warm_up: Mapping[str, Any] | None = None
     interactive_ttl: float = 60.0
     task_overhead: float = 0.0
     empty_logs: Mapping[str, str] = field(default_factory=dict)

@@ -10,6 +10,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from warm_ups import count_warm_ups
+
 from qrmi_workflows.emulator import Emulator
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.lease.records import open_leases
@@ -57,7 +59,13 @@ class Vendor:
         self.emulator.control.ask("POST", "/faults", {"kind": kind, **rule})
 
     def _counters(self) -> dict[str, dict[str, int]]:
-        return self.emulator.control.counters()["qpus"][self.qpu]
+        """Return the emulator's counters, without the keeper's warm-up tasks."""
+        counters: dict[str, dict[str, int]] = self.emulator.control.counters()["qpus"][self.qpu]
+        tasks = counters["tasks"]
+        for key in ("accepted", "completed", "cancelled"):
+            state = None if key == "accepted" else key
+            tasks[key] -= count_warm_ups(self.emulator.folder, state, self.qpu)
+        return counters
 
 
 class Keeping:

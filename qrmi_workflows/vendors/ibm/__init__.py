@@ -38,6 +38,15 @@ __all__ = ["IBM", "transpiler_target"]
 # https://quantum.cloud.ibm.com/docs/guides/estimate-job-run-time ("approximately 2s per sub-job").
 _INTERACTIVE_TTL = 60.0
 _TASK_OVERHEAD = 2.0
+# An ISA circuit of any backend.
+_WARM_UP = {
+    "program_id": "sampler",
+    "parameters": {
+        "pubs": [["OPENQASM 3.0;\nbit[1] c;\nc[0] = measure $0;\n", None, 1]],
+        "version": 2,
+        "support_qiskit": True,
+    },
+}
 _TYPES = {
     # QRMI closes the session of a lease whose tasks have not ended, which cancels them (read in
     # qrmi 0.26.4, as is the default TTL).
@@ -47,6 +56,7 @@ _TYPES = {
         session_setting="QRMI_IBM_QCS_SESSION_MAX_TTL",
         session_seconds=28800.0,
         mode_setting="QRMI_IBM_QCS_SESSION_MODE",
+        warm_up=_WARM_UP,
         interactive_ttl=_INTERACTIVE_TTL,
         task_overhead=_TASK_OVERHEAD,
     ),
@@ -65,6 +75,7 @@ _TYPES = {
         session_setting="QRMI_IBM_QRS_SESSION_MAX_TTL",
         session_seconds=28800.0,
         mode_setting="QRMI_IBM_QRS_SESSION_MODE",
+        warm_up=_WARM_UP,
         interactive_ttl=_INTERACTIVE_TTL,
         task_overhead=_TASK_OVERHEAD,
     ),

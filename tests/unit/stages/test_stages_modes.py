@@ -79,7 +79,7 @@ def test_long_gaps_close_the_session():
     decision = decide(replace(IDLE, gaps=[600]))
     assert decision.action is Action.REOPEN
     assert decision.reason == (
-        "close and reopen: idle for 5 s in a dedicated session, 1 of 1 expected gaps exceed the "
+        "close and reopen: idle for 5 s in a dedicated session, 1 of 1 expected gaps outlast the "
         "interactive TTL of 60 s, the vendor's queue takes 30 s (let it lapse: 55 s billed, 30 s "
         "waiting; keep it warm: 595 s billed, 0 s waiting; close and reopen: 0 s billed, 30 s "
         "waiting; go on in a batch: 0 s billed, 30 s waiting)"
@@ -112,6 +112,14 @@ def test_waiting_may_be_worth_nothing_or_much():
     assert decide(replace(now, waiting_cost=10)).action is Action.KEEP_WARM
 
 
+def test_a_session_that_was_kept_warm_lapses_later():
+    """100 s idle, the last warm-up 40 s ago: it lapses in 20 s, and the gap of 130 s in 30 s."""
+    now = replace(IDLE, gaps=[130], idle=100, since_task=40)
+    costs = decide(now).costs
+    assert costs[Action.LET_LAPSE] == Cost(billed=20, waited=30)
+    assert costs[Action.KEEP_WARM] == Cost(billed=30, waited=0)
+
+
 def test_only_what_is_possible_is_chosen():
     now = replace(IDLE, gaps=[600])
     assert decide(now, allowed=[Action.KEEP_WARM]).action is Action.LET_LAPSE
@@ -140,7 +148,8 @@ class Vendor:
         self.is_active, self.mode = True, now.mode
 
     def gap(self, action: Action, gap: int, passed: int, *, is_first: bool) -> None:
-        idle = passed
+        since = self.now.since_task
+        idle = passed if since is None or not is_first else int(since)
         if action in (Action.REOPEN, Action.BATCH) and (action is Action.REOPEN or is_first):
             self.is_active = False
             self.mode = "batch" if action is Action.BATCH else self.mode
@@ -183,6 +192,8 @@ def test_the_decision_is_never_dearer_than_another():
             waiting_cost=dice.choice([0, 0.5, 1, 4]),
             gaps_left=dice.randrange(1, 4),
         )
+        if dice.random() < 0.5:  # it has been kept warm
+            now = replace(now, since_task=dice.randrange(0, int(now.idle) + 1))
         longer = [gap for gap in now.gaps if gap > now.idle] or [2 * now.idle]
         decision = decide(now)
         played = {}

@@ -190,9 +190,12 @@ class Membership:
         path = self.folder.members / f"{owner.host}-{owner.pid}-{uuid.uuid4().hex[:8]}"
         try:
             self.folder.members.mkdir(exist_ok=True, mode=0o700)
-            self._file = create_locked(path)
-            path.chmod(0o600)
+            # It gets its name once it is locked: the keeper removes members that are not.
+            hidden = path.with_name(f".{path.name}")
+            self._file = create_locked(hidden)
+            hidden.chmod(0o600)
             self._file.write(json.dumps(asdict(owner)).encode())
+            hidden.rename(path)
         except OSError as error:
             raise LeaseError(
                 f"stage {self.name!r} could not be joined: {path}: {error.strerror or error}. Its "

@@ -254,7 +254,7 @@ class _Keeper:
     def _members(self) -> list[str]:
         """Return the members that are alive; forget those that have died."""
         alive = []
-        for file in list(self._folder.members.iterdir()):
+        for file in list(self._folder.members.glob("[!.]*")):
             if is_member_alive(file):
                 alive.append(file.name)
             elif file.exists():

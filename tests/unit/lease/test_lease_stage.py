@@ -24,6 +24,7 @@ from qrmi_workflows.lease.stage import (
     update_stage,
 )
 from qrmi_workflows.lease.stage_folder import StageFolder
+from qrmi_workflows.state.locks import create_locked, is_locked
 from qrmi_workflows.state.process import Owner
 
 QPU = {
@@ -162,6 +163,25 @@ def test_a_damaged_stage_is_reported(stage, text):
     with pytest.raises(ConfigError, match="not the file of a stage"):
         find_stage("vqe")
     assert list_stages() == []
+
+
+def test_a_keeper_never_sees_a_member_before_it_is_locked(stage, monkeypatch):
+    """The keeper would take it for one that has died, and remove its file."""
+    seen = []
+
+    def create(path: Path) -> object:
+        path.touch()
+        seen.extend(stage.folder.members.glob("[!.]*"))
+        path.unlink()
+        return create_locked(path)
+
+    monkeypatch.setattr("qrmi_workflows.lease.membership.create_locked", create)
+    with open_lease(stage="vqe") as lease:
+        (member,) = stage.folder.members.iterdir()
+        assert lease.held.membership.file == member
+        assert is_locked(member)
+    assert seen == []
+    assert list(stage.folder.members.iterdir()) == []
 
 
 def test_more_lanes_than_the_stage_has_are_refused(stage, monkeypatch):

@@ -1,0 +1,229 @@
+"""The goals, the tables and the picture of `benchmarks/stages.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HELD = "stage, held jobs"
+PER_JOB = "session per job"
+FAN = "batch stage, coalesced"
+
+
+def check_goals(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each goal with what was measured, and whether it was met."""
+    checks = {
+        "arms": _check_arms,
+        "jobs": _check_jobs,
+        "gang": _check_gangs,
+        "fan_out": _check_fan_out,
+        "split": _check_split,
+    }
+    return [goal for name, check in checks.items() if name in document for goal in check(document)]
+
+
+def _goal(text: str, measured: float, met: bool) -> dict[str, Any]:
+    return {"goal": text, "measured": round(measured, 2), "met": bool(met)}
+
+
+def _check_arms(document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    rows = [row for row in document["arms"] if row["arm"] == HELD]
+    for counted in ("with", "without"):
+        for cores in sorted({row["cores"] for row in rows}):
+            by_queue = {
+                row["queue"]: row["core_seconds"]
+                - (row["keeper_core_seconds"] if counted == "without" else 0)
+                for row in rows
+                if row["cores"] == cores
+            }
+            worst = max(by_queue.values()) / by_queue[0]
+            text = (
+                f"{cores} cores: core-seconds {counted} the keeper's at most 1.15 times those "
+                "without a queue"
+            )
+            yield _goal(text, worst, worst <= 1.15)
+    most = max(row["sessions"] for row in rows)
+    yield _goal("one session for each stage", most, most == 1)
+
+
+def _check_jobs(document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    by_arm = {row["arm"]: row["core_seconds"] for row in document["jobs"]}
+    ratio = by_arm[PER_JOB] / by_arm[HELD]
+    yield _goal("20 jobs of one task: core-seconds at least 5 times fewer", ratio, ratio >= 5)
+
+
+def _check_gangs(document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    ours = [row["idle_seconds"] for row in document["gang"] if row["kind"] != "together"]
+    yield _goal("gang: idle seconds of a worker at most 1", max(ours), max(ours) <= 1)
+    spread = max(ours) - min(ours)
+    yield _goal("gang: flat, whatever the queue (largest difference, s)", spread, spread <= 0.5)
+
+
+def _check_fan_out(document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    found = document["fan_out"]
+    for mode in ("batch", "dedicated"):
+        ratio = found[f"{mode} session per job"]["billed_seconds"] / found[FAN]["billed_seconds"]
+        text = f"fan-out: billed seconds at least 10 times fewer than with a {mode} session per job"
+        yield _goal(text, ratio, ratio >= 10)
+    ratio = found["fan_out_seconds"] / found["one_task_seconds"]
+    text = "fan-out: wall time at most 1.2 times that of one task with the same PUBs"
+    yield _goal(text, ratio, ratio <= 1.2)
+
+
+def _check_split(document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    for queue, by_kind in savings(document).items():
+        for kind, least in (("split", 0.64), ("split, in a stage", 0.80)):
+            saved = by_kind[kind]
+            text = f"{kind}, queue of {queue} s: at least {least:.0%} of the core-seconds saved"
+            yield _goal(text, saved, saved >= least)
+
+
+def savings(document: Mapping[str, Any]) -> dict[int, dict[str, float]]:
+    """Return, for each queue, the part of the monolith's core-seconds that each split saves."""
+    found: dict[int, dict[str, float]] = {}
+    rows = document["split"]
+    whole = {row["queue"]: row["core_seconds"] for row in rows if row["kind"] == "monolith"}
+    for row in rows:
+        found.setdefault(row["queue"], {})[row["kind"]] = (
+            1 - row["core_seconds"] / whole[row["queue"]]
+        )
+    return found
+
+
+def render_tables(document: Mapping[str, Any]) -> str:
+    """Render all that was measured as tables in Markdown."""
+    parts = []
+    if rows := document.get("arms"):
+        parts += ["Three jobs of two rounds", _arms_table(rows)]
+    if rows := document.get("jobs"):
+        parts += ["20 jobs of one task, queue of 30 s", _rows_table(rows, _JOBS)]
+    if rows := document.get("gang"):
+        parts += ["Idle seconds of a worker", _gang_table(rows)]
+    if found := document.get("fan_out"):
+        fan_rows = [{"arm": arm, **use} for arm, use in found.items() if isinstance(use, dict)]
+        parts += ["100 tasks of 50 ms", _rows_table(fan_rows, _FAN)]
+    if rows := document.get("split"):
+        parts += ["A hybrid program on 16 cores", _split_table(document)]
+    goals = [
+        [goal["goal"], f"{goal['measured']:g}", "yes" if goal["met"] else "**no**"]
+        for goal in document["goals"]
+    ]
+    parts += ["Goals", _table(["goal", "measured", "met"], goals)]
+    return "\n\n".join(parts) + "\n"
+
+
+_JOBS = {
+    "arm": "arm",
+    "core_seconds": "core-seconds",
+    "keeper_core_seconds": "of them the keeper's",
+    "held_seconds": "lease held",
+    "qpu_seconds": "QPU busy",
+    "sessions": "sessions",
+    "billed_seconds": "billed",
+    "wall": "wall time",
+}
+_FAN = {
+    "arm": "arm",
+    "tasks": "tasks at the vendor",
+    "sessions": "sessions",
+    "held_seconds": "lease held",
+    "qpu_seconds": "QPU busy",
+    "billed_seconds": "billed",
+}
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
+
+
+def _rows_table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    values = [[_number(row.get(key, "")) for key in columns] for row in rows]
+    return _table(list(columns.values()), values)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def _by_queue(rows: Iterable[Mapping[str, Any]], key: str) -> str:
+    """Return a value at each queue, from the shortest on."""
+    ordered = sorted(rows, key=lambda row: int(row["queue"]))
+    return " / ".join(_number(row[key]) for row in ordered)
+
+
+def _arms_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    keys = {
+        "core_seconds": "core-seconds",
+        "keeper_core_seconds": "of them the keeper's",
+        "held_seconds": "lease held",
+        "qpu_seconds": "QPU busy",
+        "first_result": "first result after",
+        "sessions": "sessions",
+        "billed_seconds": "billed",
+    }
+    lines = []
+    for cores in sorted({row["cores"] for row in rows}):
+        for arm in dict.fromkeys(row["arm"] for row in rows):
+            own = [row for row in rows if row["arm"] == arm and row["cores"] == cores]
+            lines.append([cores, arm, *(_by_queue(own, key) for key in keys)])
+    return _table(["cores", "arm", *keys.values()], lines)
+
+
+def _gang_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        for workers in sorted({row["workers"] for row in rows}):
+            own = [row for row in rows if row["kind"] == kind and row["workers"] == workers]
+            lines.append([workers, kind, *(_by_queue([row], "idle_seconds") for row in own)])
+    queues = sorted({row["queue"] for row in rows})
+    return _table(["workers", "started", *(f"queue {queue} s" for queue in queues)], lines)
+
+
+def _split_table(document: Mapping[str, Any]) -> str:
+    rows, saved, lines = document["split"], savings(document), []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        own = [row for row in rows if row["kind"] == kind]
+        parts = " / ".join(f"{saved[queue][kind]:.0%}" for queue in sorted(saved))
+        keys = ("core_seconds", "classical_core_seconds", "keeper_core_seconds")
+        values = [_by_queue(own, key) for key in keys]
+        others = [_by_queue(own, key) for key in ("wall", "sessions", "billed_seconds")]
+        lines.append([kind, *values, parts, *others])
+    headings = [
+        "program", "core-seconds", "of them classical jobs'", "the keeper's", "saved",
+        "wall time", "sessions", "billed",
+    ]  # fmt: skip
+    return _table(headings, lines)
+
+
+def draw(document: Mapping[str, Any], path: Path) -> None:
+    """Plot the core-seconds of all arms over the vendor's queue."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "stages"  # the same figures give the same file
+    from matplotlib import pyplot as plt
+
+    rows = document["arms"]
+    cores = sorted({row["cores"] for row in rows})
+    figure, axes = plt.subplots(1, len(cores), figsize=(10, 3.2), layout="constrained")
+    for axis, count in zip(axes, cores, strict=True):
+        for arm in dict.fromkeys(row["arm"] for row in rows):
+            own = [row for row in rows if row["arm"] == arm and row["cores"] == count]
+            own.sort(key=lambda row: row["queue"])
+            axis.plot(
+                [row["queue"] for row in own],
+                [row["core_seconds"] for row in own],
+                marker="o",
+                label=arm,
+                linewidth=2 if arm == HELD else 1,
+            )
+        axis.set(
+            title=f"{count} core{'s' if count > 1 else ''} for each job",
+            xlabel=f"vendor's queue [s], scaled down {document['factor']} times",
+        )
+        axis.set_ylim(bottom=0)
+    axes[0].set_ylabel("core-seconds, with the keeper's")
+    axes[0].legend(frameon=False, fontsize="small")
+    figure.savefig(path, metadata={"Date": None})

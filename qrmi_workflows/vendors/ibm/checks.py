@@ -251,14 +251,14 @@ def _check_parameter_values(
 def _shape_of_values(values: Any, where: str, count: int) -> tuple[int, ...]:
     if values is None:
         return (0,)
-    shape = shape_of(values, (int, float))
+    shape = shape_of(values, float)  # an integer may be too large for a float
     if shape is not None:
         return shape
     import numpy as np
 
     try:
         return np.asarray(values, dtype=float).shape
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise PayloadError(
             f"{where}: parameter values {values!r:.80} are not an array of numbers. Give a list of "
             f"{count} numbers, or a list of such lists."

@@ -266,17 +266,27 @@ class _Keeper:
     def _end(self, reason: str) -> None:
         self._say(f"ends: {reason}")
         # In this order: nobody joins or submits any more, the lease is released, and then whatever
-        # may take longer than the scheduler allows.
-        try:
-            self._change(lambda now: _ended(now, reason))
-            self._folder.environment.unlink(missing_ok=True)
-        except (OSError, QPUError) as error:  # the folder was deleted, say
-            self._say(f"cannot say so in its folder: {error}")
+        # may take longer than the scheduler allows. A thread, because the folder's lock may be held
+        # by a process that hangs, and the lease must be released in time all the same.
+        told = threading.Thread(target=self._tell_end, args=(reason,), name="end", daemon=True)
+        told.start()
+        told.join(current_kill_wait().record / 2)
+        if told.is_alive():
+            self._say("cannot say so in its folder yet: another process holds its lock")
         try:
             if self._lease is not None:
                 self._lease.release()
         finally:
             self._ask_scheduler(lambda: self._jobs.cancel_held(reason))
+
+    def _tell_end(self, reason: str) -> None:
+        """Say in the stage's folder that it has ended, and remove the token."""
+        try:
+            # First, because it works on a full disk. It is this keeper's: it holds `alive`.
+            self._folder.environment.unlink(missing_ok=True)
+            self._change(lambda now: _ended(now, reason))
+        except (OSError, QPUError) as error:  # the folder was deleted, say
+            self._say(f"cannot say so in its folder: {error}")
 
     def _change(self, change: Callable[[Stage], Stage]) -> None:
         """Change the stage, unless it has ended, or been opened again, in the meantime."""

@@ -325,3 +325,29 @@ def test_a_command_may_be_stopped_with_its_stage(vendor, keeping, tmp_path):
         wait_until((tmp_path / "started").exists, "the command")
         keeping.keeper.terminate()
         assert supervisor.wait(timeout=30) == 128 + signal.SIGTERM
+
+
+def test_a_process_that_hangs_with_the_stages_lock_does_not_keep_the_lease_open(vendor, keeping):
+    keeping.start_keeper()
+    open_lease(stage="vqe").release()
+
+    with find_stage("vqe").folder.locked():
+        keeping.keeper.terminate()
+        assert keeping.wait_for_keeper() == 143
+
+    assert "another process holds its lock" in keeping.errors
+    assert not find_stage("vqe").folder.environment.exists()
+    keeping.require_paid_once(tasks=0, sessions=1)
+
+
+def test_a_keeper_whose_stage_is_damaged_leaves_no_lease_and_no_token(vendor, keeping):
+    keeping.start_keeper()
+    open_lease(stage="vqe").release()
+    folder = find_stage("vqe").folder
+
+    folder.stage.write_text("")
+
+    assert keeping.wait_for_keeper() == 2
+    assert "not the file of a stage" in keeping.errors
+    assert not folder.environment.exists()
+    keeping.require_paid_once(tasks=0, sessions=1)

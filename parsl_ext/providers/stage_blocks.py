@@ -17,8 +17,8 @@ from qrmi_workflows.lease.stage import Stage, StageState, find_stage
 from qrmi_workflows.lease.stage_folder import StageFolder
 from qrmi_workflows.schedulers.base import JobStatus, Scheduler
 from qrmi_workflows.stages.closing import close_stage
-from qrmi_workflows.stages.held_jobs import announce_jobs, submission_options
 from qrmi_workflows.stages.opening import open_stage
+from qrmi_workflows.stages.waiting_jobs import announce_jobs, submission_options
 
 __all__ = ["StageBlocks"]
 

@@ -173,7 +173,7 @@ def show(name: str, as_json: bool) -> None:
     """  # noqa: D301
     from qrmi_workflows.errors import SchedulerError
     from qrmi_workflows.lease.stage import find_stage
-    from qrmi_workflows.stages.held_jobs import ScheduledJobs
+    from qrmi_workflows.stages.waiting_jobs import ScheduledJobs
 
     _settle(name)
     found = find_stage(name)
@@ -230,7 +230,7 @@ def options(name: str, after: tuple[str, ...]) -> None:
       sbatch $(qpu stage options vqe) job.sh
     """  # noqa: D301
     from qrmi_workflows.lease.stage import find_stage
-    from qrmi_workflows.stages.held_jobs import submission_options
+    from qrmi_workflows.stages.waiting_jobs import submission_options
 
     _settle(name)
     click.echo(" ".join(submission_options(find_stage(name), after=after)))

@@ -9,7 +9,7 @@ from qrmi_workflows.schedulers import this_scheduler
 from qrmi_workflows.schedulers.base import JobState
 from qrmi_workflows.schedulers.command import require_success, run_command
 from qrmi_workflows.stages.guard import settle_stages
-from qrmi_workflows.stages.held_jobs import ScheduledJobs
+from qrmi_workflows.stages.waiting_jobs import ScheduledJobs
 
 __all__ = ["close_stage"]
 
@@ -59,7 +59,7 @@ def _end_keeper(stage: Stage, *, now: bool) -> None:
     ended = not has_lease and is_pending and _mark_closed(stage)
     require_success(run_command(scheduler.cancel_argv([str(stage.keeper_job)])))
     if ended:
-        jobs.cancel_held("closed")
+        jobs.cancel_waiting("closed")
 
 
 def _mark_closed(stage: Stage) -> bool:

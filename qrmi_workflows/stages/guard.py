@@ -22,10 +22,17 @@ from qrmi_workflows.lease.stage import Stage, StageState, find_stage, list_stage
 from qrmi_workflows.schedulers import this_job, this_scheduler
 from qrmi_workflows.schedulers.base import JobStatus, Scheduler
 from qrmi_workflows.schedulers.submission import list_jobs, submit_job
-from qrmi_workflows.stages.held_jobs import ScheduledJobs, own_mark
+from qrmi_workflows.stages.waiting_jobs import ScheduledJobs, own_mark
 from qrmi_workflows.state.files import append_line, write_atomically
 
-__all__ = ["Settled", "ensure_guard", "guard_stage", "settle_stages", "submission", "take_job"]
+__all__ = [
+    "Settled",
+    "ensure_guard",
+    "guard_stage",
+    "settle_stages",
+    "submission_environment",
+    "take_job",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +55,7 @@ class Settled:
     reason: str
 
 
-def submission() -> dict[str, str]:
+def submission_environment() -> dict[str, str]:
     """Return the environment with which a stage's own jobs are submitted: without any lease."""
     return {k: v for k, v in without_leases().items() if k not in STAGE_VARIABLES}
 
@@ -181,7 +188,7 @@ def ensure_guard(
             scheduler,
             scheduler.submit_argv(submitted),
             own_mark(now, "guard"),
-            environ=submission(),
+            environ=submission_environment(),
         )
         return replace(now, guard_job=guard_job)
 
@@ -254,7 +261,7 @@ def _settle(
         return False
     _log(stage, f"the stage has ended: {reason}")
     try:
-        jobs.cancel_held(reason)
+        jobs.cancel_waiting(reason)
     except SchedulerError as error:
         _log(stage, f"not all jobs could be cancelled: {error}")
     try:

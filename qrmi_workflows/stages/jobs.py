@@ -10,15 +10,15 @@ __all__ = ["NoJobs", "StageJobs"]
 class StageJobs(Protocol):
     """The jobs of one stage, without the keeper's and the guard's."""
 
-    def release_held(self) -> None:
-        """Release the stage's held jobs; those released before are left alone.
+    def release_waiting(self) -> None:
+        """Release the jobs that wait for the keeper; those released before are left alone.
 
         Raises:
             SchedulerError: The scheduler did not answer, or refused.
         """
 
-    def cancel_held(self, reason: str) -> None:
-        """Cancel the stage's held jobs, which nobody would release, and say so in the log.
+    def cancel_waiting(self, reason: str) -> None:
+        """Cancel the jobs that wait for the keeper, since nobody would release them, and log it.
 
         Args:
             reason: Why the stage has ended.
@@ -28,7 +28,7 @@ class StageJobs(Protocol):
         """
 
     def are_left(self) -> bool:
-        """Return whether a job of the stage is held, pending or running.
+        """Return whether a job of the stage is pending or running.
 
         Raises:
             SchedulerError: The scheduler did not answer.
@@ -38,10 +38,10 @@ class StageJobs(Protocol):
 class NoJobs:
     """A stage whose processes run outside of jobs."""
 
-    def release_held(self) -> None:
+    def release_waiting(self) -> None:
         """Do nothing."""
 
-    def cancel_held(self, reason: str) -> None:
+    def cancel_waiting(self, reason: str) -> None:
         """Do nothing."""
 
     def are_left(self) -> bool:

@@ -1,8 +1,9 @@
 """The keeper: holds a stage's lease, and gives it to the stage's processes.
 
-It acquires the QPU, publishes how to adopt the lease, and has the stage's held jobs released. Then
-it waits: for a member that asks for another session, for the last job to end, for SIGTERM. On every
-path the lease is released once, what was published is removed, and the stage says why it has ended.
+It acquires the QPU, publishes how to adopt the lease, and has the jobs that wait for it released.
+Then it waits: for a member that asks for another session, for the last job to end, for SIGTERM. On
+every path the lease is released once, what was published is removed, and the stage says why it has
+ended.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.2  # how often the folder is looked at
 _TOUCH_SECONDS = 5.0  # members expect a sign of life within KEEPER_SECONDS
-_SWEEP_SECONDS = 30.0  # how often the scheduler is asked for held jobs that nobody has announced
+_SWEEP_SECONDS = 30.0  # how often the scheduler is asked for waiting jobs that nobody has announced
 _TASKS_SECONDS = 5.0  # how often the vendor is asked about tasks that keep a session from ending
 _BEFORE_SECONDS = 30.0  # how long to wait for the end of an earlier keeper
 
@@ -159,7 +160,7 @@ class _Keeper:
             lambda now: replace(now, state=StageState.READY, generation=generation, reason="")
         )
         self._say(f"is ready: QPU {self._stage.qpu!r} is held (generation {generation})")
-        self._ask_scheduler(self._jobs.release_held)
+        self._ask_scheduler(self._jobs.release_waiting)
 
     def _serve(self) -> str:
         """Wait until there is a reason to end the stage, and return it."""
@@ -174,13 +175,13 @@ class _Keeper:
         for wish in list(self._folder.wishes.iterdir()):
             if wish.name == f"renew-{self._stage.generation}" and not self._renew(self._lease):
                 continue
-            if wish.name.startswith("jobs"):  # of whoever has submitted a held job meanwhile
+            if wish.name.startswith("jobs"):  # somebody has submitted a job that waits
                 self._next_sweep = now
             with suppress(OSError):
                 wish.unlink()
         if now >= self._next_sweep:
             self._next_sweep = now + _SWEEP_SECONDS
-            self._ask_scheduler(self._jobs.release_held)
+            self._ask_scheduler(self._jobs.release_waiting)
 
     def _renew(self, lease: Lease | None) -> bool:
         """Acquire the QPU again, as soon as that is safe; return whether it was done.
@@ -277,7 +278,7 @@ class _Keeper:
             if self._lease is not None:
                 self._lease.release()
         finally:
-            self._ask_scheduler(lambda: self._jobs.cancel_held(reason))
+            self._ask_scheduler(lambda: self._jobs.cancel_waiting(reason))
 
     def _tell_end(self, reason: str) -> None:
         """Say in the stage's folder that it has ended, and remove the token."""

@@ -28,10 +28,10 @@ from qrmi_workflows.lease.stage_folder import StageFolder
 from qrmi_workflows.schedulers import load_scheduler, this_scheduler
 from qrmi_workflows.schedulers.base import JobLimits, QPURequest, Scheduler
 from qrmi_workflows.schedulers.submission import find_job, submit_job
-from qrmi_workflows.stages.guard import ensure_guard, settle_stages, submission
-from qrmi_workflows.stages.held_jobs import ScheduledJobs, own_mark
+from qrmi_workflows.stages.guard import ensure_guard, settle_stages, submission_environment
 from qrmi_workflows.stages.pruning import prune_stages
 from qrmi_workflows.stages.scripts import render_guard_script, render_keeper_script
+from qrmi_workflows.stages.waiting_jobs import ScheduledJobs, own_mark
 from qrmi_workflows.state.files import write_atomically
 
 __all__ = ["MODES", "open_stage", "wait_until_ready", "waits_for"]
@@ -220,7 +220,7 @@ def _submit(request: _Request) -> Stage:
             request.scheduler,
             request.scheduler.submit_argv(script),
             own_mark(stage, "keeper"),
-            environ=submission(),
+            environ=submission_environment(),
             search_seconds=_SEARCH_SECONDS,
         )
     except SchedulerError as error:
@@ -238,7 +238,7 @@ def _check_qpu(request: _Request) -> str:
     config = None if stage.config is None else Path(stage.config)
     try:
         # Not as a member of the stage that this process may belong to.
-        return find_qpu(stage.qpu, config=config, environ=submission()).type
+        return find_qpu(stage.qpu, config=config, environ=submission_environment()).type
     except RequestError:
         raise
     except ConfigError:

@@ -142,21 +142,21 @@ class StageExecutor(NestingExecutor):
         if entered := self._stage_jobs.get(job_info.job):
             self._stages_by_id[job_info.external_jobid] = entered
             entered.announce()
-            if entered.is_held:
+            if entered.waits:
                 self._stages.tell_waiting(entered.stage)
         super()._report_job_submission_threadsafe(job_info)
 
     # Checks
 
     def _warn_if_held(self, job_id: str, status: JobStatus | None) -> None:
-        """Say that a job is held: by its stage, or by somebody else."""
+        """Say that a job waits for its stage, or is held by somebody."""
         entered = self._stages_by_id.get(job_id)
         if (
             entered is not None
             and status is not None
             and status.state is JobState.PENDING
             and status.reason.startswith("Dependency")
-            and entered.is_held
+            and entered.waits
         ):
             self._stages.tell_waiting(entered.stage)
         super()._warn_if_held(job_id, status)

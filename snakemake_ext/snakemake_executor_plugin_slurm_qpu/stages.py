@@ -21,8 +21,8 @@ from qrmi_workflows.lease.stage import Stage, StageState, find_stage
 from qrmi_workflows.schedulers.slurm import Slurm
 from qrmi_workflows.stages.closing import close_stage
 from qrmi_workflows.stages.guard import settle_stages
-from qrmi_workflows.stages.held_jobs import announce_jobs, submission_options
 from qrmi_workflows.stages.opening import open_stage, waits_for
+from qrmi_workflows.stages.waiting_jobs import announce_jobs, submission_options
 from qrmi_workflows.state.locks import is_locked
 from snakemake_executor_plugin_slurm_qpu.stage_requests import StagePlan
 from snakemake_executor_plugin_slurm_qpu.telemetry import log_leases
@@ -64,13 +64,13 @@ class StageJob:
         return cls(stage=stage, options=options, comment=marked)
 
     @property
-    def is_held(self) -> bool:
-        """Whether Slurm holds it until the keeper releases it."""
+    def waits(self) -> bool:
+        """Whether it waits in the queue until the keeper releases it."""
         return any(each.startswith("--dependency=afterok:") for each in self.options)
 
     def announce(self) -> None:
         """Point the keeper to the job, which it may have missed if it has just become ready."""
-        if self.is_held:
+        if self.waits:
             announce_jobs(self.stage)
 
 
@@ -168,7 +168,7 @@ class OpenStages:
         return stage
 
     def tell_waiting(self, stage: Stage) -> None:
-        """Say that jobs of a stage are held, and what for; again only if that has changed."""
+        """Say that jobs of a stage wait for its QPU, and why; again only if that has changed."""
         with self._lock:  # the first two jobs are submitted at the same time
             told, told_at = self._told.get(stage.id, (None, 0.0))
             if told is not None and time.monotonic() < told_at + _TELL_SECONDS:
@@ -183,8 +183,8 @@ class OpenStages:
             if told is None:
                 reason = f" ({why})" if why else ""
                 self._logger.info(
-                    f"Jobs of stage {stage.name!r} are held until it is ready{reason}. No node "
-                    "waits with them."
+                    f"Jobs of stage {stage.name!r} wait in the queue until it is ready{reason}. No "
+                    "node waits with them."
                 )
             elif why and why != told:
                 self._logger.info(f"Stage {stage.name!r} is not ready yet: {why}.")

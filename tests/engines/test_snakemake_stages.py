@@ -140,7 +140,8 @@ def test_a_job_waits_in_slurm_and_on_no_node_until_the_qpu_is_there(project: Pro
 
     assert project.sessions() == (opened + 1, 0)
     assert "Mode batch: none of its 3 jobs with the QPU waits for another's answer." in output
-    assert output.count("Jobs of stage 'fan' are held until it is ready (the keeper's job ") == 1
+    told = "Jobs of stage 'fan' wait in the queue until it is ready (the keeper's job "
+    assert output.count(told) == 1
 
 
 def test_a_request_that_no_stage_can_meet_is_refused_before_anything_is_submitted(

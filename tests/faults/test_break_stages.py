@@ -286,7 +286,7 @@ def test_stages_at_random_moments(
     for run, (forgotten, ambiguous) in zip(runs, ended, strict=True):
         story = f"{run.step.folder.name}: {run.hit}, {'' if run.was_ready else 'not '}ready"
         tally.ways[f"{run.hit} of a stage"] += 1
-        tally.losses["held jobs forgotten"] += len(forgotten)
+        tally.losses["waiting jobs forgotten"] += len(forgotten)
         assert forgotten == {}, story
         require_no_losses(run.step, tally, ambiguous=ambiguous, story=story)
 

@@ -12,7 +12,7 @@ from waiting import wait_until
 from qrmi_workflows.emulator.client import Control
 from qrmi_workflows.lease.records import open_leases
 from qrmi_workflows.lease.stage import Stage, find_stage
-from qrmi_workflows.stages.held_jobs import announce_jobs, submission_options
+from qrmi_workflows.stages.waiting_jobs import announce_jobs, submission_options
 
 __all__ = ["QPU", "USE", "User"]
 

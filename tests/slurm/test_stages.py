@@ -1,4 +1,4 @@
-"""Stages of several jobs on a real Slurm: held jobs, the keeper, the guard."""
+"""Stages of several jobs on a real Slurm: waiting jobs, the keeper, the guard."""
 
 from __future__ import annotations
 

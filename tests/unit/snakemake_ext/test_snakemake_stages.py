@@ -180,7 +180,7 @@ def test_the_user_is_told_what_held_jobs_wait_for_and_when_that_changes(
 
     told = [each.getMessage() for each in caplog.records if "Mode" not in each.getMessage()]
     assert told == [
-        "Jobs of stage 'vqe' are held until it is ready (the keeper's job 7 is pending: "
+        "Jobs of stage 'vqe' wait in the queue until it is ready (the keeper's job 7 is pending: "
         "Resources). No node waits with them.",
         "Stage 'vqe' is not ready yet: waiting for the vendor's queue.",
     ]

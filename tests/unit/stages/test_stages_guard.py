@@ -131,11 +131,11 @@ def test_a_keeper_looks_after_its_guard(site, stage, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     jobs = take_job("vqe", stage.id)
     site.queue(("2", "PENDING", "afterany:1(unfulfilled)"))
-    jobs.release_held()
+    jobs.release_waiting()
     assert find_stage("vqe").guard_job == "2"
 
     site.queue(("2", "CANCELLED", "afterany:1(unfulfilled)"))
-    jobs.release_held()
+    jobs.release_waiting()
 
     assert find_stage("vqe").guard_job == "3"
 

@@ -8,7 +8,7 @@ import pytest
 
 from qrmi_workflows.errors import RequestError, SchedulerError
 from qrmi_workflows.lease.stage import Stage, StageState
-from qrmi_workflows.stages.held_jobs import ScheduledJobs, announce_jobs, submission_options
+from qrmi_workflows.stages.waiting_jobs import ScheduledJobs, announce_jobs, submission_options
 from qrmi_workflows.state.locks import lock_file
 
 STAGE = Stage(name="vqe", qpu="ibm_fez", type="", id="0", keeper_job="1", guard_job="2")
@@ -73,7 +73,7 @@ def test_a_job_of_a_stage_that_takes_no_more_jobs_is_refused(change, message):
 def test_jobs_that_wait_are_released_with_one_query_and_one_command(site):
     site.queue(*[(str(n), "PENDING", WAITS) for n in range(5, 105)], ("200", "RUNNING", "(null)"))
 
-    ScheduledJobs(STAGE).release_held()
+    ScheduledJobs(STAGE).release_waiting()
 
     assert len(site.commands.calls("squeue")) == 1
     (call,) = site.commands.calls("scontrol")
@@ -84,7 +84,7 @@ def test_a_job_that_ended_meanwhile_does_not_keep_others_from_their_release(site
     site.queue(("5", "PENDING", WAITS), ("6", "PENDING", f"{WAITS},afterany:3(unfulfilled)"))
     site.commands.write("scontrol", "echo 'Job is no longer pending' >&2; exit 1")
 
-    ScheduledJobs(STAGE).release_held()
+    ScheduledJobs(STAGE).release_waiting()
 
     assert len(site.commands.calls("scontrol")) == 2
     assert "not all jobs were released: Job is no longer pending" in caplog.text
@@ -97,7 +97,7 @@ def test_jobs_that_wait_and_a_guard_that_has_not_started_are_cancelled(site, cap
         ("6", "RUNNING", "(null)"),
     )
 
-    ScheduledJobs(STAGE).cancel_held("closed")
+    ScheduledJobs(STAGE).cancel_waiting("closed")
 
     assert site.commands.calls("scancel") == ["5", "2"]
     assert "cancelling 1 job of the stage: 5_[1-3]: the stage has ended: closed" in caplog.text
@@ -106,7 +106,7 @@ def test_jobs_that_wait_and_a_guard_that_has_not_started_are_cancelled(site, cap
 def test_the_guard_that_ends_the_stage_does_not_cancel_itself(site):
     site.queue(("2", "RUNNING", "(null)"))
 
-    ScheduledJobs(STAGE).cancel_held("closed")
+    ScheduledJobs(STAGE).cancel_waiting("closed")
 
     assert site.commands.calls("scancel") == []
 

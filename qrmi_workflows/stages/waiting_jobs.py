@@ -158,7 +158,7 @@ class ScheduledJobs:
     def _waits(self, status: JobStatus) -> bool:
         return not status.state.is_final and self._scheduler.is_waiting(status, self._keeper_job)
 
-    def release_held(self) -> None:
+    def release_waiting(self) -> None:
         """Release the jobs that wait for the keeper, and see to it that there is a guard.
 
         Raises:
@@ -178,7 +178,7 @@ class ScheduledJobs:
             logger.warning("not all jobs were released: %s", error)
         self._ensure_guard(listed)
 
-    def cancel_held(self, reason: str) -> None:
+    def cancel_waiting(self, reason: str) -> None:
         """Cancel the jobs that wait for the keeper, and the guard.
 
         Raises:

@@ -91,26 +91,35 @@ def savings(document: Mapping[str, Any]) -> dict[int, dict[str, float]]:
     return found
 
 
-def render_tables(document: Mapping[str, Any]) -> str:
-    """Render all that was measured as tables in Markdown."""
-    parts = []
+def render_tables(document: Mapping[str, Any]) -> dict[str, str]:
+    """Render all that was measured as tables in Markdown, by measurement."""
+    tables = {}
     if rows := document.get("arms"):
-        parts += ["Three jobs of two rounds", _arms_table(rows)]
+        tables["arms"] = _arms_table(rows)
     if rows := document.get("jobs"):
-        parts += ["20 jobs of one task, queue of 30 s", _rows_table(rows, _JOBS)]
+        tables["jobs"] = _rows_table(rows, _JOBS)
     if rows := document.get("gang"):
-        parts += ["Idle seconds of a worker", _gang_table(rows)]
+        tables["gang"] = _gang_table(rows)
     if found := document.get("fan_out"):
         fan_rows = [{"arm": arm, **use} for arm, use in found.items() if isinstance(use, dict)]
-        parts += ["100 tasks of 50 ms", _rows_table(fan_rows, _FAN)]
-    if rows := document.get("split"):
-        parts += ["A hybrid program on 16 cores", _split_table(document)]
+        tables["fan_out"] = _rows_table(fan_rows, _FAN)
+    if document.get("split"):
+        tables["split"] = _split_table(document)
     goals = [
         [goal["goal"], f"{goal['measured']:g}", "yes" if goal["met"] else "**no**"]
         for goal in document["goals"]
     ]
-    parts += ["Goals", _table(["goal", "measured", "met"], goals)]
-    return "\n\n".join(parts) + "\n"
+    return tables | {"goals": _table(["goal", "measured", "met"], goals)}
+
+
+def update_page(document: Mapping[str, Any], page: Path) -> None:
+    """Replace the tables of a page, which are between `<!-- NAME -->` and `<!-- end -->`."""
+    text = page.read_text(encoding="utf-8")
+    for name, table in render_tables(document).items():
+        start, rest = text.split(f"<!-- {name} -->", 1)
+        _, end = rest.split("<!-- end -->", 1)
+        text = f"{start}<!-- {name} -->\n\n{table}\n\n<!-- end -->{end}"
+    page.write_text(text, encoding="utf-8")
 
 
 _JOBS = {

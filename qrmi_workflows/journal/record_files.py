@@ -91,7 +91,8 @@ def read_record(path: Path) -> TaskRecord | None:
         return record
     task = read_record_alone(task_file(path, record.portion.task))
     if task is None:
-        return record
+        # It is removed once each payload's record tells the rest: perhaps since this one was read.
+        return read_record_alone(path)
     continued = record.continued_as(task)
     # If the task was never sent, the payload may go alone, or with others.
     return replace(continued, portion=None) if task.state is RecordState.CLAIMED else continued

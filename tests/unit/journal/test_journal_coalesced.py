@@ -9,7 +9,10 @@ import pytest
 from journal_steps import claim, states
 
 from qrmi_workflows.errors import JournalError
+from qrmi_workflows.journal import record_files
 from qrmi_workflows.journal.coalesced import CoalescedEntry, discard_if_done
+from qrmi_workflows.journal.record import RecordState
+from qrmi_workflows.journal.record_files import read_record, task_file
 
 DIGESTS = ["a" * 64, "b" * 64]
 
@@ -69,6 +72,23 @@ def test_the_record_stays_until_the_last_payload_is_done(task, members):
     assert task.path.exists()
     assert discard_if_done(members[1].path, portions[1])
     assert not task.path.exists()
+
+
+def test_a_task_that_ends_while_a_payloads_record_is_read_is_not_ambiguous(
+    journal, members, task, monkeypatch
+):
+    task.intend()
+    task.submitted("vendors-id")
+
+    def end_first(path, name):
+        if task.path.exists():
+            members[0].failed("failed", retryable=False)
+            task.discard()
+        return task_file(path, name)
+
+    monkeypatch.setattr(record_files, "task_file", end_first)
+
+    assert read_record(members[0].path).state is RecordState.FAILED
 
 
 def test_the_record_counts_only_while_a_payload_names_it(task, members):

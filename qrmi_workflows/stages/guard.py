@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from qrmi_workflows.config.job import without_leases
 from qrmi_workflows.config.variables import STAGE_VARIABLES
-from qrmi_workflows.errors import QPUError, SchedulerError
+from qrmi_workflows.errors import ConfigError, QPUError, RequestError, SchedulerError
 from qrmi_workflows.lease.reap import reap
 from qrmi_workflows.lease.records import open_leases
 from qrmi_workflows.lease.stage import Stage, StageState, find_stage, list_stages, update_stage
@@ -66,7 +66,19 @@ def guard_stage(name: str, stage_id: str) -> None:
     Args:
         name: The stage's name.
         stage_id: The id of the opening of the stage that it guards.
+
+    Raises:
+        RequestError, ConfigError: The stage's folder was deleted or damaged; its lease is reaped
+            all the same.
     """
+    try:
+        _guard(name, stage_id)
+    except (ConfigError, RequestError):
+        reap()
+        raise
+
+
+def _guard(name: str, stage_id: str) -> None:
     scheduler = this_scheduler()
     limit = time.monotonic() + _END_SECONDS
     while (stage := find_stage(name)).id == stage_id and not stage.is_ended:
@@ -149,7 +161,11 @@ def settle_stages(name: str | None = None) -> list[Settled]:
     for found in stages:
         if found.cluster not in (None, cluster):
             continue
-        stage = found if found.keeper_job is not None else _find_keeper(found, listed)
+        try:
+            stage = found if found.keeper_job is not None else _find_keeper(found, listed)
+        except (OSError, QPUError) as error:
+            logger.warning("stage %r: its keeper's job cannot be recorded: %s", found.name, error)
+            continue
         if found.keeper_job is None and stage.keeper_job not in (None, *listed):
             continue  # it has been submitted since the jobs were listed
         reason = _how_keeper_ended(stage, listed, scheduler)
@@ -256,7 +272,13 @@ def _settle(
         now.folder.environment.unlink(missing_ok=True)
         return replace(now, state=StageState.ENDED, reason=reason)
 
-    update_stage(stage.name, end)
+    try:
+        update_stage(stage.name, end)
+    except (OSError, QPUError) as error:
+        # The disk is full, say. Nobody uses a stage whose keeper is dead, so the rest can be done;
+        # it may be done once more.
+        logger.warning("stage %r cannot be marked as ended: %s", stage.name, error)
+        is_first = True
     if not is_first:
         return False
     _log(stage, f"the stage has ended: {reason}")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
-from qrmi_workflows.errors import RequestError
-from qrmi_workflows.lease.stage import StageState, find_stage, update_stage
+from qrmi_workflows.errors import ConfigError, RequestError
+from qrmi_workflows.lease.stage import Stage, StageState, find_stage, update_stage
 from qrmi_workflows.stages import guard
 from qrmi_workflows.stages.closing import close_stage
 from qrmi_workflows.stages.guard import ensure_guard, guard_stage, settle_stages, take_job
 from qrmi_workflows.stages.opening import open_stage
+from qrmi_workflows.state.files import write_atomically
 from qrmi_workflows.state.process import Owner
 
 WAITS = "afterok:1(unfulfilled)"
@@ -49,6 +51,36 @@ def test_the_guard_says_which_jobs_the_scheduler_has_cancelled(site, stage):
     guard_stage("vqe", stage.id)
 
     assert find_stage("vqe").reason == ("its keeper's job 1 ended: NODE_FAIL; cancelled with it: 5")
+
+
+def test_on_a_full_disk_the_jobs_are_cancelled_and_the_lease_is_reaped(
+    site, stage, monkeypatch, caplog
+):
+    site.queue(("1", "TIMEOUT", "(null)"), ("5", "PENDING", WAITS))
+    monkeypatch.setattr(Stage, "save", Mock(side_effect=OSError(28, "No space left on device")))
+    reap = Mock(return_value=[])
+    monkeypatch.setattr(guard, "reap", reap)
+
+    settle_stages()
+
+    assert not stage.folder.environment.exists()
+    assert site.commands.calls("scancel") == ["5"]
+    assert reap.called
+    assert "cannot be marked as ended: [Errno 28] No space left on device" in caplog.text
+
+
+@pytest.mark.parametrize("case", ["deleted", "damaged"])
+def test_the_guard_of_a_folder_that_is_unusable_reaps_the_lease(site, stage, monkeypatch, case):
+    reap = Mock(return_value=[])
+    monkeypatch.setattr(guard, "reap", reap)
+    stage.folder.stage.unlink()
+    if case == "damaged":
+        write_atomically(stage.folder.stage, "", mode=0o600)
+
+    with pytest.raises((ConfigError, RequestError)):
+        guard_stage("vqe", stage.id)
+
+    assert reap.called
 
 
 @pytest.mark.parametrize("case", ["ended", "opened anew"])

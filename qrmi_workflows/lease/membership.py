@@ -188,15 +188,17 @@ class Membership:
         """Create this process's file among the members, locked until the process ends."""
         owner = Owner.this_process(this_job())
         path = self.folder.members / f"{owner.host}-{owner.pid}-{uuid.uuid4().hex[:8]}"
+        # It gets its name once it is locked: the keeper removes members that are not.
+        hidden = path.with_name(f".{path.name}")
         try:
             self.folder.members.mkdir(exist_ok=True, mode=0o700)
-            # It gets its name once it is locked: the keeper removes members that are not.
-            hidden = path.with_name(f".{path.name}")
             self._file = create_locked(hidden)
             hidden.chmod(0o600)
             self._file.write(json.dumps(asdict(owner)).encode())
             hidden.rename(path)
         except OSError as error:
+            with suppress(OSError):
+                hidden.unlink(missing_ok=True)
             raise LeaseError(
                 f"stage {self.name!r} could not be joined: {path}: {error.strerror or error}. Its "
                 "folder must be writable, on a file system that has locks.",

@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.2  # how often the folder is looked at
 _TOUCH_SECONDS = 5.0  # members expect a sign of life within KEEPER_SECONDS
+_LOOKS_PAUSE = 20.0  # between two looks at the members, in times that a look takes
 _SWEEP_SECONDS = 30.0  # how often the scheduler is asked for waiting jobs that nobody has announced
 _TASKS_SECONDS = 5.0  # how often the vendor is asked about tasks that keep a session from ending
 _BEFORE_SECONDS = 30.0  # how long to wait for the end of an earlier keeper
@@ -111,6 +112,8 @@ class _Keeper:
         self._jobs = jobs
         self._lease: Lease | None = None
         self._next_sweep = self._next_look_at_tasks = float("-inf")
+        self._alive: list[str] = []
+        self._next_look_at_members = float("-inf")
         self._active = time.monotonic()
 
     def run(self) -> None:
@@ -122,6 +125,9 @@ class _Keeper:
             reason = self._serve()
         except QPUError as error:
             reason = error.message
+            raise
+        except OSError as error:
+            reason = f"its keeper failed: {error.filename or self._folder.path}: {error.strerror}"
             raise
         except (SystemExit, KeyboardInterrupt):
             reason = "its keeper was stopped, by its time limit or a cancellation"
@@ -253,7 +259,14 @@ class _Keeper:
         return reason if self._stage.is_ended else None
 
     def _members(self) -> list[str]:
-        """Return the members that are alive; forget those that have died."""
+        """Return the members that are alive; forget those that have died.
+
+        On a network file system, a look at hundreds of locks takes a while: it is not repeated so
+        soon that looking would take more than 5 % of the time.
+        """
+        start = time.monotonic()
+        if self._alive and start < self._next_look_at_members:
+            return self._alive
         alive = []
         for file in list(self._folder.members.glob("[!.]*")):
             if is_member_alive(file):
@@ -262,6 +275,8 @@ class _Keeper:
                 self._say(f"has lost a process: {file.name} has died")
                 with suppress(OSError):
                     file.unlink(missing_ok=True)
+        now = time.monotonic()
+        self._alive, self._next_look_at_members = alive, now + _LOOKS_PAUSE * (now - start)
         return alive
 
     def _end(self, reason: str) -> None:

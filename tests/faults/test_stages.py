@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -314,6 +315,25 @@ def test_one_keeper_at_a_time(vendor, keeping, monkeypatch):
 
     with pytest.raises(RequestError, match="has a keeper already"):
         keep("vqe", NoJobs())
+
+
+def test_many_members_do_not_keep_a_keeper_busy(vendor, keeping, monkeypatch):
+    """A network file system may take seconds to tell which of hundreds of members are alive."""
+    looks = []
+
+    def is_alive_slowly(_file: Path) -> bool:
+        looks.append(time.monotonic())
+        time.sleep(0.03)
+        return len(looks) < 3
+
+    monkeypatch.setattr("qrmi_workflows.stages.keeper.is_member_alive", is_alive_slowly)
+    (find_stage("vqe").folder.members / "many").touch()
+    keeping.close()
+
+    keep("vqe", NoJobs())
+
+    assert looks[1] - looks[0] > 0.5
+    assert find_stage("vqe").reason == "closed"
 
 
 def test_a_command_may_be_stopped_with_its_stage(vendor, keeping, tmp_path):

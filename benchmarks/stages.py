@@ -318,7 +318,7 @@ MEASUREMENTS: dict[str, Callable[[Site], Any]] = {
 }
 
 
-def measure(site: Site, names: list[str]) -> dict[str, Any]:
+def measure(site: Site, names: list[str], out: Path) -> dict[str, Any]:
     """Measure the arms with the 20 jobs beside them, then the others side by side.
 
     Each has QPUs of its own, and mostly sleeps.
@@ -327,13 +327,14 @@ def measure(site: Site, names: list[str]) -> dict[str, Any]:
     def run(name: str) -> Any:
         started = time.monotonic()
         found = MEASUREMENTS[name](site)
+        (out / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
         print(f"{name}: measured in {time.monotonic() - started:.0f} s", file=sys.stderr)
         return found
 
     found: dict[str, Any] = {}
-    for together in (("arms", "jobs"), ("gang", "split"), ("fan_out",)):
+    for together in (("arms", "jobs"), ("gang", "split", "fan_out")):
         chosen = [name for name in together if name in names]
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(len(together)) as pool:
             found |= dict(zip(chosen, pool.map(run, chosen), strict=True))
     return found
 
@@ -357,7 +358,7 @@ def main() -> None:
         site = Site(Path(name))
         site.up()
         try:
-            document |= measure(site, options.only or list(MEASUREMENTS))
+            document |= measure(site, options.only or list(MEASUREMENTS), options.out)
         finally:
             site.down()
     document["goals"] = check_goals(document)

@@ -17,12 +17,11 @@ from qrmi_workflows.config.job import without_leases
 from qrmi_workflows.config.variables import STAGE_VARIABLES
 from qrmi_workflows.errors import ConfigError, QPUError, RequestError, SchedulerError
 from qrmi_workflows.lease.reap import reap
-from qrmi_workflows.lease.records import open_leases
 from qrmi_workflows.lease.stage import Stage, StageState, find_stage, list_stages, update_stage
 from qrmi_workflows.schedulers import this_job, this_scheduler
 from qrmi_workflows.schedulers.base import JobStatus, Scheduler
 from qrmi_workflows.schedulers.submission import list_jobs, submit_job
-from qrmi_workflows.stages.waiting_jobs import ScheduledJobs, own_mark
+from qrmi_workflows.stages.waiting_jobs import ScheduledJobs, leases_left, own_mark
 from qrmi_workflows.state.files import append_line, write_atomically
 
 __all__ = [
@@ -92,6 +91,8 @@ def _guard(name: str, stage_id: str) -> None:
             ensure_guard(stage, {}, scheduler)
             return
         time.sleep(_LOOK_SECONDS)
+    if stage.id == stage_id:  # its keeper has ended it, or left its lease to tasks in flight
+        _await_tasks(stage)
 
 
 def _await_tasks(stage: Stage) -> None:
@@ -102,9 +103,7 @@ def _await_tasks(stage: Stage) -> None:
     """
     limit = time.monotonic() + _TASKS_SECONDS
     while time.monotonic() < limit:
-        open_now = {
-            opened.lease for opened in open_leases() if opened.owner.job == stage.keeper_job
-        }
+        open_now = leases_left(stage)
         if not open_now:
             return
         time.sleep(_REAP_SECONDS)

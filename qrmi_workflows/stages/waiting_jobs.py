@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
 from qrmi_workflows.errors import RequestError
+from qrmi_workflows.lease.records import open_leases
 from qrmi_workflows.lease.stage import Stage, StageState
 from qrmi_workflows.schedulers import this_scheduler
 from qrmi_workflows.schedulers.base import JobState, JobStatus, Scheduler
@@ -22,7 +23,14 @@ from qrmi_workflows.schedulers.command import require_success, run_command
 from qrmi_workflows.schedulers.submission import JobMark, list_jobs
 from qrmi_workflows.state.locks import is_locked
 
-__all__ = ["ScheduledJobs", "announce_jobs", "mark_of", "own_mark", "submission_options"]
+__all__ = [
+    "ScheduledJobs",
+    "announce_jobs",
+    "leases_left",
+    "mark_of",
+    "own_mark",
+    "submission_options",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +103,13 @@ def require_open(stage: Stage) -> None:
             f"stage {stage.name!r} {why}; a job needs an open stage. Open it again: `qpu stage "
             f"open {stage.name} --qpu {stage.qpu}`."
         )
+
+
+def leases_left(stage: Stage) -> set[str]:
+    """Return the leases that a stage's keeper has, or has left open because tasks are running."""
+    if stage.keeper_job is None:
+        return set()
+    return {opened.lease for opened in open_leases() if opened.owner.job == stage.keeper_job}
 
 
 class ScheduledJobs:
@@ -179,7 +194,7 @@ class ScheduledJobs:
         self._ensure_guard(listed)
 
     def cancel_waiting(self, reason: str) -> None:
-        """Cancel the jobs that wait for the keeper, and the guard.
+        """Cancel the jobs that wait for the keeper, and the guard if it has nothing to do.
 
         Raises:
             SchedulerError: The scheduler did not answer, or refused.
@@ -189,6 +204,8 @@ class ScheduledJobs:
             logger.warning("cancelling %s: the stage has ended: %s", _count(waiting), reason)
             job_ids = [job_id.partition("_[")[0] for job_id in waiting]
             require_success(run_command(self._scheduler.cancel_argv(job_ids)))
+        if leases_left(self._stage):
+            return  # the guard releases them
         guard = listed.get(self._stage.guard_job or "")
         if guard is not None and not guard.state.may_have_processes and not guard.state.is_final:
             require_success(run_command(self._scheduler.cancel_argv([guard.job_id])))

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from qrmi_workflows.errors import ConfigError, RequestError
+from qrmi_workflows.lease.reap import Reaped
 from qrmi_workflows.lease.stage import Stage, StageState, find_stage, update_stage
 from qrmi_workflows.stages import guard
 from qrmi_workflows.stages.closing import close_stage
@@ -67,6 +68,24 @@ def test_on_a_full_disk_the_jobs_are_cancelled_and_the_lease_is_reaped(
     assert site.commands.calls("scancel") == ["5"]
     assert reap.called
     assert "cannot be marked as ended: [Errno 28] No space left on device" in caplog.text
+
+
+def test_the_guard_releases_a_lease_that_the_keeper_has_left_to_tasks(site, stage, monkeypatch):
+    update_stage("vqe", lambda now: replace(now, state=StageState.ENDED, reason="closed"))
+    left = [Mock(lease="l", owner=Mock(job="1"))]
+
+    def reap_later():
+        kept = Reaped(lease="l", qpu="ibm_fez", released=False, kept="a task is still running")
+        return [left.pop() and kept] if reap.call_count > 1 else [kept]
+
+    reap = Mock(side_effect=reap_later)
+    monkeypatch.setattr(guard, "reap", reap)
+    monkeypatch.setattr(guard, "_REAP_SECONDS", 0.01)
+    monkeypatch.setattr("qrmi_workflows.stages.waiting_jobs.open_leases", lambda: left)
+
+    guard_stage("vqe", stage.id)
+
+    assert reap.call_count == 2
 
 
 @pytest.mark.parametrize("case", ["deleted", "damaged"])

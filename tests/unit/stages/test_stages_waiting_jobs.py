@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
@@ -101,6 +102,17 @@ def test_jobs_that_wait_and_a_guard_that_has_not_started_are_cancelled(site, cap
 
     assert site.commands.calls("scancel") == ["5", "2"]
     assert "cancelling 1 job of the stage: 5_[1-3]: the stage has ended: closed" in caplog.text
+
+
+def test_the_guard_stays_if_the_keeper_has_left_its_lease_open(site, monkeypatch):
+    """Tasks are in flight; whoever waits for them may be killed."""
+    left = Mock(lease="l", owner=Mock(job="1"))
+    monkeypatch.setattr("qrmi_workflows.stages.waiting_jobs.open_leases", lambda: [left])
+    site.queue(("2", "PENDING", "afterany:1(unfulfilled)"), ("5", "PENDING", WAITS))
+
+    ScheduledJobs(STAGE).cancel_waiting("closed")
+
+    assert site.commands.calls("scancel") == ["5"]
 
 
 def test_the_guard_that_ends_the_stage_does_not_cancel_itself(site):

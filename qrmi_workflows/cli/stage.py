@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["stage"]
 
-_IDLE_SECONDS = 600.0
+_IDLE_SECONDS = 600  # `lease.stage.IDLE_SECONDS`, without the time to import it
 _LOG_TIME = "%Y-%m-%dT%H:%M:%S"
 
 
@@ -62,7 +62,7 @@ def stage() -> None:
     default=_IDLE_SECONDS,
     show_default=True,
     metavar="SECONDS",
-    help="End the stage after this time without a job, a process and a task.",
+    help="End the stage once it has had no job, no process and no task for this time.",
 )
 @click.option("--time", "limit", metavar="TIME", help="Time limit of the keeper's job.")
 @click.option("--partition", metavar="NAME", help="Partition of the keeper's job.")
@@ -93,9 +93,9 @@ def open_(
 ) -> None:
     """Open the stage NAME: submit the job that holds its QPU.
 
-    If it is open already with the same QPU, nothing is submitted. The exit code is 1 if the
-    scheduler did not answer, or if the stage has ended while --wait waited; 2 if the request is
-    invalid.
+    If it is open already with the same QPU, nothing is submitted, and its other options stay as
+    they are. The exit code is 1 if the scheduler did not answer, or if the stage has ended while
+    --wait waited; 2 if the request is invalid.
 
     \b
     Example:
@@ -145,7 +145,7 @@ def close(name: str, now: bool, as_json: bool) -> None:
 @stage.command("list")
 @JSON_OPTION
 def list_(as_json: bool) -> None:
-    """List your stages, ended ones included.
+    """List your stages, and why they have ended or are not ready yet.
 
     If a keeper has died, its stage is ended first: its lease is released, and jobs that wait for it
     are cancelled.
@@ -198,7 +198,7 @@ def _lines(found: Stage, jobs: Mapping[str, str]) -> dict[str, object]:
         "stage": found.name,
         "QPU": found.qpu,
         "state": _state(found),
-        "reason": found.reason,
+        "reason": _reason(found),
         "mode": found.mode,
         "lanes": found.lanes,
         "idle limit": f"{found.idle_limit:g} s",
@@ -295,8 +295,16 @@ def _document(found: Stage) -> dict[str, Any]:
 
 
 def _row(found: Stage) -> tuple[object, ...]:
-    reason = found.reason or None
+    reason = _reason(found) or None
     return found.name, found.qpu, _state(found), found.keeper_job, _opened(found), reason
+
+
+def _reason(found: Stage) -> str:
+    """Return why a stage has ended, or what it waits for."""
+    from qrmi_workflows.lease.stage import StageState
+    from qrmi_workflows.stages.opening import waits_for
+
+    return waits_for(found) if found.state is StageState.OPENING else found.reason
 
 
 def _state(found: Stage) -> str:

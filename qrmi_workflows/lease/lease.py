@@ -154,8 +154,6 @@ class Lease:
     ) -> TaskRun:
         from qrmi_workflows.tasks.run import TaskRun
 
-        coalesce = options.get("coalesce")
-        limits = self.coalesce if coalesce is None else Coalesce.of(coalesce)
         valid = self.check(payload, shots=shots)
         return TaskRun(
             resource=self.resource,
@@ -172,8 +170,11 @@ class Lease:
             on_state=options.get("on_state"),
             on_stop=options.get("on_stop"),
             on_ambiguous=options.get("on_ambiguous", "fail"),
-            coalesce=limits,
+            coalesce=self._limits(options.get("coalesce")),
         )
+
+    def _limits(self, coalesce: bool | Coalesce | None) -> Coalesce | None:
+        return self.coalesce if coalesce is None else Coalesce.of(coalesce)
 
     def map(
         self,
@@ -194,7 +195,7 @@ class Lease:
         """
         futures: list[TaskFuture] = []
         try:
-            if (options.get("coalesce", self.coalesce) or False) is not False:
+            if self._limits(options.get("coalesce")) is not None:
                 runs = [self._task_run(payload, shots=shots, **options) for payload in payloads]
                 with self._lock:
                     return in_order(self._open_pool().submit_all(runs), self.qpu)
@@ -240,11 +241,8 @@ class Lease:
         Raises:
             ResourceError: The vendor rejected the request, or failed.
         """
-        from qrmi_workflows.client.targets import fetch_target
-
-        if refresh or self._target is None:
-            self._target = fetch_target(self.held.qpu, resource=self.resource, refresh=refresh)
-        return self._target.text
+        known = None if refresh else self._target
+        return (known or self._refreshed_target()).text
 
     def _refreshed_target(self) -> QPUTarget:
         from qrmi_workflows.client.targets import fetch_target

@@ -32,7 +32,7 @@ def require_stage_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise RequestError(
-            f"stage {name!r}: must be 1 to 64 letters, digits, `_`, `-` or `.`, not beginning with "
+            f"stage {name!r}: must be 1 to 64 letters, digits, `_`, `-` or `.`, and not begin with "
             "`-` or `.`. Choose another name."
         )
     return name

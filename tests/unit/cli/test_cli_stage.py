@@ -10,6 +10,7 @@ import pytest
 from qrmi_workflows.cli import main
 from qrmi_workflows.lease.stage import Stage, StageState
 from qrmi_workflows.lease.stage_folder import StageFolder
+from qrmi_workflows.state.process import Owner
 
 
 @pytest.fixture
@@ -47,6 +48,16 @@ def test_stages_are_listed(qpu, stage):
     assert row.split()[:4] == ["vqe", "ibm_fez", "ended", "17"]
     assert row.endswith("closed")
     assert [each["reason"] for each in json.loads(qpu("list", "--json")[1])] == ["closed"]
+
+
+def test_a_stage_that_is_not_ready_says_what_it_waits_for(qpu, stage):
+    me = Owner.this_process(None)
+    opening = replace(stage, state=StageState.OPENING, keeper_job=None, keeper=me, reason="")
+    with stage.folder.locked():
+        opening.save()
+
+    assert qpu("list")[1].splitlines()[1].endswith("waiting for QPU 'ibm_fez'")
+    assert "reason       waiting for QPU 'ibm_fez'" in qpu("show", "vqe")[1]
 
 
 def test_without_stages_the_list_is_empty(qpu):

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 from qrmi_workflows.config.site import SitePolicy
 from qrmi_workflows.errors import RequestError
 from qrmi_workflows.lease.stage_folder import require_stage_name
 from qrmi_workflows.schedulers.base import QPURequest
+from qrmi_workflows.stages.opening import MODES, Mode
 
-__all__ = ["Mode", "QPUStage", "resolve_stage"]
-
-Mode = Literal["auto", "dedicated", "batch"]
-"""The kind of a stage's session; `auto` leaves the choice to the stage's keeper."""
+__all__ = ["QPUStage", "resolve_stage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +54,10 @@ class QPUStage:
     def __post_init__(self) -> None:
         """Refuse what no stage can have."""
         require_stage_name(self.name)
-        if self.mode not in get_args(Mode):
+        if self.mode not in MODES:
             raise RequestError(
                 f"mode={self.mode!r} of stage {self.name!r}: must be one of: "
-                f"{', '.join(get_args(Mode))}. Leave it out to let the keeper decide."
+                f"{', '.join(MODES)}. Leave it out to let the keeper decide."
             )
         if self.lanes is not None and self.lanes < 1:
             raise RequestError(

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Self
 from qrmi_workflows.client.failures import is_session_ended, is_transient
 from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.config.job import JobQPU
-from qrmi_workflows.config.variables import QPU_STAGE_MEMBER, OnStop, on_stop
+from qrmi_workflows.config.variables import OnStop, on_stop
 from qrmi_workflows.errors import ConfigError, LeaseError, QPUError, SessionEndedError
 from qrmi_workflows.lease.acquire import acquire
 from qrmi_workflows.lease.at_exit import exit_deferred, forget_at_exit, release_at_exit
 from qrmi_workflows.lease.killwait import current_kill_wait, learn_kill_wait, release_budget
-from qrmi_workflows.lease.membership import Membership, is_member_alive
+from qrmi_workflows.lease.membership import Membership
 from qrmi_workflows.lease.reap import reap
 from qrmi_workflows.lease.records import OpenLease
 from qrmi_workflows.lease.shared import count_lanes, find_owners_usage, lanes_folder
@@ -337,9 +337,7 @@ class HeldQPU:
 
     def _holder_was_killed(self) -> bool:
         if self.membership is not None:
-            # The keeper does not start this process; a supervisor, which is a member too, may have.
-            supervisor = os.environ.get(QPU_STAGE_MEMBER)
-            return supervisor not in (None, "") and not is_member_alive(Path(str(supervisor)))
+            return self.membership.supervisor_was_killed()
         opened, usage = self._opened, self.usage_path()
         if opened is None and usage is not None:
             with suppress(OSError, ConfigError):  # released, or not a lease of ours

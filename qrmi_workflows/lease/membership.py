@@ -22,6 +22,7 @@ from pathlib import Path
 from qrmi_workflows.config.job import JobQPU
 from qrmi_workflows.config.variables import (
     QPU_LANES,
+    QPU_STAGE_MEMBER,
     QPU_STAGE_WAIT,
     lane_wait_seconds,
     requested_lanes,
@@ -173,6 +174,12 @@ class Membership:
             is_over = stage.is_ended or stage.id != self.published.stage
             return is_over and not any(map(is_member_alive, self.folder.members.iterdir()))
         return False
+
+    def supervisor_was_killed(self) -> bool:
+        """Return whether a supervisor has started this process, and has been killed since."""
+        # The keeper starts no member; a supervisor may have, and is a member too.
+        file = os.environ.get(QPU_STAGE_MEMBER)
+        return bool(file) and not is_member_alive(Path(str(file)))
 
     def _await_end(self) -> None:
         while self._path is not None:

@@ -1,4 +1,4 @@
-"""Open and close a stage: submit its keeper's and its guard's jobs, or have them end."""
+"""Open a stage: submit its keeper's and its guard's jobs, and wait until it is ready."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from qrmi_workflows.config.folders import state_folder
 from qrmi_workflows.config.qpus import find_config
@@ -34,12 +34,14 @@ from qrmi_workflows.stages.scripts import render_guard_script, render_keeper_scr
 from qrmi_workflows.stages.waiting_jobs import ScheduledJobs, own_mark
 from qrmi_workflows.state.files import write_atomically
 
-__all__ = ["MODES", "open_stage", "wait_until_ready", "waits_for"]
+__all__ = ["MODES", "Mode", "open_stage", "wait_until_ready", "waits_for"]
 
 logger = logging.getLogger(__name__)
 
 Mode = Literal["auto", "dedicated", "batch"]
-MODES: tuple[Mode, ...] = ("auto", "dedicated", "batch")
+"""The kind of a stage's session; `auto` leaves the choice to the keeper."""
+
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 _BY_HAND = "user"
 """The opener of a stage that no workflow has opened: it stays open until it is closed by hand."""

@@ -1,6 +1,6 @@
 """The part of the executor that opens and closes stages, and submits their jobs.
 
-A job of a stage asks Slurm for no QPU. While the stage opens, Slurm holds the job back, so that no
+A job of a stage asks Slurm for no QPU. Until the stage is ready, the job waits in the queue, so no
 node waits for the QPU.
 """
 

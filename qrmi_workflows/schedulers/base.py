@@ -195,7 +195,7 @@ class Scheduler(Protocol):
     # Commands, and the parsers of their output
 
     def name_options(self, name: str, *, stdout: Path, stderr: Path) -> list[str]:
-        """Render the options that name a job and its output files."""
+        """Render the options that name a job and its output files, to which it appends."""
 
     def comment_options(self, comment: str) -> list[str]:
         """Render the options that give a job a comment, in which `parse_status` finds it again."""

@@ -163,8 +163,9 @@ class Slurm:
     # Commands, and the parsers of their output
 
     def name_options(self, name: str, *, stdout: Path, stderr: Path) -> list[str]:
-        """Render `--job-name`, `--output` and `--error`."""
-        return [f"--job-name={name}", f"--output={stdout}", f"--error={stderr}"]
+        """Render `--job-name`, `--output`, `--error` and `--open-mode`."""
+        files = [f"--output={stdout}", f"--error={stderr}", "--open-mode=append"]
+        return [f"--job-name={name}", *files]
 
     def comment_options(self, comment: str) -> list[str]:
         """Render `--comment`."""

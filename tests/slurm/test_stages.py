@@ -135,6 +135,7 @@ def test_the_guard_cleans_up_after_a_keeper_whose_job_was_killed(user):
     assert f"its keeper's job {stage.keeper_job} ended: FAILED" in user.wait_for_end().reason
     assert user.sessions()["open"] == 0
     wait_until(lambda: "of ibm_fez: released" in stage.folder.log.read_text(), "the log")
+    assert "'vqe' is ready" in stage.folder.log.read_text()  # the keeper's own lines are kept
 
 
 def test_a_task_in_flight_outlives_its_keeper_and_is_paid_once(user, tmp_path):

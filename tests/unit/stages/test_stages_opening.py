@@ -34,6 +34,7 @@ def test_the_keepers_job_requests_the_qpu_and_the_guard_follows_it(site):
         "#SBATCH --job-name=qpu-keeper-vqe",
         f"#SBATCH --output={stage.folder.log}",
         f"#SBATCH --error={stage.folder.log}",
+        "#SBATCH --open-mode=append",
         f"#SBATCH --comment=qpu_keeper=vqe:{stage.id}",
     ]
     assert guard.splitlines()[:3] == [

@@ -17,7 +17,7 @@ from qrmi_workflows.lease.stage import Stage, StageState, find_stage
 from qrmi_workflows.lease.stage_folder import StageFolder
 from qrmi_workflows.schedulers.base import JobStatus, Scheduler
 from qrmi_workflows.stages.closing import close_stage
-from qrmi_workflows.stages.opening import open_stage
+from qrmi_workflows.stages.opening import check_lanes, open_stage
 from qrmi_workflows.stages.waiting_jobs import announce_jobs, submission_options
 
 __all__ = ["StageBlocks"]
@@ -98,13 +98,7 @@ class StageBlocks:
         stage = self._stage
         if stage.lanes is None or stage.qpu is None:
             return
-        units = self._scheduler.qpu_units(stage.qpu, policy) or 1
-        most = units if units > 1 else policy.qpu(stage.qpu).lanes
-        if stage.lanes > most:
-            raise RequestError(
-                f"stage {stage.name!r}: lanes={stage.lanes}, but QPU {stage.qpu!r} has {most} "
-                "here. Ask for fewer, or leave `lanes` out for all of them."
-            )
+        check_lanes(stage.name, stage.qpu, stage.lanes, scheduler=self._scheduler, site=policy)
 
     def open(self) -> Stage | None:
         """Open the stage for another block, if it is not open; `None` if the block need not wait.

@@ -34,7 +34,7 @@ from qrmi_workflows.stages.scripts import render_guard_script, render_keeper_scr
 from qrmi_workflows.stages.waiting_jobs import ScheduledJobs, own_mark
 from qrmi_workflows.state.files import write_atomically
 
-__all__ = ["MODES", "Mode", "open_stage", "wait_until_ready", "waits_for"]
+__all__ = ["MODES", "Mode", "check_lanes", "open_stage", "wait_until_ready", "waits_for"]
 
 logger = logging.getLogger(__name__)
 
@@ -202,13 +202,7 @@ def _submit(request: _Request) -> Stage:
     scheduler, site = request.scheduler, request.site
     stage = replace(request.stage, type=_check_qpu(request))
     scheduler.check_offered(QPURequest(qpu=stage.qpu), site)
-    units = scheduler.qpu_units(stage.qpu, site) or 1
-    most = units if units > 1 else site.qpu(stage.qpu).lanes
-    if (stage.lanes or 0) > most:
-        raise RequestError(
-            f"lanes={stage.lanes} for QPU {stage.qpu!r}: it has {most} here. Ask for fewer, or do "
-            "not set it: a stage has all lanes by default."
-        )
+    units = check_lanes(stage.name, stage.qpu, stage.lanes, scheduler=scheduler, site=site)
     count = 1
     if units > 1:  # at this site, each unit is a lane
         count = stage.lanes or units
@@ -232,6 +226,28 @@ def _submit(request: _Request) -> Stage:
     stage = replace(stage, keeper_job=keeper_job)
     stage.save()
     return stage
+
+
+def check_lanes(
+    name: str, qpu: str, lanes: int | None, *, scheduler: Scheduler, site: SitePolicy
+) -> int:
+    """Refuse more lanes than a stage's QPU has; all of them if `None`.
+
+    Returns:
+        How many units of the QPU the site counts; if there are several, each is a lane.
+
+    Raises:
+        RequestError: The QPU has fewer lanes.
+        SchedulerError: The scheduler did not answer.
+    """
+    units = scheduler.qpu_units(qpu, site) or 1
+    most = units if units > 1 else site.qpu(qpu).lanes
+    if lanes is not None and lanes > most:
+        raise RequestError(
+            f"stage {name!r}: lanes={lanes}, but QPU {qpu!r} has {most} here. Ask for fewer, or "
+            "leave it out: a stage has all lanes by default."
+        )
+    return units
 
 
 def _check_qpu(request: _Request) -> str:

@@ -88,7 +88,7 @@ def test_another_qpu_than_the_stages_own_is_refused(site):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"lanes": 6}, "lanes=6 for QPU 'ibm_fez': it has 5 here"),
+        ({"lanes": 6}, "lanes=6, but QPU 'ibm_fez' has 5 here"),
         ({"lanes": 0}, "lanes=0: must be a positive integer"),
         ({"mode": "turbo"}, "mode 'turbo': must be one of: auto, dedicated, batch"),
         ({"idle_limit": 0}, "idle_limit=0: must be a positive number"),
@@ -124,7 +124,7 @@ def test_a_qpu_that_is_not_offered_is_refused(site):
 def test_where_the_gres_counts_lanes_the_keeper_requests_those_of_the_stage(site):
     site.commands.write("sinfo", "echo qpu:ibm_fez:4")
 
-    with pytest.raises(RequestError, match="it has 4 here"):
+    with pytest.raises(RequestError, match="has 4 here"):
         open_stage("vqe", qpu="ibm_fez", lanes=5)
     assert open_stage("vqe", qpu="ibm_fez", lanes=3).lanes == 3
     assert open_stage("all", qpu="ibm_fez").lanes == 4

@@ -75,6 +75,11 @@ _TARGET_SECONDS = 5.0  # deadline for fetching the target, before the QPU is acq
     show_default=True,
     help="What to do if it is not known whether the vendor accepted the task.",
 )
+@click.option(
+    "--coalesce",
+    is_flag=True,
+    help="Share a task with other steps that wait for the QPU at the same time, if all agree.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Do not print the task's progress.")
 @click.pass_obj
 def run(
@@ -88,6 +93,7 @@ def run(
     config: Path | None,
     on_stop: OnStop | None,
     on_ambiguous: OnAmbiguous,
+    coalesce: bool,
     quiet: bool,
 ) -> None:
     """Run the task in the file PAYLOAD and write its result.
@@ -140,7 +146,7 @@ def run(
     step = None if is_within_step else f"qpu run -o {output.absolute()}"
     if step is not None:  # another run may find the task, even if nobody waits for this one
         os.environ.pop(QPU_ALIVE, None)
-    with open_lease(found.name, config=config, step=step) as lease:
+    with open_lease(found.name, config=config, step=step, coalesce=coalesce) as lease:
         try:
             result = lease.run(
                 task,

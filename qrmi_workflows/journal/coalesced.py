@@ -30,7 +30,7 @@ from qrmi_workflows.journal.step import Entry
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.state.files import sync_folder
 
-__all__ = ["CoalescedEntry", "discard_if_done", "keep_result"]
+__all__ = ["CoalescedEntry", "discard_if_done", "keep_result", "leader_file"]
 
 
 class CoalescedEntry(Entry):
@@ -40,11 +40,14 @@ class CoalescedEntry(Entry):
         members: The payloads' own places.
         counts: The numbers of their PUBs.
         digest: The digest of the payload that has the PUBs of all.
+        name: The task's name in the journal; a new one if empty.
     """
 
-    def __init__(self, members: Sequence[Entry], counts: Sequence[int], digest: str) -> None:
+    def __init__(
+        self, members: Sequence[Entry], counts: Sequence[int], digest: str, name: str = ""
+    ) -> None:
         first = members[0]
-        name, total = uuid.uuid4().hex, sum(counts)
+        name, total = name or uuid.uuid4().hex, sum(counts)
         # If any of the steps can be run again, that run may want the task.
         step = next((member.step for member in members if member.step.named), first.step)
         record = replace(
@@ -122,7 +125,8 @@ class CoalescedEntry(Entry):
 
     def _sync_members(self) -> None:
         for folder in {member.path.parent for member in self.members}:
-            with raising_journal_errors(folder):
+            # It is gone if the step of another process's payload was archived meanwhile.
+            with raising_journal_errors(folder), suppress(FileNotFoundError):
                 sync_folder(folder)
 
 
@@ -142,6 +146,16 @@ def keep_result(record: Path, portion: Portion, result: QuantumResult) -> None:
     if task is not None and task.state is not RecordState.COMPLETED:
         changed = replace(task, state=RecordState.COMPLETED, result=result, task_id=result.task_id)
         write_record(path, changed, durable=True)
+
+
+def leader_file(record: Path, task: str) -> Path:
+    """Return the file that is locked while a process runs a task for payloads of others.
+
+    Args:
+        record: The record of any of the payloads.
+        task: The task's name.
+    """
+    return task_file(record, task).with_suffix(".leader")
 
 
 def discard_if_done(record: Path, portion: Portion) -> bool:

@@ -171,7 +171,7 @@ class Journal:
 
     def _remove_coalesced(self, limit: float) -> None:
         """Remove the records of coalesced tasks that a crash has left."""
-        for path in self.folder.glob("coalesced/*.json"):
+        for path in self.folder.glob("coalesced/*"):
             if _modified(path) <= limit:
                 with suppress(OSError):
                     path.unlink()

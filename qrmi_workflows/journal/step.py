@@ -77,6 +77,16 @@ class Entry:
         self.record = self.record.continued_as(task)
         self.step._track(self.path, self.record.state)
 
+    def lend(self) -> None:
+        """Take note that another process may submit the task, and writes the record meanwhile."""
+        self.step._track(self.path, RecordState.INTENT)
+
+    def take_back(self) -> TaskRecord:
+        """Hold the task as another process has left it; return the record that it has left."""
+        self.record = read_record(self.path) or self.record
+        self.write()
+        return self.record
+
     def submitted(self, task_id: str) -> None:
         """Record the vendor's id as soon as it is known."""
         self._write(state=RecordState.SUBMITTED, task_id=task_id, reason=None)

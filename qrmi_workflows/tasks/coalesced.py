@@ -39,12 +39,14 @@ class CoalescedRun(TaskRun):
 
     Attributes:
         members: The payloads' own runs; each was looked up in the journal and is new.
+        name: The task's name in the journal; a new one if empty.
     """
 
     members: Sequence[TaskRun] = ()
+    name: str = ""
 
     @classmethod
-    def of(cls, members: Sequence[TaskRun]) -> Self:
+    def of(cls, members: Sequence[TaskRun], name: str = "") -> Self:
         """Return a task of these payloads, which are of one QPU and have equal keys."""
         first = members[0]
         vendor = first.payload.vendor
@@ -75,6 +77,7 @@ class CoalescedRun(TaskRun):
             renew=first.renew,
             deletions=first.deletions,
             members=members,
+            name=name,
         )
 
     def run_all(
@@ -90,7 +93,7 @@ class CoalescedRun(TaskRun):
         """
         counts = [self._count(member) for member in self.members]
         entry = CoalescedEntry(
-            [member.entry for member in self.members], counts, self.payload.digest
+            [member.entry for member in self.members], counts, self.payload.digest, self.name
         )
         with ExitStack() as held:
             held.enter_context(lane)

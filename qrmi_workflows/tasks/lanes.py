@@ -57,6 +57,11 @@ class LaneSemaphore:
         self._reset()
         _semaphores.add(self)
 
+    @property
+    def offers(self) -> Path | None:
+        """Where the processes that share the lease offer each other payloads, if there are any."""
+        return None if self._folder is None else self._folder / "offers"
+
     def _reset(self) -> None:
         """Start counting from zero, as a forked child must: its parent's tasks do not run there."""
         self._changed = threading.Condition()

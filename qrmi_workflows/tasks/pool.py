@@ -15,10 +15,12 @@ from functools import partial
 from qrmi_workflows.errors import TaskCancelledError
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.tasks.coalesced import CoalescedRun, is_refused
+from qrmi_workflows.tasks.company import describe_end, follow, goes_alone, runs_of
 from qrmi_workflows.tasks.future import TaskFuture
 from qrmi_workflows.tasks.lanes import LaneSemaphore
+from qrmi_workflows.tasks.offers import Leadership, Offers
 from qrmi_workflows.tasks.run import TaskRun
-from qrmi_workflows.tasks.waiting_room import WaitingRoom
+from qrmi_workflows.tasks.waiting_room import Guest, WaitingRoom
 
 __all__ = ["TaskPool"]
 
@@ -155,53 +157,89 @@ class TaskPool:
                 return
             self._is_gathering = True
         try:
-            futures, lane = self._take_together()
+            guests, lane = self._take_together()
         finally:
             self._is_gathering = False
             if self._room.has_guests_of(self):  # others may have returned meanwhile
                 self._inbox.put(self._gather)
         with lane:
-            if len(futures) == 1:
-                self._run(futures[0], lane)
-            elif futures:
-                self._run_together(futures, lane)
+            if guests:
+                self._run_guests(guests, lane)
 
-    def _take_together(self) -> tuple[list[TaskFuture], ExitStack]:
+    def _take_together(self) -> tuple[list[Guest], ExitStack]:
         with self._room.turn(self) as has_turn:
             while has_turn:
                 self._room.await_company()
                 with ExitStack() as held:
-                    held.enter_context(self._lanes.hold_for_task(self._room))
+                    offers = Offers(self._lanes.offers, self._room)
+                    try:
+                        held.enter_context(self._lanes.hold_for_task(offers))
+                    finally:
+                        claims = offers.withdraw()
+                        self._room.remove({claimed.future for claimed in claims})
                     stopped = self._room.take_stopped()
-                    if not stopped:
+                    if not stopped and not claims:
                         return self._room.take(), held.pop_all()
+                follow(claims, self._go_on)
                 for future in stopped:
                     self._inbox.put(partial(self._run_alone, future))
                 has_turn = self._room.has_guests_of(self)
         return [], ExitStack()
 
-    def _run_together(self, futures: list[TaskFuture], lane: ExitStack) -> None:
+    def _go_on(self, future: TaskFuture, may_share: bool) -> None:
+        """Go on with a payload that another process had claimed."""
+        if may_share and self._room.add(future, self):
+            self._inbox.put(self._gather)
+        else:
+            self._inbox.put(partial(self._run_alone, future))
+
+    def _run_guests(self, guests: list[Guest], lane: ExitStack) -> None:
+        """Run payloads as one task, with those of other processes that wait for a lane, too."""
+        futures = [guest.future for guest in guests]
+        leadership = Leadership(self._lanes.offers, futures[0].run.entry.path)
         try:
-            together = CoalescedRun.of([future.run for future in futures])
+            leadership.claim(guests)
+            others = runs_of(leadership, futures[0].run)
+            if others or len(futures) > 1:
+                self._run_together(futures, others, leadership, lane)
+        finally:
+            leadership.end({})
+        if not others and len(futures) == 1:
+            self._run(futures[0], lane)
+
+    def _run_together(
+        self,
+        futures: list[TaskFuture],
+        others: list[TaskRun],
+        leadership: Leadership,
+        lane: ExitStack,
+    ) -> None:
+        runs = [*(future.run for future in futures), *others]
+        try:
+            together = CoalescedRun.of(runs, leadership.name)
             for future in futures:
                 future.leave = partial(_leave, future, together)
             results = together.run_all(lane)
         except BaseException as error:
-            if is_refused(error):
-                self._submit_alone(futures)
+            # First, because this process may exit as soon as its own futures have ended.
+            leadership.end(describe_end(error))
+            if goes_alone(error):
+                self._submit_alone(futures, error, len(runs))
                 return
             for future in futures:
                 future.end(error)
         else:
-            for future, result in zip(futures, results, strict=True):
+            leadership.end({})  # the others' results are in the journal
+            for future, result in zip(futures, results, strict=False):
                 future.end(result)
 
-    def _submit_alone(self, futures: list[TaskFuture]) -> None:
+    def _submit_alone(self, futures: list[TaskFuture], error: BaseException, count: int) -> None:
         """Submit payloads alone that were refused together: one of them may be the reason."""
-        logger.warning(
-            "QPU %r refused a task of %d payloads; submitting each of them alone",
-            futures[0].run.resource.resource_id(), len(futures),
-        )  # fmt: skip
+        if is_refused(error):
+            logger.warning(
+                "QPU %r refused a task of %d payloads; submitting each of them alone",
+                futures[0].run.resource.resource_id(), count,
+            )  # fmt: skip
         for future in futures:
             future.leave = None
             self._inbox.put(partial(self._run_alone, future))

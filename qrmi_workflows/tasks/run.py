@@ -30,15 +30,15 @@ from qrmi_workflows.errors import (
     UndecodedResultError,
 )
 from qrmi_workflows.journal.coalesced import discard_if_done, keep_result
-from qrmi_workflows.journal.record import RecordState
 from qrmi_workflows.journal.step import Entry, Step
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.retry import retry
 from qrmi_workflows.tasks.cancellation import cancel_task
 from qrmi_workflows.tasks.deletion import TaskDeletions
-from qrmi_workflows.tasks.failure import failed_earlier, failure_reason, session_lost
+from qrmi_workflows.tasks.failure import failure_reason, session_lost
 from qrmi_workflows.tasks.limits import Coalesce, OnAmbiguous
+from qrmi_workflows.tasks.lookup import look_up, resolve
 from qrmi_workflows.tasks.polling import next_pause
 from qrmi_workflows.tasks.recording import try_to_record, warn
 from qrmi_workflows.tasks.submission import Submission, had_no_effect
@@ -101,7 +101,12 @@ class TaskRun:
 
     def look_up(self) -> bool:
         """Look the task up in the journal; return whether it is new, and may share a task."""
-        self._found = self._look_up()
+        self._found = look_up(self)
+        return self._found[1] is None and self.coalesce is not None
+
+    def resume(self) -> bool:
+        """Go on with the task as another process has left it; return as `look_up` does."""
+        self._found = resolve(self, self.entry, self.entry.take_back())
         return self._found[1] is None and self.coalesce is not None
 
     @property
@@ -124,7 +129,7 @@ class TaskRun:
             UndecodedResultError: This release cannot decode the result.
             JournalError: The journal could not be read or written; nothing was submitted.
         """
-        entry, known = self._found or self._look_up()
+        entry, known = self._found or look_up(self)
         if isinstance(known, QuantumResult):
             self.task_id = known.task_id
             return warn(self._decode_and_delete(entry, known).decoded())
@@ -142,32 +147,6 @@ class TaskRun:
     @property
     def _traits(self) -> ResourceType:
         return registered_type(self.resource_type) or ResourceType(qrmi="")
-
-    def _look_up(self) -> tuple[Entry, QuantumResult | str | None]:
-        """Claim the task in the journal; return its result, its id, or `None` if it is new."""
-        qpu = self.resource.resource_id()
-        entry, before = self.step.claim(
-            self.payload.digest, qpu=qpu, program=self.payload.program, identity=self.identity
-        )
-        if before is None:
-            return entry, None
-        if before.state is RecordState.COMPLETED:
-            logger.info("task %s was completed in an earlier run", before.task_id)
-            return entry, before.result
-        if before.state is RecordState.SUBMITTED:
-            logger.info("re-attaching to task %s", before.task_id)
-            return entry, before.task_id
-        if before.state is RecordState.FAILED:
-            self._delete(entry)
-            if not before.retryable:
-                raise failed_earlier(before)
-            if before.portion is not None:  # it may be why the others have failed, or not
-                self.coalesce = None
-        if before.state is RecordState.INTENT:
-            self._handle_ambiguity("an earlier run ended before the vendor had answered")
-        if before.state is not RecordState.CLAIMED:
-            entry.reset()
-        return entry, None
 
     def _run_to_end(self, entry: Entry, known: str | None) -> TaskState:
         if known is not None and (state := self._re_attach(entry, known)) is not None:

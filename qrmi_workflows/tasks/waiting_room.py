@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from qrmi_workflows.payloads import MAX_BYTES
 from qrmi_workflows.tasks.future import TaskFuture
@@ -15,7 +16,7 @@ from qrmi_workflows.tasks.limits import Coalesce
 from qrmi_workflows.vendors.base import Coalescible
 from qrmi_workflows.vendors.registry import coalescible
 
-__all__ = ["WaitingRoom"]
+__all__ = ["Guest", "WaitingRoom", "may_share"]
 
 _SLICE_SECONDS = 0.1
 _ENTERING_SECONDS = 5.0  # how long a journal that hangs may delay the others
@@ -23,7 +24,7 @@ _MAX_BYTES = MAX_BYTES // 2  # of the PUBs of one task, before they are encoded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Guest:
+class Guest:
     """A payload that waits."""
 
     future: TaskFuture
@@ -47,7 +48,7 @@ class WaitingRoom:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._guests: list[_Guest] = []
+        self._guests: list[Guest] = []
         self._entering = 0
         self._is_taken = False
         self._pid = os.getpid()
@@ -74,7 +75,7 @@ class WaitingRoom:
         needs = coalescible(payload.vendor, payload.content)
         if limits is None or needs is None:
             return False
-        guest = _Guest(future=future, pool=pool, limits=limits, needs=needs, since=time.monotonic())
+        guest = Guest(future=future, pool=pool, limits=limits, needs=needs, since=time.monotonic())
         with self._changed:
             self._guests.append(guest)
             self._changed.notify_all()
@@ -123,34 +124,57 @@ class WaitingRoom:
             stopped = any(guest.future.run.stop.is_set() for guest in self._guests)
             return stopped or not self._guests
 
+    def guests(self) -> list[Guest]:
+        """Return the payloads that wait, oldest first."""
+        with self._changed:
+            return list(self._guests)
+
+    def remove(self, futures: Collection[TaskFuture]) -> None:
+        """Remove payloads that another process has claimed."""
+        with self._changed:
+            self._guests = [guest for guest in self._guests if guest.future not in futures]
+
     def take_stopped(self) -> list[TaskFuture]:
         """Remove the payloads that were stopped, and return their futures."""
         with self._changed:
-            return self._take([g for g in self._guests if g.future.run.stop.is_set()])
+            stopped = self._take([g for g in self._guests if g.future.run.stop.is_set()])
+            return [guest.future for guest in stopped]
 
-    def take(self) -> list[TaskFuture]:
-        """Remove the first payload and those that may share its task; return their futures."""
+    def take(self) -> list[Guest]:
+        """Remove the first payload and those that may share its task; return them."""
         with self._changed:
             return self._take(self._choose())
 
     def _has_guests_of(self, pool: object) -> bool:
         return any(guest.pool is pool for guest in self._guests)
 
-    def _take(self, guests: list[_Guest]) -> list[TaskFuture]:
+    def _take(self, guests: list[Guest]) -> list[Guest]:
         for guest in guests:
             self._guests.remove(guest)
-        return [guest.future for guest in guests]
+        return guests
 
-    def _choose(self) -> list[_Guest]:
-        chosen: list[_Guest] = []
+    def _choose(self) -> list[Guest]:
+        chosen: list[Guest] = []
         for guest in self._guests:
-            if not chosen or (guest.key == chosen[0].key and _fit([*chosen, guest])):
+            if not chosen or may_share(chosen, guest):
                 chosen.append(guest)
         return chosen
 
 
-def _fit(guests: list[_Guest]) -> bool:
-    """Return whether one task of these payloads is within the limits of each."""
+class _Sharing(Protocol):
+    @property
+    def key(self) -> tuple[str, str, str]: ...
+    @property
+    def limits(self) -> Coalesce: ...
+    @property
+    def needs(self) -> Coalescible: ...
+
+
+def may_share(chosen: Sequence[_Sharing], another: _Sharing) -> bool:
+    """Return whether another payload fits in a task of these, within the limits of each."""
+    if another.key != chosen[0].key:
+        return False
+    guests = [*chosen, another]
 
     def total(need: Callable[[Coalescible], int]) -> int:
         return sum(need(guest.needs) for guest in guests)

@@ -1,0 +1,77 @@
+"""What an earlier run, or another process, has left of a task in the journal."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from qrmi_workflows.journal.coalesced import leader_file
+from qrmi_workflows.journal.record import RecordState, TaskRecord
+from qrmi_workflows.journal.record_files import read_record
+from qrmi_workflows.journal.step import Entry
+from qrmi_workflows.results import QuantumResult
+from qrmi_workflows.state.locks import is_locked
+from qrmi_workflows.tasks.failure import failed_earlier
+
+if TYPE_CHECKING:
+    from qrmi_workflows.tasks.run import TaskRun
+
+__all__ = ["look_up", "resolve"]
+
+logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.2
+
+
+def look_up(run: TaskRun) -> tuple[Entry, QuantumResult | str | None]:
+    """Claim a task in the journal; return its result, its id, or `None` if it is new."""
+    payload, qpu = run.payload, run.resource.resource_id()
+    entry, before = run.step.claim(
+        payload.digest, qpu=qpu, program=payload.program, identity=run.identity
+    )
+    if before is None:
+        return entry, None
+    return resolve(run, entry, _await_leader(run, entry, before))
+
+
+def resolve(
+    run: TaskRun, entry: Entry, before: TaskRecord
+) -> tuple[Entry, QuantumResult | str | None]:
+    """Return as `look_up` what to make of the record that was left of a task."""
+    if before.state is RecordState.COMPLETED:
+        logger.info("task %s was completed in an earlier run", before.task_id)
+        return entry, before.result
+    if before.state is RecordState.SUBMITTED:
+        logger.info("re-attaching to task %s", before.task_id)
+        return entry, before.task_id
+    if before.state is RecordState.FAILED:
+        run._delete(entry)
+        if not before.retryable:
+            raise failed_earlier(before)
+        if before.portion is not None:  # it may be why the others have failed, or not
+            run.coalesce = None
+    if before.state is RecordState.INTENT:
+        run._handle_ambiguity("an earlier run ended before the vendor had answered")
+    if before.state is not RecordState.CLAIMED:
+        entry.reset()
+    return entry, None
+
+
+def _await_leader(run: TaskRun, entry: Entry, before: TaskRecord) -> TaskRecord:
+    """Wait while another process runs the task for this payload, too; return what it leaves.
+
+    It may still be submitting it; and once it has all results, it deletes the task if need be.
+    """
+    if before.portion is None or not before.state.is_at_vendor:
+        return before
+    leader = leader_file(entry.path, before.portion.task)
+    if not is_locked(leader):
+        return before
+    logger.info("waiting for the process that runs the task for several payloads")
+    while is_locked(leader):
+        found = read_record(entry.path)
+        if found is None or not found.state.is_at_vendor:
+            break
+        if run.stop.wait(_LOOK_SECONDS):
+            raise run._cancelled("goes on: other payloads share it")
+    return entry.take_back()

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from qrmi_workflows.errors import JournalError
-from qrmi_workflows.journal.record import Portion, RecordState
+from qrmi_workflows.journal.record import Portion, RecordState, TaskRecord
 from qrmi_workflows.journal.record_files import (
     raising_journal_errors,
     read_record,
@@ -29,8 +29,15 @@ from qrmi_workflows.journal.record_files import (
 from qrmi_workflows.journal.step import Entry
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.state.files import sync_folder
+from qrmi_workflows.state.locks import is_locked
 
-__all__ = ["CoalescedEntry", "discard_if_done", "keep_result", "leader_file"]
+__all__ = [
+    "CoalescedEntry",
+    "discard_if_done",
+    "is_awaited_by_others",
+    "keep_result",
+    "leader_file",
+]
 
 
 class CoalescedEntry(Entry):
@@ -179,6 +186,31 @@ def discard_if_done(record: Path, portion: Portion) -> bool:
     with suppress(OSError):
         path.unlink()
     return True
+
+
+def is_awaited_by_others(record: TaskRecord, path: Path) -> bool:
+    """Return whether another live process waits for the coalesced task of a payload.
+
+    Args:
+        record: The payload's record.
+        path: The record's file.
+    """
+    if record.portion is None:
+        return False
+    file = task_file(path, record.portion.task)
+    try:
+        task = read_record(file)
+        others = [] if task is None else [file.parents[1] / each for each in task.shared_by]
+        return any(_is_awaited(other, record) for other in others)
+    except (JournalError, OSError):
+        return False
+
+
+def _is_awaited(other: Path, record: TaskRecord) -> bool:
+    found = read_record_alone(other)
+    if found is None or found.owner == record.owner or record.portion is None:
+        return False
+    return _waits(other, record.portion.task) and is_locked(other.parent / f"{found.run}.run")
 
 
 def _waits(record: Path, task: str) -> bool:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import threading
+from typing import Protocol
 
+from qrmi_workflows.client.resource import QRMIResource
+from qrmi_workflows.errors import TaskCancelledError
 from qrmi_workflows.journal.coalesced import leader_file
 from qrmi_workflows.journal.record import RecordState, TaskRecord
 from qrmi_workflows.journal.record_files import read_record
-from qrmi_workflows.journal.step import Entry
+from qrmi_workflows.journal.step import Entry, Step
+from qrmi_workflows.payloads import Payload
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.state.locks import is_locked
 from qrmi_workflows.tasks.failure import failed_earlier
-
-if TYPE_CHECKING:
-    from qrmi_workflows.tasks.run import TaskRun
+from qrmi_workflows.tasks.limits import Coalesce
 
 __all__ = ["look_up", "resolve"]
 
@@ -23,7 +25,22 @@ logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.2
 
 
-def look_up(run: TaskRun) -> tuple[Entry, QuantumResult | str | None]:
+class _Run(Protocol):
+    """What `TaskRun` has, which imports this module."""
+
+    resource: QRMIResource
+    identity: str
+    payload: Payload
+    step: Step
+    stop: threading.Event
+    coalesce: Coalesce | None
+
+    def _delete(self, entry: Entry) -> None: ...
+    def _handle_ambiguity(self, reason: str) -> None: ...
+    def _cancelled(self, what: str) -> TaskCancelledError: ...
+
+
+def look_up(run: _Run) -> tuple[Entry, QuantumResult | str | None]:
     """Claim a task in the journal; return its result, its id, or `None` if it is new."""
     payload, qpu = run.payload, run.resource.resource_id()
     entry, before = run.step.claim(
@@ -35,7 +52,7 @@ def look_up(run: TaskRun) -> tuple[Entry, QuantumResult | str | None]:
 
 
 def resolve(
-    run: TaskRun, entry: Entry, before: TaskRecord
+    run: _Run, entry: Entry, before: TaskRecord
 ) -> tuple[Entry, QuantumResult | str | None]:
     """Return as `look_up` what to make of the record that was left of a task."""
     if before.state is RecordState.COMPLETED:
@@ -57,7 +74,7 @@ def resolve(
     return entry, None
 
 
-def _await_leader(run: TaskRun, entry: Entry, before: TaskRecord) -> TaskRecord:
+def _await_leader(run: _Run, entry: Entry, before: TaskRecord) -> TaskRecord:
     """Wait while another process runs the task for this payload, too; return what it leaves.
 
     It may still be submitting it; and once it has all results, it deletes the task if need be.

@@ -29,7 +29,7 @@ from qrmi_workflows.errors import (
     TaskUnknownError,
     UndecodedResultError,
 )
-from qrmi_workflows.journal.coalesced import discard_if_done, keep_result
+from qrmi_workflows.journal.coalesced import discard_if_done, is_awaited_by_others, keep_result
 from qrmi_workflows.journal.step import Entry, Step
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.results import QuantumResult
@@ -250,6 +250,8 @@ class TaskRun:
 
     def _stop(self, entry: Entry) -> TaskState:
         """Cancel the task, or leave it; return its state if it had already ended."""
+        if is_awaited_by_others(entry.record, entry.path):
+            raise self._cancelled("goes on: other payloads share it")
         if self._leaves():
             raise self._cancelled("was left for a rerun: the step was stopped")
         state, failure = cancel_task(self.resource, str(self.task_id), self._traits)

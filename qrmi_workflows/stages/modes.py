@@ -153,7 +153,7 @@ def choose_mode(
     if shape is Shape.LOOP:
         reason = f"{source}a loop waits for each answer, and no other task may come in between"
         return ModeChoice(mode="dedicated", reason=reason)
-    return ModeChoice(mode=configured, reason="as configured: the stage's shape is not known")
+    return ModeChoice(mode=configured, reason="as configured, since the stage's shape is not known")
 
 
 def observed_shape(spans: Sequence[tuple[float, float]]) -> Shape | None:

@@ -62,7 +62,7 @@ def lease_argv(
         alive: If Snakemake retries a failed job, a file that exists until the run is cancelled:
             as long as it does, the tasks of a stopped job are left for the next attempt.
         stage: The stage whose lease the job joins; it has one of its own if `None`.
-        coalesce: Whether the payloads that the job submits at the same time share tasks.
+        coalesce: Whether payloads that wait for a lane at the same time share tasks.
     """
     # A variable, not `--step`, which archives the step's tasks as soon as COMMAND has succeeded. A
     # Snakemake step has succeeded only once its outputs are found; then the executor archives it.

@@ -121,8 +121,13 @@ class Stage:
             return cls(
                 **document
                 | {
+                    "name": _require_equal(document["name"], folder.path.name),
                     "keeper": None if keeper is None else Owner(**keeper),
                     "state": StageState(document["state"]),
+                    "lanes": None if document["lanes"] is None else int(document["lanes"]),
+                    "idle_limit": float(document["idle_limit"]),
+                    "created": float(document["created"]),
+                    "generation": int(document["generation"]),
                     "openers": tuple(document["openers"]),
                 }
             )
@@ -138,6 +143,13 @@ class Stage:
             OSError: The file could not be written.
         """
         write_atomically(self.folder.stage, json.dumps(asdict(self)), mode=0o600)
+
+
+def _require_equal(name: str, folder: str) -> str:
+    """Refuse a copy of another stage's folder, which is no stage of its own."""
+    if name != folder:
+        raise ValueError(f"name {name!r} in folder {folder!r}")
+    return name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

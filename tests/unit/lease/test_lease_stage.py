@@ -165,6 +165,28 @@ def test_a_damaged_stage_is_reported(stage, text):
     assert list_stages() == []
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": "other"},
+        {"lanes": "two"},
+        {"idle_limit": "long"},
+        {"created": None},
+        {"generation": []},
+        {"keeper": {}},
+        {"openers": None},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_wrong_value_in_a_stages_file_is_reported(stage, wrong):
+    document = json.loads(stage.folder.stage.read_text())
+    stage.folder.stage.write_text(json.dumps(document | wrong))
+
+    with pytest.raises(ConfigError, match="not the file of a stage"):
+        find_stage("vqe")
+    assert list_stages() == []
+
+
 def test_a_keeper_never_sees_a_member_before_it_is_locked(stage, monkeypatch):
     """The keeper would take it for one that has died, and remove its file."""
     seen = []

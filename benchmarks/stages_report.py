@@ -39,8 +39,8 @@ def _check_arms(document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
             }
             worst = max(by_queue.values()) / by_queue[0]
             text = (
-                f"{cores} cores: core-seconds {counted} the keeper's at most 1.15 times those "
-                "without a queue"
+                f"{cores} core{'s' if cores > 1 else ''}: core-seconds {counted} the keeper's at "
+                "most 1.15 times those without a queue"
             )
             yield _goal(text, worst, worst <= 1.15)
     most = max(row["sessions"] for row in rows)
@@ -211,6 +211,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
+    mpl.rcParams["svg.fonttype"] = "none"
     mpl.rcParams["svg.hashsalt"] = "stages"  # the same figures give the same file
     from matplotlib import pyplot as plt
 

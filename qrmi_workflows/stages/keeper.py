@@ -111,6 +111,7 @@ class _Keeper:
         self._folder = stage.folder
         self._jobs = jobs
         self._lease: Lease | None = None
+        self._published: Published | None = None
         self._next_sweep = self._next_look_at_tasks = float("-inf")
         self._alive: list[str] = []
         self._next_look_at_members = float("-inf")
@@ -162,6 +163,7 @@ class _Keeper:
         variables = lease_environment([lease.held])
         published = Published(stage=self._stage.id, generation=generation, variables=variables)
         published.save(self._folder)
+        self._published = published
         self._change(
             lambda now: replace(now, state=StageState.READY, generation=generation, reason="")
         )
@@ -172,6 +174,9 @@ class _Keeper:
         """Wait until there is a reason to end the stage, and return it."""
         while True:
             self._look_at_wishes()
+            if self._published is not None and not self._folder.environment.exists():
+                self._say("publishes its lease again: the file was deleted")
+                self._published.save(self._folder)
             if (reason := self._reason_to_end()) is not None:
                 return reason
             time.sleep(_LOOK_SECONDS)

@@ -360,6 +360,21 @@ def test_a_process_that_hangs_with_the_stages_lock_does_not_keep_the_lease_open(
     keeping.require_paid_once(tasks=0, sessions=1)
 
 
+def test_a_deleted_publication_is_written_again(vendor, keeping):
+    """Or members would wait for as long as the keeper lives."""
+    keeping.start_keeper()
+    open_lease(stage="vqe").release()
+
+    find_stage("vqe").folder.environment.unlink()
+
+    open_lease(stage="vqe").release()
+    keeping.close()
+    keeping.wait_for_keeper()
+    assert "publishes its lease again" in keeping.errors
+    assert not find_stage("vqe").folder.environment.exists()
+    keeping.require_paid_once(tasks=0, sessions=1)
+
+
 def test_a_keeper_whose_stage_is_damaged_leaves_no_lease_and_no_token(vendor, keeping):
     keeping.start_keeper()
     open_lease(stage="vqe").release()

@@ -15,11 +15,11 @@ from functools import partial
 from qrmi_workflows.errors import TaskCancelledError
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.tasks.coalesced import CoalescedRun, is_refused
-from qrmi_workflows.tasks.company import describe_end, follow, goes_alone, runs_of
 from qrmi_workflows.tasks.future import TaskFuture
 from qrmi_workflows.tasks.lanes import LaneSemaphore
 from qrmi_workflows.tasks.offers import Leadership, Offers
 from qrmi_workflows.tasks.run import TaskRun
+from qrmi_workflows.tasks.shared_tasks import describe_end, follow, goes_alone, runs_of
 from qrmi_workflows.tasks.waiting_room import Guest, WaitingRoom
 
 __all__ = ["TaskPool"]
@@ -169,7 +169,7 @@ class TaskPool:
     def _take_together(self) -> tuple[list[Guest], ExitStack]:
         with self._room.turn(self) as has_turn:
             while has_turn:
-                self._room.await_company()
+                self._room.await_others()
                 with ExitStack() as held:
                     offers = Offers(self._lanes.offers, self._room)
                     try:

@@ -101,7 +101,7 @@ class WaitingRoom:
                     self._is_taken = False
                     self._changed.notify_all()
 
-    def await_company(self) -> None:
+    def await_others(self) -> None:
         """Wait until those that are entering are here, and the first guest has waited enough."""
         start = time.monotonic()
         with self._changed:

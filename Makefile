@@ -82,7 +82,7 @@ bench: bench-stages
 	@tools/setup venv
 	@$(IN_VENV) sh -c 'for each in start_up tasks emulator snakemake parsl_apps; do python benchmarks/$$each.py; done'
 
-# What stages of several jobs save; docs/stages-measured.md has the tables and the picture.
+# What stages of several jobs save: JSON, tables and a picture in benchmarks/out.
 bench-stages:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@tools/setup venv

@@ -1,6 +1,6 @@
 """Measure what a stage of several jobs saves on Slurm, while the vendor's queue grows.
 
-    python benchmarks/stages.py [--out FOLDER] [--only MEASUREMENT] [--docs]
+    python benchmarks/stages.py [--out FOLDER] [--only MEASUREMENT]
 
 Everything runs in a sandbox, on real Slurm and an emulated QPU. Nodes declare more cores than the
 machine has, so classical work is a sleep. The vendor's queue is 0, 10, 30 and 60 s, and is scaled
@@ -32,7 +32,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stages_report import check_goals, draw, render_tables, update_page
+from stages_report import check_goals, draw, render_tables
 from stages_site import (
     FACTOR,
     FAN,
@@ -62,7 +62,6 @@ FAN_AT_ONCE = 3
 FAN_MODES = ("dedicated", "batch")
 SPLIT_ROUNDS, SPLIT_HALF, SPLIT_CORES = 2, 2.0, 16
 GANG_SLOTS, SPLIT_SLOTS = 3, 6  # the first of their QPUs; the arms have the others
-DOCS = Path(__file__).parent.parent / "docs"
 PROGRAMS = Path(__file__).parent / "stages_jobs.py"
 
 
@@ -344,10 +343,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out"))
     parser.add_argument("--only", action="append", choices=list(MEASUREMENTS))
-    parser.add_argument("--docs", action="store_true", help="renew the tables in docs/, too")
     options = parser.parse_args()
-    if options.docs and options.only:
-        parser.error("--docs needs all measurements; leave out --only")
     options.out.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
@@ -367,9 +363,6 @@ def main() -> None:
     (options.out / "stages.md").write_text(tables + "\n", encoding="utf-8")
     if "arms" in document:
         draw(document, options.out / "stages.svg")
-    if options.docs:
-        update_page(document, DOCS / "stages-measured.md")
-        draw(document, DOCS / "stages-measured.svg")
     print(json.dumps(document, indent=1))
 
 

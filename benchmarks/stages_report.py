@@ -112,16 +112,6 @@ def render_tables(document: Mapping[str, Any]) -> dict[str, str]:
     return tables | {"goals": _table(["goal", "measured", "met"], goals)}
 
 
-def update_page(document: Mapping[str, Any], page: Path) -> None:
-    """Replace the tables of a page, which are between `<!-- NAME -->` and `<!-- end -->`."""
-    text = page.read_text(encoding="utf-8")
-    for name, table in render_tables(document).items():
-        start, rest = text.split(f"<!-- {name} -->", 1)
-        _, end = rest.split("<!-- end -->", 1)
-        text = f"{start}<!-- {name} -->\n\n{table}\n\n<!-- end -->{end}"
-    page.write_text(text, encoding="utf-8")
-
-
 _JOBS = {
     "arm": "arm",
     "core_seconds": "core-seconds",

@@ -37,7 +37,7 @@ ELSEWHERE = {
     *("architecture.md", "environment.md", "glossary.md"),  # unit/test_reference_pages.py
 }
 KINDS = {"sh", "python", "json", "toml", "conf"}  # the last two: tests/slurm/test_docs_on_slurm.py
-MENTIONS = {"qpu", "qpu run", "qpu run -o"}
+MENTIONS = {"qpu", "qpu run", "qpu run -o", "qpu run --coalesce"}
 """Commands that the pages mention without their required arguments."""
 
 CIRCUIT = """OPENQASM 3.0;

@@ -39,6 +39,13 @@ class Held:
     blocker: int
 
 
+def hold_qpu(site: Site) -> int:
+    """Start a job that holds the QPU."""
+    blocker = site.submit("sleep 60", "--gres=qpu:ibm_fez:1", "--licenses=qpu_ibm_fez:1")
+    site.wait_for(blocker, "RUNNING")
+    return blocker
+
+
 @pytest.fixture
 def user(
     in_sandbox: Sandbox, shared_site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -50,8 +57,7 @@ def user(
 @pytest.fixture
 def held(user: User) -> Held:
     """Open a stage whose QPU another job holds, and submit a job to it that has to wait."""
-    blocker = user.site.submit("sleep 60", "--gres=qpu:ibm_fez:1", "--licenses=qpu_ibm_fez:1")
-    user.site.wait_for(blocker, "RUNNING")
+    blocker = hold_qpu(user.site)
     stage = open_stage("vqe", qpu="ibm_fez")
     return Held(stage=stage, job=user.submit(stage), blocker=blocker)
 
@@ -59,6 +65,7 @@ def held(user: User) -> Held:
 def test_the_commands_of_the_help_text(user):
     """The stage's job waits in the queue until the QPU is ready, then uses the keeper's lease."""
     before = user.sessions()
+    blocker = hold_qpu(user.site)
     user.qpu("stage", "open", "vqe", "--qpu", "ibm_fez")
     options = user.qpu("stage", "options", "vqe").split()
     assert [each.partition("=")[0] for each in options] == [
@@ -67,6 +74,7 @@ def test_the_commands_of_the_help_text(user):
     (after_too,) = user.qpu("stage", "options", "vqe", "--after", "1").split()[1:2]
     assert after_too == f"{options[1]},afterany:1"
     job = user.site.submit(USE, f"--output={user.log}", *options)
+    user.site.slurm("scancel", str(blocker))
     user.qpu("stage", "open", "vqe", "--qpu", "ibm_fez", "--wait")
 
     user.site.wait_for(job)

@@ -51,6 +51,13 @@ def stage() -> None:
     help="The kind of session, where the vendor has several.",
 )
 @click.option(
+    "--warm-up/--no-warm-up",
+    default=True,
+    show_default=True,
+    help="Whether the keeper runs a minimal task before the stage's jobs start, where the vendor "
+    "makes a session active only with a task.",
+)
+@click.option(
     "--lanes",
     type=click.IntRange(min=1),
     metavar="N",
@@ -81,6 +88,7 @@ def open_(
     name: str,
     qpu: str,
     mode: Any,
+    warm_up: bool,
     lanes: int | None,
     idle_limit: float,
     limit: str | None,
@@ -107,6 +115,7 @@ def open_(
         name,
         qpu=qpu,
         mode=mode,
+        warm_up=warm_up,
         lanes=lanes,
         idle_limit=idle_limit,
         time=limit,

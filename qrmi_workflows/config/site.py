@@ -32,6 +32,7 @@ class QPUPolicy:
         lanes: How many tasks the QPU prepares in parallel.
         require_grant: Whether a job must hold the QPU to use it.
         mode: The kind of session that stages get: `auto`, `dedicated` or `batch`.
+        warm_up: Whether keepers of stages may run tasks of their own to make a session active.
         waiting_cost: How many billed seconds a second of waiting in the vendor's queue is worth,
             for what a stage does with an idle session.
         interactive_ttl: For how many seconds an idle session stays active; the vendor's default if
@@ -47,6 +48,7 @@ class QPUPolicy:
     lanes: int = 1
     require_grant: bool = True
     mode: str = "auto"
+    warm_up: bool = True
     waiting_cost: float = 1.0
     interactive_ttl: float | None = None
     options: Mapping[str, str] = field(default_factory=dict)
@@ -160,7 +162,7 @@ def _named(value: Any, qpu: str) -> Any:
 def _check_setting(key: str, value: object, where: str) -> None:
     if key == "lanes":
         is_valid, expected = type(value) is int and value > 0, "a positive integer"
-    elif key in ("qpu_option", "require_grant"):
+    elif key in ("qpu_option", "require_grant", "warm_up"):
         is_valid, expected = isinstance(value, bool), "true or false"
     elif key == "mode":
         is_valid, expected = value in _MODES, " or ".join(f'"{mode}"' for mode in _MODES)

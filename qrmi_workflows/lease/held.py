@@ -53,8 +53,8 @@ class HeldQPU:
         released: Whether it has been released.
         queue_wait: How many seconds its job was pending; if `None`, the scheduler is asked.
         membership: This process's part in the stage whose keeper owns the lease, if any.
-        shared_lanes: How many lanes a stage has and the folder where its processes lock them; set
-            by its keeper.
+        shared_lanes: How many lanes the stage has that this process has joined, and the folder
+            where its processes lock them.
     """
 
     def __init__(self, qpu: JobQPU, opened: OpenLease | None) -> None:
@@ -168,6 +168,11 @@ class HeldQPU:
     def is_adopted(self) -> bool:
         """Whether another process, or the site, owns the lease: for a forked child, its parent."""
         return self._opened is None or self._opened.adopted or self._pid != os.getpid()
+
+    @property
+    def was_taken_over(self) -> bool:
+        """Whether an earlier process acquired it; its tasks were running when it was taken over."""
+        return self._opened is not None and self._opened.taken_over > 0
 
     @property
     def session_mode(self) -> str | None:

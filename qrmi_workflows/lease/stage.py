@@ -62,6 +62,7 @@ class Stage:
         type: QRMI's resource type.
         config: The `qrmi_config.json` that defines the QPU; `None` if the keeper's job finds it.
         mode: The kind of session: `auto`, `dedicated` or `batch`.
+        warm_up: Whether the keeper may run tasks of its own to make the session active.
         lanes: How many tasks of the stage may run at once; `None` until the keeper knows.
         idle_limit: The stage ends after so many seconds without a job, a process and a task.
         created: When it was opened, in seconds since the epoch.
@@ -82,6 +83,7 @@ class Stage:
     config: str | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     mode: str = "auto"
+    warm_up: bool = True
     lanes: int | None = None
     idle_limit: float = IDLE_SECONDS
     created: float = field(default_factory=time.time)

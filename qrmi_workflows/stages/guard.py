@@ -22,6 +22,7 @@ from qrmi_workflows.schedulers import this_job, this_scheduler
 from qrmi_workflows.schedulers.base import JobStatus, Scheduler
 from qrmi_workflows.schedulers.submission import list_jobs, submit_job
 from qrmi_workflows.stages.waiting_jobs import ScheduledJobs, leases_left, own_mark
+from qrmi_workflows.stages.warm_up import forget_warm_ups
 from qrmi_workflows.state.files import append_line, write_atomically
 
 __all__ = [
@@ -285,6 +286,7 @@ def _settle(
         jobs.cancel_waiting(reason)
     except SchedulerError as error:
         _log(stage, f"not all jobs could be cancelled: {error}")
+    forget_warm_ups(stage)
     try:
         for each in reap():
             outcome = "released" if each.released else each.kept or each.error

@@ -36,6 +36,7 @@ from qrmi_workflows.lease.shared import count_lanes, lease_environment
 from qrmi_workflows.lease.stage import Published, Stage, StageState, find_stage, update_stage
 from qrmi_workflows.schedulers import this_job
 from qrmi_workflows.stages.jobs import StageJobs
+from qrmi_workflows.stages.modes import Action
 from qrmi_workflows.stages.session import StageSession
 from qrmi_workflows.state.locks import lock_file
 from qrmi_workflows.state.process import Owner
@@ -116,6 +117,9 @@ class _Keeper:
         self._alive: list[str] = []
         self._next_look_at_members = float("-inf")
         self._active = time.monotonic()
+        self._session = StageSession(stage, self._is_needed)
+        self._is_reopening = False
+        self._token: str | None = None
 
     def run(self) -> None:
         """Open the lease, serve the stage, and end it on every path."""
@@ -148,17 +152,26 @@ class _Keeper:
         stage = self._stage
         config = None if stage.config is None else Path(stage.config)
         found = find_qpu(stage.qpu, config=config)
-        settings = StageSession(stage, lambda: not find_stage(stage.name).closing).settings(found)
+        settings = self._session.settings(found)
         self._lease = lease = open_found(
             found, step=f"stage {stage.name}", config=config, settings=settings
         )
         lanes = stage.lanes or count_lanes(stage.qpu, lease.resource)
-        lease.held.shared_lanes = lanes, self._folder.lanes
         self._change(lambda now: replace(now, lanes=lanes))
+        if self._session.must_warm_up(lease):
+            # Not in one of the stage's lanes: after a restart of the keeper, its members hold them
+            # while they wait for it.
+            reason = "waiting for the vendor's queue"
+            self._change(lambda now: replace(now, reason=reason))
+            self._say("runs a warm-up task: the vendor makes its session active with a first task")
+            self._session.warm_up(lease)
         return lease
 
     def _publish(self, lease: Lease) -> None:
         """Let the stage's processes use the lease from now on."""
+        if not self._is_ours():
+            return
+        self._token = lease.held.qpu.token
         generation = self._stage.generation + 1
         variables = lease_environment([lease.held])
         published = Published(stage=self._stage.id, generation=generation, variables=variables)
@@ -177,6 +190,7 @@ class _Keeper:
             if self._published is not None and not self._folder.environment.exists():
                 self._say("publishes its lease again: the file was deleted")
                 self._published.save(self._folder)
+            self._look_at_session(self._lease)
             if (reason := self._reason_to_end()) is not None:
                 return reason
             time.sleep(_LOOK_SECONDS)
@@ -194,8 +208,26 @@ class _Keeper:
             self._next_sweep = now + _SWEEP_SECONDS
             self._ask_scheduler(self._jobs.release_waiting)
 
-    def _renew(self, lease: Lease | None) -> bool:
+    def _look_at_session(self, lease: Lease | None) -> None:
+        """Do what is best with an idle session."""
+        if lease is None or (self._stage.closing and not self._is_reopening):
+            return
+        if self._is_reopening or self._session.look(lease) is Action.REOPEN:
+            self._is_reopening = True
+            self._renew(lease, "closes its idle session, and opens another")
+        elif lease.held.qpu.token != self._token:
+            # The vendor had closed it, and the task that was to keep it warm has opened another.
+            self._session.reopened()
+            self._publish(lease)
+
+    def _renew(
+        self, lease: Lease | None, reason: str = "needs another session: the vendor closed the last"
+    ) -> bool:
         """Acquire the QPU again, as soon as that is safe; return whether it was done.
+
+        Args:
+            lease: The lease.
+            reason: Why, for the log.
 
         Raises:
             LeaseError: The vendor did not grant it, or the site owns the lease.
@@ -220,7 +252,7 @@ class _Keeper:
                 lease.qpu,
                 retryable=True,
             )
-        self._say("needs another session: the vendor has closed the last one")
+        self._say(reason)
         # Members submit nothing now. A session that takes no tasks but is still open would be in
         # the way of the next one, and nobody would close it later.
         lease.held.end_session()
@@ -230,6 +262,10 @@ class _Keeper:
             lambda _: None,  # a session that is granted after the release is released there
             late_seconds=current_kill_wait().command,
         )
+        # Without a warm-up task: whoever asked for the session has a task for it, and no job is
+        # held meanwhile that would otherwise wait on a node.
+        self._session.reopened()
+        self._is_reopening = False
         self._publish(lease)
         return True
 
@@ -262,6 +298,22 @@ class _Keeper:
         # Not if a workflow has opened it again since the scheduler was asked for its jobs.
         self._change(lambda now: _ended(now, reason) if now == stage else now)
         return reason if self._stage.is_ended else None
+
+    def _is_ours(self) -> bool:
+        stage = find_stage(self._stage.name)
+        return stage.id == self._stage.id and not stage.is_ended
+
+    def _is_needed(self) -> bool:
+        """Return whether the stage's session is still needed, while the keeper waits for it."""
+        if not self._is_ours():
+            return False
+        if not find_stage(self._stage.name).closing or self._members():
+            return True
+        try:
+            return self._jobs.are_left()
+        except SchedulerError as error:
+            logger.warning("%s", error)
+            return True
 
     def _members(self) -> list[str]:
         """Return the members that are alive; forget those that have died.

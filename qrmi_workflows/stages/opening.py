@@ -68,6 +68,7 @@ def open_stage(
     *,
     qpu: str,
     mode: Mode = "auto",
+    warm_up: bool = True,
     lanes: int | None = None,
     idle_limit: float = IDLE_SECONDS,
     time: str | None = None,
@@ -86,6 +87,8 @@ def open_stage(
         name: The stage's name.
         qpu: The QPU's name.
         mode: The kind of session, where the vendor has several.
+        warm_up: Whether the keeper runs a minimal task first, where the vendor makes a session
+            active only with a task.
         lanes: How many tasks of the stage may run at once; all of the QPU's lanes if `None`.
         idle_limit: The stage ends after so many seconds without a job, a process and a task.
         time: The time limit of the keeper's job, as the scheduler writes it.
@@ -117,6 +120,7 @@ def open_stage(
             type="",
             config=None if config is None else str(Path(config).absolute()),
             mode=mode,
+            warm_up=warm_up,
             lanes=lanes,
             idle_limit=idle_limit,
             openers=(opener or _BY_HAND,),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
 from contextlib import suppress
+from typing import Any
 
 from qrmi_workflows.config.job import JobQPU
 from qrmi_workflows.config.site import QPUPolicy, load_site_policy
-from qrmi_workflows.errors import ConfigError, QPUError
+from qrmi_workflows.errors import ConfigError, LeaseError, QPUError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.lease.lease import Lease
 from qrmi_workflows.lease.stage import Stage
@@ -22,6 +24,7 @@ from qrmi_workflows.stages.modes import (
     decide,
     gaps_between,
 )
+from qrmi_workflows.stages.warm_up import find_warm_up, name_warm_up
 from qrmi_workflows.state.locks import is_locked
 from qrmi_workflows.tasks.usage import TaskUsage, read_usage
 from qrmi_workflows.vendors.base import ResourceType
@@ -31,7 +34,8 @@ __all__ = ["StageSession"]
 
 logger = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 1.0  # how often the tasks' usage is read
+_LOOK_SECONDS = 1.0  # how often the tasks' usage is read, at least
+_LOOKS = 20  # in an interactive TTL, at most
 _AHEAD = 0.25  # of the interactive TTL: how long before its end a session is kept warm
 _FEWEST_GAPS = 2  # from which the next one is predicted
 _LEAST_QUEUE = 10.0  # seconds: a new session takes time even if the queue was empty the last time
@@ -73,36 +77,71 @@ class StageSession:
         self._log(f"opens a {choice.mode} session: {choice.reason}")
         return {setting: choice.mode}
 
-    def warm_up(self, lease: Lease) -> None:
-        """Run a minimal task, if the vendor needs one to make the session active.
+    def must_warm_up(self, lease: Lease) -> bool:
+        """Return whether a lease that was opened just now needs a warm-up task.
+
+        The session of one that was taken over runs tasks. But if it was taken over from a keeper
+        that was killed before the stage was ready, a warm-up task may be all that it has.
+        """
+        if not self._may_warm_up or lease.adopted:
+            return False
+        return not lease.held.was_taken_over or self._left(lease) is not None
+
+    def warm_up(self, lease: Lease, *, seconds: float = math.inf) -> None:
+        """Run a minimal task, which makes the session active.
 
         If it fails, the session's first task waits in the vendor's queue in its place.
+
+        Args:
+            lease: The stage's lease.
+            seconds: How long it may take; then it is cancelled.
+
+        Raises:
+            LeaseError: The session has ended, and the vendor did not grant another.
         """
-        if self._traits.warm_up is None or lease.adopted:
+        if self._traits.warm_up is None:
             return
-        # A step of its own for each: the journal would return the result of the one before.
-        name = f"stage {self._stage.name}, warm-up {uuid.uuid4().hex[:8]}"
-        started = time.time()
+        step, started = self._left(lease) or name_warm_up(self._stage), time.time()
         try:
-            with lease.for_step(name) as step:
-                task = step.submit(self._traits.warm_up, on_stop="cancel")
-                while not task.wait(_LOOK_SECONDS):
-                    if not self._is_wanted():
-                        task.cancel_task()
-                result = task.result()
+            task_id = self._run(self._traits.warm_up, lease, step, seconds)
+        except LeaseError:
+            raise
         except QPUError as error:
             self._log(f"goes on without a warm-up task, which failed: {error}")
             return
-        self._own.add(result.task_id)
-        with suppress(QPUError):
-            Journal().archive(name)
-        own = [each for each in _tasks(lease) if each.task_id == result.task_id]
+        except CancelledError:
+            self._log("has cancelled its warm-up task, which is no longer needed")
+            return
+        finally:
+            with suppress(QPUError):
+                Journal().archive(step)
+        self._own.add(task_id)
+        own = [each for each in _tasks(lease) if each.task_id == task_id]
         waited = max((each.running - each.started for each in own if each.running), default=0.0)
         self._queue = max(self._queue, waited)
         self._log(
             f"has an active session: its warm-up task took {time.time() - started:.1f} s, "
             f"{waited:.1f} s of them in the vendor's queue"
         )
+
+    def _run(self, payload: Mapping[str, Any], lease: Lease, step: str, seconds: float) -> str:
+        limit = time.monotonic() + seconds
+        with lease.for_step(step) as warm:
+            task = warm.submit(payload, on_stop="cancel")
+            while not task.wait(_LOOK_SECONDS):
+                if time.monotonic() > limit or not self._is_wanted():
+                    task.cancel_task()
+            return task.result().task_id
+
+    def _left(self, lease: Lease) -> str | None:
+        """Return the step of the warm-up that a killed keeper has left, if nothing else runs."""
+        if self._stage.generation or not lease.held.was_taken_over:
+            return None
+        return find_warm_up(self._stage, lease.held.usage_path())
+
+    @property
+    def _may_warm_up(self) -> bool:
+        return self._traits.warm_up is not None and self._stage.warm_up and self._policy.warm_up
 
     def reopened(self) -> None:
         """Note that another session has been opened, which is not active yet."""
@@ -114,20 +153,24 @@ class StageSession:
         mode = lease.held.session_mode
         if self._traits.warm_up is None or mode is None or now < self._next_look:
             return None
-        self._next_look = now + _LOOK_SECONDS
+        ttl = self._policy.interactive_ttl or self._traits.interactive_ttl
+        self._next_look = now + min(_LOOK_SECONDS, ttl / _LOOKS)
         if any(is_locked(lane) for lane in self._stage.folder.lanes.glob("lane-*")):
             return None  # a task has not ended
         tasks = _tasks(lease)
         spans = [(task.started, task.ended) for task in tasks if task.task_id not in self._own]
         last = max((task.ended for task in tasks), default=0.0)
-        ttl = self._policy.interactive_ttl or self._traits.interactive_ttl
         if last <= self._opened or now - last > ttl or len(gaps_between(spans)) < _FEWEST_GAPS:
             return None
-        decision = decide(self._situation(mode, spans, now - last, ttl, now), _POSSIBLE)
+        decision = decide(self._situation(mode, spans, now - last, ttl, now), self._possible)
         self._log_decision(last, decision)
         if decision.action is Action.KEEP_WARM and now - last >= (1 - _AHEAD) * ttl:
-            self.warm_up(lease)
+            self.warm_up(lease, seconds=ttl)  # in an active session, it starts at once
         return decision.action
+
+    @property
+    def _possible(self) -> tuple[Action, ...]:
+        return (Action.KEEP_WARM, Action.REOPEN) if self._may_warm_up else (Action.REOPEN,)
 
     def _situation(
         self, mode: str, spans: list[tuple[float, float]], since: float, ttl: float, now: float
@@ -150,9 +193,6 @@ class StageSession:
 
     def _log(self, what: str) -> None:
         logger.warning("stage %r %s", self._stage.name, what)
-
-
-_POSSIBLE = (Action.KEEP_WARM, Action.REOPEN)
 
 
 def _tasks(lease: Lease) -> list[TaskUsage]:

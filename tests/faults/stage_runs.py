@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from waiting import wait_until
 from warm_ups import count_warm_ups
 
 from qrmi_workflows.emulator import Emulator
@@ -45,6 +46,7 @@ class Vendor:
     def __init__(self, emulator: Emulator, qpu: str) -> None:
         self.emulator = emulator
         self.qpu = qpu
+        self.holds_tasks = False
         self._before = self._counters()
 
     def count(self, kind: str, key: str) -> int:
@@ -52,6 +54,7 @@ class Vendor:
 
     def hold_tasks(self, *, hold: bool = True) -> None:
         """Keep tasks in the vendor's queue, or let them run."""
+        self.holds_tasks = hold
         availability = "paused" if hold else "online"
         self.emulator.control.ask("PATCH", f"/qpus/{self.qpu}", {"availability": availability})
 
@@ -94,11 +97,24 @@ class Keeping:
     def close(self) -> None:
         update_stage(self.name, lambda now: replace(now, closing=True))
 
-    def start_keeper(self) -> subprocess.Popen[str]:
+    def start_keeper(self, *, wait: bool = True) -> subprocess.Popen[str]:
+        """Start a keeper.
+
+        Args:
+            wait: Whether to wait until the stage is ready or has ended, unless the vendor holds
+                tasks: the keeper's own, too.
+        """
+        before = find_stage(self.name).generation
         argv = [sys.executable, "-m", "qrmi_workflows", "stage", "keep", self.name]
         argv += ["--id", find_stage(self.name).id]
         self.keeper = self._start(argv)
+        if wait and not self.vendor.holds_tasks:
+            wait_until(lambda: self._has_started(before), "the keeper")
         return self.keeper
+
+    def _has_started(self, before: int) -> bool:
+        stage = find_stage(self.name)
+        return stage.is_ended or stage.generation > before or self.keeper.poll() is not None
 
     def kill_keeper(self) -> None:
         self.keeper.kill()

@@ -79,7 +79,7 @@ def test_a_stage_that_is_killed_at_random_moments_loses_nothing(
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     vendor = Vendor(running, server)
     with Keeping(vendor) as keeping:
-        keeping.start_keeper()
+        keeping.start_keeper(wait=False)
         members = {step: keeping.start_member(step, tasks=TASKS) for step in ("a", "b")}
         story = []
         for _ in range(random.randint(1, 3)):
@@ -119,7 +119,7 @@ def revive(keeping: Keeping, members: dict[str, subprocess.Popen[str]], name: st
         return
     if find_stage(keeping.name).is_ended:
         keeping.open()
-    keeping.start_keeper()
+    keeping.start_keeper(wait=False)
 
 
 def settle(keeping: Keeping, members: dict[str, subprocess.Popen[str]]) -> int:

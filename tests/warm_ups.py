@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-__all__ = ["count_warm_ups"]
+__all__ = ["count_warm_ups", "without_warm_ups"]
 
 
 def count_warm_ups(emulator: Path, state: str | None = None, qpu: str | None = None) -> int:
@@ -23,3 +23,19 @@ def count_warm_ups(emulator: Path, state: str | None = None, qpu: str | None = N
     )
     with sqlite3.connect(emulator / "emulator.db") as database:
         return int(database.execute(query, (state, qpu)).fetchone()[0])
+
+
+def without_warm_ups(
+    tasks: dict[str, int], emulator: Path, qpu: str | None = None
+) -> dict[str, int]:
+    """Return an emulator's counters of tasks, without the warm-up tasks of keepers.
+
+    Args:
+        tasks: The counters.
+        emulator: The emulator's state folder.
+        qpu: The QPU of the counters, if they are not those of all QPUs.
+    """
+    own = {"accepted": count_warm_ups(emulator, qpu=qpu)}
+    own |= {state: count_warm_ups(emulator, state, qpu) for state in ("completed", "cancelled")}
+    own["finished"] = own["completed"] + own["cancelled"]
+    return {key: count - own.get(key, 0) for key, count in tasks.items()}

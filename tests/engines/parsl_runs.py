@@ -85,8 +85,9 @@ class Site:
         return dict(self.control.counters()["sessions"])
 
     def tasks(self) -> dict[str, int]:
-        """Return the emulator's counters of tasks."""
-        return dict(self.control.counters()["tasks"])
+        """Return the emulator's counters of tasks, without the warm-up tasks of keepers."""
+        tasks = self.control.counters()["tasks"]
+        return without_warm_ups(tasks, self.box.directory / "emulator")
 
     def recorded(self) -> int:
         """Return how many tasks have their ids in the journal: killing their process loses none."""

@@ -132,6 +132,11 @@ class Project:
         sessions = self.control.counters()["sessions"]
         return sessions["opened"], sessions["open"]
 
+    def accepted_tasks(self) -> int:
+        """Return how many tasks the emulator has accepted, without the warm-up tasks of keepers."""
+        tasks = self.control.counters()["tasks"]
+        return without_warm_ups(tasks, self.control.folder)["accepted"]
+
 
 @contextmanager
 def acquired_by_the_site(sandbox: Sandbox, qpu: str, **others: str) -> Iterator[None]:

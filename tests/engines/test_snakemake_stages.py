@@ -372,7 +372,7 @@ def test_a_group_is_one_job_of_the_stage_and_other_rules_have_leases_of_their_ow
 
 @pytest.mark.slow
 def test_a_loop_survives_its_keeper_and_a_retry_its_keepers_job(project: Project):
-    accepted = project.control.counters()["tasks"]["accepted"]
+    accepted = project.accepted_tasks()
     wait = "touch {wildcards.i}.started; until test -e go; do sleep 0.1; done"
     project.write(LOOP.replace("qpu run", f"{wait}; qpu run"))
 
@@ -387,13 +387,13 @@ def test_a_loop_survives_its_keeper_and_a_retry_its_keepers_job(project: Project
     project.wait(process)
 
     assert find_stage("loop").id != before.id
-    assert project.control.counters()["tasks"]["accepted"] == accepted + 2
+    assert project.accepted_tasks() == accepted + 2
     assert project.sessions()[1] == 0
 
 
 @pytest.mark.slow
 def test_a_fan_out_in_one_job_shares_tasks_if_its_rule_asks_for_it(project: Project):
-    accepted = project.control.counters()["tasks"]["accepted"]
+    accepted = project.accepted_tasks()
     project.write(
         """
         rule sweep:
@@ -415,4 +415,4 @@ def test_a_fan_out_in_one_job_shares_tasks_if_its_rule_asks_for_it(project: Proj
     project.run()
 
     assert json.loads(project.read("counts.json")) == [{"1": 100}] * 3
-    assert project.control.counters()["tasks"]["accepted"] == accepted + 1
+    assert project.accepted_tasks() == accepted + 1

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from waiting import wait_until
-from warm_ups import count_warm_ups
+from warm_ups import without_warm_ups
 
 from qrmi_workflows.emulator import Emulator
 from qrmi_workflows.journal.journal import Journal
@@ -64,11 +64,8 @@ class Vendor:
     def _counters(self) -> dict[str, dict[str, int]]:
         """Return the emulator's counters, without the keeper's warm-up tasks."""
         counters: dict[str, dict[str, int]] = self.emulator.control.counters()["qpus"][self.qpu]
-        tasks = counters["tasks"]
-        for key in ("accepted", "completed", "cancelled"):
-            state = None if key == "accepted" else key
-            tasks[key] -= count_warm_ups(self.emulator.folder, state, self.qpu)
-        return counters
+        tasks = without_warm_ups(counters["tasks"], self.emulator.folder, self.qpu)
+        return {**counters, "tasks": tasks}
 
 
 class Keeping:

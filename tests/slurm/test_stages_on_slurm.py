@@ -148,12 +148,12 @@ def test_the_guard_cleans_up_after_a_keeper_whose_job_was_killed(user):
 
 def test_a_task_in_flight_outlives_its_keeper_and_is_paid_once(user, tmp_path):
     """The guard releases the lease when the task has ended, and its job gets the result."""
-    before = user.control.counters()["qpus"]["ibm_fez"]["tasks"]
     (tmp_path / "one.qasm").write_text(PROGRAM)
+    open_stage("vqe", qpu="ibm_fez")
+    stage = wait_until_ready("vqe")
+    before = user.control.counters()["qpus"]["ibm_fez"]["tasks"]
     user.control.ask("PATCH", "/qpus/ibm_fez", {"availability": "paused"})
     try:
-        open_stage("vqe", qpu="ibm_fez")
-        stage = wait_until_ready("vqe")
         payload, result = tmp_path / "one.qasm", tmp_path / "result.json"
         command = f"{' '.join(QPU)} run {payload} -o {result}"
         job = user.submit(stage, f"export QPU_STAGE=vqe\nexec {command}")

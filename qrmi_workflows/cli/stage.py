@@ -51,11 +51,13 @@ def stage() -> None:
     help="The kind of session, where the vendor has several.",
 )
 @click.option(
-    "--warm-up/--no-warm-up",
+    "--no-warm-up",
+    "warm_up",
+    is_flag=True,
+    flag_value=False,
     default=True,
-    show_default=True,
-    help="Whether the keeper runs a minimal task before the stage's jobs start, where the vendor "
-    "makes a session active only with a task.",
+    help="Have the keeper run no tasks of its own. By default, where the vendor makes a session "
+    "active only with a task, a minimal one is run before the stage's jobs start.",
 )
 @click.option(
     "--lanes",

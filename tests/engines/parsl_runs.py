@@ -14,6 +14,7 @@ import parsl
 import psutil
 from parsl.config import Config
 from waiting import wait_until
+from warm_ups import without_warm_ups
 
 from parsl_ext import QPUExecutor, QPUSlurmProvider
 from qrmi_workflows.emulator.client import Control

@@ -92,7 +92,8 @@ class Site:
 
     def recorded(self) -> int:
         """Return how many tasks have their ids in the journal: killing their process loses none."""
-        return sum(record.state == "submitted" for record in Journal().records())
+        records = (each for each in Journal().records() if ", warm-up " not in each.step)
+        return sum(record.state == "submitted" for record in records)
 
     def slurm(self, *argv: str) -> str:
         """Run one of Slurm's commands and return its output."""

@@ -11,7 +11,7 @@ AT_ONCE := -n 4 --dist loadfile --no-loadscope-reorder
 # Only root can create the users that some tests need.
 AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
 
-.PHONY: demo test test-noslurm coverage test-pythons test-slow test-parsl-suite test-tutorial test-packages break-it bench bench-stages lint clean
+.PHONY: demo test test-noslurm coverage test-pythons test-slow test-parsl-suite test-tutorial test-packages break-it bench lint clean
 
 demo:
 	@slurm=; tools/setup slurm '$(NO_DEMO_SLURM)' || slurm=--no-slurm; \
@@ -77,16 +77,10 @@ break-it:
 		pytest -q -s tests/faults/test_break_*.py
 
 # Each benchmark prints JSON, with ratios of measurements made side by side in one run.
-bench: bench-stages
+bench:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@tools/setup venv
-	@$(IN_VENV) sh -c 'for each in start_up tasks emulator snakemake parsl_apps; do python benchmarks/$$each.py; done'
-
-# What stages of several jobs save: JSON, tables and a picture in benchmarks/out.
-bench-stages:
-	@tools/setup slurm '$(NO_TEST_SLURM)'
-	@tools/setup venv
-	@$(IN_VENV) python benchmarks/stages.py
+	@$(IN_VENV) sh -c 'for each in tasks emulator snakemake parsl_apps; do python benchmarks/$$each.py; done'
 
 lint:
 	@tools/setup venv

@@ -45,7 +45,6 @@ def qpu_config(
     executors: Iterable[ParslExecutor] = (),
     checkpoint: bool = False,
     max_idletime: float | None = None,
-    qpu_idletime: float | None = None,
     **options: Any,
 ) -> Config:
     """Build a configuration whose executor "qpu" runs apps in blocks that hold a QPU.
@@ -74,10 +73,6 @@ def qpu_config(
     max_idletime : float | None
         How many seconds the blocks of any executor may be idle. If None, half a minute for those
         that hold the QPU, and Parsl's own default for the others.
-    qpu_idletime : float | None
-        The same for blocks that hold the QPU only. Zero releases the QPU as soon as no call for it
-        is left: right for a fan-out, or a single call, but not for a loop whose next call depends
-        on the last one's result. If None, as `max_idletime`.
     **options
         Arguments of Parsl's `Config` (`retries`, by default 2; `run_dir`, `strategy`, `monitoring`,
         …) and of `QPUSlurmProvider` (`walltime`, `partition`, `init_blocks`, …).
@@ -100,13 +95,12 @@ def qpu_config(
     ours = {name: value for name, value in options.items() if name in _OF_CONFIG}
     blocks = {name: value for name, value in options.items() if name not in _OF_CONFIG}
     scales = ours.get("strategy", "simple") not in (None, "none")
-    idle = next((each for each in (qpu_idletime, max_idletime) if each is not None), _IDLE_SECONDS)
     executor = QPUExecutor(
         provider=_local_provider(qpu, blocks) if local else QPUSlurmProvider(qpu=qpu, **blocks),
         lanes=lanes,
         max_workers_per_node=max_workers_per_node,
         address=address,
-        max_idletime=idle if scales else None,
+        max_idletime=(_IDLE_SECONDS if max_idletime is None else max_idletime) if scales else None,
     )
     defaults: dict[str, Any] = {"retries": 2, "retry_handler": qpu_retry_handler}
     if max_idletime is not None:

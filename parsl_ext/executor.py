@@ -29,12 +29,6 @@ from parsl_ext.block import is_lease_app
 from parsl_ext.block_errors import BlockErrors
 from parsl_ext.call_limiter import CallLimiter
 from parsl_ext.call_steps import CallSteps
-from parsl_ext.executor_checks import (
-    require_lease,
-    require_positive,
-    require_seconds,
-    require_stage_lanes,
-)
 from parsl_ext.idle import IdleTimer
 from parsl_ext.launcher import LeaseLauncher
 from parsl_ext.monitoring import measured
@@ -42,7 +36,9 @@ from parsl_ext.parsl_run import is_run_over
 from parsl_ext.providers.base import QPUProvider
 from parsl_ext.resource_spec import require_valid_spec
 from parsl_ext.result_queue import PendingCalls, read_results
+from qrmi_workflows.config.job import read_job
 from qrmi_workflows.config.variables import QPU_LANES
+from qrmi_workflows.errors import RequestError
 
 __all__ = ["QPUExecutor"]
 
@@ -97,8 +93,8 @@ class QPUExecutor(HighThroughputExecutor):
     Raises
     ------
     RequestError
-        `lanes` or `max_workers_per_node` is less than 1, `lanes` is more than the provider's stage
-        has, `max_idletime` is negative, or the provider's launcher holds no lease.
+        `lanes` or `max_workers_per_node` is less than 1, `max_idletime` is negative, or the
+        provider's launcher holds no lease.
     """
 
     @typeguard.typechecked
@@ -128,15 +124,12 @@ class QPUExecutor(HighThroughputExecutor):
         encrypted: bool = True,
         max_idletime: float | None = None,
     ) -> None:
-        require_positive(lanes=lanes, max_workers_per_node=max_workers_per_node)
-        require_seconds(max_idletime=max_idletime)
-        require_lease(LocalProvider() if provider is None else provider)  # Parsl's default
-        require_stage_lanes(provider, lanes)
+        _require_positive(lanes=lanes, max_workers_per_node=max_workers_per_node)
+        _require_seconds(max_idletime)
+        _require_lease(LocalProvider() if provider is None else provider)  # Parsl's default
         policies = provider.qpu_policies if isinstance(provider, QPUProvider) else []
-        # A block with several QPUs looks up the lanes of each by itself, and one of a stage those
-        # that the stage has.
-        self._shares_lanes = isinstance(provider, QPUProvider) and provider.stage is not None
-        looks_up = lanes is None and (len(policies) > 1 or self._shares_lanes)
+        # A block with several QPUs looks up the lanes of each by itself.
+        looks_up = lanes is None and len(policies) > 1
         if lanes is None:
             lanes = sum(policy.lanes for policy in policies) or 1
         self._lanes_in_block = "" if looks_up else str(lanes)
@@ -358,8 +351,38 @@ class QPUExecutor(HighThroughputExecutor):
     def _qpu_call_limit(self) -> int:
         """Return how many QPU calls may be with the workers; one worker per block is kept free."""
         # Parsl's poller thread replaces and changes `_status` (read in Parsl 2026.10.26): copy it.
-        running = sum(status.state is JobState.RUNNING for status in list(self._status.values()))
-        workers, blocks = int(self.max_workers_per_node), max(1, running)
-        if self._shares_lanes:
-            return max(1, min(self.lanes + blocks * _SPARE_WORKERS, blocks * (workers - 1)))
-        return blocks * max(1, min(self.lanes + _SPARE_WORKERS, workers - 1))
+        blocks = sum(status.state is JobState.RUNNING for status in list(self._status.values()))
+        workers = int(self.max_workers_per_node)
+        return max(1, blocks) * max(1, min(self.lanes + _SPARE_WORKERS, workers - 1))
+
+
+def _require_lease(provider: ExecutionProvider) -> None:
+    """Refuse a provider whose blocks would hold no QPU."""
+    launcher = getattr(provider, "launcher", None)
+    if isinstance(provider, QPUProvider) or isinstance(launcher, LeaseLauncher):
+        return
+    # In a job that holds a lease, the workers on its own nodes inherit that.
+    if isinstance(provider, LocalProvider) and any(
+        carried.token is not None for carried in read_job().values()
+    ):
+        return
+    raise RequestError(
+        f"the blocks of {type(provider).__name__} hold no QPU: its launcher must be a "
+        "`LeaseLauncher`. Write `launcher=LeaseLauncher(qpu=…)`, or use a `QPUSlurmProvider`."
+    )
+
+
+def _require_positive(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise RequestError(
+                f"{name}={number}: must be a positive integer. Leave it out for the default."
+            )
+
+
+def _require_seconds(max_idletime: float | None) -> None:
+    if max_idletime is not None and not max_idletime >= 0:  # NaN is not
+        raise RequestError(
+            f"max_idletime={max_idletime}: must be zero or more seconds. Leave it out for the "
+            "default."
+        )

@@ -14,7 +14,6 @@ from parsl.launchers.base import Launcher
 from parsl_ext.alive_file import give_up, keep_alive
 from qrmi_workflows.config.variables import QPU_ON_STOP, OnStop
 from qrmi_workflows.errors import RequestError
-from qrmi_workflows.lease.stage_folder import require_stage_name
 
 __all__ = ["LeaseLauncher"]
 
@@ -46,16 +45,12 @@ class LeaseLauncher(Launcher):
     Parameters
     ----------
     qpu : str | None
-        The QPU's name. Leave it out if the provider is a `QPUProvider`, which knows it, or if a
-        stage is given.
+        The QPU's name. Leave it out if the provider is a `QPUProvider`, which knows it.
     inner : Launcher | None
         The launcher that starts the workers. If None, Parsl's `SingleNodeLauncher`.
     on_stop : {"leave", "cancel"} | None
         What happens to running tasks if the block is lost: they are left for the retry, or
         cancelled. If None, what `$QPU_ON_STOP` says in the block's job, else "leave".
-    stage : str | None
-        The name of an open stage, whose lease the block uses instead of one of its own. Leave it
-        out if the provider is a `QPUProvider`, which opens its stage by itself.
     """
 
     @typeguard.typechecked
@@ -64,35 +59,27 @@ class LeaseLauncher(Launcher):
         qpu: str | None = None,
         inner: Launcher | None = None,
         on_stop: OnStop | None = None,
-        stage: str | None = None,
     ) -> None:
         super().__init__()
         self.qpu = qpu
         self.inner = SingleNodeLauncher() if inner is None else inner
         self.on_stop = on_stop
-        self.stage = None if stage is None else require_stage_name(stage)
         self._alive: list[Path] = []
 
-    def for_qpu(self, qpu: str, stage: str | None = None) -> LeaseLauncher:
-        """Return such a launcher for the blocks of a provider, which names their QPU and stage.
+    def for_qpu(self, qpu: str) -> LeaseLauncher:
+        """Return such a launcher for the blocks of a provider, which names their QPU.
 
         Raises
         ------
         RequestError
-            This launcher leases another QPU, or joins another stage.
+            This launcher leases another QPU.
         """
         if self.qpu not in (None, qpu):
             raise RequestError(
                 f"the blocks are for QPU {qpu!r}, but their launcher leases "
                 f"{self.qpu!r}: both must be the same. Leave out `qpu` of the `LeaseLauncher`."
             )
-        if self.stage not in (None, stage):
-            raise RequestError(
-                f"the blocks are for {f'stage {stage!r}' if stage else 'no stage'}, but their "
-                f"launcher joins stage {self.stage!r}. Leave out `stage` of the `LeaseLauncher`, "
-                "and give it to the provider."
-            )
-        return LeaseLauncher(qpu, self.inner, self.on_stop, stage)
+        return LeaseLauncher(qpu, self.inner, self.on_stop)
 
     def __call__(
         self, command: str, tasks_per_node: int, nodes_per_block: int, script_dir: str = ""
@@ -132,8 +119,6 @@ class LeaseLauncher(Launcher):
         options = ["--job-time"] if drain else []
         if self.qpu is not None:
             options.append(f"--qpu={self.qpu}")
-        if self.stage is not None:
-            options += [f"--stage={self.stage}", "--stop-with-stage"]
         if alive is not None:
             options.append(f"--alive={alive}")
         on_stop = self.on_stop or f"${{{QPU_ON_STOP}:-leave}}"

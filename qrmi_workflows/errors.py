@@ -35,6 +35,7 @@ unpickled there stops the whole executor.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any, ClassVar
 
 __all__ = [
@@ -98,8 +99,6 @@ class UnknownQPUError(ConfigError):
     """
 
     def __init__(self, qpu: str, allowed: Iterable[str], where: str, remedy: str = "") -> None:
-        from difflib import get_close_matches  # most processes make no mistake
-
         names = tuple(sorted(allowed))
         near = get_close_matches(qpu, names, n=1)
         advice = f"Did you mean {near[0]!r}?" if near else remedy

@@ -13,8 +13,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from parsl.jobs.states import JobState as BlockState
@@ -25,17 +24,14 @@ from parsl.providers.errors import SubmitException
 from parsl.utils import RepresentationMixin
 
 from parsl_ext.alive_file import give_up, keep_alive, stop_touching
-from parsl_ext.block_launcher import choose_launchers
-from parsl_ext.parsl_run import are_calls_waiting, is_run_over
+from parsl_ext.launcher import LeaseLauncher
+from parsl_ext.parsl_run import is_run_over
 from parsl_ext.providers.job_queue import JobQueue
 from parsl_ext.providers.job_script import render_job_script
 from parsl_ext.providers.several import join_options
-from parsl_ext.providers.stage_blocks import StageBlocks
 from parsl_ext.providers.stray_jobs import StrayJobs
-from parsl_ext.stages import QPUStage, resolve_stage
 from qrmi_workflows.config.site import QPUPolicy, load_site_policy
-from qrmi_workflows.errors import QPUError, SchedulerError
-from qrmi_workflows.lease.stage import Stage
+from qrmi_workflows.errors import SchedulerError
 from qrmi_workflows.schedulers.base import JobState, JobStatus, QPURequest, Scheduler
 
 __all__ = ["QPUProvider"]
@@ -70,14 +66,10 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
     ----------
     label : str
         Label of this provider.
-    request : QPURequest | None
-        The QPU, and the number of the scheduler's units of it; None for classical blocks of a
-        stage.
+    request : QPURequest
+        The QPU, and the number of the scheduler's units of it.
     also : sequence of QPURequest
         More QPUs that each block holds.
-    stage : QPUStage | str | None
-        The stage of several jobs that the blocks belong to. They do not ask the scheduler for the
-        QPU, but use the lease of the stage's keeper, and wait until it is ready.
     scheduler : Scheduler
         The scheduler's hooks.
     site : str | None
@@ -98,9 +90,8 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         self,
         *,
         label: str,
-        request: QPURequest | None,
+        request: QPURequest,
         also: Sequence[QPURequest] = (),
-        stage: QPUStage | str | None = None,
         scheduler: Scheduler,
         site: str | None,
         nodes_per_block: int,
@@ -115,17 +106,11 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         launcher: Launcher | None,
         status_polling_interval: int,
     ) -> None:
-        requests = (*([] if request is None else [request]), *also)
-        self._policy = load_site_policy(None if site is None else Path(site))
-        for each in requests:
-            self._policy.qpu(each.qpu)  # refuses a QPU that the site does not offer
-        chosen = resolve_stage(stage, requests, self._policy)
-        name, self._stage = None, None
-        if chosen is not None:
-            name = chosen.name
-            self._stage = StageBlocks(chosen, request is None, scheduler, site)
-        qpus = ",".join(each.qpu for each in requests)
-        launcher, self._block_launcher = choose_launchers(launcher, qpus, name)
+        requests = (request, *also)
+        leased = ",".join(each.qpu for each in requests)
+        launcher = LeaseLauncher() if launcher is None else launcher
+        if isinstance(launcher, LeaseLauncher):
+            launcher = launcher.for_qpu(leased)
         super().__init__(
             label,
             nodes_per_block,
@@ -137,9 +122,14 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
             launcher,
             cmd_timeout=cmd_timeout,
         )
-        self.qpu: str | list[str] | None = qpus or None
-        self.count = 1 if request is None else request.count
-        self.stage = stage
+        # Some executors insist on a launcher of their own, for example Parsl's `MPIExecutor`.
+        self._lease = (
+            launcher
+            if isinstance(launcher, LeaseLauncher)
+            else LeaseLauncher(qpu=leased, inner=launcher)
+        )
+        self.qpu: str | list[str] = leased if also else request.qpu
+        self.count = request.count
         self.site = site
         self.cores_per_node: int | None = None
         self.mem_per_node: int | None = None
@@ -147,6 +137,9 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         self.worker_init = worker_init
         self._requests = requests
         self._scheduler = scheduler
+        self._policy = load_site_policy(None if site is None else Path(site))
+        for each in requests:
+            self._policy.qpu(each.qpu)  # refuses a QPU that the site does not offer
         self._qpu_options()  # refuses QPUs that one job cannot hold
         self._queue = JobQueue(scheduler, cmd_timeout)
         self._last_listed: dict[str, float] = {}
@@ -159,22 +152,9 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         return self._status_polling_interval
 
     @property
-    def script_dir(self) -> str | None:
-        """The folder of the job scripts, which Parsl sets when it loads the executor."""
-        return self._script_dir
-
-    @script_dir.setter
-    def script_dir(self, folder: str | None) -> None:
-        self._script_dir = folder
-        if folder is not None and self._stage is not None:
-            self._stage.join_run(folder)
-
-    @property
     def qpu_policies(self) -> list[QPUPolicy]:
         """How the site grants each of the block's QPUs, and how many lanes each has."""
-        policies = [self._policy.qpu(each.qpu) for each in self._requests]
-        lanes = self._stage and self._stage.lanes
-        return [replace(each, lanes=lanes) for each in policies] if lanes else policies
+        return [self._policy.qpu(each.qpu) for each in self._requests]
 
     def check(self) -> None:
         """Ask the scheduler whether it offers the QPU; called when a `QPUExecutor` starts.
@@ -184,14 +164,12 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         UnknownQPUError
             The scheduler does not offer the QPU.
         RequestError
-            The scheduler offers fewer units of it, or fewer lanes, than requested.
+            The scheduler offers fewer units of it than requested.
         SchedulerError
             The scheduler does not answer.
         """
         for request in self._requests:
             self._scheduler.check_offered(request, self._policy)
-        if self._stage is not None:
-            self._stage.check_lanes(self._policy)
 
     def job_options(self, tasks_per_node: int) -> list[str]:
         """Return the scheduler's options for a block, without those that ask for the QPU."""
@@ -203,17 +181,15 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         Raises
         ------
         SubmitException
-            The block's stage could not be opened, or the scheduler rejected the job, or did not
-            answer in time.
+            The scheduler rejected the job, or did not answer in time.
         """
         if self.script_dir is None:
             raise SubmitException(job_name, "script_dir is not set. Load Parsl, which sets it.")
-        stage, stage_options = self._open_stage(job_name)
         # The name is unique, so that the job is found even if the scheduler does not answer.
         name = f"{job_name}.{uuid.uuid4().hex[:12]}"
         script = Path(self.script_dir, name).absolute()
         alive = Path(f"{script}.alive")
-        text = self._render_script(script, command, tasks_per_node, alive, stage_options)
+        text = self._render_script(script, command, tasks_per_node, alive)
         script.write_text(text, encoding="utf-8")
         keep_alive(alive)
         try:
@@ -228,8 +204,6 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
             "job_stdout_path": f"{script}.stdout",
             "job_stderr_path": f"{script}.stderr",
         }
-        if self._stage is not None and stage is not None:
-            self._stage.add(job_id, stage)
         self._set_status(job_id, BlockState.PENDING)
         return job_id
 
@@ -243,32 +217,22 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         Returns
         -------
         list of bool
-            False for blocks that the scheduler refused to cancel, and for those that wait for their
-            stage while calls wait for them.
+            False for blocks that the scheduler refused to cancel.
         """
-        kept: set[str] = set()
-        if is_over := is_run_over(self):
+        if not job_ids:
+            return []
+        if is_run_over(self):
             for job_id in job_ids:
                 give_up(self.resources[job_id]["alive"])
-        elif self._stage is not None and are_calls_waiting(self):
-            # HTEX takes a block without workers for idle; see `QPUExecutor.scale_in`.
-            kept = set(filter(self._stage.is_waiting, job_ids))
-        cancelled = [job_id for job_id in job_ids if job_id not in kept]
-        done = not cancelled or self._cancel(cancelled)
-        if is_over and self._stage is not None:
-            self._stage.close()
-        return [done and job_id not in kept for job_id in job_ids]
-
-    def _cancel(self, job_ids: Sequence[str]) -> bool:
         errors: list[SchedulerError] = []
         self._start_cancelling(job_ids, errors).join(_CANCEL_SECONDS)
         if errors:
             self._strays.remove_cancelled(job_ids)
-            return False
+            return [False] * len(job_ids)
         for job_id in job_ids:
             if not self.resources[job_id]["status"].terminal:
                 self._set_status(job_id, BlockState.CANCELLED)
-        return True
+        return [True] * len(job_ids)
 
     def status(self, job_ids: Sequence[str]) -> list[BlockStatus]:
         """Return the states of blocks, and cancel stray jobs."""
@@ -288,25 +252,21 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
             logger.warning("could not ask the scheduler for the states of blocks: %s", error)
             return
         for job_id in open_jobs:
-            self._update_status(job_id, listed)
+            self._update_status(job_id, listed.get(job_id))
         if strays := self._strays.find(listed):
             logger.warning("cancelling stray jobs: %s", ", ".join(strays))
             self._start_cancelling(strays, [])
 
-    def _update_status(self, job_id: str, listed: Mapping[str, JobStatus]) -> None:
-        now, job = time.monotonic(), listed.get(job_id)
-        if job is not None:
+    def _update_status(self, job_id: str, listed: JobStatus | None) -> None:
+        now = time.monotonic()
+        if listed is not None:
             self._last_listed[job_id] = now
-            state = _BLOCK_STATES.get(job.state)
+            state = _BLOCK_STATES.get(listed.state)
             if state is None:
                 logger.warning("job %s: unknown state; keeping the last one", job_id)
-                return
-            exit_code = job.exit_code if job.state.is_final else None
-            message = job.reason
-            if self._stage is not None:
-                message = self._stage.message(job_id, listed) or message
-                state = BlockState.PENDING if self._stage.is_waiting(job_id) else state
-            self._set_status(job_id, state, message or None, exit_code)
+            else:
+                exit_code = listed.exit_code if listed.state.is_final else None
+                self._set_status(job_id, state, listed.reason or None, exit_code)
         elif now - self._last_listed[job_id] > _UNLISTED_SECONDS:
             # Neither the queue nor the accounting knows the job any more, so it must have ended.
             self._set_status(job_id, BlockState.COMPLETED, "the scheduler no longer lists the job")
@@ -346,16 +306,6 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
         if job["status"].terminal:
             stop_touching(job["alive"])
 
-    def _open_stage(self, job_name: str) -> tuple[Stage | None, list[str]]:
-        """Open the block's stage; return it with the options of a block that waits for it."""
-        if self._stage is None:
-            return None, []
-        try:
-            stage = self._stage.open()
-            return stage, self._stage.options(stage)
-        except (QPUError, OSError) as error:
-            raise SubmitException(job_name, f"its stage could not be opened: {error}") from error
-
     def _submit_script(self, script: Path) -> str:
         try:
             return self._queue.submit(script)
@@ -366,30 +316,21 @@ class QPUProvider(ClusterProvider, RepresentationMixin):
             ) from error
 
     def _qpu_options(self) -> list[str]:
-        if self._stage is not None:
-            return []  # its keeper holds the QPU
         return join_options(
             self._scheduler.qpu_options(each, self._policy) for each in self._requests
         )
 
-    def _render_script(
-        self,
-        path: Path,
-        command: str,
-        tasks_per_node: int,
-        alive: Path,
-        stage_options: Sequence[str],
-    ) -> str:
+    def _render_script(self, path: Path, command: str, tasks_per_node: int, alive: Path) -> str:
         cores, nodes = self.cores_per_node, self.nodes_per_block
         return render_job_script(
             path,
-            self._block_launcher.wrap(
-                command, tasks_per_node, nodes, str(self.script_dir), alive=alive
-            ),
+            self._lease.wrap(command, tasks_per_node, nodes, self.script_dir, alive=alive),
             scheduler=self._scheduler,
-            options=[*self._qpu_options(), *self.job_options(tasks_per_node)],
+            options=[
+                *self._qpu_options(),
+                *self.job_options(tasks_per_node),
+            ],
             scheduler_options=self.scheduler_options,
-            stage_options=stage_options,
             worker_init=self.worker_init,
             cores=None if cores is None else max(1, cores // tasks_per_node),
             memory_gb=self.mem_per_node,

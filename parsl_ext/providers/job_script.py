@@ -17,7 +17,6 @@ def render_job_script(
     scheduler: Scheduler,
     options: Iterable[str],
     scheduler_options: str = "",
-    stage_options: Iterable[str] = (),
     worker_init: str = "",
     cores: int | None = None,
     memory_gb: int | None = None,
@@ -30,13 +29,11 @@ def render_job_script(
         scheduler: The scheduler's hooks.
         options: The scheduler's options.
         scheduler_options: Lines with the user's own directives.
-        stage_options: The scheduler's options of a block that belongs to a stage.
         worker_init: Commands to run before the block's command.
         cores: Cores that a worker pool may use; all cores of the node if `None`.
         memory_gb: Memory in GB that a worker pool may use; all memory of the node if `None`.
     """
-    # Last, so that `scheduler_options` cannot override them: a block is found by its name, and by
-    # the name of its stage.
+    # Last, so that `scheduler_options` cannot override them: a block is found by its name.
     stdout, stderr = Path(f"{path}.stdout"), Path(f"{path}.stderr")
     names = scheduler.name_options(path.name, stdout=stdout, stderr=stderr)
     # Parsl's process_worker_pool.py reads these two (2026.10.26).
@@ -45,7 +42,7 @@ def render_job_script(
         "#!/bin/bash",
         *map(scheduler.directive, options),
         scheduler_options,
-        *map(scheduler.directive, [*names, *stage_options]),
+        *map(scheduler.directive, names),
         *(f"export {name}={value}" for name, value in limits.items() if value is not None),
         f'export JOBNAME="{path.name}"',  # Parsl's launchers name a block's command files by it
         worker_init,

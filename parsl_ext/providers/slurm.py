@@ -9,7 +9,6 @@ from parsl.launchers.base import Launcher
 
 from parsl_ext.providers.base import QPUProvider
 from parsl_ext.providers.several import qpu_names
-from parsl_ext.stages import QPUStage
 from qrmi_workflows.errors import RequestError
 from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.slurm import Slurm, refuse_options
@@ -27,9 +26,8 @@ class QPUSlurmProvider(QPUProvider):
 
     Parameters
     ----------
-    qpu : str or list of str, or None
-        The QPU's name, or the names of several QPUs that each block holds together. None for
-        classical blocks of a stage.
+    qpu : str or list of str
+        The QPU's name, or the names of several QPUs that each block holds together.
     count : int
         The number of Slurm's units of each QPU. Default is 1.
     site : str | None
@@ -53,9 +51,6 @@ class QPUSlurmProvider(QPUProvider):
         The launcher. If None, a `LeaseLauncher`. Any other launcher runs inside of one.
     status_polling_interval : int
         Seconds between two queries of the queue. Default is 10.
-    stage : QPUStage | str | None
-        The stage that the blocks belong to, or its name. They use the lease of the stage's keeper,
-        which is opened before the first of them, and wait in Slurm's queue until it is ready.
 
     Raises
     ------
@@ -63,8 +58,7 @@ class QPUSlurmProvider(QPUProvider):
         The site policy does not offer the QPU.
     RequestError
         `walltime` is not a time, `count` is not a positive integer, `scheduler_options` would
-        override the request for the QPU, the launcher is for another QPU or stage, or the stage
-        cannot serve these blocks.
+        override the request for the QPU, or the launcher is for another QPU.
     ConfigError
         There is no usable site policy.
     """
@@ -72,7 +66,7 @@ class QPUSlurmProvider(QPUProvider):
     @typeguard.typechecked
     def __init__(
         self,
-        qpu: str | list[str] | None,
+        qpu: str | list[str],
         count: int = 1,
         site: str | None = None,
         partition: str | None = None,
@@ -95,18 +89,14 @@ class QPUSlurmProvider(QPUProvider):
         cmd_timeout: int = 30,
         launcher: Launcher | None = None,
         status_polling_interval: int = 10,
-        stage: QPUStage | str | None = None,
     ) -> None:
         refuse_options(scheduler_options, Slurm.request_options, where="scheduler_options")
         _require_time_limit(walltime)
-        _require_stage_options(stage, scheduler_options, clusters)
-        names = [] if qpu is None else qpu_names(qpu)
-        requests = [QPURequest(qpu=name, count=count) for name in names]
+        first, *others = (QPURequest(qpu=name, count=count) for name in qpu_names(qpu))
         super().__init__(
             label="slurm-qpu",
-            request=next(iter(requests), None),
-            also=requests[1:],
-            stage=stage,
+            request=first,
+            also=others,
             scheduler=Slurm(clusters=clusters),
             site=site,
             nodes_per_block=nodes_per_block,
@@ -158,23 +148,4 @@ def _require_time_limit(walltime: str) -> None:
         raise RequestError(
             f"walltime={walltime!r}: must be a time above zero, as HH:MM:SS, D-HH:MM:SS or "
             'minutes. Write for example "00:30:00".'
-        )
-
-
-def _require_stage_options(
-    stage: QPUStage | str | None, scheduler_options: str, clusters: str | None
-) -> None:
-    """Refuse what would detach a block from its stage."""
-    if stage is None:
-        return
-    for name in ("comment", "dependency"):
-        if re.search(rf"(?:^|\s)--{name}(?:[=\s]|$)", scheduler_options):
-            raise RequestError(
-                f"scheduler_options: --{name} would override that of the block's stage. Remove "
-                f"--{name}."
-            )
-    if clusters is not None:
-        raise RequestError(
-            f"clusters={clusters!r}: the blocks of a stage must be on the cluster of its keeper. "
-            "Leave it out."
         )

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 import click
@@ -20,27 +20,16 @@ from qrmi_workflows.errors import QPUError
 __all__ = ["main"]
 
 _COMMANDS = {
-    "emulator": (
-        "qrmi_workflows.cli.emulator:emulator",
-        "Emulate QPUs behind their vendors' HTTP APIs.",
-    ),
-    "journal": ("qrmi_workflows.cli.journal:journal", "Show and forget recorded tasks."),
-    "lease": ("qrmi_workflows.cli.lease:lease", "Hold a QPU while a command runs."),
-    "list": ("qrmi_workflows.cli.qpus:list_qpus", "List the QPUs of this site and their states."),
-    "reap": ("qrmi_workflows.cli.reap:reap", "Release your leases whose processes have died."),
-    "result": ("qrmi_workflows.cli.result:result", "Decode results in files and in the journal."),
-    "run": ("qrmi_workflows.cli.run:run", "Run the task in the file PAYLOAD and write its result."),
-    "sandbox": (
-        "qrmi_workflows.cli.sandbox:sandbox",
-        "Run a personal Slurm cluster with emulated QPUs.",
-    ),
-    "stage": ("qrmi_workflows.cli.stage:stage", "Share the lease of a QPU between several jobs."),
-    "target": (
-        "qrmi_workflows.cli.qpus:target",
-        "Print a QPU's target: its capabilities, as JSON.",
-    ),
+    "emulator": "qrmi_workflows.cli.emulator:emulator",
+    "journal": "qrmi_workflows.cli.journal:journal",
+    "lease": "qrmi_workflows.cli.lease:lease",
+    "list": "qrmi_workflows.cli.qpus:list_qpus",
+    "reap": "qrmi_workflows.cli.reap:reap",
+    "result": "qrmi_workflows.cli.result:result",
+    "run": "qrmi_workflows.cli.run:run",
+    "sandbox": "qrmi_workflows.cli.sandbox:sandbox",
+    "target": "qrmi_workflows.cli.qpus:target",
 }
-"""Each command's object and the beginning of its help."""
 
 _EPILOG = "\b\n" + "\n".join(
     (
@@ -65,16 +54,11 @@ class _LazyGroup(Group):
         """Import one command."""
         if cmd_name not in _COMMANDS:
             return None
-        module, name = _COMMANDS[cmd_name][0].split(":")
+        module, name = _COMMANDS[cmd_name].split(":")
         command = getattr(importlib.import_module(module), name)
         if not isinstance(command, click.Command):
-            raise TypeError(f"{_COMMANDS[cmd_name][0]} is not a command")
+            raise TypeError(f"{_COMMANDS[cmd_name]} is not a command")
         return command
-
-    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Describe all commands without importing anything."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in sorted(_COMMANDS.items())])
 
 
 @click.group(
@@ -88,16 +72,8 @@ def qpu() -> None:
     discard_inherited_leases()
 
 
-def main(
-    argv: Sequence[str] | None = None, *, await_lease: Callable[[], None] | None = None
-) -> NoReturn:
-    """Run the `qpu` command; turn every error into one message and an exit code.
-
-    Args:
-        argv: The command line; that of the process if `None`.
-        await_lease: For `qpu run`: called once its input is found to be valid. It waits for the
-            lease, and brings its variables into the environment.
-    """
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the `qpu` command; turn every error into one message and an exit code."""
     logging.basicConfig(format="qpu: %(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and steps may contain any byte
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -106,7 +82,7 @@ def main(
             handler.addFilter(_is_not_from_client)
     args = None if argv is None else list(argv)
     try:
-        code = qpu.main(args, prog_name="qpu", standalone_mode=False, obj=await_lease)
+        code = qpu.main(args, prog_name="qpu", standalone_mode=False)
     except QPUError as error:
         _exit(str(error), error.exit_code)
     except click.ClickException as error:

@@ -122,15 +122,6 @@ def counters(folder: Path) -> None:
 
 @emulator.command()
 @_folder_option
-def billing(folder: Path) -> None:
-    """Print what the vendors bill in seconds, per QPU, session and task, as JSON."""
-    from qrmi_workflows.emulator.client import Control
-
-    click.echo(json.dumps(Control(folder).billing(), indent=2))
-
-
-@emulator.command()
-@_folder_option
 @click.argument("name")
 @click.argument("availability", type=click.Choice(["online", "paused", "offline", "reserved"]))
 def set(folder: Path, name: str, availability: str) -> None:  # noqa: A001 - the command's name

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,7 +29,6 @@ def lease() -> None:
 @click.option(
     "--qpu", "qpus", metavar="NAME[,NAME…]", help="The QPU, or several to lease together."
 )
-@click.option("--stage", metavar="NAME", help="Use the lease of this stage of several jobs.")
 @CONFIG_OPTION
 @click.option(
     "--grace",
@@ -48,7 +48,7 @@ def lease() -> None:
     metavar="FILE",
     help="Append the lease record to FILE instead of the state folder.",
 )
-# Hidden, because only the engines' job scripts pass these.
+# Hidden, because only the engines' job scripts pass these four.
 @click.option(
     "--alive",
     type=click.Path(path_type=Path),
@@ -71,12 +71,6 @@ def lease() -> None:
     help="The job requests these QPUs; do not ask the scheduler whether it holds them.",
 )
 @click.option(
-    "--stop-with-stage",
-    is_flag=True,
-    hidden=True,
-    help="Stop COMMAND once the stage has ended.",
-)
-@click.option(
     "--job-time",
     is_flag=True,
     hidden=True,
@@ -85,7 +79,6 @@ def lease() -> None:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def lease_exec(
     qpus: str | None,
-    stage: str | None,
     config: Path | None,
     grace: float | None,
     step: str | None,
@@ -93,24 +86,21 @@ def lease_exec(
     alive: Path | None,
     submitted: float | None,
     granted: bool,
-    stop_with_stage: bool,
     job_time: bool,
     command: tuple[str, ...],
 ) -> None:
     """Run COMMAND under the lease of a QPU.
 
-    Adopts the lease that this job or its stage already has, or acquires a QPU from
-    qrmi_config.json, and gives COMMAND the QPU's environment (QRMI_JOB_QPU_RESOURCES and the rest).
-    Signals are passed on, and the lease is always released. The exit code is that of COMMAND; 128+N
-    if signal N ended it; 127 if it was not found; 1 if the QPU could not be acquired; 2 if the
-    request is invalid.
+    Adopts the lease that this job already has, or acquires a QPU from qrmi_config.json, and gives
+    COMMAND the QPU's environment (QRMI_JOB_QPU_RESOURCES and the rest). Signals are passed on, and
+    the lease is always released. The exit code is that of COMMAND; 128+N if signal N ended it; 127
+    if it was not found; 1 if the QPU could not be acquired; 2 if the request is invalid.
 
     \b
     Example:
       qpu lease exec --qpu ibm_fez -- python vqe.py
     """  # noqa: D301 - \b tells click not to rewrap a paragraph
     from qrmi_workflows import LeaseSet, open_lease
-    from qrmi_workflows.cli.own_command import prepare
     from qrmi_workflows.config.variables import QPU_ATTEMPT, QPU_LEASE_RECORD, QPU_STEP
     from qrmi_workflows.journal.journal import Journal
     from qrmi_workflows.lease.grants import assume_granted
@@ -128,34 +118,24 @@ def lease_exec(
     if step is not None:
         os.environ[QPU_STEP] = step
     if step is not None or QPU_ATTEMPT not in os.environ:
-        os.environ[QPU_ATTEMPT] = os.urandom(8).hex()
+        os.environ[QPU_ATTEMPT] = uuid.uuid4().hex[:16]
     names = [name.strip() for name in qpus.split(",")] if qpus and "," in qpus else qpus
     started = time.time()
     if granted:
         assume_granted([names] if isinstance(names, str) else names or [])
-    with prepare(command, names, stage=stage, config=config) as process:
-        if process is not None and (ended := process.wait_until_ready()) is not None:
-            sys.exit(ended)  # its input is not valid, so no QPU is acquired
-        leases = open_lease(names, stage=stage, config=config)
-        for each in leases.values() if isinstance(leases, LeaseSet) else [leases]:
-            each.held.queue_wait = _queue_wait(submitted, started)
-            if stop_with_stage and each.held.membership is not None:
-                each.held.membership.stop_process_at_end()
+    leases = open_lease(names, config=config)
+    for each in leases.values() if isinstance(leases, LeaseSet) else [leases]:
+        each.held.queue_wait = _queue_wait(submitted, started)
 
-        def release() -> None:
-            try:
-                leases.release()
-            except LeaseError as error:
-                with suppress(OSError):
-                    click.echo(f"qpu: {error}", err=True)
+    def release() -> None:
+        try:
+            leases.release()
+        except LeaseError as error:
+            with suppress(OSError):
+                click.echo(f"qpu: {error}", err=True)
 
-        code = run_supervised(
-            process or command,
-            environ={**os.environ, **leases.environment(), **(_job_time() if job_time else {})},
-            release=release,
-            grace=grace,
-            alive=alive,
-        )
+    environ = {**os.environ, **leases.environment(), **(_job_time() if job_time else {})}
+    code = run_supervised(command, environ=environ, release=release, grace=grace, alive=alive)
     if step is not None and code == 0:
         Journal().archive(step)
     sys.exit(code)

@@ -27,16 +27,11 @@ def reap(cancel_tasks: bool, as_json: bool) -> None:
     owner may be alive is left alone. A lease also stays open while a rerun of a step would wait for
     its tasks, if releasing the QPU would cancel them. Opening a lease reaps in the same way.
 
-    A stage of several jobs whose keeper's job has died is ended, too.
-
     The command is safe to repeat, and to run several times at once. It prints nothing if there is
     nothing to release; the exit code is 1 if a lease could not be released.
     """
     from qrmi_workflows.lease.reap import reap as release_orphans
-    from qrmi_workflows.stages.guard import settle_stages
 
-    for ended in settle_stages():
-        click.echo(f"qpu: stage {ended.stage!r} has ended: {ended.reason}", err=True)
     reaped = release_orphans(cancel_tasks=cancel_tasks)
     if as_json:
         click.echo(json.dumps([asdict(each) for each in reaped], indent=1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -75,15 +74,8 @@ _TARGET_SECONDS = 5.0  # deadline for fetching the target, before the QPU is acq
     show_default=True,
     help="What to do if it is not known whether the vendor accepted the task.",
 )
-@click.option(
-    "--coalesce",
-    is_flag=True,
-    help="Share a task with other steps that wait for the QPU at the same time, if all agree.",
-)
 @click.option("-q", "--quiet", is_flag=True, help="Do not print the task's progress.")
-@click.pass_obj
 def run(
-    await_lease: Callable[[], None] | None,
     payload: Path,
     output: Path,
     qpu: str | None,
@@ -93,7 +85,6 @@ def run(
     config: Path | None,
     on_stop: OnStop | None,
     on_ambiguous: OnAmbiguous,
-    coalesce: bool,
     quiet: bool,
 ) -> None:
     """Run the task in the file PAYLOAD and write its result.
@@ -138,15 +129,12 @@ def run(
     require_writable(output, source=payload)
     task.require_type(found.name, found.type)
     _require_fit(task, found)
-    _import_for_tasks()
-    if await_lease is not None:
-        await_lease()
     is_within_step = QPU_STEP in os.environ and QPU_ATTEMPT in os.environ
     # In a step of a workflow, the task is journaled under that step, and the engine archives it.
     step = None if is_within_step else f"qpu run -o {output.absolute()}"
     if step is not None:  # another run may find the task, even if nobody waits for this one
         os.environ.pop(QPU_ALIVE, None)
-    with open_lease(found.name, config=config, step=step, coalesce=coalesce) as lease:
+    with open_lease(found.name, config=config, step=step) as lease:
         try:
             result = lease.run(
                 task,
@@ -168,14 +156,6 @@ def run(
         )
     if step is not None:
         Journal().archive(step)
-
-
-def _import_for_tasks() -> None:
-    """Import what the task will need, so that this does not happen while the QPU is held."""
-    from qrmi_workflows.client.package import import_qrmi
-    from qrmi_workflows.tasks import pool, run  # noqa: F401
-
-    import_qrmi()
 
 
 def _save(result: QuantumResult, output: Path) -> None:

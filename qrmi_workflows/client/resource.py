@@ -218,11 +218,6 @@ class QRMIResource:
         """Return how many seconds a call may take."""
         return self._deadlines.get(method, _DEFAULT_DEADLINE)
 
-    @property
-    def token(self) -> str | None:
-        """The acquisition token that tasks run under now."""
-        return self._environment.get(TOKEN)
-
     def use_token(self, token: str) -> None:
         """Run tasks under another acquisition token from now on."""
         # Pasqal Local's handles read the token when they are created, so replace them.

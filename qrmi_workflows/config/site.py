@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,7 +17,6 @@ from qrmi_workflows.errors import ConfigError, UnknownQPUError
 __all__ = ["QPUPolicy", "SitePolicy", "find_site_policy", "load_site_policy"]
 
 _SITE_FILE = Path("/etc/qrmi-workflows/site.toml")
-_MODES = ("auto", "dedicated", "batch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +31,6 @@ class QPUPolicy:
         partition: The partition for jobs that hold the QPU; the scheduler's default if `None`.
         lanes: How many tasks the QPU prepares in parallel.
         require_grant: Whether a job must hold the QPU to use it.
-        mode: The kind of session that stages get: `auto`, `dedicated` or `batch`.
-        warm_up: Whether keepers of stages may run tasks of their own to make a session active.
-        waiting_cost: How many billed seconds a second of waiting in the vendor's queue is worth,
-            for what a stage does with an idle session.
-        interactive_ttl: For how many seconds an idle session stays active; the vendor's default if
-            `None`.
         options: Settings for a scheduler other than Slurm; that scheduler defines their names.
     """
 
@@ -47,10 +41,6 @@ class QPUPolicy:
     partition: str | None = None
     lanes: int = 1
     require_grant: bool = True
-    mode: str = "auto"
-    warm_up: bool = True
-    waiting_cost: float = 1.0
-    interactive_ttl: float | None = None
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -128,8 +118,6 @@ def load_site_policy(path: Path | None = None) -> SitePolicy:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    import tomllib  # many processes have no site policy to read
-
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -162,16 +150,8 @@ def _named(value: Any, qpu: str) -> Any:
 def _check_setting(key: str, value: object, where: str) -> None:
     if key == "lanes":
         is_valid, expected = type(value) is int and value > 0, "a positive integer"
-    elif key in ("qpu_option", "require_grant", "warm_up"):
+    elif key in ("qpu_option", "require_grant"):
         is_valid, expected = isinstance(value, bool), "true or false"
-    elif key == "mode":
-        is_valid, expected = value in _MODES, " or ".join(f'"{mode}"' for mode in _MODES)
-    elif key == "waiting_cost":
-        is_valid = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-        expected = "a number that is not negative"
-    elif key == "interactive_ttl":
-        is_valid = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-        expected = "a positive number of seconds"
     elif key == "options":
         is_valid = isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
         expected = "a table of strings"

@@ -17,7 +17,6 @@ __all__ = [
     "INTERNAL_VARIABLES",
     "QPU_ALIVE",
     "QPU_ATTEMPT",
-    "QPU_COALESCE",
     "QPU_CONFIG",
     "QPU_GRACE",
     "QPU_HELD_LANES",
@@ -35,26 +34,20 @@ __all__ = [
     "QPU_SANDBOX_DAEMON",
     "QPU_SITE",
     "QPU_SNAKEMAKE_JOB",
-    "QPU_STAGE",
-    "QPU_STAGE_MEMBER",
-    "QPU_STAGE_WAIT",
     "QPU_STATE",
     "QPU_STEP",
     "STAGE_VARIABLES",
     "USER_VARIABLES",
     "OnStop",
-    "coalesces_by_default",
     "journal_days",
     "kill_wait_seconds",
     "lane_wait_seconds",
     "on_stop",
     "requested_lanes",
-    "stage_wait_seconds",
 ]
 
 QPU_ALIVE = "QPU_ALIVE"
 QPU_ATTEMPT = "QPU_ATTEMPT"
-QPU_COALESCE = "QPU_COALESCE"
 QPU_CONFIG = "QPU_CONFIG"
 QPU_GRACE = "QPU_GRACE"
 QPU_HELD_LANES = "QPU_HELD_LANES"
@@ -72,9 +65,6 @@ QPU_SANDBOX = "QPU_SANDBOX"
 QPU_SANDBOX_DAEMON = "QPU_SANDBOX_DAEMON"
 QPU_SITE = "QPU_SITE"
 QPU_SNAKEMAKE_JOB = "QPU_SNAKEMAKE_JOB"
-QPU_STAGE = "QPU_STAGE"
-QPU_STAGE_MEMBER = "QPU_STAGE_MEMBER"
-QPU_STAGE_WAIT = "QPU_STAGE_WAIT"
 QPU_STATE = "QPU_STATE"
 QPU_STEP = "QPU_STEP"
 
@@ -83,11 +73,8 @@ USER_VARIABLES: Mapping[str, str] = {
     QPU_SITE: "path of site.toml, which says how the site grants them",
     QPU_STATE: "folder of the journal and the leases, on a shared file system",
     QPU_STEP: "the step's name, under which a rerun finds its tasks",
-    QPU_STAGE: "the stage whose lease this job uses",
-    QPU_STAGE_WAIT: "seconds that a job may wait for its stage's keeper (default 600)",
     QPU_LANES: "how many tasks may run at once under a lease",
     QPU_LANE_WAIT: "seconds that a task may wait for a lane of a busy QPU (default 86400)",
-    QPU_COALESCE: "`1`: payloads that wait for a lane at the same time share tasks",
     QPU_ON_STOP: "what to do with the tasks of a stopped step: `cancel` (default) or `leave`",
     QPU_JOURNAL_DAYS: "days that the journal keeps inactive steps (default 90)",
     QPU_KILL_WAIT: "seconds between the scheduler's SIGTERM and SIGKILL",
@@ -105,7 +92,6 @@ INTERNAL_VARIABLES: Mapping[str, str] = {
     QPU_HELD_LANES: "lanes that a call holds and its child processes may use, one task at a time",
     QPU_JOB_USED: "seconds for which the job had run when the command started",
     QPU_JOB_LEFT: "seconds that the job had left when the command started",
-    QPU_STAGE_MEMBER: "file that the supervisor of a stage's command holds locked",
     QPU_SNAKEMAKE_JOB: "marks the jobs of a Snakemake run, each of which is one attempt",
     QPU_SANDBOX_DAEMON: "marks the sandbox's own processes",
 }
@@ -119,29 +105,14 @@ STAGE_VARIABLES = (
     QPU_LEASE_USAGE,
     QPU_GRACE,
     QPU_HELD_LANES,
-    QPU_STAGE,
-    QPU_STAGE_MEMBER,
 )
 """Variables of one stage; a job that belongs to another stage must not inherit them."""
 
 _JOURNAL_DAYS = 90.0
 _LANE_WAIT_SECONDS = 86400.0
-_STAGE_WAIT_SECONDS = 600.0
 
 OnStop = Literal["cancel", "leave"]
 """The treatment of tasks in flight when their step is stopped."""
-
-
-def coalesces_by_default(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether leases coalesce tasks unless they are told otherwise: `$QPU_COALESCE`.
-
-    Raises:
-        ConfigError: It is neither `1` nor `0`.
-    """
-    value = environ.get(QPU_COALESCE)
-    if value in ("1", "0", "", None):
-        return value == "1"
-    raise ConfigError(f"${QPU_COALESCE}={value!r}: must be `1` or `0`. Correct or unset it.")
 
 
 def on_stop(environ: Mapping[str, str] = os.environ) -> OnStop:
@@ -217,16 +188,6 @@ def lane_wait_seconds(environ: Mapping[str, str] = os.environ) -> float:
     """
     seconds = _number(environ, QPU_LANE_WAIT)
     return _LANE_WAIT_SECONDS if seconds is None else seconds
-
-
-def stage_wait_seconds(environ: Mapping[str, str] = os.environ) -> float:
-    """Return how long to wait for a stage's keeper: `$QPU_STAGE_WAIT`, or ten minutes.
-
-    Raises:
-        ConfigError: It is not a number, or negative.
-    """
-    seconds = _number(environ, QPU_STAGE_WAIT)
-    return _STAGE_WAIT_SECONDS if seconds is None else seconds
 
 
 def _number(environ: Mapping[str, str], name: str) -> float | None:

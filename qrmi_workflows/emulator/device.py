@@ -16,13 +16,11 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-from qrmi_workflows.emulator.billing import Ledger
 from qrmi_workflows.emulator.clock import Clock
 from qrmi_workflows.emulator.reservations import Reservations
 from qrmi_workflows.emulator.settings import EmulatorSettings, QPUSettings
 from qrmi_workflows.emulator.simulators import Outcome, SimulationError
 from qrmi_workflows.emulator.store import Session, Store, Task
-from qrmi_workflows.emulator.vendor_queue import VendorQueue
 from qrmi_workflows.emulator.workers import WorkerPool
 
 __all__ = ["AVAILABILITIES", "RAN_TOO_LONG", "Device", "Shared", "TaskAdapter"]
@@ -51,9 +49,6 @@ class TaskAdapter(Protocol):
 
     def null_outcome(self, task: Task, request: str) -> Outcome:
         """Return a valid result without a simulation."""
-
-    def count_pubs(self, request: str) -> int:
-        """Return how many PUBs the simulator's input has."""
 
     async def write_outcome(self, task: Task, result: str | None, logs: str) -> None:
         """Deliver a task's outcome before its final state becomes visible."""
@@ -94,16 +89,7 @@ class Device:
         self._queue: OrderedDict[str, Task] = OrderedDict()
         self._lanes: dict[str, _Running] = {}
         self._executing = asyncio.Lock()
-        self.ledger = Ledger(settings, shared.store, shared.clock)
         self.sessions = Reservations(settings, shared.store, shared.clock, self._on_session_change)
-        self._vendor_queue = VendorQueue(
-            settings.name,
-            settings.queue,
-            emulator.seed,
-            shared.store,
-            shared.clock,
-            self.fill_lanes,
-        )
 
     @property
     def name(self) -> str:
@@ -153,7 +139,6 @@ class Device:
     def cancel(self, task_id: str, reason: str = "cancelled by its owner") -> bool:
         """Cancel an unfinished task, stopping its simulation; return `False` if it has ended."""
         if task := self._queue.pop(task_id, None):
-            self._vendor_queue.remove(task)
             self._finish(task, "cancelled", reason=reason)
             self.fill_lanes()
             return True
@@ -168,8 +153,6 @@ class Device:
     async def stop(self) -> None:
         """Stop all activity. Unfinished tasks keep their state in the store."""
         self.sessions.stop()
-        self.ledger.stop()
-        self._vendor_queue.stop()
         activities = [running.activity for running in self._lanes.values() if running.activity]
         for activity in activities:
             activity.cancel()
@@ -182,23 +165,19 @@ class Device:
             if task is None:
                 return
             del self._queue[task.id]
-            self._vendor_queue.remove(task)
             self._start(task)
 
     def _enqueue(self, task: Task) -> None:
         self._queue[task.id] = task
-        self._vendor_queue.add(task)
         self.sessions.task_queued(task)
 
     def _next_task(self) -> Task | None:
         preferred = self.sessions.preferred_task()
         if preferred is not None:
             return self._queue.get(preferred)
-        if self.sessions.holder is not None:
+        if self.sessions.holder is not None or not self._queue:
             return None
-        head = self._vendor_queue.first_at_head(self._queue.values())
-        if head is None:
-            return None
+        head = next(iter(self._queue.values()))
         session = self.sessions.find(head.session)
         if session and session.mode == "dedicated" and self._lanes:
             return None  # a dedicated session takes the device only once all lanes are free
@@ -207,7 +186,6 @@ class Device:
     def _start(self, task: Task) -> None:
         task.state, task.started = "running", self._clock.now()
         self.sessions.task_started(task)
-        self.ledger.session_changed(self.sessions.find(task.session))
         running = _Running(task)
         self._lanes[task.id] = running
         running.activity = asyncio.ensure_future(self._run(task))
@@ -242,23 +220,15 @@ class Device:
         if self.settings.execution is None:
             await _sleep(preparation)
             async with self._executing:
-                with self.ledger.execution(task):
-                    outcome, _ = await self._simulate(task)
-                    return outcome
+                return await self._simulate(task)
         execution = self.settings.execution.draw(self._random)
-        (outcome, pubs), _ = await asyncio.gather(self._simulate(task), _sleep(preparation))
-        execution += pubs * self.settings.pub_seconds
+        outcome, _ = await asyncio.gather(self._simulate(task), _sleep(preparation))
         async with self._executing:
-            with self.ledger.execution(task):
-                await _sleep(execution)
+            await _sleep(execution)
         return outcome
 
-    async def _simulate(self, task: Task) -> tuple[Outcome, int]:
-        """Return a task's outcome and the number of its PUBs."""
+    async def _simulate(self, task: Task) -> Outcome:
         request = await self._adapter.read_request(task, self._store.request(task.id))
-        return await self._compute(task, request), self._adapter.count_pubs(request)
-
-    async def _compute(self, task: Task, request: str) -> Outcome:
         if self.settings.simulator == "null":
             return self._adapter.null_outcome(task, request)
         return await self._pool.run(
@@ -305,7 +275,6 @@ class Device:
     def _on_session_change(self, session: Session, cancelled: tuple[str, ...]) -> None:
         for task_id in cancelled:
             self.cancel(task_id, f"session {session.id} was closed")
-        self.ledger.session_changed(session)
         self.fill_lanes()
 
 

@@ -24,12 +24,6 @@ class ServerSettings:
     what was observed. A dialect names the settings that it has in `Dialect.server_settings`.
 
     Attributes:
-        bills_cancelled_tasks: Whether the time of a task that its owner cancelled is billed. IBM's
-            page on usage says so; other vendors do not say.
-        bills_failed_tasks: Whether the time of a failed task is billed. IBM bills a mistake of the
-            user's, but no error of its own; other vendors do not say.
-        bills_inactive_sessions: Whether IBM bills a dedicated session also while it is inactive,
-            after the interactive TTL. IBM's page on usage says that only an active one is.
         cancel_route: Whether tasks can be cancelled; if not, the route does not exist (404).
         closing_cancels_running: Whether closing a session also cancels its running tasks.
         encodes_if_asked: Whether IBM's results have Qiskit's encoding if the job's parameters have
@@ -55,9 +49,6 @@ class ServerSettings:
             IBM does not say.
     """
 
-    bills_cancelled_tasks: bool = True
-    bills_failed_tasks: bool = True
-    bills_inactive_sessions: bool = False
     cancel_route: bool = True
     closing_cancels_running: bool = True
     encodes_if_asked: bool = True
@@ -89,9 +80,6 @@ class QPUSettings:
         lanes: The number of tasks prepared in parallel.
         preparation: The time a lane needs to prepare a task.
         execution: The time the device needs to execute a task; `None`: the simulator's run time.
-        pub_seconds: What each PUB of a task adds to `execution`.
-        queue: The time that a task outside of an active session waits for other customers' work.
-        overhead_seconds: What the vendor bills for each task in addition to its QPU seconds.
         interactive_ttl_seconds: The time after which an idle session loses the device.
         server: How its server behaves where real servers differ.
     """
@@ -106,9 +94,6 @@ class QPUSettings:
     lanes: int = 5
     preparation: Duration = field(default_factory=Duration)
     execution: Duration | None = None
-    pub_seconds: float = 0.0
-    queue: Duration = field(default_factory=Duration)
-    overhead_seconds: float = 0.0
     interactive_ttl_seconds: float = 60.0
     server: ServerSettings = ServerSettings()
 

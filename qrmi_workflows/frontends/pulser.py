@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from qrmi_workflows.lease.lease import Lease
     from qrmi_workflows.payloads import Payload
-    from qrmi_workflows.tasks.future import TaskFuture
+    from qrmi_workflows.tasks.pool import TaskFuture
 
 __all__ = ["make_backend", "make_connection"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Self
 
@@ -13,7 +13,7 @@ from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.state.process import Owner
 from qrmi_workflows.state.strict_json import to_strict_json
 
-__all__ = ["Portion", "RecordState", "TaskRecord"]
+__all__ = ["RecordState", "TaskRecord"]
 
 FORMAT = "qrmi-workflows-task"
 VERSION = 1
@@ -40,32 +40,8 @@ class RecordState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Portion:
-    """Which PUBs of a coalesced task are those of one payload.
-
-    Attributes:
-        task: The name of the coalesced task's own record.
-        first: The index of its first PUB.
-        count: The number of its PUBs.
-        of: The number of PUBs of the whole task.
-    """
-
-    task: str
-    first: int
-    count: int
-    of: int
-
-    @property
-    def counts(self) -> tuple[int, int, int]:
-        """The numbers of PUBs before it, of its own, and after it."""
-        return self.first, self.count, self.of - self.first - self.count
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord:
     """One task, as the journal records it.
-
-    Payloads that share a task have a record each, with the same `task_id` (see `coalesced`).
 
     Attributes:
         step: The name of its step.
@@ -85,9 +61,6 @@ class TaskRecord:
         retryable: Whether a rerun submits it again after it has failed.
         result: The result of a completed task: the vendor's text, not yet decoded.
         deleted: Whether the ended task was deleted at its vendor, if that is needed at all.
-        portion: Which PUBs are its own, if it shares its task with other payloads.
-        shared_by: For a coalesced task itself, the records of its payloads, relative to the
-            journal.
     """
 
     step: str
@@ -107,8 +80,6 @@ class TaskRecord:
     retryable: bool = False
     result: QuantumResult | None = field(default=None, repr=False)
     deleted: bool = False
-    portion: Portion | None = None
-    shared_by: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a record that lacks its id or result: its task would be paid for again."""
@@ -118,33 +89,9 @@ class TaskRecord:
         if self.state is RecordState.COMPLETED and not isinstance(self.result, QuantumResult):
             raise ValueError(f"state {self.state} without a result")
 
-    def continued_as(self, task: TaskRecord) -> TaskRecord:
-        """Return this payload's record, with how far its coalesced task has come.
-
-        Args:
-            task: The coalesced task's record.
-        """
-        portion, result = self.portion, task.result
-        if portion is not None and result is not None:
-            result = result.part(self.digest, portion.counts).split_if_possible()
-        return replace(
-            self,
-            state=task.state,
-            since=task.since,
-            task_id=task.task_id,
-            reason=task.reason,
-            retryable=task.retryable,
-            deleted=task.deleted,
-            result=result,
-        )
-
     def to_json(self) -> str:
         """Render the record's file."""
-        document = asdict(self)
-        # What most records do not have, and earlier releases do not know.
-        rest = {name: document.pop(name) for name in ("portion", "shared_by")}
-        named = {name: value for name, value in rest.items() if value}
-        return to_strict_json({"format": FORMAT, "version": VERSION, **document, **named}) + "\n"
+        return to_strict_json({"format": FORMAT, "version": VERSION, **asdict(self)}) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Self:
@@ -174,8 +121,6 @@ class TaskRecord:
             values["owner"] = Owner(**values["owner"])
             values["part"] = tuple(values["part"]) if values.get("part") else None
             values["result"] = values["result"] and QuantumResult(**values["result"])
-            values["shared_by"] = tuple(values.get("shared_by", ()))
-            values["portion"] = Portion(**values["portion"]) if values.get("portion") else None
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise JournalError(f"{where}: incomplete task record: {error}. {_REMEDY}") from error

@@ -24,17 +24,17 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from qrmi_workflows.journal.crashes import has_crashed
-from qrmi_workflows.journal.record import Portion, RecordState, TaskRecord
+from qrmi_workflows.errors import SchedulerError
+from qrmi_workflows.journal.record import RecordState, TaskRecord
 from qrmi_workflows.journal.record_files import (
     raising_journal_errors,
     read_record,
     read_records,
     remove_step,
-    write_record,
 )
 from qrmi_workflows.results import QuantumResult
-from qrmi_workflows.schedulers import this_job
+from qrmi_workflows.schedulers import this_job, this_scheduler
+from qrmi_workflows.state.files import write_atomically
 from qrmi_workflows.state.locks import create_locked, hold_lock, is_locked
 from qrmi_workflows.state.process import Owner
 
@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 _RUN = ".run"
 _PROCESS = uuid.uuid4().hex[:16]  # this process and its forks
+_SCHEDULER_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -56,36 +57,7 @@ class Entry:
 
     def intend(self) -> None:
         """Record that the request to submit the task is about to go out."""
-        self._write(state=RecordState.INTENT, portion=None)
-
-    def share(self, portion: Portion) -> None:
-        """Record that a coalesced task, about to be submitted, has the payload's PUBs.
-
-        The caller syncs the folder, once for all payloads.
-
-        Args:
-            portion: Which PUBs of that task they are.
-        """
-        self.record = replace(self.record, state=RecordState.INTENT, since=_now(), portion=portion)
-        write_record(self.path, self.record, durable=False)
-        self.step._track(self.path, self.record.state)
-
-    def follow(self, task: TaskRecord) -> None:
-        """Take note, without writing, of how far the coalesced task has come."""
-        if task.state is RecordState.COMPLETED:  # until it has its part of the result
-            task = replace(task, state=RecordState.SUBMITTED, result=None)
-        self.record = self.record.continued_as(task)
-        self.step._track(self.path, self.record.state)
-
-    def lend(self) -> None:
-        """Take note that another process may submit the task, and writes the record meanwhile."""
-        self.step._track(self.path, RecordState.INTENT)
-
-    def take_back(self) -> TaskRecord:
-        """Hold the task as another process has left it; return the record that it has left."""
-        self.record = read_record(self.path) or self.record
-        self.write()
-        return self.record
+        self._write(state=RecordState.INTENT)
 
     def submitted(self, task_id: str) -> None:
         """Record the vendor's id as soon as it is known."""
@@ -129,12 +101,7 @@ class Entry:
     def reset(self) -> None:
         """Record that the vendor does not have the task, and has not been asked again."""
         self._write(
-            state=RecordState.CLAIMED,
-            task_id=None,
-            reason=None,
-            retryable=False,
-            deleted=False,
-            portion=None,
+            state=RecordState.CLAIMED, task_id=None, reason=None, retryable=False, deleted=False
         )
 
     def write(self, *, durable: bool = False) -> None:
@@ -146,9 +113,10 @@ class Entry:
         Raises:
             JournalError: The journal could not be written.
         """
-        # A lost result can be fetched again while the vendor knows the id; a lost id cannot.
-        durable = durable or self.record.state.is_at_vendor
-        write_record(self.path, self.record, durable=durable)
+        with raising_journal_errors(self.path):
+            # A lost result can be fetched again while the vendor knows the id; a lost id cannot.
+            durable = durable or self.record.state.is_at_vendor
+            write_atomically(self.path, self.record.to_json(), mode=0o600, durable=durable)
         self.step._track(self.path, self.record.state)
 
     def _write(self, *, durable: bool = False, **changes: Any) -> None:
@@ -345,7 +313,7 @@ class Step:
     def _is_held(self, record: TaskRecord) -> bool:
         # Check the lock, not the owner's pid: a lock works across hosts, and ends with its process.
         is_held = is_locked(self.folder / f"{record.run}{_RUN}")
-        return is_held and not has_crashed(record.owner)
+        return is_held and not _has_crashed(record.owner)
 
     def _is_anothers(self, record: TaskRecord) -> bool:
         """Return whether another part of this attempt has already used the task's result."""
@@ -392,6 +360,23 @@ def _leave_all_to_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_all_to_parent)
+
+
+def _has_crashed(owner: Owner) -> bool:
+    """Return whether a lock's host has crashed without releasing it.
+
+    A file server may keep such a lock for minutes, or forever; the scheduler knows that the job
+    has ended.
+    """
+    if owner.is_on_this_host or owner.job is None:
+        return False
+    if owner.was_requeued(this_job()):
+        return True
+    try:
+        live = this_scheduler().live_jobs(owner.cluster, timeout=_SCHEDULER_SECONDS)
+    except SchedulerError:
+        return False
+    return live is not None and owner.job not in live
 
 
 def _now() -> str:

@@ -22,7 +22,6 @@ from qrmi_workflows.config.qpus import (
 )
 from qrmi_workflows.errors import ConfigError, LeaseError, QPUError, UnknownQPUError
 from qrmi_workflows.lease.grants import granted_qpus
-from qrmi_workflows.lease.stage import stage_to_join
 from qrmi_workflows.retry import retry
 
 __all__ = ["ACQUIRE_SECONDS", "FAILING_SECONDS", "acquire", "find_qpu"]
@@ -46,7 +45,7 @@ def find_qpu(
 
     Args:
         qpu: Its name; may be `None` if the environment describes, the file defines, or the
-            scheduler has granted to the job exactly one; or if `$QPU_STAGE` names a stage.
+            scheduler has granted to the job exactly one.
         config: The path of `qrmi_config.json`; `find_config` finds it if `None`.
         environ: The job's environment.
 
@@ -56,8 +55,6 @@ def find_qpu(
         ResourceError: The vendor of a dynamic entry of the file did not answer.
     """
     carried = read_job(environ)
-    if (stage := stage_to_join(qpu, None, environ)) is not None:
-        qpu, config = stage.qpu, config or (None if stage.config is None else Path(stage.config))
     if qpu is None and carried:
         qpu = _choose(carried, "this job's environment describes", environ)
     if qpu is not None and qpu in carried:

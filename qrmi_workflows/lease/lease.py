@@ -1,29 +1,32 @@
 """The lease: the right to use a QPU, from acquire to release, held by one process for one stage.
 
 `open_lease` creates it. It runs tasks, and offers the vendors' programming interfaces over them.
-What only tasks need is imported inside functions: a supervisor holds leases, but runs no tasks.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack
 
+from qrmi_workflows.client.protocol import TaskState
+from qrmi_workflows.client.targets import QPUTarget, cached_target, fetch_target, require_fit
+from qrmi_workflows.config.variables import OnStop
 from qrmi_workflows.errors import LeaseError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.journal.step import Step
 from qrmi_workflows.lease.at_exit import exit_deferred, forget_at_exit
 from qrmi_workflows.lease.ending import finish, may_rerun
-from qrmi_workflows.lease.fan_out import cancel_all, in_order
-from qrmi_workflows.lease.held import HeldQPU
+from qrmi_workflows.lease.held import HeldQPU, lease_environment
 from qrmi_workflows.lease.killwait import KillWait, current_kill_wait
-from qrmi_workflows.lease.shared import lease_environment
-from qrmi_workflows.lease.task_options import TaskOptions
-from qrmi_workflows.tasks.limits import Coalesce
+from qrmi_workflows.payloads import Payload, PayloadLike, to_payload
+from qrmi_workflows.results import QuantumResult
+from qrmi_workflows.tasks.pool import TaskFuture, TaskPool
+from qrmi_workflows.tasks.progress import show_progress
+from qrmi_workflows.tasks.run import OnAmbiguous, TaskRun
 from qrmi_workflows.vendors.registry import find_frontend
 
 if TYPE_CHECKING:
@@ -32,14 +35,15 @@ if TYPE_CHECKING:
     from pulser.backend.remote import RemoteBackend, RemoteConnection
     from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
 
-    from qrmi_workflows.client.targets import QPUTarget
-    from qrmi_workflows.payloads import Payload, PayloadLike
-    from qrmi_workflows.results import QuantumResult
-    from qrmi_workflows.tasks.future import TaskFuture
-    from qrmi_workflows.tasks.pool import TaskPool
-    from qrmi_workflows.tasks.run import TaskRun
+__all__ = ["Lease", "TaskOptions"]
 
-__all__ = ["Lease"]
+
+class TaskOptions(TypedDict, total=False):
+    """Options of a task (see `Lease.submit`)."""
+
+    on_state: Callable[[str, TaskState], None] | None
+    on_stop: OnStop | None
+    on_ambiguous: OnAmbiguous
 
 
 class Lease:
@@ -51,19 +55,10 @@ class Lease:
         adopted: Whether another process owns the lease; then `release` leaves it open.
         resource: QRMI's handle to the QPU under this lease.
         held: The QPU and its acquisition; leases of other steps may share it (see `for_step`).
-        coalesce: The limits within which its payloads share tasks by default; `None`: they do not.
     """
 
-    def __init__(
-        self,
-        held: HeldQPU,
-        *,
-        step: str | None = None,
-        shares: bool = False,
-        coalesce: Coalesce | None = None,
-    ) -> None:
+    def __init__(self, held: HeldQPU, *, step: str | None = None, shares: bool = False) -> None:
         self.held = held
-        self.coalesce = coalesce
         self.qpu = held.qpu.name
         self.type = held.qpu.type
         self.adopted = held.is_adopted
@@ -96,7 +91,7 @@ class Lease:
 
     def for_step(self, name: str) -> Lease:
         """Return a lease on the same QPU for another step; releasing it leaves this one open."""
-        return Lease(self.held, step=name, shares=True, coalesce=self.coalesce)
+        return Lease(self.held, step=name, shares=True)
 
     def run(
         self, payload: PayloadLike, *, shots: int | None = None, **options: Unpack[TaskOptions]
@@ -134,28 +129,16 @@ class Lease:
                 whether the task is cancelled when the step is stopped (`"cancel"`), or left for a
                 rerun (`"leave"`); by default what `$QPU_ON_STOP` says, else `"cancel"`.
                 `on_ambiguous`: what to do if it is not known whether the vendor accepted the task
-                (`"fail"` or `"resubmit"`). `coalesce`: whether the payload may share a task with
-                others that wait for a lane at the same time, or the limits for that (`Coalesce`);
-                by default as `open_lease` was told.
+                (`"fail"` or `"resubmit"`).
 
         Returns:
             A `concurrent.futures.Future` of the result.
 
         Raises:
             PayloadError: The payload is not valid, or cannot run on this QPU (see `check`).
-            RequestError: The limits are not valid.
         """
-        run = self._task_run(payload, shots=shots, **options)
-        with self._lock:  # otherwise `release` might close the pool before the task is in it
-            return self._open_pool().submit(run)
-
-    def _task_run(
-        self, payload: PayloadLike, *, shots: int | None, **options: Unpack[TaskOptions]
-    ) -> TaskRun:
-        from qrmi_workflows.tasks.run import TaskRun
-
         valid = self.check(payload, shots=shots)
-        return TaskRun(
+        run = TaskRun(
             resource=self.resource,
             resource_type=self.type,
             identity=self.held.qpu.identity,
@@ -164,17 +147,12 @@ class Lease:
             usage=self.held.usage_path(),
             default_on_stop=self.held.on_stop,
             before_submission=self.held.note_submission,
-            require_open=self.held.require_open,
             renew=self.held.renew,
             deletions=self.held.deletions,
-            on_state=options.get("on_state"),
-            on_stop=options.get("on_stop"),
-            on_ambiguous=options.get("on_ambiguous", "fail"),
-            coalesce=self._limits(options.get("coalesce")),
+            **options,
         )
-
-    def _limits(self, coalesce: bool | Coalesce | None) -> Coalesce | None:
-        return self.coalesce if coalesce is None else Coalesce.of(coalesce)
+        with self._lock:  # otherwise `release` might close the pool before the task is in it
+            return self._open_pool().submit(run)
 
     def map(
         self,
@@ -188,23 +166,30 @@ class Lease:
         All are submitted before the first result is awaited. If one fails, or a payload is not
         valid, the others are cancelled. Progress is shown as a bar on a terminal, and in log lines
         elsewhere.
-
-        With `coalesce=True`, or limits (`Coalesce`), payloads whose options and shots agree go as
-        few tasks of many PUBs, each with a result of its own. They are submitted together, so no
-        task starts before the last payload is known to be valid.
         """
         futures: list[TaskFuture] = []
         try:
-            if self._limits(options.get("coalesce")) is not None:
-                runs = [self._task_run(payload, shots=shots, **options) for payload in payloads]
-                with self._lock:
-                    return in_order(self._open_pool().submit_all(runs), self.qpu)
             for payload in payloads:
                 futures.append(self.submit(payload, shots=shots, **options))
         except BaseException:
-            cancel_all(futures)
+            _cancel_all(futures)
             raise
-        return in_order(futures, self.qpu)
+        return self._in_order(futures)
+
+    def _in_order(self, futures: list[TaskFuture]) -> Iterator[QuantumResult]:
+        try:
+            with show_progress(len(futures), self.qpu) as advance:
+                for future in futures:
+                    future.add_done_callback(lambda _: advance())
+                for future in futures:
+                    yield future.result()
+        except Exception as error:
+            if not may_rerun(error):
+                for future in futures:
+                    future.cancel_task()
+            raise
+        finally:
+            _cancel_all(futures)
 
     def lane(self) -> AbstractContextManager[None]:
         """Hold one of the QPU's lanes, for code that uses the QPU other than by this lease's tasks.
@@ -224,9 +209,6 @@ class Lease:
         Raises:
             PayloadError: The payload is invalid, for another vendor, or cannot run on this QPU.
         """
-        from qrmi_workflows.client.targets import require_fit
-        from qrmi_workflows.payloads import to_payload
-
         valid = to_payload(payload, shots=shots, resource_type=self.type)
         valid.require_type(self.qpu, self.type)
         require_fit(valid, self.qpu, self._target, self._refreshed_target)
@@ -241,19 +223,16 @@ class Lease:
         Raises:
             ResourceError: The vendor rejected the request, or failed.
         """
-        known = None if refresh else self._target
-        return (known or self._refreshed_target()).text
+        if refresh or self._target is None:
+            self._target = fetch_target(self.held.qpu, resource=self.resource, refresh=refresh)
+        return self._target.text
 
     def _refreshed_target(self) -> QPUTarget:
-        from qrmi_workflows.client.targets import fetch_target
-
         self._target = fetch_target(self.held.qpu, resource=self.resource, refresh=True)
         return self._target
 
     @functools.cached_property
     def _target(self) -> QPUTarget | None:
-        from qrmi_workflows.client.targets import cached_target
-
         return cached_target(self.held.qpu)
 
     def sampler(self, options: Mapping[str, Any] | None = None) -> BaseSamplerV2:
@@ -395,7 +374,10 @@ class Lease:
             raise LeaseError(
                 f"the lease of QPU {self.qpu!r} has been released. Open another.", self.qpu
             )
-        from qrmi_workflows.tasks.pool import TaskPool
-
-        self._pool = self._own_pool() or TaskPool(self.held.lanes, self.held.room)
+        self._pool = self._own_pool() or TaskPool(self.held.lanes)
         return self._pool
+
+
+def _cancel_all(futures: Iterable[TaskFuture]) -> None:
+    for future in futures:
+        future.cancel()

@@ -13,14 +13,13 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, overload
 
 from qrmi_workflows.config.job import JobQPU
 from qrmi_workflows.config.qpus import find_config
-from qrmi_workflows.config.variables import QPU_STEP, coalesces_by_default, on_stop
+from qrmi_workflows.config.variables import QPU_STEP, on_stop
 from qrmi_workflows.errors import ConfigError, RequestError
 from qrmi_workflows.lease.acquire import find_qpu
 from qrmi_workflows.lease.at_exit import (
@@ -31,20 +30,15 @@ from qrmi_workflows.lease.at_exit import (
 )
 from qrmi_workflows.lease.ending import finish
 from qrmi_workflows.lease.grants import require_grant
-from qrmi_workflows.lease.held import HeldQPU
+from qrmi_workflows.lease.held import HeldQPU, lease_environment
 from qrmi_workflows.lease.killwait import current_kill_wait
 from qrmi_workflows.lease.lease import Lease
-from qrmi_workflows.lease.membership import Membership
 from qrmi_workflows.lease.reap import reap
 from qrmi_workflows.lease.records import OpenLease
-from qrmi_workflows.lease.shared import lease_environment
-from qrmi_workflows.lease.stage import Stage, stage_to_join
 from qrmi_workflows.schedulers import this_scheduler
 from qrmi_workflows.schedulers.inherited import discard_inherited_leases
-from qrmi_workflows.tasks.limits import Coalesce
-from qrmi_workflows.vendors.registry import registered_type
 
-__all__ = ["LeaseSet", "open_found", "open_lease"]
+__all__ = ["LeaseSet", "open_lease"]
 
 logger = logging.getLogger(__name__)
 
@@ -109,83 +103,49 @@ class LeaseSet(Mapping[str, Lease]):
 
 @overload
 def open_lease(
-    qpu: str | None = None,
-    *,
-    stage: str | None = None,
-    config: Path | str | None = None,
-    step: str | None = None,
-    coalesce: bool | Coalesce = False,
+    qpu: str | None = None, *, config: Path | str | None = None, step: str | None = None
 ) -> Lease: ...
 @overload
 def open_lease(
-    qpu: list[str],
-    *,
-    stage: str | None = None,
-    config: Path | str | None = None,
-    step: str | None = None,
-    coalesce: bool | Coalesce = False,
+    qpu: list[str], *, config: Path | str | None = None, step: str | None = None
 ) -> LeaseSet: ...
 def open_lease(
     qpu: str | list[str] | None = None,
     *,
-    stage: str | None = None,
     config: Path | str | None = None,
     step: str | None = None,
-    coalesce: bool | Coalesce = False,
 ) -> Lease | LeaseSet:
-    """Open a lease on a QPU: adopt the one that this job or its stage has, or acquire the QPU.
+    """Open a lease on a QPU: adopt the one that this job has, or acquire the QPU.
 
     Args:
         qpu: The QPU's name; may be omitted if the job holds, or the file defines, exactly one. For
             a list of names, all of them are opened, or none.
-        stage: The stage of several jobs whose lease to use. If `None`, `$QPU_STAGE` says it; that
-            does not apply to other QPUs than the stage's.
         config: The path of `qrmi_config.json`; `find_config` finds it if `None`.
         step: The name under which a rerun finds this step's tasks. If `None`, it is taken from
             `$QPU_STEP`, else from the scheduler's job; without either, every run is a new step.
-        coalesce: Whether payloads that wait for a lane at the same time share tasks, or the limits
-            for that (`Coalesce`); `$QPU_COALESCE=1` turns it on. A single submission, or
-            `Lease.map`, may ask for something else.
 
     Returns:
         A lease, or a `LeaseSet` for a list. Both are context managers that release at the end.
 
     Raises:
         RequestError: The list is empty, or names a QPU twice; or the scheduler grants the QPU to
-            jobs, and has not granted it to this one; or the stage does not exist, is another
-            user's, or has another QPU; or the limits are not valid.
+            jobs, and has not granted it to this one.
         UnknownQPUError: No QPU of that name is defined here.
         ConfigError: There is no usable `qrmi_config.json`.
-        LeaseError: The vendor did not grant it, or the stage has ended.
+        LeaseError: The vendor did not grant it.
     """
-    limits = Coalesce.of(coalesce or coalesces_by_default())
     discard_inherited_leases()
     path = None if config is None else Path(config)
-    joined = stage_to_join(qpu, stage)
     if not isinstance(qpu, list):
-        if joined is not None:
-            lease = _join(joined, step)
-        else:
-            lease = open_found(find_qpu(qpu, config=path), step=step, config=path)
-        lease.coalesce = limits
-        return lease
+        return _open(find_qpu(qpu, config=path), step, path or _find_config())
     _require_distinct(qpu)
-    own = [each for each in qpu if joined is None or each != joined.qpu]
-    found = {name: find_qpu(name, config=path) for name in own}
+    found = [find_qpu(name, config=path) for name in qpu]
+    path = path or _find_config()
     # If one cannot be opened, those opened before it are released.
     with ExitStack() as stack:
-        leases = [
-            stack.enter_context(
-                open_found(found[name], step=step, config=path)
-                if joined is None or name in found
-                else _join(joined, step)
-            )
-            for name in qpu
-        ]
+        leases = [stack.enter_context(_open(each, step, path)) for each in found]
         stack.pop_all()
-    for lease in leases:
-        lease.coalesce = limits
-    return LeaseSet(leases)
+        return LeaseSet(leases)
 
 
 def _require_distinct(qpus: list[str]) -> None:
@@ -202,65 +162,29 @@ def _find_config() -> Path | None:
         return None
 
 
-def open_found(
-    found: JobQPU,
-    *,
-    step: str | None,
-    config: Path | None,
-    settings: Mapping[str, str] | None = None,
-) -> Lease:
-    """Open a lease on a QPU that `find_qpu` has found.
-
-    Args:
-        found: The QPU.
-        step: As `open_lease` takes it.
-        config: As `open_lease` takes it.
-        settings: Settings of QRMI's for a session that is acquired, without the `NAME_` prefix.
-    """
-    _prepare()
-    if found.token is not None:
-        return Lease(HeldQPU.adopt(found, step=_name(step)), step=step)
-    require_grant(found.name)
-    path = config or _find_config()
-    return run_uninterrupted(
-        lambda stop: _acquire(found, step, path, stop, settings or {}),
-        Lease.release,
-        late_seconds=current_kill_wait().command,
-    )
-
-
-def _prepare() -> None:
+def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
     # These refuse a wrong $QPU_KILL_WAIT, site.toml or $QPU_ON_STOP before anything is acquired or
     # adopted.
-    current_kill_wait()
+    late_seconds = current_kill_wait().command
     this_scheduler()
     on_stop()
     # Before acquiring anything: by default, SIGTERM would end the process immediately.
     exit_on_sigterm()
-
-
-def _join(stage: Stage, step: str | None) -> Lease:
-    _prepare()
-
-    def join(stop: threading.Event) -> Lease:
-        lease = Lease(HeldQPU.join(Membership.join(stage, stop)), step=step)
-        release_at_exit(lease, lease.release)
-        return lease
-
-    return run_uninterrupted(join, Lease.release, late_seconds=current_kill_wait().command)
+    if found.token is not None:
+        return Lease(HeldQPU.adopt(found, step=_name(step)), step=step)
+    require_grant(found.name)
+    return run_uninterrupted(
+        lambda stop: _acquire(found, step, config, stop),
+        Lease.release,
+        late_seconds=late_seconds,
+    )
 
 
 def _name(step: str | None) -> str:
     return step or os.environ.get(QPU_STEP, "")
 
 
-def _acquire(
-    found: JobQPU,
-    step: str | None,
-    config: Path | None,
-    stop: threading.Event,
-    settings: Mapping[str, str],
-) -> Lease:
+def _acquire(found: JobQPU, step: str | None, config: Path | None, stop: threading.Event) -> Lease:
     name = _name(step)
     # An orphaned lease on an exclusive QPU would block this one until its session ends. One whose
     # tasks are still running is not released, but taken over: with it, they go on.
@@ -269,8 +193,6 @@ def _acquire(
     if orphan.taken is not None:
         held = HeldQPU.take_over(found, orphan.taken)
     else:
-        # Only now: the file of an orphaned lease names the QPU as the configuration defines it.
-        found = replace(found, environment={**found.environment, **settings})
         held = HeldQPU.acquire(found, step=name, config=config, stop=stop)
     lease = Lease(held, step=step)
     release_at_exit(lease, lease.release)
@@ -292,9 +214,8 @@ class _Orphan:
 
     def __call__(self, opened: OpenLease, environment: Mapping[str, str]) -> bool:
         """Take a lease over if it is of the same QPU, under the same account."""
-        if self.taken is not None or (opened.qpu, opened.type) != (self._qpu.name, self._qpu.type):
-            return False
-        if _with_mode(environment, opened) != {**self._qpu.environment, **_mode_of(self._qpu)}:
+        needed = (self._qpu.name, self._qpu.type, self._qpu.environment)
+        if self.taken is not None or (opened.qpu, opened.type, environment) != needed:
             return False
         self.taken = opened.take_over(self._step)
         logger.warning(
@@ -303,18 +224,3 @@ class _Orphan:
             opened.qpu,
         )
         return True
-
-
-def _with_mode(environment: Mapping[str, str], opened: OpenLease) -> dict[str, str]:
-    """Return settings with the mode of a lease's session, which a keeper may have chosen."""
-    known = registered_type(opened.type)
-    if known is None or known.mode_setting is None or opened.mode is None:
-        return dict(environment)
-    return {**environment, known.mode_setting: opened.mode}
-
-
-def _mode_of(qpu: JobQPU) -> dict[str, str]:
-    """Return the setting of a QPU's mode, also if it is the default."""
-    known = registered_type(qpu.type)
-    mode = None if known is None else known.session_mode(qpu.environment)
-    return {} if known is None or known.mode_setting is None else {known.mode_setting: str(mode)}

@@ -208,9 +208,9 @@ class _Reaper:
                 )
                 if running is not None and not self._cancel_tasks:
                     return self._keep(opened, environment, running)
-                for task_id in running.task_ids if running else ():
+                for record in running.records if running else ():
                     with suppress(TaskUnknownError):
-                        resource.task_stop(task_id)
+                        resource.task_stop(str(record.task_id))
                 resource.release(opened.token, deadline=self._patience)
         except QPUError as error:
             # Further leases of a silent vendor would each wait for the same deadline.

@@ -13,27 +13,27 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
 from qrmi_workflows.config.folders import state_folder
 from qrmi_workflows.config.variables import QPU_LEASE_RECORD
 from qrmi_workflows.errors import ConfigError
-from qrmi_workflows.lease.bill import estimate_bill, total_seconds
 from qrmi_workflows.schedulers import this_job
 from qrmi_workflows.state.files import append_line, write_atomically
 from qrmi_workflows.state.process import Owner
 from qrmi_workflows.tasks.usage import read_usage
-from qrmi_workflows.vendors.base import ResourceType
-from qrmi_workflows.vendors.registry import registered_type
 
-__all__ = ["LeaseRecord", "OpenLease", "open_leases", "records_folder"]
+__all__ = ["LeaseRecord", "OpenLease", "open_leases", "records_of_job"]
 
 logger = logging.getLogger(__name__)
+
+_CLOCK_SKEW = timedelta(minutes=1)  # by which a node's clock may be behind
+_TAIL_BYTES = 1 << 18  # about 500 records; a job that has just ended is among them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +61,6 @@ class LeaseRecord:
             left it; `owner` is the last one.
         adopted: Whether it was the site's lease; `acquired` and `released` then say when this
             process started and stopped using it.
-        billed: How long the vendor bills, as an estimate (see `bill.py`); `None` if the site's
-            session is billed, or in a record of an earlier release.
-        billing_rule: The rule of the estimate (`QPU seconds`).
     """
 
     lease: str
@@ -84,8 +81,6 @@ class LeaseRecord:
     left: int = 0
     taken_over: int = 0
     adopted: bool = False
-    billed: float | None = None
-    billing_rule: str = ""
 
     @classmethod
     def from_json(cls, line: str) -> Self:
@@ -112,7 +107,7 @@ class LeaseRecord:
         """
         named = environ.get(QPU_LEASE_RECORD)
         month = self.released[:7]
-        default = records_folder(environ) / f"{month}-{self.owner.host}.jsonl"
+        default = _records_folder(environ) / f"{month}-{self.owner.host}.jsonl"
         append_line(Path(named) if named else default, self.to_json())
 
     def describe(self) -> str:
@@ -122,14 +117,8 @@ class LeaseRecord:
         how = "the site's lease used" if self.adopted else "lease held"
         return (
             f"QPU {self.qpu}: {pending}{how} {self.held:.2f} s, QPU busy {self.busy:.2f} s, "
-            f"idle {self.idle:.2f} s, tasks: {self.tasks} ({ids}){self._describe_bill()}"
+            f"idle {self.idle:.2f} s, tasks: {self.tasks} ({ids})"
         )
-
-    def _describe_bill(self) -> str:
-        if not self.billing_rule:
-            return ""
-        seconds = "" if self.billed is None else f" {self.billed:.2f} s"
-        return f", estimated bill{seconds} ({self.billing_rule})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +140,6 @@ class OpenLease:
         left: How many times an owner has left it.
         taken_over: How many times another process has taken it over.
         adopted: Whether it is the site's lease.
-        mode: The mode of its session, `dedicated` or `batch`; `None` if its type has no modes.
     """
 
     path: Path
@@ -168,7 +156,6 @@ class OpenLease:
     left: int = 0
     taken_over: int = 0
     adopted: bool = False
-    mode: str | None = None
 
     @classmethod
     def create(
@@ -181,7 +168,6 @@ class OpenLease:
         config: Path | None,
         token: str,
         adopted: bool = False,
-        mode: str | None = None,
     ) -> Self:
         """Write the file of a lease that this process has just acquired or adopted.
 
@@ -201,7 +187,6 @@ class OpenLease:
             config=None if config is None else str(config),
             token=token,
             adopted=adopted,
-            mode=mode,
         )
         opened._try_to_write()
         return opened
@@ -299,18 +284,9 @@ class OpenLease:
     def close(self, *, queue_wait: float | None = None, reaped: bool = False) -> LeaseRecord:
         """Write the lease record and remove the file."""
         usage = list(read_usage(self.usage_path))
-        # Several payloads may share a task, and a rerun re-attaches to it for each of them.
-        tasks = list({task.task_id: task for task in usage}.values())
         now = time.time()
         held = max(0.0, now - self.acquired)  # the clock may have been set back
-        busy = min(total_seconds((task.started, task.ended) for task in usage), held)
-        bill = estimate_bill(
-            tasks,
-            traits=registered_type(self.type) or ResourceType(qrmi=""),
-            mode=self.mode,
-            closed=now,
-            adopted=self.adopted,
-        )
+        busy = min(_union((task.started, task.ended) for task in usage), held)
         record = LeaseRecord(
             lease=self.lease,
             qpu=self.qpu,
@@ -324,14 +300,12 @@ class OpenLease:
             held=round(held, 3),
             busy=round(busy, 3),
             idle=round(held - busy, 3),
-            tasks=len(tasks),
-            task_ids=[task.task_id for task in tasks],
+            tasks=len(usage),
+            task_ids=[task.task_id for task in usage],
             reaped=reaped,
             left=self.left,
             taken_over=self.taken_over,
             adopted=self.adopted,
-            billed=bill.seconds,
-            billing_rule=bill.rule,
         )
         try:
             record.save()
@@ -357,13 +331,61 @@ def open_leases() -> Iterator[OpenLease]:
             logger.warning("%s: cannot be read: %s. Remove it.", path, error.strerror)
 
 
-def records_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder of the lease records, a file for each month and host."""
+def records_of_job(
+    job_id: str, since: datetime, environ: Mapping[str, str] = os.environ
+) -> list[LeaseRecord]:
+    """Return the lease records that a job has left.
+
+    Args:
+        job_id: The scheduler's id of the job.
+        since: When the job was submitted; another cluster, or this one years ago, may have used the
+            same id.
+        environ: The environment with `QPU_LEASE_RECORD` and `QPU_STATE`.
+    """
+    named = environ.get(QPU_LEASE_RECORD)
+    files = [Path(named)] if named else sorted(_records_folder(environ).glob("*.jsonl"))
+    records = [record for file in files for record in _last_records(file)]
+    return [
+        record
+        for record in records
+        if record.owner.job == job_id and _is_since(record, since - _CLOCK_SKEW)
+    ]
+
+
+def _is_since(record: LeaseRecord, earliest: datetime) -> bool:
+    try:
+        return datetime.fromisoformat(record.acquired) >= earliest
+    except (TypeError, ValueError):  # a damaged record, or one without a time zone
+        return False
+
+
+def _last_records(file: Path) -> Iterator[LeaseRecord]:
+    try:
+        with file.open("rb") as opened:
+            opened.seek(max(0, file.stat().st_size - _TAIL_BYTES))
+            text = opened.read().decode(errors="replace")
+    except OSError:
+        return
+    for line in text.splitlines():
+        with suppress(ValueError):  # the first line may be incomplete
+            yield LeaseRecord.from_json(line)
+
+
+def _records_folder(environ: Mapping[str, str]) -> Path:
     return state_folder(environ) / "leases"
 
 
 def _open_folder() -> Path:
     return state_folder() / "leases" / "open"
+
+
+def _union(spans: Iterable[tuple[float, float]]) -> float:
+    """Return the total length of spans of time, counting overlaps once."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
 
 
 def _iso(seconds: float) -> str:

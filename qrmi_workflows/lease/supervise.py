@@ -21,11 +21,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+
+import psutil
 
 from qrmi_workflows.config.variables import QPU_GRACE
 from qrmi_workflows.lease.abandoned import stop_if_abandoned
@@ -35,17 +36,11 @@ from qrmi_workflows.lease.killwait import (
     learn_kill_wait,
     start_kill_wait,
 )
-from qrmi_workflows.lease.prepared import PreparedProcess
 from qrmi_workflows.schedulers import this_job, this_scheduler
-
-if TYPE_CHECKING:
-    import psutil
 
 __all__ = ["run_supervised"]
 
 logger = logging.getLogger(__name__)
-
-_Process = subprocess.Popen[bytes] | PreparedProcess
 
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 _STOPPING = frozenset({signal.SIGTERM, signal.SIGHUP})
@@ -53,7 +48,7 @@ _PASSED_ON = (*_STOPPING, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.
 
 
 def run_supervised(
-    command: Sequence[str] | PreparedProcess,
+    argv: Sequence[str],
     *,
     environ: Mapping[str, str],
     release: Callable[[], None],
@@ -63,7 +58,7 @@ def run_supervised(
     """Run a command, end the processes that it leaves behind, and call `release`, on every path.
 
     Args:
-        command: The command and its arguments, without a shell; or a process that is ready.
+        argv: The command and its arguments; no shell.
         environ: Its environment.
         release: Releases the leases; it may be called from another thread.
         grace: Seconds between SIGTERM and SIGKILL; the command's share of KillWait if `None`.
@@ -87,7 +82,7 @@ def run_supervised(
             # In this process's own group: Slurm may track a job by its process group
             # (proctrack/pgid), and a terminal sends signals to a group.
             # The stopper keeps signals that arrive before `watch`.
-            child = _start(command, variables)
+            child = subprocess.Popen(_tied_to_this_process(argv), env=variables)
             stopper.watch(child)
             if alive is not None:
                 stop_if_abandoned(alive)
@@ -97,13 +92,6 @@ def run_supervised(
         finally:
             release()
     return code if code >= 0 else 128 - code
-
-
-def _start(command: Sequence[str] | PreparedProcess, environ: Mapping[str, str]) -> _Process:
-    if isinstance(command, PreparedProcess):
-        command.start(environ)
-        return command
-    return subprocess.Popen(_tied_to_this_process(command), env=environ)
 
 
 def _tied_to_this_process(argv: Sequence[str]) -> list[str]:
@@ -118,7 +106,7 @@ class _Stopper:
     def __init__(self, release: Callable[[], None], grace: float | None) -> None:
         self._release = release
         self._given_grace = grace
-        self._child: _Process | None = None
+        self._child: subprocess.Popen[bytes] | None = None
         self._early: list[int] = []
         self._stopped: float | None = None
 
@@ -131,7 +119,7 @@ class _Stopper:
         """Seconds between SIGTERM and SIGKILL for the command."""
         return self._budget.command if self._given_grace is None else self._given_grace
 
-    def watch(self, child: _Process) -> None:
+    def watch(self, child: subprocess.Popen[bytes]) -> None:
         """Take charge of the command, and pass on signals that arrived before it started."""
         self._child = child
         for number in self._early:
@@ -154,19 +142,19 @@ class _Stopper:
 
     def end_orphans(self) -> None:
         """End the processes that the command left behind, in the rest of its grace period."""
-        if not _has_children():
-            return
-        import psutil
-
         orphans = psutil.Process().children(recursive=True)
-        _signal(orphans, signal.SIGTERM)
+        for orphan in orphans:
+            with suppress(psutil.Error):
+                orphan.terminate()
         used = 0.0 if self._stopped is None else time.monotonic() - self._stopped
         psutil.wait_procs(orphans, timeout=max(0.0, self.grace - used))
         limit = time.monotonic() + self._budget.kill
         # Kill those that ignore SIGTERM, and any that they have started in the meantime.
         while orphans and time.monotonic() < limit:
             orphans = psutil.Process().children(recursive=True)
-            _signal(orphans, signal.SIGKILL)
+            for orphan in orphans:
+                with suppress(psutil.Error):
+                    orphan.kill()
             psutil.wait_procs(orphans, timeout=max(0.0, limit - time.monotonic()))
 
     def _check_job(self) -> None:
@@ -187,9 +175,10 @@ class _Stopper:
     def _kill(self) -> None:
         if self._child is None or self._child.returncode is not None:
             return
-        # First, because all the rest may hang on a dead file system, the import of psutil included.
+        for process in _family(self._child.pid):
+            with suppress(psutil.Error):
+                process.kill()
         self._after(self._budget.kill, self._exit)
-        _signal(_family(self._child.pid), signal.SIGKILL)
 
     def _exit(self) -> None:
         if self._child is not None and self._child.returncode is not None:
@@ -206,31 +195,12 @@ class _Stopper:
         timer.start()
 
 
-def _has_children() -> bool:
-    """Return whether this process has children: most commands leave none behind."""
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
-
-
 def _family(pid: int) -> list[psutil.Process]:
-    import psutil  # takes 10 ms, which most commands do not need
-
     try:
         head = psutil.Process(pid)
         return [head, *head.children(recursive=True)]
     except psutil.Error:
         return []
-
-
-def _signal(processes: Iterable[psutil.Process], number: int) -> None:
-    import psutil
-
-    for process in processes:
-        with suppress(psutil.Error):
-            process.send_signal(number)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from qrmi_workflows.sandbox.state import (
     write_state,
 )
 from qrmi_workflows.schedulers.command import require_success, run_command
-from qrmi_workflows.schedulers.slurm_config import has_multiple_slurmd
+from qrmi_workflows.schedulers.slurm import has_multiple_slurmd
 
 __all__ = ["DaemonStatus", "Sandbox", "SandboxStatus"]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 
 from qrmi_workflows.config.job import describe_job
 from qrmi_workflows.config.site import find_site_policy, load_site_policy
 from qrmi_workflows.errors import ConfigError
-from qrmi_workflows.plugins import find_plugins
 from qrmi_workflows.schedulers.base import Scheduler
 from qrmi_workflows.state.process import JobIdentity
 
@@ -31,10 +31,10 @@ def load_scheduler(name: str) -> Scheduler:
     Raises:
         ConfigError: No scheduler of that name is installed.
     """
-    installed = find_plugins(_GROUP)
-    if name not in installed:
+    installed = _installed()
+    if name not in installed.names:
         raise ConfigError(
-            f"unknown scheduler {name!r}; must be one of: {', '.join(sorted(installed))}. "
+            f"unknown scheduler {name!r}; must be one of: {', '.join(sorted(installed.names))}. "
             "Correct `scheduler` in site.toml, or install its package."
         )
     scheduler: Scheduler = installed[name].load()()
@@ -69,6 +69,11 @@ def describe_this_job(environ: Mapping[str, str] = os.environ) -> dict[str, str]
 
 
 @cache
+def _installed() -> EntryPoints:
+    return entry_points(group=_GROUP)
+
+
+@cache
 def _named_by(policy: Path) -> str | None:
     # Chosen once: a site does not change its scheduler under a running process.
     try:
@@ -78,7 +83,7 @@ def _named_by(policy: Path) -> str | None:
 
 
 def _by_environment(environ: Mapping[str, str]) -> Scheduler:
-    names = sorted(find_plugins(_GROUP), key=lambda name: name != _DEFAULT)
+    names = sorted(_installed().names, key=lambda name: name != _DEFAULT)
     schedulers = (load_scheduler(name) for name in names)
     inside = (scheduler for scheduler in schedulers if scheduler.this_job(environ) is not None)
     return next(inside, None) or load_scheduler(_DEFAULT)

@@ -19,7 +19,7 @@ from qrmi_workflows.errors import RequestError
 from qrmi_workflows.schedulers.command import BRIEF_TIMEOUT, COMMAND_TIMEOUT
 from qrmi_workflows.state.process import JobIdentity
 
-__all__ = ["JobLimits", "JobState", "JobStatus", "QPURequest", "RunningJob", "Scheduler"]
+__all__ = ["JobState", "JobStatus", "QPURequest", "RunningJob", "Scheduler"]
 
 
 class JobState(StrEnum):
@@ -72,25 +72,6 @@ class QPURequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobLimits:
-    """What a small job of one process needs.
-
-    Attributes:
-        memory: Its memory in MB.
-        time: Its time limit as the scheduler writes it (`30`, `8:00:00`); the default if `None`.
-        partition: Its partition; that of the QPU, or the default, if `None`.
-        account: The account that it is charged to; the default if `None`.
-        requeue: Whether the scheduler may start it again if its node fails.
-    """
-
-    memory: int
-    time: str | None = None
-    partition: str | None = None
-    account: str | None = None
-    requeue: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus:
     """A job as its scheduler lists it.
 
@@ -105,8 +86,6 @@ class JobStatus:
         reason: Why it is pending (`Resources`), or why it ended; empty if not known.
         is_completing: Whether its commands have ended, so that the exit code is final, but some
             process or the site's epilog still runs.
-        dependency: The jobs that it waits for, in the scheduler's words; empty if none or not
-            known.
     """
 
     state: JobState
@@ -117,7 +96,6 @@ class JobStatus:
     exit_code: int | None = None
     reason: str = ""
     is_completing: bool = False
-    dependency: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,16 +140,6 @@ class Scheduler(Protocol):
             SchedulerError: The scheduler did not answer.
         """
 
-    def qpu_units(self, qpu: str, site: SitePolicy) -> int | None:
-        """Return how many units of a QPU a job can request; `None` if the site does not count them.
-
-        If there are several, each stands for a lane.
-
-        Raises:
-            UnknownQPUError: The site policy does not offer the QPU.
-            SchedulerError: The scheduler did not answer.
-        """
-
     def qpu_options(self, request: QPURequest, site: SitePolicy) -> list[str]:
         """Render the options that request the QPU and exclude other jobs from it."""
 
@@ -195,13 +163,7 @@ class Scheduler(Protocol):
     # Commands, and the parsers of their output
 
     def name_options(self, name: str, *, stdout: Path, stderr: Path) -> list[str]:
-        """Render the options that name a job and its output files, to which it appends."""
-
-    def comment_options(self, comment: str) -> list[str]:
-        """Render the options that give a job a comment, in which `parse_status` finds it again."""
-
-    def limit_options(self, limits: JobLimits) -> list[str]:
-        """Render the options of a small job of one process."""
+        """Render the options that name a job and its output files."""
 
     def directive(self, option: str) -> str:
         """Render an option as a line of a job script (`#SBATCH --gres=…`)."""
@@ -231,30 +193,6 @@ class Scheduler(Protocol):
     def cancel_argv(self, job_ids: Iterable[str]) -> list[str]:
         """Build the command that cancels jobs."""
 
-    # Jobs that wait for another job
-
-    def after_options(self, job_ids: Iterable[str]) -> list[str]:
-        """Render the options of a job that starts once others have ended, in whatever state."""
-
-    def waiting_options(self, job_id: str, after: Iterable[str] = ()) -> list[str]:
-        """Render the options of a job that waits until it is released.
-
-        The scheduler must cancel it if the job that would release it ends without success.
-
-        Args:
-            job_id: The job that releases it.
-            after: Other jobs, for whose end it waits too, in whatever state they end.
-        """
-
-    def is_waiting(self, status: JobStatus, job_id: str) -> bool:
-        """Return whether a listed job waits to be released by another one."""
-
-    def release_argvs(self, listed: Mapping[str, JobStatus], job_id: str) -> list[list[str]]:
-        """Build the commands that release those of the listed jobs that wait for a job.
-
-        Their number must not grow with that of the jobs.
-        """
-
     # Queries, each with a timeout
 
     def live_jobs(
@@ -271,13 +209,6 @@ class Scheduler(Protocol):
 
         Raises:
             SchedulerError: The scheduler did not answer, or knows no such cluster.
-        """
-
-    def this_cluster(self, *, timeout: float = COMMAND_TIMEOUT) -> str | None:
-        """Return the name of this host's cluster; `None` if the scheduler knows only one.
-
-        Raises:
-            SchedulerError: The scheduler did not answer.
         """
 
     def running_job(self, job_id: str, *, timeout: float = BRIEF_TIMEOUT) -> RunningJob | None:

@@ -22,37 +22,28 @@ from typing import ClassVar
 
 from qrmi_workflows.config.site import QPUPolicy, SitePolicy
 from qrmi_workflows.errors import RequestError, SchedulerError
-from qrmi_workflows.schedulers.base import (
-    JobLimits,
-    JobState,
-    JobStatus,
-    QPURequest,
-    RunningJob,
-)
+from qrmi_workflows.schedulers.base import JobState, JobStatus, QPURequest, RunningJob
 from qrmi_workflows.schedulers.command import (
     BRIEF_TIMEOUT,
     COMMAND_TIMEOUT,
     require_success,
     run_command,
 )
-from qrmi_workflows.schedulers.dependencies import (
-    after_options,
-    depends_on,
-    release_argvs,
-    waiting_options,
-)
 from qrmi_workflows.schedulers.gres import (
     grants_of_job,
     offered_gres,
     require_count,
     require_gres,
-    units_of,
 )
-from qrmi_workflows.schedulers.slurm_config import cluster_of, kill_wait_of
 from qrmi_workflows.state.process import JobIdentity
 
 __all__ = [
     "Slurm",
+    "cluster_of",
+    "has_accounting",
+    "has_multiple_slurmd",
+    "kill_wait_of",
+    "min_job_age_of",
     "parse_running_job",
     "qpu_options",
     "refuse_options",
@@ -93,10 +84,6 @@ https://slurm.schedmd.com/job_state_codes.html lists some that squeue and sacct 
 _SEPARATOR = "\x1f"
 """ASCII's unit separator: names and comments may have bars and line breaks."""
 
-_SQUEUE_FIELDS = (
-    *("JobArrayID", "JobID", "State", "exit_code", "Reason", "Comment", "Name"),
-    "Dependency",
-)
 _UNKNOWN_REASONS = frozenset({"", "None", "(null)"})
 
 
@@ -132,14 +119,10 @@ class Slurm:
     def check_offered(self, request: QPURequest, site: SitePolicy) -> None:
         """Ask `sinfo` whether some node has the QPU's GRES, and enough of it."""
         policy = site.qpu(request.qpu)
-        offered = _offered_gres()
+        done = require_success(run_command(["sinfo", "--noheader", "--format=%G"]))
+        offered = offered_gres(done.stdout)
         require_gres(policy, offered)
         require_count(request, policy, offered)
-
-    def qpu_units(self, qpu: str, site: SitePolicy) -> int | None:
-        """Ask `sinfo` for the largest count of the QPU's GRES on a node."""
-        policy = site.qpu(qpu)
-        return units_of(policy, _offered_gres()) if policy.gres else None
 
     def qpu_options(self, request: QPURequest, site: SitePolicy) -> list[str]:
         """Render the sbatch options that request the QPU."""
@@ -163,21 +146,8 @@ class Slurm:
     # Commands, and the parsers of their output
 
     def name_options(self, name: str, *, stdout: Path, stderr: Path) -> list[str]:
-        """Render `--job-name`, `--output`, `--error` and `--open-mode`."""
-        files = [f"--output={stdout}", f"--error={stderr}", "--open-mode=append"]
-        return [f"--job-name={name}", *files]
-
-    def comment_options(self, comment: str) -> list[str]:
-        """Render `--comment`."""
-        return [f"--comment={comment}"]
-
-    def limit_options(self, limits: JobLimits) -> list[str]:
-        """Render `--ntasks`, `--mem` and the rest."""
-        options = ["--ntasks=1", "--cpus-per-task=1", f"--mem={limits.memory}M"]
-        options += [f"--time={limits.time}"] if limits.time else []
-        options += [f"--partition={limits.partition}"] if limits.partition else []
-        options += [f"--account={limits.account}"] if limits.account else []
-        return [*options, "--requeue" if limits.requeue else "--no-requeue"]
+        """Render `--job-name`, `--output` and `--error`."""
+        return [f"--job-name={name}", f"--output={stdout}", f"--error={stderr}"]
 
     def directive(self, option: str) -> str:
         """Render `#SBATCH --gres=…`; sbatch splits such a line like a shell."""
@@ -199,13 +169,14 @@ class Slurm:
         Jobs are not listed by id, because squeue fails if it does not know one of the ids.
         """
         # With `:` and text, a field is printed whole, followed by the text (squeue(1), --Format).
-        form = f"--Format={','.join(f'{field}:{_SEPARATOR}' for field in _SQUEUE_FIELDS)}"
+        fields = ("JobArrayID", "JobID", "State", "exit_code", "Reason", "Comment", "Name")
+        form = f"--Format={','.join(f'{field}:{_SEPARATOR}' for field in fields)}"
         # Do not filter by a name with a comma: `--name` would read it as several names.
         named = [] if name is None or "," in name else [f"--name={name}"]
         return ["squeue", "--me", "--noheader", "--states=all", *named, *self._clusters(), form]
 
     def history_argv(self, job_ids: Iterable[str]) -> list[str] | None:
-        """Build the sacct command for these jobs, with the fields of `status_argv` that it has."""
+        """Build the sacct command for these jobs, with the fields of `status_argv`."""
         form = "--format=JobID,JobIDRaw,State,ExitCode,Reason,Comment,JobName"
         jobs = f"--jobs={','.join(job_ids)}"
         parsable = ("--parsable", f"--delimiter={_SEPARATOR}")
@@ -220,24 +191,6 @@ class Slurm:
         """Build the scancel command for these jobs: SIGTERM now, SIGKILL after KillWait."""
         return ["scancel", *self._clusters(), *job_ids]
 
-    # Jobs that wait for another job
-
-    def after_options(self, job_ids: Iterable[str]) -> list[str]:
-        """Render `--dependency=afterany:…`."""
-        return after_options(job_ids)
-
-    def waiting_options(self, job_id: str, after: Iterable[str] = ()) -> list[str]:
-        """Render `--dependency=afterok:…`; Slurm cancels the job if that cannot be met any more."""
-        return waiting_options(job_id, after)
-
-    def is_waiting(self, status: JobStatus, job_id: str) -> bool:
-        """Return whether a listed job depends on the success of another one."""
-        return depends_on(status, job_id)
-
-    def release_argvs(self, listed: Mapping[str, JobStatus], job_id: str) -> list[list[str]]:
-        """Build `scontrol update JobId=… Dependency=`: several jobs at a time."""
-        return release_argvs(listed, job_id, options=self._clusters())
-
     def _clusters(self) -> list[str]:
         return [f"--clusters={self.clusters}"] if self.clusters else []
 
@@ -249,17 +202,10 @@ class Slurm:
         """Ask squeue, on another cluster if one is named."""
         if shutil.which("squeue") is None:
             return None
-        is_other = cluster is not None and cluster != self.this_cluster(timeout=timeout)
+        is_other = cluster is not None and cluster != _this_cluster(timeout)
         argv = Slurm(clusters=cluster if is_other else None).status_argv()
         listed = self.parse_status(require_success(run_command(argv, timeout=timeout)).stdout)
         return {status.job_id for status in listed.values() if status.state.may_have_processes}
-
-    def this_cluster(self, *, timeout: float = COMMAND_TIMEOUT) -> str | None:
-        """Read `$SLURM_CLUSTER_NAME`, or ask `scontrol show config`."""
-        if named := os.environ.get("SLURM_CLUSTER_NAME"):
-            return named
-        argv = ["scontrol", "show", "config"]
-        return cluster_of(require_success(run_command(argv, timeout=timeout)).stdout)
 
     def running_job(self, job_id: str, *, timeout: float = BRIEF_TIMEOUT) -> RunningJob | None:
         """Ask squeue."""
@@ -333,26 +279,51 @@ def parse_running_job(squeue_output: str, job_id: str) -> RunningJob | None:
     return None
 
 
-def _offered_gres() -> Mapping[str, int]:
-    done = require_success(run_command(["sinfo", "--noheader", "--format=%G"]))
-    return offered_gres(done.stdout)
+def cluster_of(scontrol_output: str) -> str | None:
+    """Parse the cluster's name from `scontrol show config`."""
+    match = re.search(r"^ClusterName\s*=\s*(\S+)", scontrol_output, re.MULTILINE)
+    return match[1] if match else None
+
+
+def kill_wait_of(scontrol_output: str) -> float | None:
+    """Parse the seconds from SIGTERM to SIGKILL from `scontrol show config` (`KillWait`)."""
+    match = re.search(r"^KillWait\s*=\s*(\d+) sec", scontrol_output, re.MULTILINE)
+    return float(match[1]) if match else None
+
+
+def min_job_age_of(scontrol_output: str) -> float | None:
+    """Parse from `scontrol show config` for how many seconds Slurm remembers an ended job.
+
+    `None` if it is not known, or if Slurm never forgets (`MinJobAge=0`).
+    """
+    match = re.search(r"^MinJobAge\s*=\s*(\d+) sec", scontrol_output, re.MULTILINE)
+    return float(match[1]) or None if match else None
+
+
+def has_accounting(scontrol_output: str) -> bool:
+    """Parse from `scontrol show config` whether `sacct` works at this site."""
+    match = re.search(r"^AccountingStorageType\s*=\s*(\S+)", scontrol_output, re.MULTILINE)
+    return match is not None and match[1].rpartition("/")[2] not in {"none", "(null)"}
+
+
+def has_multiple_slurmd(scontrol_output: str) -> bool:
+    """Parse from `scontrol show config` whether several slurmd can run on one machine.
+
+    Slurm's `configure` has `--enable-multiple-slurmd` for this; SchedMD's packages are built
+    without, Debian's with it.
+    """
+    return re.search(r"^MULTIPLE_SLURMD\s*=\s*Yes", scontrol_output, re.MULTILINE) is not None
 
 
 def _fields(row: str) -> list[str]:
-    """Split a row of squeue or sacct into its eight fields; missing ones are empty."""
+    """Split a row of squeue or sacct into its seven fields; missing ones are empty."""
     fields = [field.strip() for field in row.split(_SEPARATOR)]
     fields[0] = fields[0].rpartition("\n")[2]  # a site's wrapper may print lines of its own
-    return [*fields, *[""] * 8][:8]
+    return [*fields, *[""] * 7][:7]
 
 
 def _status(
-    job_id: str,
-    state: str,
-    exit_code: str,
-    reason: str,
-    comment: str,
-    name: str,
-    dependency: str,
+    job_id: str, state: str, exit_code: str, reason: str, comment: str, name: str
 ) -> JobStatus:
     return JobStatus(
         state=_state(state),
@@ -363,7 +334,6 @@ def _status(
         exit_code=_exit_code(exit_code),
         reason="" if reason in _UNKNOWN_REASONS else reason,
         is_completing=state == "COMPLETING",
-        dependency="" if dependency == "(null)" else dependency,
     )
 
 
@@ -395,3 +365,11 @@ def _seconds(duration: str) -> int | None:
         return None
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _this_cluster(timeout: float) -> str | None:
+    if named := os.environ.get("SLURM_CLUSTER_NAME"):
+        return named
+    return cluster_of(
+        require_success(run_command(["scontrol", "show", "config"], timeout=timeout)).stdout
+    )

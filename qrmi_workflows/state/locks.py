@@ -13,9 +13,8 @@ import fcntl
 import itertools
 import os
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
 
@@ -87,7 +86,6 @@ def hold_any_lock(
     paths: Sequence[Path],
     is_stopped: Callable[[], bool],
     accept: Callable[[Path, FileIO], bool] = lambda _path, _file: True,
-    queue: Path | None = None,
 ) -> Iterator[Path | None]:
     """Wait until one of several files can be locked, and hold its lock; create missing files.
 
@@ -95,8 +93,6 @@ def hold_any_lock(
         paths: The files; their folders must exist.
         is_stopped: Tells whether to stop waiting.
         accept: Called with a file that has just been locked; tells whether to keep the lock.
-        queue: A folder, which must exist, in which those who wait stand in a queue: the first one
-            gets the next lock, however long the others have waited for it.
 
     Yields:
         The file whose lock is held; `None` if the wait was stopped.
@@ -105,7 +101,7 @@ def hold_any_lock(
         OSError: A file could not be created, or its file system has no locks.
     """
     with ExitStack() as stack:
-        yield _lock_any(paths, is_stopped, accept, stack, queue)
+        yield _lock_any(paths, is_stopped, accept, stack)
 
 
 def _lock_any(
@@ -113,16 +109,13 @@ def _lock_any(
     is_stopped: Callable[[], bool],
     accept: Callable[[Path, FileIO], bool],
     stack: ExitStack,
-    queue: Path | None,
 ) -> Path | None:
     with ExitStack() as opened:
         files = [opened.enter_context(FileIO(str(path), "a")) for path in paths]
-        place = None if queue is None else opened.enter_context(_Place(queue))
         start = time.monotonic()
         # Polled, because flock can wait for one file only.
         while not is_stopped():
-            may_try = place is None or place.is_first()
-            for path, file in zip(paths, files, strict=True) if may_try else ():
+            for path, file in zip(paths, files, strict=True):
                 if not _try_flock(file):
                     continue
                 if not accept(path, file):
@@ -133,65 +126,8 @@ def _lock_any(
                 held = stack.enter_context(FileIO(os.dup(file.fileno()), "a"))
                 stack.callback(fcntl.flock, held, fcntl.LOCK_UN)
                 return path
-            if place is not None:
-                place.take()
-                start = max(start, place.moved)  # the next lock may be free soon
             time.sleep(min(max(_FRACTION * (time.monotonic() - start), _SHORTEST), _LONGEST))
     return None
-
-
-class _Place:
-    """A place in a queue: a numbered file, locked until the process ends or the block is left.
-
-    Attributes:
-        moved: When the first one in the queue was last seen to change, by the monotonic clock.
-    """
-
-    def __init__(self, queue: Path) -> None:
-        self.moved = float("-inf")
-        self._queue = queue
-        self._path: Path | None = None
-        self._file: FileIO | None = None
-        self._first: Path | None = None
-
-    def take(self) -> None:
-        """Stand in the queue, if that is not so yet."""
-        if self._path is not None:
-            return
-        with hold_lock(self._queue / "lock"):
-            # After those who are there, so numbers are used again only if nobody waits.
-            number = max((int(path.name) for path in self._places()), default=0) + 1
-            # Locked before it has its name: an unlocked place is one of a process that has died.
-            new = self._queue / f"new-{uuid.uuid4().hex}"
-            self._file = create_locked(new)
-            self._path = self._queue / f"{number:012}"
-            new.rename(self._path)
-
-    def is_first(self) -> bool:
-        """Return whether nobody alive stands before this place; without one, in the whole queue."""
-        first = None
-        for path in self._places():
-            if path == self._path or is_locked(path):
-                first = path
-                break
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-        if first != self._first:
-            self._first, self.moved = first, time.monotonic()
-        return first == self._path
-
-    def __enter__(self) -> _Place:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        if self._path is not None and self._file is not None:
-            with suppress(OSError):
-                self._path.unlink(missing_ok=True)
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-            self._file.close()
-
-    def _places(self) -> list[Path]:
-        return sorted(path for path in self._queue.iterdir() if path.name.isdecimal())
 
 
 def lock_file(path: Path) -> FileIO:

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from qrmi_workflows.client.failures import is_transient
 from qrmi_workflows.client.protocol import TaskState
@@ -21,6 +22,7 @@ from qrmi_workflows.config.variables import OnStop, lane_wait_seconds
 from qrmi_workflows.config.variables import on_stop as requested_on_stop
 from qrmi_workflows.errors import (
     AmbiguousTaskError,
+    JournalError,
     QPUError,
     ResourceError,
     SessionEndedError,
@@ -29,7 +31,7 @@ from qrmi_workflows.errors import (
     TaskUnknownError,
     UndecodedResultError,
 )
-from qrmi_workflows.journal.coalesced import discard_if_done, is_awaited_by_others, keep_result
+from qrmi_workflows.journal.record import RecordState, TaskRecord
 from qrmi_workflows.journal.step import Entry, Step
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.results import QuantumResult
@@ -37,18 +39,18 @@ from qrmi_workflows.retry import retry
 from qrmi_workflows.tasks.cancellation import cancel_task
 from qrmi_workflows.tasks.deletion import TaskDeletions
 from qrmi_workflows.tasks.failure import failure_reason, session_lost
-from qrmi_workflows.tasks.limits import Coalesce, OnAmbiguous
-from qrmi_workflows.tasks.lookup import look_up, resolve
 from qrmi_workflows.tasks.polling import next_pause
-from qrmi_workflows.tasks.recording import try_to_record, warn
 from qrmi_workflows.tasks.submission import Submission, had_no_effect
-from qrmi_workflows.tasks.usage import TaskTimes
+from qrmi_workflows.tasks.usage import TaskUsage
 from qrmi_workflows.vendors.base import ResourceType
 from qrmi_workflows.vendors.registry import load_vendor, registered_type
 
 __all__ = ["OnAmbiguous", "TaskRun"]
 
 logger = logging.getLogger(__name__)
+
+OnAmbiguous = Literal["fail", "resubmit"]
+"""The treatment of a task if it is not known whether the vendor accepted it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,12 +72,9 @@ class TaskRun:
         usage: The lease's usage file, if it has one.
         before_submission: Called before the task is submitted, with its record in the journal and
             `on_stop`.
-        require_open: Called immediately before each submission; raises a `SessionEndedError` if the
-            lease cannot be used at the moment.
-        renew: Gets another session after such an error, given the error, the acquisition token of
-            the submission and `stop`; returns `False` if only another process may do so.
+        renew: Acquires again after the vendor has closed the session; returns `False` if only
+            another process may do so.
         deletions: Deletes tasks that have ended, if the vendor needs that.
-        coalesce: The limits within which it may share a task with others; `None`: it goes alone.
         task_id: The vendor's id, once it is known.
     """
 
@@ -91,30 +90,9 @@ class TaskRun:
     on_state: Callable[[str, TaskState], None] | None = None
     usage: Path | None = None
     before_submission: Callable[[Path, OnStop | None], None] | None = None
-    require_open: Callable[[], None] | None = None
-    renew: Callable[[SessionEndedError, str | None, threading.Event], bool] | None = None
+    renew: Callable[[], bool] | None = None
     deletions: TaskDeletions | None = None
-    coalesce: Coalesce | None = None
     task_id: str | None = None
-    _found: tuple[Entry, QuantumResult | str | None] | None = None
-    _times: TaskTimes = field(default_factory=TaskTimes)
-
-    def look_up(self) -> bool:
-        """Look the task up in the journal; return whether it is new, and may share a task."""
-        self._found = look_up(self)
-        return self._found[1] is None and self.coalesce is not None
-
-    def resume(self) -> bool:
-        """Go on with the task as another process has left it; return as `look_up` does."""
-        self._found = resolve(self, self.entry, self.entry.take_back())
-        return self._found[1] is None and self.coalesce is not None
-
-    @property
-    def entry(self) -> Entry:
-        """The task's place in the journal, once it was looked up."""
-        if self._found is None:
-            raise RuntimeError("the task was not looked up")
-        return self._found[0]
 
     def __call__(self, lane: AbstractContextManager[object]) -> QuantumResult:
         """Look the task up in the journal, or submit it; wait for its end; fetch the result.
@@ -129,36 +107,58 @@ class TaskRun:
             UndecodedResultError: This release cannot decode the result.
             JournalError: The journal could not be read or written; nothing was submitted.
         """
-        entry, known = self._found or look_up(self)
+        entry, known = self._look_up()
         if isinstance(known, QuantumResult):
             self.task_id = known.task_id
-            return warn(self._decode_and_delete(entry, known).decoded())
+            return _warn(self._decode_and_delete(entry, known).decoded())
         with ExitStack() as held:
             held.enter_context(lane)
-            self._times.start()
+            started = time.time()
             state = self._run_to_end(entry, known)
             # Fetching and the journal need no QPU, unless an ended task keeps its lane.
             if not self._traits.stop_deletes_finished:
                 held.close()
-            self._record_usage(state)
+            self._record_usage(started, state)
             result = self._fetch(entry, state)
-        return warn(result.decoded())
+        return _warn(result.decoded())
 
     @property
     def _traits(self) -> ResourceType:
         return registered_type(self.resource_type) or ResourceType(qrmi="")
 
+    def _look_up(self) -> tuple[Entry, QuantumResult | str | None]:
+        """Claim the task in the journal; return its result, its id, or `None` if it is new."""
+        qpu = self.resource.resource_id()
+        entry, before = self.step.claim(
+            self.payload.digest, qpu=qpu, program=self.payload.program, identity=self.identity
+        )
+        if before is None:
+            return entry, None
+        if before.state is RecordState.COMPLETED:
+            logger.info("task %s was completed in an earlier run", before.task_id)
+            return entry, before.result
+        if before.state is RecordState.SUBMITTED:
+            logger.info("re-attaching to task %s", before.task_id)
+            return entry, before.task_id
+        if before.state is RecordState.FAILED:
+            self._delete(entry)
+            if not before.retryable:
+                raise self._failed_earlier(before)
+        if before.state is RecordState.INTENT:
+            self._handle_ambiguity("an earlier run ended before the vendor had answered")
+        if before.state is not RecordState.CLAIMED:
+            entry.reset()
+        return entry, None
+
     def _run_to_end(self, entry: Entry, known: str | None) -> TaskState:
         if known is not None and (state := self._re_attach(entry, known)) is not None:
             return state
         self.task_id = self._start(entry)
-        self._times.submitted()
         return self._wait(entry)
 
     def _re_attach(self, entry: Entry, known: str) -> TaskState | None:
         """Wait for a task that an earlier run has submitted; return `None` if it must run again."""
         self.task_id = known
-        self._times.submitted()
         # An earlier run may have requested the cancellation without seeing its end.
         was_stopping = entry.record.retryable
         try:
@@ -187,30 +187,28 @@ class TaskRun:
             stop=self.stop,
             leaves=self._leaves,
             lane_wait=lane_wait_seconds(),
-            require_open=self.require_open,
         )
         # Every pass but the last ends in a renewed session, or in a resubmission as requested.
         while True:
-            token = self.resource.token
             try:
                 task_id = submission.send()
             except QPUError as error:
                 if isinstance(error, SessionEndedError):
-                    if self.renew and self.renew(error, token, self.stop):
+                    if self.renew and self.renew():
                         continue
-                    try_to_record(entry.failed, error.message, retryable=True)
+                    _try_to_record(entry.failed, error.message, retryable=True)
                     raise session_lost(error) from error
                 if had_no_effect(error):  # nothing was paid for, so a rerun may submit it
-                    try_to_record(entry.failed, error.message, retryable=True)
+                    _try_to_record(entry.failed, error.message, retryable=True)
                     raise
                 self._handle_ambiguity(error.message, error)
                 submission.supersede()
             else:
                 if task_id is None:
-                    try_to_record(entry.failed, "stopped before it was submitted", retryable=True)
+                    _try_to_record(entry.failed, "stopped before it was submitted", retryable=True)
                     raise self._cancelled("was not submitted: the step was stopped")
                 # Before anything else: from here on a crash must not lose the id.
-                try_to_record(entry.submitted, task_id)
+                _try_to_record(entry.submitted, task_id)
                 return task_id
 
     def _ask_state(self) -> TaskState:
@@ -230,7 +228,6 @@ class TaskRun:
                 if self.stop.is_set():
                     return self._stop(entry)
                 raise
-            self._times.saw(state)
             if state is not last:
                 last, since = state, time.monotonic()
                 self._report_state(state)
@@ -250,19 +247,16 @@ class TaskRun:
 
     def _stop(self, entry: Entry) -> TaskState:
         """Cancel the task, or leave it; return its state if it had already ended."""
-        if is_awaited_by_others(entry.record, entry.path):
-            raise self._cancelled("goes on: other payloads share it")
         if self._leaves():
             raise self._cancelled("was left for a rerun: the step was stopped")
         state, failure = cancel_task(self.resource, str(self.task_id), self._traits)
         if state in (TaskState.COMPLETED, TaskState.FAILED):
             return state
         if state is TaskState.CANCELLED:
-            self._record_usage(state)
-            try_to_record(entry.failed, "stopped with its step", retryable=True)
+            _try_to_record(entry.failed, "stopped with its step", retryable=True)
             self._delete(entry)
             raise self._cancelled("was stopped")
-        try_to_record(entry.stopping, "its cancellation was requested")
+        _try_to_record(entry.stopping, "its cancellation was requested")
         reason = failure or f"its cancellation was accepted, but its state is still {state}"
         error = self._cancelled(
             f"may still be running; rerun the step to check: {reason.removesuffix('.')}"
@@ -274,10 +268,6 @@ class TaskRun:
         return (self.on_stop or self.default_on_stop()) == "leave"
 
     def _delete(self, entry: Entry) -> None:
-        """Delete an ended task, if that is needed, once all payloads that share it are recorded."""
-        portion = entry.record.portion
-        if portion is not None and not discard_if_done(entry.path, portion):
-            return
         if self.deletions is not None:
             self.deletions.delete(entry)
 
@@ -288,13 +278,13 @@ class TaskRun:
         """
         if state is not TaskState.COMPLETED:
             error = self._ended_without_result(state)
-            if try_to_record(entry.failed, error.message, retryable=state is TaskState.CANCELLED):
+            if _try_to_record(entry.failed, error.message, retryable=state is TaskState.CANCELLED):
                 self._delete(entry)
             raise error
-        result = self._ask_result(entry, submitted=entry.record.since, completed=_now())
+        result = self._ask_result(submitted=entry.record.since, completed=_now())
         # A deleted task's result cannot be fetched again.
         is_last_copy = self._traits.stop_deletes_finished
-        is_recorded = try_to_record(entry.completed, result, durable=is_last_copy)
+        is_recorded = _try_to_record(entry.completed, result, durable=is_last_copy)
         return self._decode_and_delete(entry, result, is_recorded=is_recorded)
 
     def _decode_and_delete(
@@ -305,18 +295,17 @@ class TaskRun:
         except UndecodedResultError:
             # The text may have been cut short on its way. Ask again, if the vendor still has it.
             with suppress(QPUError):
-                times = {"submitted": result.submitted, "completed": result.completed}
-                again = self._ask_result(entry, **times)
+                again = self._ask_result(submitted=result.submitted, completed=result.completed)
                 result = again.decoded()
-                is_recorded = try_to_record(entry.completed, again, durable=True)
+                is_recorded = _try_to_record(entry.completed, again, durable=True)
         if is_recorded:
             self._delete(entry)
         return result
 
-    def _ask_result(self, entry: Entry, *, submitted: str, completed: str) -> QuantumResult:
+    def _ask_result(self, *, submitted: str, completed: str) -> QuantumResult:
         task_id = str(self.task_id)
         text = retry(lambda: self.resource.task_result(task_id).value, is_transient, stop=self.stop)
-        whole = QuantumResult(
+        return QuantumResult(
             qpu=self.resource.resource_id(),
             type=self.resource_type,
             program=self.payload.program,
@@ -327,24 +316,25 @@ class TaskRun:
             data=[],
             vendor_result=text,
         )
-        portion = entry.record.portion
-        if portion is None:
-            return whole
-        try_to_record(keep_result, entry.path, portion, whole)
-        return whole.part(self.payload.digest, portion.counts).split_if_possible()
 
-    def _record_usage(self, state: TaskState) -> None:
+    def _record_usage(self, started: float, state: TaskState) -> None:
         if self.usage is None:
             return
-        usage = self._times.usage(self.resource.resource_id(), str(self.task_id), state)
+        usage = TaskUsage(
+            qpu=self.resource.resource_id(),
+            task_id=str(self.task_id),
+            started=started,
+            ended=time.time(),
+            state=state,
+        )
         with suppress(OSError):
             usage.append_to(self.usage)
 
     def _handle_ambiguity(self, reason: str, cause: Exception | None = None) -> None:
         qpu = self.resource.resource_id()
         message = (
-            f"it is not known whether QPU {qpu!r} accepted {self._describe()}: "
-            f"{reason.removesuffix('.')}."
+            f"it is not known whether QPU {qpu!r} accepted a task of step {self.step.name!r} "
+            f"(payload {self.payload.digest[:12]}): {reason.removesuffix('.')}."
         )
         if self.on_ambiguous == "fail" or self.stop.is_set():
             error = AmbiguousTaskError(
@@ -358,12 +348,18 @@ class TaskRun:
             raise error from cause
         logger.warning("%s Submitting it again, as requested.", message)
 
-    def _describe(self) -> str:
-        return f"a task of step {self.step.name!r} (payload {self.payload.digest[:12]})"
-
     def _cancelled(self, what: str) -> TaskCancelledError:
         qpu, task_id = self.resource.resource_id(), self.task_id or ""
         return TaskCancelledError(f"task {task_id} on QPU {qpu!r} {what}.", qpu, task_id)
+
+    def _failed_earlier(self, before: TaskRecord) -> TaskFailedError:
+        return TaskFailedError(
+            f"{before.reason} This was recorded by an earlier run of step {before.step!r}, so the "
+            "task is not submitted again. To forget it, run `qpu journal prune --step "
+            f"{before.step!r}`.",
+            before.qpu,
+            before.task_id or "",
+        )
 
     def _ended_without_result(self, state: TaskState) -> TaskFailedError | TaskCancelledError:
         qpu, task_id = self.resource.resource_id(), str(self.task_id)
@@ -375,6 +371,22 @@ class TaskRun:
             qpu,
             task_id,
         )
+
+
+def _warn(result: QuantumResult) -> QuantumResult:
+    for warning in result.warnings:
+        logger.warning("task %s on QPU %r: %s", result.task_id, result.qpu, warning)
+    return result
+
+
+def _try_to_record(write: Callable[..., None], *args: object, **kwargs: object) -> bool:
+    """Record an event that has already happened; if the journal fails, log that, return `False`."""
+    try:
+        write(*args, **kwargs)
+    except JournalError as error:
+        logger.warning("not recorded, so a crash would lose it: %s", error)
+        return False
+    return True
 
 
 def _now() -> str:

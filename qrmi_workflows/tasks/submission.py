@@ -64,8 +64,6 @@ class Submission:
         stop: Set this event to give up.
         leaves: Tells whether a stopped task is left for a rerun, as things stand.
         lane_wait: How many seconds to wait for a lane.
-        require_open: Called immediately before the task is sent; raises an error that
-            `had_no_effect` if the lease cannot be used at the moment.
     """
 
     resource: QRMIResource
@@ -75,7 +73,6 @@ class Submission:
     stop: threading.Event
     leaves: Callable[[], bool]
     lane_wait: float
-    require_open: Callable[[], None] | None = None
     _limit: float = 0.0
     _failing_since: float | None = None
     _next_message: float = field(default_factory=lambda: _FIRST_MESSAGE)
@@ -149,15 +146,6 @@ class Submission:
         if self.stop.is_set():
             raise _StoppedError
         self.entry.intend()
-        if self.require_open is None:
-            return
-        # After the intent is recorded: whoever closes the lease looks for intents first.
-        try:
-            self.require_open()
-        except QPUError:
-            with suppress(JournalError):
-                self.entry.reset()
-            raise
 
     def _await_answer(self, call: StartCall) -> str:
         silence = self.resource.deadline_of("task_start")

@@ -7,17 +7,15 @@ in the journal, and another one for each task that has ended.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qrmi_workflows.client.protocol import TaskState
 from qrmi_workflows.state.files import append_line
 
-__all__ = ["TaskTimes", "TaskUsage", "note_submission", "read_submissions", "read_usage"]
+__all__ = ["TaskUsage", "note_submission", "read_submissions", "read_usage"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +28,6 @@ class TaskUsage:
         started: When it was submitted, in seconds since the epoch.
         ended: When its end was observed, in seconds since the epoch.
         state: Its final state (`Completed`).
-        running: When it was last seen queued, or was submitted; `None` if it was only seen queued.
     """
 
     qpu: str
@@ -38,7 +35,6 @@ class TaskUsage:
     started: float
     ended: float
     state: str
-    running: float | None = None
 
     def append_to(self, path: Path) -> None:
         """Append a line to a lease's usage file.
@@ -47,47 +43,6 @@ class TaskUsage:
             OSError: The file could not be written.
         """
         append_line(path, json.dumps(asdict(self)))
-
-
-@dataclass(slots=True)
-class TaskTimes:
-    """The times of one task, as the process that runs it observes them."""
-
-    _started: float = 0.0
-    _last_queued: float = 0.0
-    _has_run: bool = False
-
-    def start(self) -> None:
-        """Note that the task is about to be submitted, or attached to."""
-        self._started = self._last_queued = time.time()
-
-    def submitted(self) -> None:
-        """Note that the vendor has the task."""
-        self._last_queued = time.time()
-
-    def saw(self, state: TaskState) -> None:
-        """Note the task's state."""
-        if state is TaskState.QUEUED:
-            self._last_queued = time.time()
-        elif state is not TaskState.CANCELLED:
-            self._has_run = True
-
-    def usage(self, qpu: str, task_id: str, state: TaskState) -> TaskUsage:
-        """Return the usage of the task, which has ended now.
-
-        Args:
-            qpu: The QPU's name.
-            task_id: The vendor's id.
-            state: The task's final state.
-        """
-        return TaskUsage(
-            qpu=qpu,
-            task_id=task_id,
-            started=self._started,
-            ended=time.time(),
-            state=state,
-            running=self._last_queued if self._has_run else None,
-        )
 
 
 def note_submission(path: Path, record: Path) -> None:

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from typing import Any
 
 from qrmi_workflows.errors import ConfigError, PayloadError, ResultError
-from qrmi_workflows.plugins import Plugin, find_plugins
-from qrmi_workflows.vendors.base import (
-    Coalescible,
-    CoalescingVendor,
-    ProgramSettings,
-    ResourceType,
-    Vendor,
-)
-from qrmi_workflows.vendors.schemas import UndecidedError, matches
+from qrmi_workflows.vendors.base import ProgramSettings, ResourceType, Vendor
 from qrmi_workflows.vendors.verbatim import VERBATIM
 
 __all__ = [
-    "coalesce",
-    "coalescible",
     "describe_unknown",
     "explain_failure",
     "export_program",
@@ -35,7 +25,6 @@ __all__ = [
     "registered_type",
     "registered_types",
     "require_schema",
-    "split_result",
     "vendor_of_payload",
     "vendor_of_type",
 ]
@@ -43,42 +32,43 @@ __all__ = [
 _GROUP = "qrmi_workflows.vendors"
 
 
-def _plugins() -> Mapping[str, Plugin]:
-    return find_plugins(_GROUP)
+@cache
+def _entry_points() -> EntryPoints:
+    return entry_points(group=_GROUP)
 
 
 @cache
 def _load(resource_type: str) -> Vendor:
-    plugin = _plugins()[resource_type]
+    entry_point = _entry_points()[resource_type]
     try:
-        vendor: Vendor = plugin.load()
+        vendor: Vendor = entry_point.load()
         types = vendor.types
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"the vendor {plugin.value} of type {resource_type!r} cannot be loaded: {error}. "
+            f"the vendor {entry_point.value} of type {resource_type!r} cannot be loaded: {error}. "
             "Repair or uninstall the package that adds it."
         ) from error
     if resource_type not in types:
         raise ConfigError(
-            f"the vendor {plugin.value} has the types {', '.join(types)}, but its entry point "
+            f"the vendor {entry_point.value} has the types {', '.join(types)}, but its entry point "
             f"is named {resource_type!r}. Give both the same name."
         )
     return vendor
 
 
 def _vendors() -> dict[str, Vendor]:
-    loaded = (_load(name) for name in sorted(_plugins()))
+    loaded = (_load(name) for name in sorted(_entry_points().names))
     return {vendor.name: vendor for vendor in loaded}
 
 
 def registered_types() -> list[str]:
     """Return the resource types of the installed vendors."""
-    return sorted(_plugins())
+    return sorted(_entry_points().names)
 
 
 def registered_type(resource_type: str) -> ResourceType | None:
     """Return how QRMI reaches a resource type; `None` if no installed vendor has the type."""
-    if resource_type not in _plugins():
+    if resource_type not in _entry_points().names:
         return None
     return _load(resource_type).types[resource_type]  # imports only this vendor
 
@@ -90,7 +80,7 @@ def load_vendor(name: str) -> Vendor:
 
 def find_vendor(resource_type: str) -> Vendor:
     """Return the vendor of a resource type; `VERBATIM` if no installed vendor has the type."""
-    return _load(resource_type) if resource_type in _plugins() else VERBATIM
+    return _load(resource_type) if resource_type in _entry_points().names else VERBATIM
 
 
 def vendor_of_type(resource_type: str) -> Vendor:
@@ -99,7 +89,7 @@ def vendor_of_type(resource_type: str) -> Vendor:
     Raises:
         ConfigError: No installed vendor has the type, or the vendor cannot be loaded.
     """
-    if resource_type not in _plugins():
+    if resource_type not in _entry_points().names:
         raise ConfigError(
             f"unknown resource type {resource_type!r}; must be one of: "
             f"{', '.join(registered_types())}. Correct `type` in qrmi_config.json, or install the "
@@ -184,42 +174,6 @@ def explain_failure(vendor: str, content: Mapping[str, Any]) -> str | None:
     explain = getattr(load_vendor(vendor), "explain", None)  # optional
     explanation: str | None = None if explain is None else explain(content)
     return explanation
-
-
-def coalescible(vendor: str, content: Mapping[str, Any]) -> Coalescible | None:
-    """Return what a payload needs in order to share a task; `None` if it has to go alone."""
-    found = load_vendor(vendor)
-    return found.coalescible(content) if isinstance(found, CoalescingVendor) else None
-
-
-def coalesce(vendor: str, contents: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the content of one task that has the PUBs of several payloads with equal keys."""
-    return _coalescing(load_vendor(vendor)).coalesce(contents)
-
-
-def split_result(resource_type: str, text: str, counts: Sequence[int]) -> list[str]:
-    """Split the result of a coalesced task.
-
-    Args:
-        resource_type: The QPU's type.
-        text: The vendor's text.
-        counts: The number of PUBs of each payload.
-
-    Returns:
-        A text for each payload, as if it had run alone.
-
-    Raises:
-        ResultError: The text is not a result of so many PUBs.
-    """
-    return _coalescing(find_vendor(resource_type)).split(text, counts)
-
-
-def _coalescing(vendor: Vendor) -> CoalescingVendor:
-    if not isinstance(vendor, CoalescingVendor):
-        raise ResultError(
-            f"the vendor {vendor.name!r} has no coalesced tasks. Install the package that ran them."
-        )
-    return vendor
 
 
 def find_frontend(kind: str, *, qpu: str, resource_type: str) -> Callable[..., Any]:
@@ -324,10 +278,7 @@ def require_schema(instance: object, schema: Mapping[str, Any], *, where: str, a
     Raises:
         PayloadError: The JSON does not match the schema.
     """
-    with suppress(UndecidedError):
-        if matches(instance, schema):
-            return
-    import jsonschema
+    import jsonschema  # takes 60 ms, which processes that only hold a lease do not need
 
     # JSON Schema takes 10.0 for an integer, but vendors' services do not.
     draft = jsonschema.Draft202012Validator

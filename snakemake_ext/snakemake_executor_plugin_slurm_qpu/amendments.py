@@ -20,8 +20,6 @@ from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
 
 __all__ = ["amend_jobs", "amend_snakemake", "keep_outputs"]
 
-_QPU_TEXTS = ("qpu_name", "qpu_stage", "qpu_mode")
-
 
 def amend_jobs() -> None:
     """Amend this Snakemake, and those inside the jobs that it submits."""
@@ -47,7 +45,7 @@ def amend_snakemake() -> None:
     _evaluate_params_in_each_attempt(Job)
     _require_the_granted_qpu(Job)
     _let_failed_jobs_keep_outputs(Job)
-    _let_groups_differ_in_qpu_resources(GroupResources)
+    _let_groups_differ_in_qpu_name(GroupResources)
 
 
 def _limit_jobs_to_one_attempt(rule_class: Any) -> None:
@@ -122,13 +120,13 @@ def require_granted(job: Any) -> None:
     )
 
 
-def _let_groups_differ_in_qpu_resources(group_resources: Any) -> None:
+def _let_groups_differ_in_qpu_name(group_resources: Any) -> None:
     # A group must have the same value of a text resource in all its jobs. But only those with
     # `qpu` use a QPU; the others may have the name of a profile's default, or none.
-    # `QPURequests` and `StageRequests` check the values that count.
+    # `QPURequests` checks the names that count.
     stock = group_resources._is_string_resource
 
     def is_string_resource(name: str, values: Sequence[Any]) -> bool:
-        return name in _QPU_TEXTS or bool(stock(name, values))
+        return name == "qpu_name" or bool(stock(name, values))
 
     group_resources._is_string_resource = staticmethod(is_string_resource)

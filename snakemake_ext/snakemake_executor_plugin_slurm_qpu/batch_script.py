@@ -8,7 +8,6 @@ from pathlib import Path
 
 from qrmi_workflows.config.variables import (
     QPU_ALIVE,
-    QPU_COALESCE,
     QPU_KILL_WAIT,
     QPU_LANES,
     QPU_ON_STOP,
@@ -46,8 +45,6 @@ def lease_argv(
     kill_wait: float | None,
     lanes: int | None,
     alive: Path | None = None,
-    stage: str | None = None,
-    coalesce: bool = False,
 ) -> list[str]:
     """Build the command line that runs a command under a lease of a QPU.
 
@@ -61,8 +58,6 @@ def lease_argv(
         lanes: How many of the QPU's lanes the job holds; taken from the site policy if `None`.
         alive: If Snakemake retries a failed job, a file that exists until the run is cancelled:
             as long as it does, the tasks of a stopped job are left for the next attempt.
-        stage: The stage whose lease the job joins; it has one of its own if `None`.
-        coalesce: Whether payloads that wait for a lane at the same time share tasks.
     """
     # A variable, not `--step`, which archives the step's tasks as soon as COMMAND has succeeded. A
     # Snakemake step has succeeded only once its outputs are found; then the executor archives it.
@@ -72,14 +67,10 @@ def lease_argv(
     if kill_wait is not None:
         # Spares each job of a fan-out an `scontrol show config`.
         head.append(f"{QPU_KILL_WAIT}={kill_wait:g}")
-    if coalesce:
-        head.append(f"{QPU_COALESCE}=1")
     if alive is not None:
         head += [f"{QPU_ON_STOP}=leave", f"{QPU_ALIVE}={alive}"]
     # The last two spare each job of a fan-out its questions to Slurm.
     options = ["--qpu", qpu, f"--submitted={submitted:.1f}", "--granted"]
-    if stage is not None:
-        options = ["--stage", stage, *options]
     return [*head, *python, "-m", "qrmi_workflows", "lease", "exec", *options, "--", *command]
 
 

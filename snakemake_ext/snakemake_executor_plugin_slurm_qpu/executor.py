@@ -29,7 +29,7 @@ from qrmi_workflows.schedulers.slurm import Slurm
 from qrmi_workflows.schedulers.submission import JobMark, submit_job
 from snakemake_executor_plugin_slurm_qpu.amendments import amend_jobs, keep_outputs
 from snakemake_executor_plugin_slurm_qpu.batch_script import lease_argv, render_batch_script
-from snakemake_executor_plugin_slurm_qpu.dag import jobs_in
+from snakemake_executor_plugin_slurm_qpu.job_files import JobFiles
 from snakemake_executor_plugin_slurm_qpu.job_log import is_too_long_to_show, read_error
 from snakemake_executor_plugin_slurm_qpu.job_names import (
     cluster_of,
@@ -41,9 +41,14 @@ from snakemake_executor_plugin_slurm_qpu.job_names import (
     output_pattern,
     step_name,
 )
+from snakemake_executor_plugin_slurm_qpu.nesting import NestingExecutor
 from snakemake_executor_plugin_slurm_qpu.orphans import Orphans
+from snakemake_executor_plugin_slurm_qpu.plain_shell import (
+    describe_job,
+    is_plain_shell,
+    render_shell_command,
+)
 from snakemake_executor_plugin_slurm_qpu.quoting import require_parsable_wildcards
-from snakemake_executor_plugin_slurm_qpu.stage_executor import StageExecutor
 from snakemake_executor_plugin_slurm_qpu.telemetry import WORKFLOW_RECORDS, log_leases
 
 __all__ = ["Executor"]
@@ -55,7 +60,7 @@ SEARCH_SECONDS = 30.0
 """How long to search the queue for a job whose submission Slurm did not answer."""
 
 
-class Executor(StageExecutor):
+class Executor(NestingExecutor):
     """Runs jobs on Slurm, those with `qpu=1` under a lease of their QPU."""
 
     # The overridden and called methods, some of them private, were read in snakemake 9.27.1,
@@ -69,6 +74,8 @@ class Executor(StageExecutor):
         # Before super(), which starts the thread that checks jobs (see MarkerExecutor).
         self._orphans = Orphans(WORKFLOW_RECORDS.parent)
         self._orphans_of: dict[Any, list[str]] = {}
+        self._files: dict[Any, JobFiles] = {}
+        self._is_cancelled = False
         self._had_unanswered_submission = False
         super().__init__(workflow, logger)
 
@@ -81,28 +88,25 @@ class Executor(StageExecutor):
         super().__post_init__(test_mode)
         self.slurm_logdir = log_root(self.slurm_logdir, self.workflow.workdir_init)
         self._requests.check_workflow(self.workflow.dag)
-        self._stage_requests.check_workflow(self.workflow.dag)
 
     # Submission
 
     def run_jobs(self, jobs: Sequence[Any]) -> None:
-        """Submit jobs that are ready; those with a QPU or in a stage never as a job array."""
+        """Submit jobs that are ready, those with a QPU one by one and never as a job array."""
         # In the thread of Snakemake's scheduler, where an exception would end the workflow and
         # cancel all its jobs. A request may turn out bad as late as this, and fails its job only.
-        one_by_one: list[Any] = []
-        others: list[Any] = []
+        with_qpu: list[Any] = []
+        without: list[Any] = []
         for job in jobs:
             try:
-                is_own = self._checked_request(job) is not None
-                is_own |= self._stage_plan(job) is not None
-                (one_by_one if is_own else others).append(job)
+                (without if self._checked_request(job) is None else with_qpu).append(job)
             except Exception as error:
                 self._fail_submission(job, error)
         # A job array passes the commands of its tasks in an option of the job step executor
         # (`--slurm-jobstep-array-execs`). Jobs with a QPU do not use that executor, so each task
         # would run the first one's command.
-        super().run_jobs(others)
-        for job in one_by_one:
+        super().run_jobs(without)
+        for job in with_qpu:
             self._submit_job(job)
 
     def _checked_request(self, job: Any) -> QPURequest | None:
@@ -110,6 +114,9 @@ class Executor(StageExecutor):
         if request is not None and not self._is_plain_shell(job):
             require_parsable_wildcards(job)
         return request
+
+    def _is_plain_shell(self, job: Any) -> bool:
+        return not self.workflow.executor_settings.nested and is_plain_shell(job, self.workflow)
 
     def _submit_job(self, job: Any) -> None:
         """Show a job and submit it, with a QPU or without."""
@@ -124,12 +131,9 @@ class Executor(StageExecutor):
         # lost, and Snakemake would wait for the job forever.
         try:
             request = self._requests.request_of(job)
-            if self._is_cancelled and request is not None:
-                return
-            self._enter_stage(job, lambda: self._orphans_to_await(job))
             if request is None:
                 super().run_job(job)
-            else:
+            elif not self._is_cancelled:
                 self._submit_with_qpu(job, request)
         except Exception as error:
             self._had_unanswered_submission |= isinstance(error, SchedulerError) and error.retryable
@@ -160,13 +164,13 @@ class Executor(StageExecutor):
             job.register(external_jobid=orphans[-1])
 
     def _submit_with_qpu(self, job: Any, request: QPURequest) -> None:
+        self._orphans.remember(self._markers.folder, self.run_uuid)
         # A name without characters that are special to sbatch, and not too long.
         logs = log_folder(self.slurm_logdir, job, log_folder_name(job))
         logs.mkdir(parents=True, exist_ok=True)
         submitted = datetime.now(UTC)
         cluster = cluster_of(job)
-        entered = self._stage_jobs.get(job)
-        comment = job_comment(job) if entered is None else entered.comment
+        comment = job_comment(job)
         argv = self._sbatch_argv(job, request, logs, comment)
         script = self._batch_script(job, request, submitted)
         self.logger.debug(f"sbatch call: {shlex.join(argv)}\nsbatch script:\n{script}")
@@ -194,7 +198,6 @@ class Executor(StageExecutor):
         )
 
     def _batch_script(self, job: Any, request: QPURequest, submitted: datetime) -> str:
-        entered = self._stage_jobs.get(job)
         prepare, command = self._job_commands(job)
         leased = lease_argv(
             shlex.split(self.get_python_executable()),
@@ -206,8 +209,6 @@ class Executor(StageExecutor):
             kill_wait=None if cluster_of(job) else self._kill_wait,
             lanes=self._requests.lanes(request),
             alive=self._alive_file() if _leaves_tasks(job) else None,
-            stage=None if entered is None else entered.stage.name,
-            coalesce=any(member.resources.get("qpu_coalesce") for member in jobs_in(job)),
         )
         return render_batch_script([*prepare, *leased], self._markers.folder)
 
@@ -224,12 +225,9 @@ class Executor(StageExecutor):
         # arguments, the call needs no shell.
         settings = self.workflow.executor_settings
         validate_slurm_extra(job)
-        entered = self._stage_jobs.get(job)
         # A rule's own partition takes precedence over the site's, and that over a guessed one.
         has_partition = bool(job.resources.get("slurm_partition"))
-        options = self._requests.sbatch_options(
-            request, partition=not has_partition, units=entered is None
-        )
+        options = self._requests.sbatch_options(request, partition=not has_partition)
         site_sets_partition = any(option.startswith("--partition=") for option in options)
         call = get_submit_command(
             job,
@@ -246,7 +244,7 @@ class Executor(StageExecutor):
         )
         # By default Slurm requeues jobs (JobRequeue, slurm.conf(5)). That may spend QPU time again.
         requeue = [] if settings.requeue or settings.no_requeue else ["--no-requeue"]
-        after = self._after_orphans(job) if entered is None else entered.options
+        after = self._after_orphans(job)
         return [*shlex.split(call + set_gres_string(job)), *requeue, *after, *options]
 
     def get_partition_arg(self, job: Any) -> str:
@@ -260,15 +258,9 @@ class Executor(StageExecutor):
         return f"{partition} --output {shlex.quote(output_pattern(logs))}"
 
     def _after_orphans(self, job: Any) -> list[str]:
-        orphans = self._orphans_to_await(job)
-        return [f"--dependency=afterany:{':'.join(orphans)}"] if orphans else []
-
-    def _orphans_to_await(self, job: Any) -> list[str]:
-        """Return the jobs of a killed Snakemake that still run for the outputs of a job."""
-        self._orphans.remember(self._markers.folder, self.run_uuid)
+        """Make a job wait for those of a killed Snakemake that still run for its outputs."""
         orphans = self._find_orphans(job)
-        self._orphans.cancel_waiting(orphans)
-        return orphans
+        return [f"--dependency=afterany:{':'.join(orphans)}"] if orphans else []
 
     def _find_orphans(self, job: Any, *, again: bool = False) -> list[str]:
         found = self._orphans_of[job] = self._orphans.of_job(
@@ -287,6 +279,24 @@ class Executor(StageExecutor):
                 self._find_orphans(job, again=True)
             self._orphans_of[job] = [i for i in self._orphans_of.get(job, []) if i != own]
         keep_outputs(job, bool(self._orphans_of.get(job)))
+
+    def _job_commands(self, job: Any) -> tuple[list[str], list[str]]:
+        """Return the head of a job's command line, before it has a lease, and its command."""
+        files = self._files[job] = JobFiles(self._markers.folder, marker_name(job))
+        if not self._is_plain_shell(job):
+            return [], files.shell_argv("/bin/bash", self.format_job_exec(job))
+        python = shlex.split(self.get_python_executable())
+        described = describe_job(job, self.workflow.execution_settings.latency_wait)
+        # sbatch starts the job in `workdir_init`, where Snakemake was started (-D); a Snakefile's
+        # `workdir:` has changed the folder since.
+        here, folder = str(self.workflow.workdir_init), described["folder"]
+        shell, command = render_shell_command(job)
+        argv = files.shell_argv(shell, command, None if folder == here else folder)
+        return files.start_argv(python, described), argv
+
+    def _forget_files(self, job: Any) -> None:
+        if files := self._files.pop(job, None):
+            files.remove()
 
     def report_job_submission(self, job_info: SubmittedJobInfo, register_job: bool = True) -> None:
         """Report a job that Slurm has accepted, and look for its marker from now on."""

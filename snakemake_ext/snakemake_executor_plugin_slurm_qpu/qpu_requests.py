@@ -128,7 +128,7 @@ class QPURequests:
             QPURequestError: A request cannot be met, or its job would run without Slurm.
         """
         for job in {dag.get_job_group(job) or job for job in dag.needrun_jobs()}:
-            request = self.request_if_known(job)
+            request = self._request_if_known(job)
             if request is not None and job.is_local:
                 raise QPURequestError(
                     f"rule {job.name!r} is a localrule and asks for qpu={request.count}: it would "
@@ -140,7 +140,7 @@ class QPURequests:
             if request is not None and (job.is_group() or not job.is_shell):
                 require_parsable_wildcards(job)
 
-    def request_if_known(self, job: Any) -> QPURequest | None:
+    def _request_if_known(self, job: Any) -> QPURequest | None:
         """Return a job's request before the job is ready; `None` if it depends on missing files."""
         try:
             is_known = not any(_is_undetermined(member) for member in jobs_in(job))
@@ -152,40 +152,20 @@ class QPURequests:
             # request is checked again when the job is submitted.
             return None
 
-    def sbatch_options(
-        self, request: QPURequest, *, partition: bool, units: bool = True
-    ) -> list[str]:
+    def sbatch_options(self, request: QPURequest, *, partition: bool) -> list[str]:
         """Render the sbatch options of a request.
 
         Args:
             request: The request.
             partition: Whether to include the partition that the site sets for the QPU.
-            units: Whether to ask for the QPU itself.
         """
-        # A job of a stage does not hold the QPU, but may reach the vendor only from there.
         options = qpu_options(request, self.site.qpu(request.qpu))
-        of_partition = [option for option in options if option.startswith("--partition=")]
-        others = [option for option in options if option not in of_partition]
-        return [*(of_partition if partition else []), *(others if units else [])]
+        return [o for o in options if partition or not o.startswith("--partition=")]
 
     def lanes(self, request: QPURequest) -> int | None:
         """Return the number of lanes in a request; `None` if the site's units are not lanes."""
         units = units_of(self.site.qpu(request.qpu), self._offered)
         return request.count if units is not None and units > 1 else None
-
-    def at_once(self, rounds: Iterable[Sequence[QPURequest]]) -> QPURequest:
-        """Return one request for what the jobs of a stage can use at once.
-
-        Args:
-            rounds: Their requests, all for the same QPU; those of one round may run together.
-        """
-        rounds = list(rounds)
-        first, *_ = [request for each in rounds for request in each]
-        units = units_of(self.site.qpu(first.qpu), self._offered)
-        if units is None:
-            return max((r for each in rounds for r in each), key=lambda request: request.count)
-        most = max(sum(request.count for request in each) for each in rounds)
-        return replace(first, count=min(most, units))
 
     def _merge(self, job: Any, members: Iterable[Any]) -> QPURequest:
         # Not from the group's own resources, in which snakemake 9.27.1 sums the `qpu` of jobs that
@@ -203,11 +183,6 @@ class QPURequests:
     def _parse(self, job: Any) -> QPURequest:
         resources = job.resources
         _refuse_conflicting_options(resources)
-        if (coalesce := resources.get("qpu_coalesce")) not in (None, 0, 1):
-            raise RequestError(
-                f"qpu_coalesce={coalesce!r}: must be 1 or 0. Write qpu_coalesce=1, or set limits "
-                "in the program, with `Coalesce`."
-            )
         name = self._qpu_name(resources)
         request = QPURequest(qpu=name, count=resources.qpu)
         if not resources.get("qpu_exclusive"):
@@ -221,7 +196,7 @@ class QPURequests:
         except RequestError as error:
             raise QPURequestError(f"group {group.groupid!r}: {error}") from error
         except Exception:
-            return  # a function in the Snakefile, as in `request_if_known`
+            return  # a function in the Snakefile, as in `_request_if_known`
 
     def _require_cpus(self, job: Any) -> None:
         # By default (EnforcePartLimits=NO, slurm.conf(5)) Slurm accepts such a job and never starts

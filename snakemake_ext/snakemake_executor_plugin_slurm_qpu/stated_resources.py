@@ -31,7 +31,7 @@ def stray_resource(job: Any) -> tuple[str, Any] | None:
     stated = stated_resources(job.rule)
     if job.is_norun or stated.get("qpu") is not None:
         return None
-    for name in ("qpu_name", "qpu_exclusive", "qpu_coalesce"):
+    for name in ("qpu_name", "qpu_exclusive"):
         if name in stated and (value := job.resources.get(name)):
             return name, value
     return None

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from qrmi_workflows.lease.history import records_of_job
+from qrmi_workflows.lease.records import records_of_job
 
 __all__ = ["LEASE_EVENT", "WORKFLOW_RECORDS", "log_leases"]
 
@@ -23,7 +23,7 @@ WORKFLOW_RECORDS = Path(".snakemake/slurm_qpu/leases.jsonl")
 """The workflow's lease records, one JSON object per line, each with the name of its rule."""
 
 
-def log_leases(logger: Any, rule: str, job_id: str, submitted: datetime) -> int:
+def log_leases(logger: Any, rule: str, job_id: str, submitted: datetime) -> None:
     """Log the usage of an ended job's leases, and append it to the workflow's records.
 
     Args:
@@ -31,12 +31,8 @@ def log_leases(logger: Any, rule: str, job_id: str, submitted: datetime) -> int:
         rule: The name of the job's rule or group.
         job_id: The Slurm job's id.
         submitted: When the job was submitted.
-
-    Returns:
-        How many leases there were.
     """
-    records = list(records_of_job(job_id, submitted))
-    for record in records:
+    for record in records_of_job(job_id, submitted):
         # The record is one key of `extra`: logging refuses keys that are LogRecord's own (`name`).
         lease = {"rule": rule, **asdict(record)}
         logger.info(record.describe(), extra={"event": LEASE_EVENT, "lease": lease})
@@ -46,7 +42,6 @@ def log_leases(logger: Any, rule: str, job_id: str, submitted: datetime) -> int:
             logger.warning(
                 f"{WORKFLOW_RECORDS}: {error}; the report will not include job {job_id}."
             )
-    return len(records)
 
 
 def _append(line: str) -> None:

@@ -31,13 +31,12 @@ DOCS = ROOT / "docs"
 PAGES = ("payloads.md", "leases.md", "result-file.md", "site.md")
 ELSEWHERE = {
     "parsl.md",  # tests/engines/test_parsl_examples.py
-    "stages.md",  # tests/slurm/test_docs_on_slurm.py
     "emulator.md",  # its commands serve until they are stopped
     *("add-a-vendor.md", "add-a-scheduler.md", "add-an-engine.md"),  # unit/test_docs_plugins.py
     *("architecture.md", "environment.md", "glossary.md"),  # unit/test_reference_pages.py
 }
 KINDS = {"sh", "python", "json", "toml", "conf"}  # the last two: tests/slurm/test_docs_on_slurm.py
-MENTIONS = {"qpu", "qpu run", "qpu run -o", "qpu run --coalesce"}
+MENTIONS = {"qpu", "qpu run", "qpu run -o"}
 """Commands that the pages mention without their required arguments."""
 
 CIRCUIT = """OPENQASM 3.0;

@@ -31,7 +31,6 @@ from qrmi_workflows.schedulers.gres import gres_of_job
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 ISING, RABI, CHAIN = "sweeps/ising.py", "sweeps/rabi.py", "h2/chain.py"
-STAGE = "h2/stage.py"
 PAGE = "bell/page.py"  # in the folder of the payload that it runs
 SECONDS = 200
 
@@ -203,16 +202,6 @@ def test_each_block_held_one_lease_and_classical_apps_ran_without_a_qpu(run: Run
         ("parsl.qpu.block", "qpu:FRESNEL:1"),
         ("parsl.qpu.block", "qpu:ibm_fez:1"),
     }
-
-
-@pytest.mark.slow
-def test_a_loop_of_two_executors_runs_in_one_stage(box: Sandbox, tmp_path: Path) -> None:
-    run = run_programs(box, tmp_path, {STAGE: example_command(STAGE)})
-    answer = run.read("h2/stage.json")
-    assert answer["exact"] == pytest.approx(-1.1373060, abs=1e-6)  # full CI in STO-3G
-    assert answer["energy"] == pytest.approx(answer["exact"], abs=1.6e-3)
-    assert [lease["tasks"] for lease in run.leases("ibm_fez")] == [4]
-    assert run.sessions == {"opened": 1, "closed": 1, "open": 0}
 
 
 @pytest.mark.slow

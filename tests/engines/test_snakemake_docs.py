@@ -31,29 +31,27 @@ def test_the_rules_and_programs_shown_run_with_the_command_shown(
 ) -> None:
     project = Project(tmp_path, sandbox, limit=150)
     (shown,), (command,) = blocks(INTRO, RULES), blocks(INTRO, "console")
-    sample, hybrid, module, loop = blocks(FURTHER, RULES)
+    sample, hybrid, module = blocks(FURTHER, RULES)
     (program,) = blocks(FURTHER, "python")
     assert sample == shown
     project.write(
-        module + sample + hybrid + loop,
+        module + sample + hybrid,
         vqe="import json\n"
         'payload = json.load(open("bell.json"))\n'
         f"{program}"
         "json.dump(dict(result.counts()), open(snakemake.output[0], 'w'))\n",
-        propose='import shutil\nshutil.copy("bell.json", snakemake.output[0])\n',
     )
     (tmp_path / "bell.json").write_text(json.dumps(PAYLOAD))
     (tmp_path / "bell.qasm").write_text(BELL)
 
     program_name, *options = shlex.split(command.removeprefix("$ "))
-    targets = ["all", "bell.result.json", "energy.json", "loop/1.result.json"]
+    targets = ["all", "bell.result.json", "energy.json"]
     output = project.run(*options, "--slurm-qpu-mark-all", *targets)
 
     assert program_name == "snakemake"
-    assert len(submitted(output)) == 4
+    assert len(submitted(output)) == 3
     assert json.loads(project.read("energy.json")) == {"1": 100}
     assert '"1": 100' in project.read("bell.result.json")
-    assert '"1": 100' in project.read("loop/1.result.json")
     assert '"ibm_fez"' in project.read("bell.samples.json")
 
 

@@ -37,8 +37,6 @@ BAD = {
     'qpu=lambda wildcards: 1.5, qpu_name="ibm_fez"': r"qpu=1\.5: must be .* would round it to 2",
     'qpu_name="ibm_fez"': r"it sets qpu_name='ibm_fez' but not `qpu`, .* Add qpu=1",
     'qpu=None, qpu_name="ibm_fez"': r"it sets qpu_name='ibm_fez' but not `qpu`, .* Add qpu=1",
-    'qpu=1, qpu_name="ibm_fez", qpu_coalesce=7': r"qpu_coalesce=7: must be 1 or 0. Write",
-    "qpu_coalesce=1": r"it sets qpu_coalesce=1 but not `qpu`, .* Add qpu=1",
     "qpu_exclusive=1": r"it sets qpu_exclusive=1 but not `qpu`, .* Add qpu=1",
     'qpu=2, qpu_name="ibm_fez"': r"qpu=2 for QPU 'ibm_fez': no node .* has more than 1 of GRES",
     'qpu=1, qpu_name="ibm_fez", gres="tape:1"': r"gres='tape:1' and qpu=1; .*Remove `gres`",

@@ -36,9 +36,7 @@ def processes_of(result: Path) -> list[psutil.Process]:
         words = process.info["cmdline"] or []
         if words[-2:] == ["-o", result.name] and process.info["cwd"] == str(result.parent):
             found.append(process)
-    # The lease's supervisor forks itself for it, so both have the same command line.
-    supervisors = {process.ppid() for process in found}
-    return [process for process in found if process.pid not in supervisors]
+    return found
 
 
 def one_rule(folder: Path, sandbox: Sandbox) -> tuple[Project, Callable[..., list[int]]]:

@@ -25,7 +25,6 @@ PROGRAMS = "rules"  # scripts that Snakemake's rules run in jobs: nothing import
 
 LAYERS = (
     "errors",
-    "plugins",
     "retry",
     "state",
     "config",
@@ -37,7 +36,6 @@ LAYERS = (
     "journal",
     "tasks",
     "lease",
-    "stages",
     "frontends",
     "emulator",
     "sandbox",

@@ -219,9 +219,9 @@ class QuantumSystem(IBMDialect):
             "storage": json.loads(self.fleet.store.request(task.id)),
         }
         if task.is_final:
-            seconds = self.fleet.devices[task.qpu].ledger.task(task.id).usage_seconds
+            nanoseconds = int(1e9 * ((task.finished or 0) - (task.started or task.finished or 0)))
             document["end_time"] = iso(task.finished)
-            document["usage"] = {"quantum_nanoseconds": int(1e9 * seconds)}
+            document["usage"] = {"quantum_nanoseconds": nanoseconds}
         if task.state == "failed":
             document |= {"reason_code": reason_code(task), "reason_message": task.reason}
         return document

@@ -11,21 +11,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from qrmi_workflows.config.job import TIMEOUT
 from qrmi_workflows.errors import PayloadError
-from qrmi_workflows.vendors.base import (
-    Coalescible,
-    Converter,
-    ProgramSettings,
-    ResourceType,
-    VendorPayload,
-)
-from qrmi_workflows.vendors.ibm import coalescing
+from qrmi_workflows.vendors.base import Converter, ProgramSettings, ResourceType, VendorPayload
 from qrmi_workflows.vendors.ibm.schema import SCHEMA
 from qrmi_workflows.vendors.ibm.target import read_target, transpiler_target
 
@@ -34,19 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["IBM", "transpiler_target"]
 
-# Both are IBM's defaults: https://quantum.cloud.ibm.com/docs/guides/run-jobs-session and
-# https://quantum.cloud.ibm.com/docs/guides/estimate-job-run-time ("approximately 2s per sub-job").
-_INTERACTIVE_TTL = 60.0
-_TASK_OVERHEAD = 2.0
-# An ISA circuit of any backend.
-_WARM_UP = {
-    "program_id": "sampler",
-    "parameters": {
-        "pubs": [["OPENQASM 3.0;\nbit[1] c;\nc[0] = measure $0;\n", None, 1]],
-        "version": 2,
-        "support_qiskit": True,
-    },
-}
 _TYPES = {
     # QRMI closes the session of a lease whose tasks have not ended, which cancels them (read in
     # qrmi 0.26.4, as is the default TTL).
@@ -55,10 +34,6 @@ _TYPES = {
         release_cancels=True,
         session_setting="QRMI_IBM_QCS_SESSION_MAX_TTL",
         session_seconds=28800.0,
-        mode_setting="QRMI_IBM_QCS_SESSION_MODE",
-        warm_up=_WARM_UP,
-        interactive_ttl=_INTERACTIVE_TTL,
-        task_overhead=_TASK_OVERHEAD,
     ),
     # IBM Quantum System API requires a time limit for every task. A scheduler's job sets its own;
     # elsewhere the limit is one day. QRMI 0.26.4 repeats a submission that is refused because all
@@ -74,10 +49,6 @@ _TYPES = {
         release_cancels=True,
         session_setting="QRMI_IBM_QRS_SESSION_MAX_TTL",
         session_seconds=28800.0,
-        mode_setting="QRMI_IBM_QRS_SESSION_MODE",
-        warm_up=_WARM_UP,
-        interactive_ttl=_INTERACTIVE_TTL,
-        task_overhead=_TASK_OVERHEAD,
     ),
 }
 _FRONTENDS = {
@@ -182,15 +153,6 @@ class _IBM:
             },
         )
 
-    def coalescible(self, content: Mapping[str, Any]) -> Coalescible | None:
-        return coalescing.describe(content)
-
-    def coalesce(self, contents: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        return coalescing.coalesce(contents)
-
-    def split(self, text: str, counts: Sequence[int]) -> list[str]:
-        return coalescing.split(text, counts)
-
     def with_shots(self, content: Mapping[str, Any], shots: int) -> Mapping[str, Any]:
         parameters = content["parameters"]
         if content["program_id"] == "executor":
@@ -220,17 +182,11 @@ class _IBM:
         return decode_arrays(program, text)
 
     def calibrated(self, target: str) -> str | None:
-        return _calibrated(target)
+        date = read_target(target)["properties"].get("last_update_date")
+        return str(date) if date else None
 
 
 IBM = _IBM()
-
-
-@lru_cache(maxsize=8)
-def _calibrated(target: str) -> str | None:
-    """Parse a target, which may have a megabyte, once."""
-    date = read_target(target)["properties"].get("last_update_date")
-    return str(date) if date else None
 
 
 def _with_pub_shots(pub: list[Any] | str, shots: int) -> list[Any]:

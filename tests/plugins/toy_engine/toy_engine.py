@@ -19,7 +19,7 @@ from qrmi_workflows.config.job import without_leases
 from qrmi_workflows.config.site import load_site_policy
 from qrmi_workflows.config.variables import QPU_KILL_WAIT, QPU_LANES, QPU_STEP
 from qrmi_workflows.journal.journal import Journal
-from qrmi_workflows.lease.history import records_of_job
+from qrmi_workflows.lease.records import records_of_job
 from qrmi_workflows.schedulers import this_scheduler
 from qrmi_workflows.schedulers.base import JobState, QPURequest, Scheduler
 from qrmi_workflows.schedulers.submission import JobMark, list_jobs, submit_job

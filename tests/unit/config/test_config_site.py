@@ -59,7 +59,7 @@ def test_the_message_about_a_qpu_that_is_not_offered_lists_those_that_are(tmp_pa
         ("[qpu.a]", "unknown key 'qpu'"),
         ("[qpus]\na = 1", "1 is not a table"),
         ('[qpus."a b"]', "invalid QPU name 'a b'"),
-        ("[qpus.a]\nlane = 2", "unknown key 'lane'; must be one of: gres, interactive_ttl, lanes"),
+        ("[qpus.a]\nlane = 2", "unknown key 'lane'; must be one of: gres, lanes"),
         ("[qpus.a]\nlanes = 0", "lanes = 0: must be a positive integer"),
         ("[qpus.a]\nlanes = true", "lanes = True: must be a positive integer"),
         ("[qpus.a]\nqpu_option = 1", "must be true or false"),
@@ -81,18 +81,3 @@ def test_the_message_about_a_missing_policy_says_how_to_get_one(tmp_path):
         load_site_policy(tmp_path / "absent.toml")
     with pytest.raises(ConfigError, match=r"\$QPU_SITE is not set"):
         find_site_policy({"XDG_CONFIG_HOME": str(tmp_path)})
-
-
-def test_the_mode_of_a_stages_sessions_may_be_fixed(tmp_path):
-    site = load(tmp_path, '[defaults]\nmode = "batch"\n[qpus.a]\nwaiting_cost = 0.5\n[qpus.b]\n')
-
-    assert (site.qpu("a").mode, site.qpu("a").waiting_cost) == ("batch", 0.5)
-    assert (site.qpu("b").mode, site.qpu("b").waiting_cost) == ("batch", 1.0)
-
-
-@pytest.mark.parametrize(
-    "setting", ['mode = "session"', "mode = true", "waiting_cost = -1", "interactive_ttl = 0"]
-)
-def test_a_wrong_mode_or_waiting_cost_is_refused(tmp_path, setting):
-    with pytest.raises(ConfigError, match=f"{setting.split()[0]} = .*: must be"):
-        load(tmp_path, f"[qpus.a]\n{setting}\n")

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from qrmi_workflows.errors import ConfigError
-from qrmi_workflows.lease import history, records
-from qrmi_workflows.lease.history import records_of_job
-from qrmi_workflows.lease.records import LeaseRecord, OpenLease, open_leases
+from qrmi_workflows.lease import records
+from qrmi_workflows.lease.records import LeaseRecord, OpenLease, open_leases, records_of_job
 from qrmi_workflows.state.process import JobIdentity, Owner
 from qrmi_workflows.tasks.usage import TaskUsage
 
@@ -93,23 +92,6 @@ def test_a_record_with_an_unknown_or_a_missing_key_is_refused():
             LeaseRecord.from_json(json.dumps(changed))
 
 
-def test_a_record_of_an_earlier_release_has_no_bill():
-    document = json.loads(RECORD.to_json())
-    del document["billed"], document["billing_rule"]
-
-    assert LeaseRecord.from_json(json.dumps(document)) == RECORD
-    assert "bill" not in RECORD.describe()
-
-
-def test_an_ended_lease_has_an_estimated_bill():
-    opened = open_a_lease()
-    use(opened, (0, 4))
-
-    record = opened.close()
-
-    assert (record.billed, record.billing_rule) == (4.0, "QPU seconds")
-
-
 def test_a_record_is_described_in_one_line():
     assert RECORD.describe() == (
         "QPU ibm_fez: job pending 33 s, lease held 10.00 s, QPU busy 7.50 s, idle 2.50 s, "
@@ -119,10 +101,6 @@ def test_a_record_is_described_in_one_line():
     assert outside.describe() == (
         "QPU ibm_fez: lease held 10.00 s, QPU busy 7.50 s, idle 2.50 s, tasks: 0 (none)"
     )
-    billed = replace(outside, billed=12.345, billing_rule="QPU seconds")
-    assert billed.describe().endswith("(none), estimated bill 12.35 s (QPU seconds)")
-    of_site = replace(outside, billing_rule="dedicated session: wall clock")
-    assert of_site.describe().endswith("(none), estimated bill (dedicated session: wall clock)")
 
 
 def test_records_are_kept_by_month_and_host(tmp_path):
@@ -190,7 +168,7 @@ def test_records_without_a_valid_time_are_skipped(acquired):
 
 
 def test_of_a_large_file_only_the_end_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(history, "_TAIL_BYTES", 3 * len(RECORD.to_json()))
+    monkeypatch.setattr(records, "_TAIL_BYTES", 3 * len(RECORD.to_json()))
     environ = {"QPU_LEASE_RECORD": str(tmp_path / "records")}
     for number in range(10):
         replace(RECORD, lease=f"l{number}").save(environ)

@@ -22,7 +22,6 @@ SCRIPT = """#!/bin/bash
 #SBATCH --job-name=parsl.qpu.1
 #SBATCH --output=/runs/parsl.qpu.1.stdout
 #SBATCH --error=/runs/parsl.qpu.1.stderr
-#SBATCH --open-mode=append
 export PARSL_CORES=2
 export PARSL_MEMORY_GB=4
 export JOBNAME="parsl.qpu.1"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qrmi_workflows import plugins, schedulers
+from qrmi_workflows import schedulers
 from qrmi_workflows.errors import ConfigError
 from qrmi_workflows.schedulers import describe_this_job, load_scheduler, this_job, this_scheduler
 from qrmi_workflows.schedulers.slurm import Slurm
@@ -20,7 +20,7 @@ IN_TOY = {"TOY_JOB": "3"}
 
 def forget_choices() -> None:
     """Clear what the module keeps for the life of a process."""
-    for cached in (load_scheduler, plugins._all_plugins, schedulers._named_by):
+    for cached in (load_scheduler, schedulers._installed, schedulers._named_by):
         cached.cache_clear()
 
 

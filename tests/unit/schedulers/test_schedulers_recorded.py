@@ -14,12 +14,13 @@ import pytest
 from qrmi_workflows.config.site import QPUPolicy, SitePolicy
 from qrmi_workflows.schedulers.base import JobState, RunningJob
 from qrmi_workflows.schedulers.gres import grants_of_job, gres_of_job, offered_gres
-from qrmi_workflows.schedulers.slurm import Slurm, parse_running_job
-from qrmi_workflows.schedulers.slurm_config import (
+from qrmi_workflows.schedulers.slurm import (
+    Slurm,
     cluster_of,
     has_accounting,
     has_multiple_slurmd,
     kill_wait_of,
+    parse_running_job,
 )
 
 VERSIONS = sorted(path.name for path in (Path(__file__).parent / "recorded").iterdir())

@@ -11,11 +11,13 @@ from qrmi_workflows.errors import RequestError, SchedulerError
 from qrmi_workflows.schedulers.base import JobState, JobStatus, QPURequest, RunningJob
 from qrmi_workflows.schedulers.slurm import (
     Slurm,
+    cluster_of,
+    has_accounting,
+    kill_wait_of,
     parse_running_job,
     qpu_options,
     refuse_options,
 )
-from qrmi_workflows.schedulers.slurm_config import cluster_of, has_accounting, kill_wait_of
 from qrmi_workflows.state.process import JobIdentity
 
 FEZ = QPUPolicy(name="ibm_fez", gres="qpu:ibm_fez", licence="qpu_ibm_fez")

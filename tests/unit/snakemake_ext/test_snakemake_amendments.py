@@ -95,9 +95,8 @@ def test_a_job_needs_the_qpu_that_its_rule_asks_for_in_this_attempt(monkeypatch,
             require_granted(job(qpu=1, qpu_name=asked))
 
 
-def test_the_jobs_of_a_group_may_differ_in_qpu_and_stage_and_in_no_other_text():
+def test_the_jobs_of_a_group_may_differ_in_the_name_of_a_qpu_and_in_no_other_text():
     assert GroupResources._is_string_resource("qpu_name", ["ibm_fez", "FRESNEL", 0])
-    assert GroupResources._is_string_resource("qpu_stage", ["vqe", 0])
     assert not GroupResources._is_string_resource("mem_mb", [1, 2])
     with pytest.raises(WorkflowError, match="slurm_partition is a string but not all jobs"):
         GroupResources._is_string_resource("slurm_partition", ["a", "b"])

@@ -106,20 +106,3 @@ def test_a_qpu_name_with_a_hyphen_reaches_the_command_through_every_shell(tmp_pa
     script = render_batch_script(["bash", "-c", "env | grep ^ibm-fez_"], tmp_path)
 
     assert start(script, tmp_path, **{"ibm-fez_QRMI_JOB_ACQUISITION_TOKEN": "t"}).wait(10) == 0
-
-
-def test_a_job_joins_a_stage_and_coalesces_tasks_if_its_rule_says_so():
-    argv = lease_argv(
-        ["python"],
-        "ibm_fez",
-        "s",
-        ["true"],
-        submitted=1.0,
-        kill_wait=None,
-        lanes=None,
-        stage="vqe",
-        coalesce=True,
-    )
-
-    assert argv[:3] == ["env", "QPU_STEP=s", "QPU_COALESCE=1"]
-    assert argv[argv.index("--stage") + 1] == "vqe"

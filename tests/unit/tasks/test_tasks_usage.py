@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from qrmi_workflows.client.protocol import TaskState
-from qrmi_workflows.tasks import usage
 from qrmi_workflows.tasks.usage import (
-    TaskTimes,
     TaskUsage,
     note_submission,
     read_submissions,
@@ -46,31 +43,3 @@ def test_submissions_are_noted_beside_the_usage(tmp_path):
 
     assert read_submissions(path) == [tmp_path / "a.json", tmp_path / "b.json"]
     assert list(read_usage(path)) == [USAGE] * 3
-
-
-def observe(monkeypatch, *states: TaskState) -> TaskUsage:
-    """Return the usage of a task that is seen in these states, one second after another."""
-    seconds = iter(range(100))
-    monkeypatch.setattr(usage.time, "time", lambda: next(seconds))
-    times = TaskTimes()
-    times.start()
-    times.submitted()
-    for state in states:
-        times.saw(state)
-    return times.usage("q", "t1", states[-1])
-
-
-def test_a_task_runs_since_it_was_last_seen_queued(monkeypatch):
-    """It is submitted at 1, and seen queued at 2 and 3; no other state says when it began."""
-    queued, running, completed = TaskState.QUEUED, TaskState.RUNNING, TaskState.COMPLETED
-
-    assert observe(monkeypatch, queued, queued, running, completed).running == 3
-    assert observe(monkeypatch, queued, completed).running == 2
-    assert observe(monkeypatch, completed).running == 1
-
-
-def test_a_task_that_was_cancelled_in_the_queue_has_not_run(monkeypatch):
-    cancelled = TaskState.CANCELLED
-
-    assert observe(monkeypatch, TaskState.QUEUED, cancelled).running is None
-    assert observe(monkeypatch, TaskState.RUNNING, cancelled).running == 1

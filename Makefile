@@ -3,15 +3,19 @@
 BIN := .venv/bin
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 TIERS := $(wildcard $(addprefix tests/,unit emulator faults slurm engines))
+# The slow tests of the engines are the longest: last, one of their files would run alone.
+SLOW_TIERS := $(wildcard $(addprefix tests/,engines slurm faults emulator unit))
 NO_DEMO_SLURM := the demo runs the same workflows on the emulator alone.
 NO_TEST_SLURM := as root, run `apt-get install slurm-wlm munge procps`, or run `make test-noslurm`.
+EVERY_TIME := not slow and not parsl_suite and not tutorial and not accounting
 # Run four test files at once, because tests mostly wait. Each has its own Slurm and emulator. The
 # order is that of the tiers, not by the number of tests in a file.
 AT_ONCE := -n 4 --dist loadfile --no-loadscope-reorder
+PYTHONS := 3.12 3.13
 # Only root can create the users that some tests need.
 AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
 
-.PHONY: demo test test-noslurm coverage test-pythons test-slow test-parsl-suite test-tutorial test-packages break-it bench lint clean
+.PHONY: demo test test-slurm test-noslurm coverage test-pythons test-slow test-accounting test-parsl-suite test-tutorial test-packages break-it bench bench-stages lint clean
 
 demo:
 	@slurm=; tools/setup slurm '$(NO_DEMO_SLURM)' || slurm=--no-slurm; \
@@ -20,7 +24,14 @@ demo:
 test:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@$(MAKE) --no-print-directory lint
-	@$(IN_VENV) pytest $(AT_ONCE) -m 'not slow and not parsl_suite and not tutorial $(AS_USER)' $(TIERS)
+	@$(IN_VENV) pytest $(AT_ONCE) -m '$(EVERY_TIME) $(AS_USER)' $(TIERS)
+
+# The part of `make test` that `make coverage` does not run.
+test-slurm:
+	@tools/setup slurm '$(NO_TEST_SLURM)'
+	@tools/setup venv
+	@$(IN_VENV) pytest $(AT_ONCE) -m '$(EVERY_TIME) $(AS_USER)' tests/slurm tests/engines
+	@$(IN_VENV) pytest $(AT_ONCE) -m 'slurm and $(EVERY_TIME) $(AS_USER)' tests/emulator tests/faults
 
 test-noslurm: lint
 	@$(IN_VENV) pytest $(AT_ONCE) -m 'not slurm and not slow' $(TIERS)
@@ -34,7 +45,7 @@ coverage:
 
 # Run the tests that need no Slurm with every other supported Python that is installed.
 test-pythons:
-	@for version in 3.12 3.13; do \
+	@for version in $(PYTHONS); do \
 		tools/setup python $$version || { [ $$? -eq 3 ] && continue; exit 1; }; \
 		PATH="$(CURDIR)/.venv-$$version/bin:$$PATH" python -m pytest $(AT_ONCE) \
 			-m 'not slurm and not slow' tests/unit tests/emulator tests/faults || exit 1; \
@@ -44,7 +55,14 @@ test-slow:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@tools/setup compiler
 	@tools/setup venv
-	@$(IN_VENV) pytest $(AT_ONCE) -m 'slow $(AS_USER)' $(TIERS)
+	@$(IN_VENV) pytest $(AT_ONCE) -m 'slow $(AS_USER)' $(SLOW_TIERS)
+
+# Compare `qpu usage` with Slurm's own accounting: slurmdbd on a private MariaDB.
+test-accounting:
+	@tools/setup slurm '$(NO_TEST_SLURM)'
+	@tools/setup accounting
+	@tools/setup venv
+	@$(IN_VENV) pytest -m accounting tests/slurm tests/engines
 
 # Run Parsl's own tests on our provider, launcher and executor, in blocks that hold a QPU.
 test-parsl-suite:
@@ -69,18 +87,27 @@ test-packages:
 	@PATH="$(CURDIR)/.venv-mitiq/bin:$$PATH" python -m pytest tests/packages/test_mitiq.py
 
 # Kill, starve and confuse steps and Slurm jobs at random moments, on every kind of server, 500
-# times. Print what was hit, what was lost, and the seed.
+# times. Print what was hit, what was lost, and the seed. As root, also kill a site's daemons and
+# scripts, in 100 rounds, and have 200 jobs of two users compete for QPUs.
 break-it:
 	@tools/setup slurm '$(NO_TEST_SLURM)'
+	@[ "$$(id -u)" -ne 0 ] || tools/setup accounting
 	@tools/setup venv
 	@$(IN_VENV) BREAK_RUNS=$${BREAK_RUNS:-300} BREAK_SEED=$${BREAK_SEED:-$$(date +%s)} \
-		pytest -q -s tests/faults/test_break_*.py
+		EXCLUSION_JOBS=$${EXCLUSION_JOBS:-200} pytest -q -s $(if $(AS_USER),-m 'not root') \
+		tests/faults/test_break_*.py tests/slurm/test_exclusion.py
 
 # Each benchmark prints JSON, with ratios of measurements made side by side in one run.
-bench:
+bench: bench-stages
 	@tools/setup slurm '$(NO_TEST_SLURM)'
 	@tools/setup venv
-	@$(IN_VENV) sh -c 'for each in tasks emulator snakemake parsl_apps; do python benchmarks/$$each.py; done'
+	@$(IN_VENV) sh -c 'for each in start_up tasks choice emulator usage snakemake parsl_apps site_scripts; do python benchmarks/$$each.py; done'
+
+# What stages of several jobs save: JSON, tables and a picture in benchmarks/out.
+bench-stages:
+	@tools/setup slurm '$(NO_TEST_SLURM)'
+	@tools/setup venv
+	@$(IN_VENV) python benchmarks/stages.py
 
 lint:
 	@tools/setup venv

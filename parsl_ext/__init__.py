@@ -11,6 +11,7 @@ from parsl_ext.payload_app import run_payload
 from parsl_ext.providers.base import QPUProvider
 from parsl_ext.providers.slurm import QPUSlurmProvider
 from parsl_ext.retries import qpu_retry_handler
+from parsl_ext.stages import QPUStage
 
 __all__ = [
     "BlockErrors",
@@ -19,6 +20,7 @@ __all__ = [
     "QPUMemoizer",
     "QPUProvider",
     "QPUSlurmProvider",
+    "QPUStage",
     "block_lease",
     "qpu_app",
     "qpu_bash_app",

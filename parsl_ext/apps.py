@@ -15,7 +15,8 @@ from parsl.dataflow.futures import AppFuture
 
 from parsl_ext.bash import BashCall
 from parsl_ext.block import BlockCall
-from parsl_ext.qpus import MEMO_KEY, memo_key, qpus_of
+from parsl_ext.qpus import MEMO_KEY, memo_key
+from parsl_ext.resumed import labels_with_tasks
 from parsl_ext.steps import archive_step, found_tasks, full_name, new_name, start_numbered
 from qrmi_workflows.errors import RequestError
 
@@ -230,13 +231,10 @@ class _App:
     def _labels_for(self, step: str) -> list[str]:
         """Return where a named step may run: on the QPU that has its tasks, if one has."""
         labels = self._labels()
-        qpus = {record.qpu for record in found_tasks(step)}
+        found = found_tasks(step)
         executors = self._kernel().executors
-        same = [
-            label
-            for label in labels
-            if label in executors and qpus.intersection(qpus_of(executors[label]))
-        ]
+        known = {label: executors[label] for label in labels if label in executors}
+        same = labels_with_tasks(step, found, known) if found else []
         return [random.choice(same)] if same else labels  # noqa: S311 - as Parsl chooses
 
     def _memo_key(self) -> str:

@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,19 +15,21 @@ from typing import Any
 
 from parsl.executors.execute_task import execute_task
 
-from parsl_ext.providers.several import qpu_names
 from parsl_ext.qpus import MEMO_KEY
 from parsl_ext.steps import stop_variables
 from qrmi_workflows.client.protocol import TaskState
 from qrmi_workflows.config.job import read_job
 from qrmi_workflows.config.variables import QPU_ATTEMPT, QPU_STEP
-from qrmi_workflows.errors import ConfigError, UnknownQPUError
+from qrmi_workflows.errors import ConfigError, StepMovedError, UnknownQPUError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.journal.record import RecordState
 from qrmi_workflows.journal.step import Entry
+from qrmi_workflows.lease.fallback_plan import moved_from
 from qrmi_workflows.lease.lease import Lease
 from qrmi_workflows.lease.open import open_lease
+from qrmi_workflows.schedulers.several import qpu_names
 from qrmi_workflows.tasks.cancellation import cancel_task
+from qrmi_workflows.tasks.costs import settle, unseen
 from qrmi_workflows.vendors.base import ResourceType
 from qrmi_workflows.vendors.registry import registered_type
 
@@ -38,6 +41,8 @@ __all__ = [
     "is_lease_app",
     "run_as_step",
 ]
+
+_MOVE_SECONDS = 2.0
 
 # Parsl passes these on to the function, whether it has the parameters or not.
 _OPTIONS = ("parsl_resource_specification", "walltime")
@@ -67,7 +72,7 @@ def block_lease(qpu: str | None = None) -> Lease:
 
 @functools.cache
 def _adopt(qpu: str | None) -> Lease:
-    held = [name for name, carried in read_job().items() if carried.token is not None]
+    held = _held()
     # A worker must not acquire a lease itself: the scheduler has not granted it the QPU, and a
     # worker may be killed, so nobody would release the lease.
     if not held:
@@ -75,7 +80,7 @@ def _adopt(qpu: str | None) -> Lease:
             "this app needs a QPU, but its block holds none. Use a `QPUSlurmProvider`, or give the "
             "provider `launcher=LeaseLauncher(qpu=…)`."
         )
-    if qpu is not None and qpu not in held:
+    if qpu is not None and qpu not in (*held, *moved_from()):
         raise UnknownQPUError(qpu, held, "in this block", "Name one that its provider asks for.")
     if qpu is None and len(held) > 1:
         raise ConfigError(
@@ -83,6 +88,10 @@ def _adopt(qpu: str | None) -> Lease:
             "`@qpu_app(qpu=…)`."
         )
     return open_lease(qpu)
+
+
+def _held() -> list[str]:
+    return [name for name, carried in read_job().items() if carried.token is not None]
 
 
 def is_lease_app(function: Callable[..., Any]) -> bool:
@@ -96,13 +105,16 @@ def is_lease_app(function: Callable[..., Any]) -> bool:
 def execute_in_lane(buffer: bytes, qpu: str | list[str] | None = None, *, step: str) -> Any:
     """Run a call as a step in a worker, while holding one of the QPU's lanes, or one of each QPU.
 
+    If no QPU is named, it holds a lane of each that the block has.
+
     Parsl's workers import this function by its name and call it instead of Parsl's own
     `execute_task` (see `QPUExecutor.submit`).
     """
     with ExitStack() as held:
         held.enter_context(run_as_step(step))
         # All calls take the lanes of several QPUs in the same order, so none waits in a circle.
-        for name in (qpu,) if qpu is None else sorted(qpu_names(qpu)):
+        names = sorted(_held() if qpu is None else qpu_names(qpu))
+        for name in names or (None,):  # which says that the block holds none
             held.enter_context(block_lease(name).lane())
         return execute_task(buffer)
 
@@ -167,7 +179,8 @@ def _cancel(entry: Entry, lease: Lease) -> None:
     traits = registered_type(lease.type) or ResourceType(qrmi="")
     state, failure = cancel_task(lease.resource, str(entry.record.task_id), traits)
     if state is TaskState.CANCELLED:
-        entry.failed("stopped with its step", retryable=True)
+        entry.failed("stopped with its step", retryable=True, spent=unseen(entry))
+        settle(entry)
         lease.held.deletions.delete(entry)
     elif not state.is_final:
         entry.stopping(failure or "its cancellation was requested")
@@ -210,7 +223,11 @@ class BlockCall:
         """Call the function, with the lease if it takes one."""
         if self._lends:
             kwargs["lease"] = block_lease(self._qpu)
-        return self._call_body(args, kwargs)
+        try:
+            return self._call_body(args, kwargs)
+        except StepMovedError:
+            time.sleep(_MOVE_SECONDS)  # until the executor looks, the block gets the call again
+            raise
 
     def _call_body(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         passed = {name: kwargs[name] for name in kwargs if name not in self._ignored}

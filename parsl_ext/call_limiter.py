@@ -31,11 +31,13 @@ class CallLimiter:
         # Priority, number in order of submission, future, start.
         self._queue: list[tuple[float, int, Future[Any], Callable[[], Future[Any]]]] = []
         self._running = 0
+        self._starting = 0
 
     @property
     def queued(self) -> int:
-        """The number of calls that have not been started."""
-        return len(self._queue)
+        """The number of calls that have not been started, or are just being started."""
+        with self._lock:
+            return len(self._queue) + self._starting
 
     def submit(
         self, start: Callable[[], Future[Any]], *, priority: float = math.inf
@@ -63,12 +65,16 @@ class CallLimiter:
                 future.set_exception(error)
             else:
                 started.add_done_callback(partial(self._finish, future))
+            finally:
+                with self._lock:
+                    self._starting -= 1
 
     def _take_next(self) -> tuple[Future[Any], Callable[[], Future[Any]]] | None:
         with self._lock:
             if not self._queue or self._running >= self._limit():
                 return None
             self._running += 1
+            self._starting += 1
             _, _, future, start = heapq.heappop(self._queue)
             return future, start
 

@@ -12,14 +12,19 @@ from parsl.executors.base import ParslExecutor
 from parsl.providers import LocalProvider
 from parsl.providers.base import ExecutionProvider
 
+from parsl_ext.emulated import require_emulation
 from parsl_ext.executor import QPUExecutor
 from parsl_ext.launcher import LeaseLauncher
 from parsl_ext.memo import QPUMemoizer, register_memo_types
-from parsl_ext.providers.several import qpu_names
+from parsl_ext.providers.choices import BlockChoice
 from parsl_ext.providers.slurm import QPUSlurmProvider
 from parsl_ext.retries import qpu_retry_handler
+from qrmi_workflows.choice.candidates import Asker
+from qrmi_workflows.config.constraints import parse_fallback, parse_qpus, plain_names
+from qrmi_workflows.config.emulated import is_emulated
 from qrmi_workflows.config.qpus import find_config, load_dynamic, load_qpus, select_qpu
 from qrmi_workflows.errors import RequestError
+from qrmi_workflows.lease.acquire import ACQUIRE_SECONDS
 
 __all__ = ["qpu_config"]
 
@@ -36,7 +41,7 @@ _OF_LOCAL = _parameters(LocalProvider)
 
 
 def qpu_config(
-    qpu: str | list[str],
+    qpu: str | list[str] | None,
     *,
     local: bool = False,
     lanes: int | None = None,
@@ -45,6 +50,7 @@ def qpu_config(
     executors: Iterable[ParslExecutor] = (),
     checkpoint: bool = False,
     max_idletime: float | None = None,
+    qpu_idletime: float | None = None,
     **options: Any,
 ) -> Config:
     """Build a configuration whose executor "qpu" runs apps in blocks that hold a QPU.
@@ -58,12 +64,13 @@ def qpu_config(
     Parameters
     ----------
     qpu : str or list of str
-        The QPU's name, or the names of several QPUs that each block holds. Apps then name theirs:
-        `qpu_app(qpu=…)`.
+        The QPU's name, or those of several QPUs that each block holds, as a list or as `"a+b"`.
+        Apps then name theirs: `qpu_app(qpu=…)`. A pattern, alternatives (`"a|b"`) and the
+        conditions `qpu_min_qubits`, `qpu_type`, `qpu_where` leave a choice; see `QPUSlurmProvider`.
     local : bool
         Whether to run without a scheduler. A block is then a process on this machine, and
-        `$QPU_CONFIG` defines the QPUs, for example those of `qpu emulator serve`. Options that only
-        a scheduler understands (`walltime`) have no effect.
+        `$QPU_CONFIG` defines the QPUs that are not emulated (`emulated:fez`). Options that only a
+        scheduler understands (`walltime`) have no effect.
     lanes, max_workers_per_node, address
         As in `QPUExecutor`.
     executors : iterable of ParslExecutor
@@ -73,6 +80,10 @@ def qpu_config(
     max_idletime : float | None
         How many seconds the blocks of any executor may be idle. If None, half a minute for those
         that hold the QPU, and Parsl's own default for the others.
+    qpu_idletime : float | None
+        The same for blocks that hold the QPU only. Zero releases the QPU as soon as no call for it
+        is left: right for a fan-out, or a single call, but not for a loop whose next call depends
+        on the last one's result. If None, as `max_idletime`.
     **options
         Arguments of Parsl's `Config` (`retries`, by default 2; `run_dir`, `strategy`, `monitoring`,
         …) and of `QPUSlurmProvider` (`walltime`, `partition`, `init_blocks`, …).
@@ -95,12 +106,13 @@ def qpu_config(
     ours = {name: value for name, value in options.items() if name in _OF_CONFIG}
     blocks = {name: value for name, value in options.items() if name not in _OF_CONFIG}
     scales = ours.get("strategy", "simple") not in (None, "none")
+    idle = next((each for each in (qpu_idletime, max_idletime) if each is not None), _IDLE_SECONDS)
     executor = QPUExecutor(
         provider=_local_provider(qpu, blocks) if local else QPUSlurmProvider(qpu=qpu, **blocks),
         lanes=lanes,
         max_workers_per_node=max_workers_per_node,
         address=address,
-        max_idletime=(_IDLE_SECONDS if max_idletime is None else max_idletime) if scales else None,
+        max_idletime=idle if scales else None,
     )
     defaults: dict[str, Any] = {"retries": 2, "retry_handler": qpu_retry_handler}
     if max_idletime is not None:
@@ -136,12 +148,25 @@ def _require_known(options: Mapping[str, Any]) -> None:
             )
 
 
-def _local_provider(qpu: str | list[str], options: Mapping[str, Any]) -> ExecutionProvider:
-    names, path = qpu_names(qpu), find_config()
-    for name in names if not load_dynamic(path) else ():
-        select_qpu(name, load_qpus(path), path)  # refuses a QPU that the file does not define
+def _local_provider(qpu: str | list[str] | None, options: Mapping[str, Any]) -> ExecutionProvider:
+    conditions: dict[str, Any]
+    conditions = {name: options.get(f"qpu_{name}") for name in ("min_qubits", "type", "where")}
+    constraints = parse_qpus(qpu, **conditions)
+    names, choice = plain_names(constraints), None
+    if names is None:
+        choice = BlockChoice(constraints, Asker(for_job=False), None)
+        names = [*choice.await_qpus(ACQUIRE_SECONDS)]
+    require_emulation(names)
+    real = [name for name in names if not is_emulated(name)]
+    if real:
+        path = find_config()
+        for name in real if not load_dynamic(path) else ():
+            select_qpu(name, load_qpus(path), path)  # refuses a QPU that the file does not define
     launcher = options.get("launcher")
     if not isinstance(launcher, LeaseLauncher):
-        launcher = LeaseLauncher(inner=launcher)
+        fallback = parse_fallback(options.get("qpu_fallback"))
+        launcher = LeaseLauncher(inner=launcher, fallback=fallback)
     known = {name: value for name, value in options.items() if name in _OF_LOCAL}
-    return LocalProvider(**{**known, "launcher": launcher.for_qpu(",".join(names))})
+    launcher = launcher.for_qpu(",".join(names))
+    launcher.candidates = None if choice is None else choice.candidates
+    return LocalProvider(**{**known, "launcher": launcher})

@@ -29,16 +29,21 @@ from parsl_ext.block import is_lease_app
 from parsl_ext.block_errors import BlockErrors
 from parsl_ext.call_limiter import CallLimiter
 from parsl_ext.call_steps import CallSteps
+from parsl_ext.executor_checks import (
+    require_lease,
+    require_positive,
+    require_seconds,
+    require_stage_lanes,
+)
 from parsl_ext.idle import IdleTimer
 from parsl_ext.launcher import LeaseLauncher
 from parsl_ext.monitoring import measured
 from parsl_ext.parsl_run import is_run_over
 from parsl_ext.providers.base import QPUProvider
+from parsl_ext.providers.choosing import ChoosingProvider
 from parsl_ext.resource_spec import require_valid_spec
 from parsl_ext.result_queue import PendingCalls, read_results
-from qrmi_workflows.config.job import read_job
 from qrmi_workflows.config.variables import QPU_LANES
-from qrmi_workflows.errors import RequestError
 
 __all__ = ["QPUExecutor"]
 
@@ -93,8 +98,8 @@ class QPUExecutor(HighThroughputExecutor):
     Raises
     ------
     RequestError
-        `lanes` or `max_workers_per_node` is less than 1, `max_idletime` is negative, or the
-        provider's launcher holds no lease.
+        `lanes` or `max_workers_per_node` is less than 1, `lanes` is more than the provider's stage
+        has, `max_idletime` is negative, or the provider's launcher holds no lease.
     """
 
     @typeguard.typechecked
@@ -124,12 +129,17 @@ class QPUExecutor(HighThroughputExecutor):
         encrypted: bool = True,
         max_idletime: float | None = None,
     ) -> None:
-        _require_positive(lanes=lanes, max_workers_per_node=max_workers_per_node)
-        _require_seconds(max_idletime)
-        _require_lease(LocalProvider() if provider is None else provider)  # Parsl's default
+        require_positive(lanes=lanes, max_workers_per_node=max_workers_per_node)
+        require_seconds(max_idletime=max_idletime)
+        require_lease(LocalProvider() if provider is None else provider)  # Parsl's default
+        require_stage_lanes(provider, lanes)
         policies = provider.qpu_policies if isinstance(provider, QPUProvider) else []
-        # A block with several QPUs looks up the lanes of each by itself.
-        looks_up = lanes is None and len(policies) > 1
+        # A block with several QPUs looks up the lanes of each by itself, and one of a stage those
+        # that the stage has.
+        self._shares_lanes = isinstance(provider, QPUProvider) and provider.stage is not None
+        looks_up = lanes is None and (
+            len(policies) > 1 or self._shares_lanes or self._is_chosen(provider)
+        )
         if lanes is None:
             lanes = sum(policy.lanes for policy in policies) or 1
         self._lanes_in_block = "" if looks_up else str(lanes)
@@ -166,9 +176,12 @@ class QPUExecutor(HighThroughputExecutor):
         self._runs_classical_apps = max_workers_per_node is not None
         self.max_idletime = max_idletime
         self._idle = IdleTimer(max_idletime)
+        self._held_blocks: set[str] = set()  # that were to be cancelled, and may still exist
         self._qpu_calls = CallLimiter(self._qpu_call_limit)
         self._steps = CallSteps(self)
         self._send_lock = threading.Lock()
+        if isinstance(provider, QPUProvider):
+            provider.ends_moved_blocks = False  # see `_hold_moved_blocks`
 
     def start(self) -> None:
         """Start the executor.
@@ -247,9 +260,13 @@ class QPUExecutor(HighThroughputExecutor):
         )
 
     def _in_lane(self, step: str) -> dict[str, Any]:
-        qpu = getattr(self.provider, "qpu", None)
+        qpu = None if self._is_chosen(self.provider) else getattr(self.provider, "qpu", None)
         function = "parsl_ext.block.execute_in_lane"
         return {"task_executor": {"f": function, "k": {"qpu": qpu, "step": step}}}
+
+    @staticmethod
+    def _is_chosen(provider: object) -> bool:
+        return isinstance(provider, ChoosingProvider) and provider.candidates is not None
 
     def _submit_qpu_call(self, context: dict[str, Any], buffer: bytes) -> Future[Any]:
         if not self._runs_classical_apps:
@@ -272,23 +289,53 @@ class QPUExecutor(HighThroughputExecutor):
         """Update the blocks' states, and cancel those that have been idle for too long."""
         # Parsl's poller calls this before its strategy scales (read in Parsl 2026.10.26).
         super().poll_facade()
+        self._hold_moved_blocks()
+        self._cancel_held_blocks()
         active = [block for block in list(self._status.values()) if not block.terminal]
         surplus = len(active) - self.provider.min_blocks
-        if self._idle.is_over(is_busy=self.outstanding() > 0 or surplus < 1):
-            self.scale_in_facade(surplus)
+        # A call that the interchange gave to a block meanwhile would be lost with it. Sent after
+        # the hold, it waits for another block.
+        with self._send_lock:
+            if self._idle.is_over(is_busy=self.outstanding() > 0 or surplus < 1):
+                self.scale_in_facade(surplus)
+
+    def _hold_moved_blocks(self) -> None:
+        """Give no more calls to blocks whose QPU has gone; they end after those that they have.
+
+        A call that is lost with its block costs a retry, and one that has failed because it goes on
+        with the next QPU costs none.
+        """
+        jobs = self.provider.moved_jobs() if isinstance(self.provider, QPUProvider) else ()
+        blocks = {self.job_ids_to_block.get(job_id) for job_id in jobs}
+        running = {b for b in blocks if b in self._status and not self._status[b].terminal}
+        if running - self._held_blocks:  # without workers yet, it ends by itself
+            running &= {manager["block_id"] for manager in self.connected_managers()}
+            for block in running - self._held_blocks:
+                self._hold_block(block)
+
+    def _cancel_held_blocks(self) -> None:
+        """Cancel the blocks again that the scheduler did not cancel: they get no more calls."""
+        # HTEX (read in Parsl 2026.10.26) holds a block's workers before it cancels the block, and
+        # never releases them. If the cancellation fails, the block counts as running, so no other
+        # is submitted, and calls wait forever.
+        left = {b for b in self._held_blocks if b in self._status and not self._status[b].terminal}
+        if left:
+            inactive = {m["block_id"] for m in self.connected_managers() if not m["active"]}
+            self._held_blocks = left & inactive  # without workers yet, it was not held
+            self.scale_in_facade(len(self._held_blocks), max_idletime=math.inf)
+        else:
+            self._held_blocks.clear()
+
+    def _hold_block(self, block_id: str) -> None:
+        self._held_blocks.add(block_id)
+        super()._hold_block(block_id)
 
     def outstanding(self) -> int:
         """Return how many calls have not finished, including those that wait for a lane."""
         return int(super().outstanding()) + self._qpu_calls.queued
 
     def monitor_resources(self) -> bool:
-        """Return False: Parsl's own helper processes do not measure calls (see `monitoring`).
-
-        Returns
-        -------
-        bool
-            False.
-        """
+        """Return False: Parsl's own helper processes do not measure calls (see `monitoring`)."""
         return False
 
     def scale_in(self, blocks: int, max_idletime: float | None = None) -> list[str]:
@@ -317,13 +364,19 @@ class QPUExecutor(HighThroughputExecutor):
         return [self.job_ids_to_block[job_id] for job_id in cancelled]
 
     def _idle_blocks(self, seconds: float) -> list[str]:
-        """Return the blocks all of whose workers have been idle for so long, the longest first."""
+        """Return the blocks all of whose workers have been idle for so long, the longest first.
+
+        Workers that are held will be idle for ever.
+        """
         idle: dict[str, float] = {}
         for manager in self.connected_managers():
-            duration = -1.0 if manager["tasks"] else manager["idle_duration"]
             block = manager["block_id"]
+            duration = math.inf if block in self._held_blocks else manager["idle_duration"]
+            duration = -1.0 if manager["tasks"] else duration
             idle[block] = min(duration, idle.get(block, duration))
-        return sorted((b for b in idle if idle[b] > seconds), key=lambda b: -idle[b])
+        return sorted(
+            (b for b in idle if idle[b] > seconds or idle[b] == math.inf), key=lambda b: -idle[b]
+        )
 
     def _get_launch_command(self, block_id: str) -> str:
         # HTEX (read in Parsl 2026.10.26) formats the command a second time here, after inserting
@@ -351,38 +404,8 @@ class QPUExecutor(HighThroughputExecutor):
     def _qpu_call_limit(self) -> int:
         """Return how many QPU calls may be with the workers; one worker per block is kept free."""
         # Parsl's poller thread replaces and changes `_status` (read in Parsl 2026.10.26): copy it.
-        blocks = sum(status.state is JobState.RUNNING for status in list(self._status.values()))
-        workers = int(self.max_workers_per_node)
-        return max(1, blocks) * max(1, min(self.lanes + _SPARE_WORKERS, workers - 1))
-
-
-def _require_lease(provider: ExecutionProvider) -> None:
-    """Refuse a provider whose blocks would hold no QPU."""
-    launcher = getattr(provider, "launcher", None)
-    if isinstance(provider, QPUProvider) or isinstance(launcher, LeaseLauncher):
-        return
-    # In a job that holds a lease, the workers on its own nodes inherit that.
-    if isinstance(provider, LocalProvider) and any(
-        carried.token is not None for carried in read_job().values()
-    ):
-        return
-    raise RequestError(
-        f"the blocks of {type(provider).__name__} hold no QPU: its launcher must be a "
-        "`LeaseLauncher`. Write `launcher=LeaseLauncher(qpu=…)`, or use a `QPUSlurmProvider`."
-    )
-
-
-def _require_positive(**numbers: int | None) -> None:
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise RequestError(
-                f"{name}={number}: must be a positive integer. Leave it out for the default."
-            )
-
-
-def _require_seconds(max_idletime: float | None) -> None:
-    if max_idletime is not None and not max_idletime >= 0:  # NaN is not
-        raise RequestError(
-            f"max_idletime={max_idletime}: must be zero or more seconds. Leave it out for the "
-            "default."
-        )
+        running = sum(status.state is JobState.RUNNING for status in list(self._status.values()))
+        workers, blocks = int(self.max_workers_per_node), max(1, running)
+        if self._shares_lanes:
+            return max(1, min(self.lanes + blocks * _SPARE_WORKERS, blocks * (workers - 1)))
+        return blocks * max(1, min(self.lanes + _SPARE_WORKERS, workers - 1))

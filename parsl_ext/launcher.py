@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import typeguard
@@ -12,8 +13,11 @@ from parsl.launchers import SingleNodeLauncher
 from parsl.launchers.base import Launcher
 
 from parsl_ext.alive_file import give_up, keep_alive
+from qrmi_workflows.config.constraints import parse_fallback
 from qrmi_workflows.config.variables import QPU_ON_STOP, OnStop
 from qrmi_workflows.errors import RequestError
+from qrmi_workflows.lease.stage_folder import require_stage_name
+from qrmi_workflows.schedulers.several import qpu_names
 
 __all__ = ["LeaseLauncher"]
 
@@ -45,12 +49,19 @@ class LeaseLauncher(Launcher):
     Parameters
     ----------
     qpu : str | None
-        The QPU's name. Leave it out if the provider is a `QPUProvider`, which knows it.
+        The QPU's name, or several joined with `+`. Leave it out if the provider is a
+        `QPUProvider`, which knows it, or if a stage is given.
     inner : Launcher | None
         The launcher that starts the workers. If None, Parsl's `SingleNodeLauncher`.
     on_stop : {"leave", "cancel"} | None
         What happens to running tasks if the block is lost: they are left for the retry, or
         cancelled. If None, what `$QPU_ON_STOP` says in the block's job, else "leave".
+    stage : str | None
+        The name of an open stage, whose lease the block uses instead of one of its own. Leave it
+        out if the provider is a `QPUProvider`, which opens its stage by itself.
+    fallback : sequence of str
+        The QPUs that calls go on with if the QPU goes away, in order, as far as the block may use
+        them. Leave it out if the provider is a `QPUProvider`, which has `qpu_fallback`.
     """
 
     @typeguard.typechecked
@@ -59,27 +70,43 @@ class LeaseLauncher(Launcher):
         qpu: str | None = None,
         inner: Launcher | None = None,
         on_stop: OnStop | None = None,
+        stage: str | None = None,
+        fallback: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.fallback = parse_fallback(fallback or None)
         self.qpu = qpu
         self.inner = SingleNodeLauncher() if inner is None else inner
         self.on_stop = on_stop
+        self.stage = None if stage is None else require_stage_name(stage)
+        self.candidates: tuple[str, ...] | None = None
         self._alive: list[Path] = []
 
-    def for_qpu(self, qpu: str) -> LeaseLauncher:
-        """Return such a launcher for the blocks of a provider, which names their QPU.
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The QPUs that were chosen for its blocks from `candidates`, if they were."""
+        return () if self.candidates is None or self.qpu is None else qpu_names(self.qpu)
+
+    def for_qpu(self, qpu: str, stage: str | None = None) -> LeaseLauncher:
+        """Return such a launcher for the blocks of a provider, which names their QPU and stage.
 
         Raises
         ------
         RequestError
-            This launcher leases another QPU.
+            This launcher leases another QPU, or joins another stage.
         """
-        if self.qpu not in (None, qpu):
+        if self.qpu is not None and set(qpu_names(self.qpu)) != set(qpu_names(qpu)):
             raise RequestError(
                 f"the blocks are for QPU {qpu!r}, but their launcher leases "
                 f"{self.qpu!r}: both must be the same. Leave out `qpu` of the `LeaseLauncher`."
             )
-        return LeaseLauncher(qpu, self.inner, self.on_stop)
+        if self.stage not in (None, stage):
+            raise RequestError(
+                f"the blocks are for {f'stage {stage!r}' if stage else 'no stage'}, but their "
+                f"launcher joins stage {self.stage!r}. Leave out `stage` of the `LeaseLauncher`, "
+                "and give it to the provider."
+            )
+        return LeaseLauncher(qpu, self.inner, self.on_stop, stage, self.fallback)
 
     def __call__(
         self, command: str, tasks_per_node: int, nodes_per_block: int, script_dir: str = ""
@@ -112,15 +139,23 @@ class LeaseLauncher(Launcher):
         script_dir: str,
         *,
         alive: Path | None,
+        fallback: Sequence[str] | None = None,
     ) -> str:
-        """Wrap the command of a block that ends when `alive` is no longer touched."""
+        """Wrap the command of a block that ends when `alive` is no longer touched.
+
+        `fallback` has the options of `qpu lease exec` for that; by default, those of this launcher.
+        """
         command, drain = _count_drain_from_job_start(command)
         inner = self.inner(command, tasks_per_node, nodes_per_block, script_dir)
         options = ["--job-time"] if drain else []
         if self.qpu is not None:
             options.append(f"--qpu={self.qpu}")
+        if self.stage is not None:
+            options += [f"--stage={self.stage}", "--stop-with-stage"]
         if alive is not None:
             options.append(f"--alive={alive}")
+        own = [f"--fallback={','.join(self.fallback)}"] if self.fallback else []
+        options += own if fallback is None else fallback
         on_stop = self.on_stop or f"${{{QPU_ON_STOP}:-leave}}"
         # The here-document is quoted, so that the shell does not expand it, and its end marker is
         # unique, so that no line of the command matches it.

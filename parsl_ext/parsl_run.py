@@ -1,4 +1,4 @@
-"""Whether Parsl's run is over, when it cancels blocks."""
+"""Why Parsl cancels blocks: because its run is over, or because they are idle."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import threading
 
 from parsl.dataflow.dflow import DataFlowKernelLoader
 from parsl.errors import NoDataFlowKernelError
+from parsl.executors.status_handling import BlockProviderExecutor
 from parsl.providers.base import ExecutionProvider
 
-__all__ = ["is_run_over"]
+__all__ = ["are_calls_waiting", "is_run_over"]
 
 _POLLER = "JobStatusPoller"  # how the thread's name starts (read in Parsl 2026.10.26)
 
@@ -31,3 +32,18 @@ def is_run_over(provider: ExecutionProvider) -> bool:
     # Nothing leads from a provider to a kernel other than the loaded one. Of the two, cancelling
     # its tasks is the better guess: `cleanup` is the usual reason for a cancellation.
     return bool(kernel.cleanup_called) or not is_loaded
+
+
+def are_calls_waiting(provider: ExecutionProvider) -> bool:
+    """Return whether a strategy is scaling in a provider's blocks although calls wait for them."""
+    if not threading.current_thread().name.startswith(_POLLER):
+        return False
+    try:
+        kernel = DataFlowKernelLoader.dfk()
+    except NoDataFlowKernelError:
+        return False
+    return any(
+        executor.outstanding() > 0
+        for executor in kernel.executors.values()
+        if isinstance(executor, BlockProviderExecutor) and executor.provider is provider
+    )

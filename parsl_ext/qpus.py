@@ -7,16 +7,18 @@ import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, cast
 
 from parsl.executors.base import ParslExecutor
 
-from parsl_ext.providers.several import qpu_names
+from qrmi_workflows.config.constraints import parse_fallback
+from qrmi_workflows.config.emulated import is_emulated
 from qrmi_workflows.config.job import read_job
 from qrmi_workflows.errors import ConfigError, ResourceError
 from qrmi_workflows.lease.acquire import find_qpu
+from qrmi_workflows.schedulers.several import qpu_names
 
-__all__ = ["MEMO_KEY", "memo_key", "qpus_of", "types_of"]
+__all__ = ["MEMO_KEY", "Chooser", "chooser_of", "memo_key", "qpus_of", "types_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +27,12 @@ MEMO_KEY = "qpu_memo_key"
 
 
 def qpus_of(executor: ParslExecutor) -> tuple[str, ...]:
-    """Return the names of the QPUs that an executor's blocks hold; empty if that is not known."""
+    """Return the names of the QPUs that an executor's blocks hold; empty if that is not known.
+
+    If they are chosen, these are all that may be chosen: they are the same in every run.
+    """
+    if (chooser := chooser_of(executor)) is not None:
+        return chooser.candidates or ()
     provider: Any = getattr(executor, "provider", None)
     for holder in (provider, getattr(provider, "launcher", None)):
         if named := getattr(holder, "qpu", None):
@@ -34,13 +41,41 @@ def qpus_of(executor: ParslExecutor) -> tuple[str, ...]:
     return tuple(name for name, carried in read_job().items() if carried.token is not None)
 
 
+class Chooser(Protocol):
+    """What knows which QPUs an executor's blocks get, if they are chosen."""
+
+    @property
+    def candidates(self) -> tuple[str, ...] | None:
+        """All that may be chosen; `None` if nothing is."""
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Those that were; empty before the choice."""
+
+
+def chooser_of(executor: ParslExecutor) -> Chooser | None:
+    """Return the provider or launcher of an executor for whose blocks QPUs are chosen, if any."""
+    provider: Any = getattr(executor, "provider", None)
+    for holder in (provider, getattr(provider, "launcher", None)):
+        if getattr(holder, "candidates", None) is not None:
+            return cast("Chooser", holder)
+    return None
+
+
+def fallback_of(executor: ParslExecutor) -> tuple[str, ...]:
+    """Return the QPUs that an executor's calls may move to."""
+    provider: Any = getattr(executor, "provider", None)
+    named = getattr(provider, "qpu_fallback", None)
+    return parse_fallback(named) or getattr(getattr(provider, "launcher", None), "fallback", ())
+
+
 def memo_key(executors: Iterable[ParslExecutor], qpu: str | None = None) -> str:
     """Return what tells a call on these executors from an equal call on other QPUs.
 
     It names all QPUs that the call may run on, with their types and endpoints: a call that may run
     on either of two QPUs gets a result of either, but never that of a third one, or of an emulated
-    QPU with a real one's name. If a QPU is not known here, the key is new each time, so that no
-    result is reused.
+    QPU with a real one's name. If a QPU is not known here, or a call may fall back to an emulated
+    one, the key is new each time, so that no result is reused.
 
     Parameters
     ----------
@@ -60,6 +95,9 @@ def memo_key(executors: Iterable[ParslExecutor], qpu: str | None = None) -> str:
             )
             return f"unknown {uuid.uuid4()}"
         names.update(held)
+        if any(map(is_emulated, fallback := fallback_of(executor))):
+            return f"unknown {uuid.uuid4()}"  # the result may be that of a QPU, or emulated
+        names.update(fallback)
     return ", ".join(f"{name} {_identity(name)}".rstrip() for name in sorted(names))
 
 

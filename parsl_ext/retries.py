@@ -9,7 +9,7 @@ from parsl.app.errors import BashExitFailure
 from parsl.executors.errors import InvalidResourceSpecification, UnsupportedFeatureError
 
 from parsl_ext.block_errors import USER_ERRORS
-from qrmi_workflows.errors import QPUError
+from qrmi_workflows.errors import QPUError, StepMovedError
 
 __all__ = ["qpu_retry_handler"]
 
@@ -21,7 +21,8 @@ def qpu_retry_handler(exception: Exception, task_record: Any) -> float:  # noqa:
     vendor that is busy, a lost connection, a command that fails. The next attempt finds the tasks
     that the last one submitted. Any other error would occur again, and costs all retries: a mistake
     in the app, an invalid request or payload, a task that failed at the vendor or may have been
-    accepted, a `walltime` that is over.
+    accepted, a `walltime` that is over. A call that goes on with the next QPU of a fallback, in
+    another block, costs nothing.
 
     Parameters
     ----------
@@ -35,6 +36,8 @@ def qpu_retry_handler(exception: Exception, task_record: Any) -> float:  # noqa:
     float
         The cost. Parsl retries a call while its costs add up to no more than `retries` in `Config`.
     """
+    if isinstance(exception, StepMovedError):
+        return 0.0  # the next block holds another QPU
     if isinstance(exception, QPUError):
         return 1.0 if exception.retryable else math.inf
     return 1.0 if _may_be_cured(exception) else math.inf

@@ -13,18 +13,39 @@ if TYPE_CHECKING:
     from qrmi_workflows.errors import QPUError
     from qrmi_workflows.lease.lease import Lease
     from qrmi_workflows.lease.open import LeaseSet, open_lease
+    from qrmi_workflows.lease.stage import Stage, find_stage
     from qrmi_workflows.payloads import Payload
     from qrmi_workflows.results import QuantumResult
+    from qrmi_workflows.stages.closing import close_stage
+    from qrmi_workflows.stages.opening import open_stage
+    from qrmi_workflows.tasks.limits import Coalesce
 
-__all__ = ["Lease", "LeaseSet", "Payload", "QPUError", "QuantumResult", "open_lease"]
+__all__ = [
+    "Coalesce",
+    "Lease",
+    "LeaseSet",
+    "Payload",
+    "QPUError",
+    "QuantumResult",
+    "Stage",
+    "close_stage",
+    "find_stage",
+    "open_lease",
+    "open_stage",
+]
 
 _HOMES = {
+    "Coalesce": "tasks.limits",
     "Lease": "lease.lease",
     "LeaseSet": "lease.open",
     "Payload": "payloads",
     "QPUError": "errors",
     "QuantumResult": "results",
+    "Stage": "lease.stage",
+    "close_stage": "stages.closing",
+    "find_stage": "lease.stage",
     "open_lease": "lease.open",
+    "open_stage": "stages.opening",
 }
 
 

@@ -9,10 +9,13 @@ The tree::
     ├── PayloadError             a payload that cannot run on this QPU
     ├── ResultError              a result or its file cannot be read
     │   └── UndecodedResultError a completed task's result cannot be decoded by this release
+    ├── BudgetError              a task would take more than is left of a budget
     ├── LeaseError               a lease could not be opened, kept or released
+    │   └── StepMovedError       the step goes on on another QPU, in a job of its own
     ├── ResourceError            a call to a vendor's API, through QRMI, failed
     │   ├── AuthenticationError  the vendor rejected the credentials
     │   ├── DeadlineError        the vendor did not answer in time
+    │   ├── QPUGoneError         the QPU is offline, or its vendor cannot be reached
     │   └── SessionEndedError    the vendor has closed the lease's session
     ├── TaskError                a task did not complete
     │   ├── TaskFailedError      the vendor reports Failed
@@ -35,12 +38,12 @@ unpickled there stops the whole executor.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any, ClassVar
 
 __all__ = [
     "AmbiguousTaskError",
     "AuthenticationError",
+    "BudgetError",
     "ConfigError",
     "DeadlineError",
     "EmulatorError",
@@ -48,12 +51,14 @@ __all__ = [
     "LeaseError",
     "PayloadError",
     "QPUError",
+    "QPUGoneError",
     "RequestError",
     "ResourceError",
     "ResultError",
     "SandboxError",
     "SchedulerError",
     "SessionEndedError",
+    "StepMovedError",
     "TaskCancelledError",
     "TaskError",
     "TaskFailedError",
@@ -99,6 +104,8 @@ class UnknownQPUError(ConfigError):
     """
 
     def __init__(self, qpu: str, allowed: Iterable[str], where: str, remedy: str = "") -> None:
+        from difflib import get_close_matches  # most processes make no mistake
+
         names = tuple(sorted(allowed))
         near = get_close_matches(qpu, names, n=1)
         advice = f"Did you mean {near[0]!r}?" if near else remedy
@@ -137,6 +144,40 @@ class UndecodedResultError(ResultError):
         self.result = result
 
 
+class BudgetError(QPUError):
+    """A task would take more than is left of a budget; it was not submitted.
+
+    Args:
+        message: Whose budget, what is left, what the task would take, what to do next.
+        budget: Whose budget it is (`user alice`).
+        left: How much is left of it; `None` if that is not known.
+        needed: How much the task would take; `None` if that is not known.
+        unit: `shots` or `seconds`.
+        ends: When the budget's period ends, ISO 8601 in UTC; `None` if it has no end.
+        retryable: Whether the same request may succeed soon.
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        message: str,
+        budget: str = "",
+        left: float | None = None,
+        needed: float | None = None,
+        unit: str = "",
+        ends: str | None = None,
+        retryable: bool = False,
+    ) -> None:
+        super().__init__(message, budget, left, needed, unit, ends, retryable)
+        self.budget = budget
+        self.left = left
+        self.needed = needed
+        self.unit = unit
+        self.ends = ends
+        self.retryable = retryable
+
+
 class LeaseError(QPUError):
     """A lease could not be opened, kept or released.
 
@@ -150,6 +191,23 @@ class LeaseError(QPUError):
         super().__init__(message, qpu, retryable)
         self.qpu = qpu
         self.retryable = retryable
+
+
+class StepMovedError(LeaseError):
+    """The QPU has gone, and the next one can only be used by a job that requests it.
+
+    Args:
+        message: What has happened, and how to submit the step again.
+        qpu: The QPU that has gone.
+        next_qpu: The QPU to submit the step for.
+    """
+
+    exit_code = 75  # EX_TEMPFAIL of <sysexits.h>
+
+    def __init__(self, message: str, qpu: str = "", next_qpu: str = "") -> None:
+        super().__init__(message, qpu, True)
+        self.args = (message, qpu, next_qpu)
+        self.next_qpu = next_qpu
 
 
 class ResourceError(QPUError):
@@ -187,6 +245,10 @@ class AuthenticationError(ResourceError):
 
 class DeadlineError(ResourceError):
     """The vendor did not answer before the call's deadline."""
+
+
+class QPUGoneError(ResourceError):
+    """The QPU is offline, or its vendor cannot be reached; nothing was submitted to it."""
 
 
 class SessionEndedError(ResourceError):

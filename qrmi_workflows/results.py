@@ -11,7 +11,7 @@ import errno
 import gzip
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from qrmi_workflows.errors import ResultError, UndecodedResultError
 from qrmi_workflows.state.files import write_atomically
 from qrmi_workflows.state.strict_json import restore_numbers, to_strict_json
-from qrmi_workflows.vendors.registry import find_converter, find_vendor
+from qrmi_workflows.vendors.registry import find_converter, find_vendor, split_result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,7 @@ VERSION = 1
 COMPRESS_FROM = 1_000_000
 """Result files of at least this size, in bytes, are compressed."""
 
+_OPTIONAL = ("chosen", "decode_error", "unsplit")
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -51,8 +52,12 @@ class QuantumResult:
         submitted: When the task was submitted, in ISO 8601, UTC.
         completed: When the task was found to be completed, in ISO 8601, UTC.
         data: Plain data, one object for each PUB or sequence, as described in `Vendor.decode`.
-        vendor_result: The vendor's text, unchanged.
+        vendor_result: The vendor's text, unchanged; of a coalesced task, that of the payload's own
+            PUBs.
+        chosen: What was asked for, and why this QPU was chosen; `None` if it was named.
         decode_error: Why `data` is empty, if this release does not decode the vendor's text.
+        unsplit: If `vendor_result` is still that of a whole coalesced task: the numbers of PUBs
+            before the payload's own, of its own, and after them.
     """
 
     qpu: str
@@ -64,7 +69,36 @@ class QuantumResult:
     completed: str
     data: list[dict[str, Any]]
     vendor_result: str = field(repr=False)
+    chosen: str | None = None
     decode_error: str | None = None
+    unsplit: list[int] | None = None
+
+    def part(self, payload_digest: str, counts: Iterable[int]) -> Self:
+        """Return the result of one payload of a coalesced task, not yet split nor decoded.
+
+        Args:
+            payload_digest: The payload's digest.
+            counts: The numbers of PUBs before the payload's own, of its own, and after them.
+        """
+        return replace(self, payload_digest=payload_digest, data=[], unsplit=list(counts))
+
+    def split(self) -> Self:
+        """Return this result with the text of the payload's own PUBs alone.
+
+        Raises:
+            ResultError: The text cannot be split.
+        """
+        if self.unsplit is None:
+            return self
+        _, own, _ = split_result(self.type, self.vendor_result, self.unsplit)
+        return replace(self, vendor_result=own, unsplit=None)
+
+    def split_if_possible(self) -> Self:
+        """Return this result split, if it can be; if not, `decoded` says why."""
+        try:
+            return self.split()
+        except Exception:  # a vendor's package may raise anything
+            return self
 
     def decoded(self) -> Self:
         """Return this result with the vendor's text decoded into `data`.
@@ -77,9 +111,10 @@ class QuantumResult:
         if self.data:
             return self
         try:
-            data = find_vendor(self.type).decode(self.program, self.vendor_result)
+            own = self.split()
+            data = find_vendor(self.type).decode(self.program, own.vendor_result)
             if data is None:
-                return replace(self, decode_error=self._no_decoder())
+                return replace(own, decode_error=self._no_decoder())
             json.dumps(data)  # it is for files
         except Exception as error:  # a vendor's package may raise anything
             reason = str(error) if isinstance(error, ResultError) else repr(error)
@@ -90,7 +125,7 @@ class QuantumResult:
                 "that can.",
                 replace(self, decode_error=reason),
             ) from error
-        return replace(self, data=data, decode_error=None)
+        return replace(own, data=data, decode_error=None)
 
     def _no_decoder(self) -> str:
         return (
@@ -217,13 +252,14 @@ class QuantumResult:
         function = find_converter(
             name, resource_type=self.type, program=self.program, task_id=self.task_id
         )
-        return function(self.vendor_result, *args)
+        return function(self.split().vendor_result, *args)
 
     def to_json(self) -> str:
         """Return the content of the result file."""
         document = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        if self.decode_error is None:
-            del document["decode_error"]
+        for name in _OPTIONAL:
+            if document[name] is None:
+                del document[name]
         return to_strict_json(document, indent=1)
 
     def save(self, path: Path | str) -> None:
@@ -306,8 +342,9 @@ def result_schema() -> dict[str, Any]:
 
 def _require_complete(values: Mapping[str, Any], path: str) -> None:
     """Refuse a result file with a missing key, an unknown key, or a value of the wrong type."""
-    expected = {item.name: list if item.name == "data" else str for item in fields(QuantumResult)}
-    if missing := sorted(set(expected) - set(values) - {"decode_error"}):
+    lists = ("data", "unsplit")
+    expected = {item.name: list if item.name in lists else str for item in fields(QuantumResult)}
+    if missing := sorted(set(expected) - set(values) - set(_OPTIONAL)):
         raise ResultError(
             f"{path}: the result is incomplete: `{missing[0]}` is missing. Rerun the step that "
             "writes it."

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-from typing import TypeVar
-
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    stop_before_delay,
-    stop_when_event_set,
-    wait_random_exponential,
-)
-from tenacity.nap import sleep_using_event
-from tenacity.stop import stop_base
+from typing import TYPE_CHECKING, TypeVar
 
 from qrmi_workflows.errors import AuthenticationError
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 __all__ = ["RETRY_SECONDS", "retry"]
 
@@ -52,27 +45,49 @@ def retry(
     Raises:
         QPUError: The error of the last attempt.
     """
+    started = time.monotonic()
+    try:
+        return request()
+    except BaseException as error:
+        if not is_retryable(error):
+            raise
+        failures = [error]
+    # Imported only now: most requests succeed, and tenacity would delay each step's start.
+    from tenacity import (
+        Retrying,
+        retry_if_exception,
+        stop_before_delay,
+        stop_when_event_set,
+        wait_random_exponential,
+    )
+    from tenacity.nap import sleep_using_event
+
     stop = threading.Event() if stop is None else stop
+    used = time.monotonic() - started
+    attempts = 0
+
+    def attempt() -> _T:
+        nonlocal attempts
+        attempts += 1
+        if failures:  # the first attempt has been made
+            raise failures.pop()
+        return request()
+
+    def is_worth_repeating(error: BaseException) -> bool:
+        # Too often for a brief outage to be the reason why credentials were refused?
+        is_wrong = isinstance(error, AuthenticationError) and attempts >= _CREDENTIAL_ATTEMPTS
+        return not is_wrong and is_retryable(error)
 
     def tell(state: RetryCallState) -> None:
         error = state.outcome and state.outcome.exception()
         if before_pause is not None and isinstance(error, BaseException):
-            before_pause(state.seconds_since_start or 0.0, error)
+            before_pause(used + (state.seconds_since_start or 0.0), error)
 
     return Retrying(
-        retry=retry_if_exception(is_retryable),
+        retry=retry_if_exception(is_worth_repeating),
         wait=wait_random_exponential(multiplier=pause, max=max_pause),
-        stop=_CredentialsWrong() | stop_before_delay(seconds) | stop_when_event_set(stop),
+        stop=stop_before_delay(seconds - used) | stop_when_event_set(stop),
         sleep=sleep_using_event(stop),
         before_sleep=tell,
         reraise=True,
-    )(request)
-
-
-class _CredentialsWrong(stop_base):
-    """Stops once credentials have been refused too often for a brief outage to be the cause."""
-
-    def __call__(self, retry_state: RetryCallState) -> bool:
-        error = retry_state.outcome and retry_state.outcome.exception()
-        is_refused = isinstance(error, AuthenticationError)
-        return is_refused and retry_state.attempt_number >= _CREDENTIAL_ATTEMPTS
+    )(attempt)

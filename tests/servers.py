@@ -13,15 +13,31 @@ RESULT_SETTINGS = {"encodes_if_asked", "nests_samples", "quoted_programs", "sort
 """Settings that change only results, or which of others' payloads are taken, not the API."""
 
 
-def servers(*types: str, results: bool = False) -> list[dict[str, bool]]:
+def servers(
+    *types: str,
+    results: bool = False,
+    billing: bool = False,
+    offline: bool = False,
+    queue: bool = False,
+) -> list[dict[str, bool]]:
     """Return settings for the servers of resource types: the defaults, and each one inverted.
 
     Args:
         *types: The resource types.
         results: Whether to invert the settings that change only results, too.
+        billing: Whether to invert those that only say what is billed, instead of all others.
+        offline: Whether to invert those, too, that say what becomes of a QPU's tasks when it goes
+            offline.
+        queue: Whether to invert only those that say how the queue is counted.
     """
     defaults = ServerSettings()
-    names = sorted({name for type_ in types for name in load_dialect(type_).server_settings})
+    dialects = [load_dialect(type_) for type_ in types]
+    chosen = [each.billing_settings if billing else each.server_settings for each in dialects]
+    if queue:
+        chosen = [each.queue_settings for each in dialects]
+    if offline:
+        chosen += [each.offline_settings for each in dialects]
+    names = sorted({name for settings in chosen for name in settings})
     if not results:
         names = [name for name in names if name not in RESULT_SETTINGS]
     values = {name: getattr(defaults, name) for name in names}

@@ -107,6 +107,7 @@ def main() -> None:
         executors=[classical(arguments)],
         run_dir=str(arguments.output / "parsl"),
         init_blocks=0,
+        qpu_idletime=0,  # there is one call for the QPU
     )
     with parsl.load(config):
         chain(arguments.target.resolve(), arguments.output.resolve()).result()

@@ -100,6 +100,7 @@ def main() -> None:
         executors=[classical(arguments)],
         run_dir=str(arguments.output / "parsl"),
         init_blocks=0,
+        qpu_idletime=0,  # there is one call for the QPU
     )
     target, folder = arguments.target.resolve(), arguments.output.resolve()
     with parsl.load(config):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from qrmi_workflows.schedulers.base import Scheduler
@@ -17,7 +18,9 @@ def render_job_script(
     scheduler: Scheduler,
     options: Iterable[str],
     scheduler_options: str = "",
+    stage_options: Iterable[str] = (),
     worker_init: str = "",
+    variables: Mapping[str, str] | None = None,
     cores: int | None = None,
     memory_gb: int | None = None,
 ) -> str:
@@ -29,11 +32,14 @@ def render_job_script(
         scheduler: The scheduler's hooks.
         options: The scheduler's options.
         scheduler_options: Lines with the user's own directives.
+        stage_options: The scheduler's options of a block that belongs to a stage.
         worker_init: Commands to run before the block's command.
+        variables: Variables for the block.
         cores: Cores that a worker pool may use; all cores of the node if `None`.
         memory_gb: Memory in GB that a worker pool may use; all memory of the node if `None`.
     """
-    # Last, so that `scheduler_options` cannot override them: a block is found by its name.
+    # Last, so that `scheduler_options` cannot override them: a block is found by its name, and by
+    # the name of its stage.
     stdout, stderr = Path(f"{path}.stdout"), Path(f"{path}.stderr")
     names = scheduler.name_options(path.name, stdout=stdout, stderr=stderr)
     # Parsl's process_worker_pool.py reads these two (2026.10.26).
@@ -42,8 +48,9 @@ def render_job_script(
         "#!/bin/bash",
         *map(scheduler.directive, options),
         scheduler_options,
-        *map(scheduler.directive, names),
+        *map(scheduler.directive, [*names, *stage_options]),
         *(f"export {name}={value}" for name, value in limits.items() if value is not None),
+        *(f"export {name}={shlex.quote(value)}" for name, value in (variables or {}).items()),
         f'export JOBNAME="{path.name}"',  # Parsl's launchers name a block's command files by it
         worker_init,
         command,

@@ -7,18 +7,19 @@ import re
 import typeguard
 from parsl.launchers.base import Launcher
 
-from parsl_ext.providers.base import QPUProvider
-from parsl_ext.providers.several import qpu_names
+from parsl_ext.providers.choosing import ChoosingProvider
+from parsl_ext.stages import QPUStage
+from qrmi_workflows.config.constraints import parse_fallback, parse_qpus
 from qrmi_workflows.errors import RequestError
-from qrmi_workflows.schedulers.base import QPURequest
-from qrmi_workflows.schedulers.slurm import Slurm, refuse_options
+from qrmi_workflows.schedulers.slurm import Slurm
+from qrmi_workflows.schedulers.slurm_options import refuse_options
 
 __all__ = ["QPUSlurmProvider"]
 
 _TIME = re.compile(r"\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2}")  # sbatch(1), --time
 
 
-class QPUSlurmProvider(QPUProvider):
+class QPUSlurmProvider(ChoosingProvider):
     """Blocks that are Slurm jobs and hold a QPU, as the site grants it: GRES, licence or `--qpu`.
 
     A block spends most of its time waiting for the QPU, so by default its job is small: one node,
@@ -26,8 +27,11 @@ class QPUSlurmProvider(QPUProvider):
 
     Parameters
     ----------
-    qpu : str or list of str
-        The QPU's name, or the names of several QPUs that each block holds together.
+    qpu : str or list of str, or None
+        The QPU's name, or those of several QPUs that each block holds together, as a list or as
+        `"a+b"`. A pattern (`"ibm_*"`) or alternatives (`"ibm_fez|ibm_torino"`) leave a choice,
+        which is made when the first block is submitted, and holds for all blocks. None for
+        classical blocks of a stage, or, with one of the conditions below, for any QPU.
     count : int
         The number of Slurm's units of each QPU. Default is 1.
     site : str | None
@@ -51,6 +55,21 @@ class QPUSlurmProvider(QPUProvider):
         The launcher. If None, a `LeaseLauncher`. Any other launcher runs inside of one.
     status_polling_interval : int
         Seconds between two queries of the queue. Default is 10.
+    qpu_min_qubits : int | None
+        How many qubits each QPU must have at least.
+    qpu_type : str | None
+        The resource type of each QPU: a name, a pattern, or alternatives.
+    qpu_where : str | None
+        An expression over what is known of each QPU: `"queue < 10"`.
+    stage : QPUStage | str | None
+        The stage that the blocks belong to, or its name. They use the lease of the stage's keeper,
+        which is opened before the first of them, and wait in Slurm's queue until it is ready.
+
+    qpu_fallback : str or list of str, or None
+        The QPUs to go on with if the QPU goes away, in order. Calls move their open tasks by
+        themselves if their block may use the next QPU; otherwise, the next blocks hold that one,
+        and the calls are run again there. The error of such a call is a `StepMovedError`, which
+        costs no retry (`qpu_retry_handler`); calls that are lost with their block cost one.
 
     Raises
     ------
@@ -58,7 +77,8 @@ class QPUSlurmProvider(QPUProvider):
         The site policy does not offer the QPU.
     RequestError
         `walltime` is not a time, `count` is not a positive integer, `scheduler_options` would
-        override the request for the QPU, or the launcher is for another QPU.
+        override the request for the QPU, the launcher is for another QPU or stage, or the stage
+        cannot serve these blocks.
     ConfigError
         There is no usable site policy.
     """
@@ -66,7 +86,7 @@ class QPUSlurmProvider(QPUProvider):
     @typeguard.typechecked
     def __init__(
         self,
-        qpu: str | list[str],
+        qpu: str | list[str] | None,
         count: int = 1,
         site: str | None = None,
         partition: str | None = None,
@@ -89,14 +109,23 @@ class QPUSlurmProvider(QPUProvider):
         cmd_timeout: int = 30,
         launcher: Launcher | None = None,
         status_polling_interval: int = 10,
+        stage: QPUStage | str | None = None,
+        qpu_min_qubits: int | None = None,
+        qpu_type: str | None = None,
+        qpu_where: str | None = None,
+        qpu_fallback: str | list[str] | None = None,
     ) -> None:
         refuse_options(scheduler_options, Slurm.request_options, where="scheduler_options")
         _require_time_limit(walltime)
-        first, *others = (QPURequest(qpu=name, count=count) for name in qpu_names(qpu))
+        _require_stage_options(stage, scheduler_options, clusters)
+        wanted = parse_qpus(qpu, min_qubits=qpu_min_qubits, type=qpu_type, where=qpu_where)
+        has_qpu = qpu is not None or any(each.has_conditions for each in wanted)
         super().__init__(
+            constraints=wanted if has_qpu else (),
+            count=count,
             label="slurm-qpu",
-            request=first,
-            also=others,
+            fallback=parse_fallback(qpu_fallback),
+            stage=stage,
             scheduler=Slurm(clusters=clusters),
             site=site,
             nodes_per_block=nodes_per_block,
@@ -110,8 +139,14 @@ class QPUSlurmProvider(QPUProvider):
             worker_init=worker_init,
             launcher=launcher,
             status_polling_interval=status_polling_interval,
+            account=account,
+            partition=partition,
         )
-        self.qpu = qpu
+        self.qpu = "*" if qpu is None and has_qpu else qpu
+        self.qpu_min_qubits = qpu_min_qubits
+        self.qpu_type = qpu_type
+        self.qpu_where = qpu_where
+        self.qpu_fallback = qpu_fallback
         self.partition = partition
         self.account = account
         self.qos = qos
@@ -148,4 +183,23 @@ def _require_time_limit(walltime: str) -> None:
         raise RequestError(
             f"walltime={walltime!r}: must be a time above zero, as HH:MM:SS, D-HH:MM:SS or "
             'minutes. Write for example "00:30:00".'
+        )
+
+
+def _require_stage_options(
+    stage: QPUStage | str | None, scheduler_options: str, clusters: str | None
+) -> None:
+    """Refuse what would detach a block from its stage."""
+    if stage is None:
+        return
+    for name in ("comment", "dependency"):
+        if re.search(rf"(?:^|\s)--{name}(?:[=\s]|$)", scheduler_options):
+            raise RequestError(
+                f"scheduler_options: --{name} would override that of the block's stage. Remove "
+                f"--{name}."
+            )
+    if clusters is not None:
+        raise RequestError(
+            f"clusters={clusters!r}: the blocks of a stage must be on the cluster of its keeper. "
+            "Leave it out."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -111,6 +112,28 @@ def serve(
     run_server(settings, Folder(folder.resolve()), host, port, announce)
 
 
+@emulator.command(hidden=True)
+@click.argument("qpu", metavar="NAME=TYPE:MODEL")
+@click.option("--noisy", is_flag=True, help="With the model's calibrated noise.")
+@click.option("--parent", type=int, required=True, help="The process that it does not outlive.")
+def private(qpu: str, noisy: bool, parent: int) -> None:
+    """Serve one QPU to the process that starts this, and leave nothing on disk."""
+    import os
+    from dataclasses import replace
+
+    from qrmi_workflows.vendors.base import needs_extra
+
+    with needs_extra("emulator"):
+        from qrmi_workflows.emulator.private import serve_private
+        from qrmi_workflows.emulator.settings_file import parse_qpu
+
+    def announce(environment: Mapping[str, str]) -> None:
+        click.echo(json.dumps(environment))
+
+    serve_private(replace(parse_qpu(qpu), noise=noisy), parent, announce)
+    os._exit(0)  # nothing is left to do, and the parent waits
+
+
 @emulator.command()
 @_folder_option
 def counters(folder: Path) -> None:
@@ -122,10 +145,22 @@ def counters(folder: Path) -> None:
 
 @emulator.command()
 @_folder_option
+def billing(folder: Path) -> None:
+    """Print what the vendors bill in seconds, per QPU, session and task, as JSON."""
+    from qrmi_workflows.emulator.client import Control
+
+    click.echo(json.dumps(Control(folder).billing(), indent=2))
+
+
+@emulator.command()
+@_folder_option
 @click.argument("name")
-@click.argument("availability", type=click.Choice(["online", "paused", "offline", "reserved"]))
+@click.argument(
+    "availability",
+    type=click.Choice(["online", "paused", "offline", "maintenance", "reserved"]),
+)
 def set(folder: Path, name: str, availability: str) -> None:  # noqa: A001 - the command's name
-    """Set a QPU to online, paused, offline, or reserved for others."""
+    """Set a QPU to online, paused, offline, in maintenance, or reserved for others."""
     from qrmi_workflows.emulator.client import Control
 
     Control(folder).ask("PATCH", f"/qpus/{name}", {"availability": availability})

@@ -119,4 +119,5 @@ def _decoded(record: TaskRecord) -> TaskRecord:
 def _row(record: TaskRecord) -> tuple[str, ...]:
     since = record.since[:19].replace("T", " ")
     task = record.task_id or f"({record.digest[:12]})"
-    return task, record.qpu, record.program, record.state, since, record.step
+    qpu = record.qpu if record.moved_to is None else f"{record.qpu} -> {record.moved_to.to_qpu}"
+    return task, qpu, record.program, record.state, since, record.step

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from qrmi_workflows.cli.outputs import require_writable
-from qrmi_workflows.cli.types import CONFIG_OPTION, Command
+from qrmi_workflows.cli.types import CONFIG_OPTION, FALLBACK_OPTION, Command, constraint_options
 from qrmi_workflows.errors import (
     ConfigError,
     PayloadError,
     QPUError,
+    RequestError,
     ResultError,
     UndecodedResultError,
 )
 
 if TYPE_CHECKING:
+    from qrmi_workflows import Lease
     from qrmi_workflows.client.targets import QPUTarget
     from qrmi_workflows.config.job import JobQPU
     from qrmi_workflows.config.variables import OnStop
+    from qrmi_workflows.lease.chosen import Chosen
     from qrmi_workflows.payloads import Payload
     from qrmi_workflows.results import QuantumResult
     from qrmi_workflows.tasks.run import OnAmbiguous
@@ -39,12 +43,18 @@ _TARGET_SECONDS = 5.0  # deadline for fetching the target, before the QPU is acq
 @click.option(
     "-o",
     "--output",
-    required=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The result file.",
+    help="The result file. Required, except with --estimate.",
 )
-@click.option("--qpu", metavar="NAME", help="The QPU. May be omitted if there is only one.")
+@click.option(
+    "--qpu",
+    metavar="REQUEST",
+    help="The QPU; or a pattern or alternatives (A|B), of which the least busy one is chosen. May "
+    "be omitted if there is only one.",
+)
+@constraint_options
+@FALLBACK_OPTION
 @click.option(
     "--shots", type=int, metavar="N", help="The number of shots; overrides the payload's own."
 )
@@ -74,17 +84,37 @@ _TARGET_SECONDS = 5.0  # deadline for fetching the target, before the QPU is acq
     show_default=True,
     help="What to do if it is not known whether the vendor accepted the task.",
 )
+@click.option(
+    "--coalesce",
+    is_flag=True,
+    help="Share a task with other steps that wait for the QPU at the same time, if all agree.",
+)
+@click.option(
+    "--estimate",
+    is_flag=True,
+    help="Print what the task is expected to take, and submit nothing.",
+)
+@click.option("--json", "as_json", is_flag=True, help="With --estimate: print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not print the task's progress.")
+@click.pass_obj
 def run(
+    await_lease: Callable[[], None] | None,
     payload: Path,
-    output: Path,
+    output: Path | None,
     qpu: str | None,
+    min_qubits: int | None,
+    type_: str | None,
+    where: str | None,
+    fallback: str | None,
     shots: int | None,
     observables: Path | None,
     precision: float | None,
     config: Path | None,
     on_stop: OnStop | None,
     on_ambiguous: OnAmbiguous,
+    coalesce: bool,
+    estimate: bool,
+    as_json: bool,
     quiet: bool,
 ) -> None:
     """Run the task in the file PAYLOAD and write its result.
@@ -99,18 +129,32 @@ def run(
     fails, the exit code is 1. The same holds if its result cannot be decoded; the vendor's text is
     then written to the result file all the same.
 
+    If --qpu or a condition leaves a choice, the least busy available QPU of the payload's vendor
+    that fits is chosen. A rerun goes to the QPU that has the task.
+
+    With --fallback, a task whose QPU goes away before it has run moves to the next QPU. The exit
+    code is 75 if that one needs a job of its own.
+
     If the command is interrupted, run it again: it waits for the task that was submitted, or
     fetches its result. You do not pay for the task twice.
+
+    With --estimate, nothing is submitted, and no QPU is acquired. What is printed are the shots and
+    the QPU seconds that the task is expected to take, and where these figures come from.
 
     \b
     Examples:
       qpu run bell.json -o bell.result.json --qpu ibm_fez
       qpu run circuit.qasm --shots 1000 -o circuit.result.json
     """  # noqa: D301 - with \b, click does not rewrap a paragraph
+    if output is None and not estimate:
+        raise click.UsageError("Missing option '-o' / '--output'.")
     from qrmi_workflows import open_lease
-    from qrmi_workflows.config.variables import QPU_ALIVE, QPU_ATTEMPT, QPU_STEP
+    from qrmi_workflows.cli.choosing import tell
+    from qrmi_workflows.config.variables import QPU_ALIVE, QPU_ATTEMPT, QPU_MOVED_FROM, QPU_STEP
     from qrmi_workflows.journal.journal import Journal
     from qrmi_workflows.lease.acquire import find_qpu
+    from qrmi_workflows.lease.chosen import open_chosen, resolve
+    from qrmi_workflows.lease.fallback_plan import require_runnable
     from qrmi_workflows.payloads import Payload
 
     read = partial(
@@ -120,21 +164,64 @@ def run(
         observables=None if observables is None else _read_observables(observables),
         precision=precision,
     )
-    try:
-        found = find_qpu(qpu, config=config)
-    except ConfigError:
-        read()  # say first what is wrong with the payload
-        raise
-    task = read(resource_type=found.type)
-    require_writable(output, source=payload)
-    task.require_type(found.name, found.type)
-    _require_fit(task, found)
     is_within_step = QPU_STEP in os.environ and QPU_ATTEMPT in os.environ
     # In a step of a workflow, the task is journaled under that step, and the engine archives it.
-    step = None if is_within_step else f"qpu run -o {output.absolute()}"
-    if step is not None:  # another run may find the task, even if nobody waits for this one
-        os.environ.pop(QPU_ALIVE, None)
-    with open_lease(found.name, config=config, step=step) as lease:
+    step = None if is_within_step or output is None else f"qpu run -o {output.absolute()}"
+
+    def choose(avoid: Collection[str] = ()) -> Chosen:
+        allowed = type_ or _types_for(qpu, min_qubits, where, read)
+        chosen = resolve(
+            qpu,
+            min_qubits=min_qubits,
+            type=allowed,
+            where=where,
+            config=config,
+            step=step,
+            avoid=avoid,
+        )
+        if isinstance(chosen.qpus, list):
+            raise RequestError(
+                f"--qpu {qpu!r}: a task runs on one QPU, not on {len(chosen.qpus)}. Name one."
+            )
+        tell(chosen.choices)
+        return chosen
+
+    def find(chosen: Chosen) -> tuple[JobQPU, Payload]:
+        try:
+            found = find_qpu(cast("str | None", chosen.qpus), config=config)
+        except ConfigError:
+            read()  # say first what is wrong with the payload
+            raise
+        return found, read(resource_type=found.type)
+
+    def open_(chosen: Chosen) -> tuple[Lease, Payload]:
+        nonlocal await_lease
+        found, task = find(chosen)
+        if output is not None:
+            require_writable(output, source=payload)
+        if QPU_MOVED_FROM not in os.environ:  # else it was checked for the QPU that it is for
+            task.require_type(found.name, found.type)
+            _require_fit(task, found)
+        rest = chosen.without_itself(fallback)
+        if rest is not None:
+            require_runnable(task, found.name, rest, config=config)
+        _import_for_tasks()
+        if await_lease is not None:
+            await_lease()
+            await_lease = None
+        if step is not None:  # another run may find the task, even if nobody waits for this one
+            os.environ.pop(QPU_ALIVE, None)
+        lease = open_lease(found.name, config=config, step=step, coalesce=coalesce, fallback=rest)
+        return lease, task
+
+    if output is None or estimate:
+        found, task = find(choose())
+        task.require_type(found.name, found.type)
+        _require_fit(task, found)
+        _print_estimate(task, found, as_json=as_json)
+        return
+    lease, task = open_chosen(choose, open_)
+    with lease:
         try:
             result = lease.run(
                 task,
@@ -156,6 +243,47 @@ def run(
         )
     if step is not None:
         Journal().archive(step)
+
+
+def _types_for(
+    qpu: str | None, min_qubits: int | None, where: str | None, read: Callable[[], Payload]
+) -> str | None:
+    """Return the types of the payload's vendor if the QPU is to be chosen; else `None`."""
+    from qrmi_workflows.config.constraints import parse_qpus, plain_names
+    from qrmi_workflows.vendors.registry import load_vendor
+
+    if (qpu, min_qubits, where) == (None, None, None):
+        return None
+    if plain_names(parse_qpus(qpu, min_qubits=min_qubits, where=where)) is not None:
+        return None
+    return "|".join(load_vendor(read().vendor).types) or None
+
+
+def _print_estimate(task: Payload, qpu: JobQPU, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from qrmi_workflows.budgets.estimates import FEWEST, estimate_task
+    from qrmi_workflows.budgets.history import read_history
+
+    amount = estimate_task(task, qpu.type, read_history(qpu.name, qpu.identity))
+    if as_json:
+        click.echo(json.dumps({"qpu": qpu.name, "program": task.program, **asdict(amount)}))
+        return
+    shots = "an unknown number of" if amount.shots is None else amount.shots
+    seconds = "an unknown number of" if amount.seconds is None else f"about {amount.seconds:.10g}"
+    origin = amount.origin
+    if amount.seconds is None:
+        origin = f"not known until {FEWEST} tasks like it were measured"
+    origin = f" ({origin})" if origin else ""
+    click.echo(f"{qpu.name}: {shots} shots, {seconds} QPU seconds{origin}")
+
+
+def _import_for_tasks() -> None:
+    """Import what the task will need, so that this does not happen while the QPU is held."""
+    from qrmi_workflows.client.package import import_qrmi
+    from qrmi_workflows.tasks import pool, run  # noqa: F401
+
+    import_qrmi()
 
 
 def _save(result: QuantumResult, output: Path) -> None:
@@ -188,7 +316,7 @@ def _read_observables(path: Path) -> Any:
 def _require_fit(task: Payload, qpu: JobQPU) -> None:
     """Check a payload against the target if that is cached or can be fetched quickly."""
     from qrmi_workflows.client.resource import QRMIResource
-    from qrmi_workflows.client.targets import fetch_target, require_fit
+    from qrmi_workflows.client.targets import cached_target, fetch_target, require_fit
 
     def fetch(*, refresh: bool = True) -> QPUTarget:
         deadlines = {"target": _TARGET_SECONDS}
@@ -200,5 +328,5 @@ def _require_fit(task: Payload, qpu: JobQPU) -> None:
     task.require_fit(qpu.name, None)
     known = None
     with suppress(QPUError):
-        known = fetch(refresh=False)
+        known = cached_target(qpu) or fetch(refresh=False)
     require_fit(task, qpu.name, known, fetch)

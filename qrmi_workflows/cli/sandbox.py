@@ -53,11 +53,34 @@ def sandbox() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The emulator's settings file (TOML). See `qpu emulator serve --help`.",
 )
-def up(directory: Path | None, nodes: int | None, qpus: Sequence[str], config: Path | None) -> None:
+@click.option(
+    "--site-scripts",
+    is_flag=True,
+    help="Let the Prolog and the Epilog that `qpu site install` sets up hold the jobs' QPUs.",
+)
+@click.option(
+    "--accounting",
+    is_flag=True,
+    help="Keep Slurm's accounts (sacct, sreport) in a database; needs MariaDB and slurmdbd.",
+)
+def up(
+    directory: Path | None,
+    nodes: int | None,
+    qpus: Sequence[str],
+    config: Path | None,
+    site_scripts: bool,
+    accounting: bool,
+) -> None:
     """Start the sandbox, or restart daemons that have died."""
     box = _sandbox(directory)
     before = box.status()
-    started = box.up(nodes=nodes, qpus=qpus, config=config)
+    started = box.up(
+        nodes=nodes,
+        qpus=qpus,
+        config=config,
+        site_scripts=site_scripts or None,
+        accounting=accounting or None,
+    )
     is_repaired = before.state == "broken" and before.daemons
     outcome = f"up again: {', '.join(started)} restarted" if is_repaired else "up"
     click.echo(f"The sandbox in {box.directory} is {outcome if started else 'already up'}.")

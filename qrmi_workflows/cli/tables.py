@@ -1,12 +1,22 @@
-"""Tables on stdout."""
+"""Tables on stdout, and how their cells are written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["print_table"]
+__all__ = ["format_duration", "print_table"]
 
 _UNLIMITED = 100_000
+_MINUTE, _DAY = 60, 86400
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration as Slurm does, `[DAYS-]HH:MM:SS`; tenths of a second below a minute."""
+    if round(seconds, 1) < _MINUTE:
+        return f"00:00:{seconds:04.1f}"
+    days, rest = divmod(round(seconds), _DAY)
+    clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days}-{clock}" if days else clock
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

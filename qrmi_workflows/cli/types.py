@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
-__all__ = ["CONFIG_OPTION", "JSON_OPTION", "Command", "Duration", "Group", "Seconds"]
+__all__ = [
+    "CONFIG_OPTION",
+    "FALLBACK_OPTION",
+    "JSON_OPTION",
+    "Command",
+    "Duration",
+    "Group",
+    "Seconds",
+    "constraint_options",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _DAY = 86400.0
 
@@ -17,7 +29,28 @@ CONFIG_OPTION = click.option(
     type=click.Path(path_type=Path),
     help="Path of qrmi_config.json; by default $QPU_CONFIG.",
 )
+FALLBACK_OPTION = click.option(
+    "--fallback",
+    metavar="NAME[,NAME…]",
+    help="The QPUs to go on with if the QPU goes away, in order; by default $QPU_FALLBACK.",
+)
+_MIN_QUBITS = click.option(
+    "--min-qubits", type=int, metavar="N", help="Only QPUs with at least N qubits."
+)
+_TYPE = click.option(
+    "--type", "type_", metavar="TYPE", help="Only QPUs of this type, or that match: 'ibm-*'."
+)
+_WHERE = click.option(
+    "--where",
+    metavar="CONDITION",
+    help="Only QPUs for which this holds: 'queue < 10 and \"cz\" in gates'.",
+)
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def constraint_options(command: F) -> F:
+    """Add the options that say what a QPU must be."""
+    return _MIN_QUBITS(_TYPE(_WHERE(command)))
 
 
 class Command(click.Command):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import threading
+import json
+import subprocess
+import sys
 from collections.abc import Iterable
-from concurrent.futures import Future
-from importlib import import_module
 from typing import Any
 
 from qrmi_workflows.client.failures import TRY_LATER
-from qrmi_workflows.client.redaction import redact, secrets_of
 from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.config.qpus import QPUDefinition
 from qrmi_workflows.errors import ConfigError, ResourceError
-from qrmi_workflows.vendors.registry import registered_type
 
 __all__ = ["find_discovered", "list_discovered"]
 
@@ -55,43 +53,40 @@ def find_discovered(name: str, dynamic: Iterable[QPUDefinition]) -> QPUDefinitio
 def list_discovered(account: QPUDefinition) -> list[QPUDefinition]:
     """Ask QRMI for the QPUs of an account.
 
-    Call this only in a process that starts no others: QRMI writes the account's credentials into
-    its environment.
-
     Raises:
         ConfigError: QRMI cannot list the QPUs of this type.
         ResourceError: The vendor did not answer.
     """
-    answer: Future[list[str]] = Future()
-    threading.Thread(target=_ask, args=(account, answer), name="discovery", daemon=True).start()
     try:
-        names = answer.result(_SECONDS)
-    except TimeoutError as error:
+        # In a process of its own, because QRMI writes the account's credentials into its
+        # environment (0.26.4), from where all processes that this one starts would inherit them.
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "qrmi_workflows.client.account"],
+            input=json.dumps({"type": account.type, "environment": dict(account.environment)}),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_SECONDS,
+        )
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except subprocess.TimeoutExpired as error:
         raise ResourceError(
             f"{account.name!r}: the vendor did not list its QPUs within {_SECONDS:g} s. {TRY_LATER}"
         ) from error
+    except (subprocess.CalledProcessError, OSError, ValueError) as error:
+        raise ResourceError(
+            f"{account.name!r}: QRMI did not list its QPUs: its process failed. {TRY_LATER}"
+        ) from error
+    if answer.get("cannot_list"):
+        raise ConfigError(
+            f"{account.name!r}: QRMI cannot list the QPUs of type {account.type!r}. Define each of "
+            "them, without `is_dynamic`."
+        )
+    if "failure" in answer:
+        raise ResourceError(
+            f"{account.name!r}: the vendor did not list its QPUs: {answer['failure']}"
+        )
     return [
         QPUDefinition(name=name, type=account.type, environment=account.environment)
-        for name in names
+        for name in answer["qpus"]
     ]
-
-
-def _ask(account: QPUDefinition, answer: Future[list[str]]) -> None:
-    qrmi: Any = import_module("qrmi")  # its type stubs do not have the classes used here (0.26.4)
-    known = registered_type(account.type)
-    member = getattr(qrmi.ResourceType, known.qrmi if known else "", None)
-    try:
-        provider = qrmi.ResourceProvider(member, dict(account.environment))
-        answer.set_result(sorted(each.resource_id() for each in provider.resources()))
-    except (TypeError, qrmi.UnsupportedResourceTypeError):
-        answer.set_exception(
-            ConfigError(
-                f"{account.name!r}: QRMI cannot list the QPUs of type {account.type!r}. Define "
-                "each of them, without `is_dynamic`."
-            )
-        )
-    except Exception as error:
-        reason = redact(str(error), secrets_of(account.environment))
-        answer.set_exception(
-            ResourceError(f"{account.name!r}: the vendor did not list its QPUs: {reason}")
-        )

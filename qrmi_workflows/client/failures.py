@@ -16,6 +16,7 @@ from qrmi_workflows.errors import (
     AuthenticationError,
     ConfigError,
     QPUError,
+    QPUGoneError,
     ResourceError,
     SessionEndedError,
     TaskUnknownError,
@@ -147,7 +148,7 @@ def is_session_ended(error: BaseException) -> bool:
 
 def may_submit_again(error: BaseException) -> bool:
     """Return whether a submission certainly had no effect and may succeed if it is repeated."""
-    if isinstance(error, SessionEndedError):
+    if isinstance(error, (SessionEndedError, QPUGoneError)):
         return False  # a closed session does not reopen
     return isinstance(error, AuthenticationError) or is_busy(error)
 

@@ -10,7 +10,9 @@ __all__ = ["redact", "secrets_of"]
 
 _REDACTED = "…"
 _SHORTEST = 6  # a shorter value is a number or a word: redacting it would garble the message
-_PUBLIC = re.compile(r"(ENDPOINT|URL|BUCKET|REGION|MODE|TTL|SECONDS|CODES|JOB_ID|JOB_UID)$")
+_PUBLIC = re.compile(
+    r"(ENDPOINT|URL|BUCKET|REGION|MODE|TTL|SECONDS|CODES|JOB_ID|JOB_UID|EMULATED|RESOURCE_ID)$"
+)
 _LOOKS_SECRET = re.compile(
     r"(?<=Bearer )\S+|(?<=Basic )\S+|\beyJ[\w-]+\.[\w-]+\.[\w-]+"
     r"|(?<=X-Amz-Signature=)[^&\s\"']+|(?<=X-Amz-Credential=)[^&\s\"']+"

@@ -15,12 +15,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
+from qrmi_workflows.client.ended_emulator import ended_emulator
 from qrmi_workflows.client.failures import TRY_LATER, classify
 from qrmi_workflows.client.handles import Call, Handle, HandlePool, failure_of
 from qrmi_workflows.client.package import import_qrmi, to_qrmi_payload
 from qrmi_workflows.client.redaction import redact, secrets_of
 from qrmi_workflows.client.start_call import StartCall, Submissions
-from qrmi_workflows.config.job import TOKEN
+from qrmi_workflows.config.job import RESOURCE_ID, TOKEN, require_reachable
 from qrmi_workflows.errors import (
     AuthenticationError,
     ConfigError,
@@ -62,7 +63,8 @@ class QRMIResource:
         deadlines: Seconds by method; these override `DEADLINES`.
 
     Raises:
-        ConfigError: No vendor has registered the type, and QRMI does not know it.
+        ConfigError: No vendor has registered the type, and QRMI does not know it; or the QPU's
+            emulator has not been started.
     """
 
     def __init__(
@@ -76,13 +78,15 @@ class QRMIResource:
     ) -> None:
         self.name = name
         self.type = type
+        require_reachable(name, environment)
         known = _find_type(name, type)
         # QRMI's handles take all settings from here, and none from the environment.
         settings = {**known.settings, **describe_this_job(), **environment}
         self._environment = settings | ({TOKEN: token} if token else {})
         self._remedies = known.remedies
         self._deadlines = {**DEADLINES, **(deadlines or {})}
-        make = partial(_make_handle, name, known.qrmi, self._environment)
+        own_name = environment.get(RESOURCE_ID, name)
+        make = partial(_make_handle, own_name, known.qrmi, self._environment)
         self._handles = HandlePool(make, f"qrmi-{name}")
         self._last_answer = float("-inf")
         self._submissions = Submissions()
@@ -217,6 +221,11 @@ class QRMIResource:
     def deadline_of(self, method: str) -> float:
         """Return how many seconds a call may take."""
         return self._deadlines.get(method, _DEFAULT_DEADLINE)
+
+    @property
+    def token(self) -> str | None:
+        """The acquisition token that tasks run under now."""
+        return self._environment.get(TOKEN)
 
     def use_token(self, token: str) -> None:
         """Run tasks under another acquisition token from now on."""
@@ -367,8 +376,9 @@ class QRMIResource:
         # Redact in place, because a traceback also shows this cause.
         error.args = (self._redact(str(error), *(args if method == "release" else ())),)
         found = classify(error, self.name, method, args, self._remedies)
-        if isinstance(found, ResourceError) and not call.was_made:
-            found.had_no_effect = True
+        if isinstance(found, ResourceError):
+            found.had_no_effect |= not call.was_made
+            return ended_emulator(found, self._environment) or found
         return found
 
     def _redact(self, text: str, *tokens: str) -> str:

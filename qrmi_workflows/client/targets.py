@@ -25,7 +25,14 @@ from qrmi_workflows.payloads import Payload
 from qrmi_workflows.state.files import write_atomically
 from qrmi_workflows.vendors.registry import find_vendor
 
-__all__ = ["MAX_AGE_HOURS", "QPUTarget", "cached_target", "fetch_target", "require_fit"]
+__all__ = [
+    "MAX_AGE_HOURS",
+    "QPUTarget",
+    "cached_since",
+    "cached_target",
+    "fetch_target",
+    "require_fit",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +66,20 @@ class QPUTarget:
         return abs(age) < _LIVE_SECONDS
 
 
+def cached_since(
+    qpu: JobQPU,
+    *,
+    max_age_hours: float = MAX_AGE_HOURS,
+    environ: Mapping[str, str] = os.environ,
+) -> float | None:
+    """Return when a QPU's target was cached, in seconds since the epoch; see `cached_target`."""
+    with suppress(OSError):
+        fetched = _path(qpu, environ).stat().st_mtime
+        if abs(time.time() - fetched) < max_age_hours * 3600:  # the clock may have been set back
+            return fetched
+    return None
+
+
 def cached_target(
     qpu: JobQPU,
     *,
@@ -72,11 +93,11 @@ def cached_target(
         max_age_hours: How old it may be.
         environ: The environment with `XDG_CACHE_HOME`.
     """
-    path = _path(qpu, environ)
+    fetched = cached_since(qpu, max_age_hours=max_age_hours, environ=environ)
+    if fetched is None:
+        return None
     with suppress(OSError, ValueError, ResultError):
-        fetched = path.stat().st_mtime
-        if abs(time.time() - fetched) < max_age_hours * 3600:  # the clock may have been set back
-            return _target(qpu, path.read_text(encoding="utf-8"), fetched)
+        return _target(qpu, _path(qpu, environ).read_text(encoding="utf-8"), fetched)
     return None
 
 

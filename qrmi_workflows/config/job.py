@@ -11,17 +11,19 @@ The contract is QRMI's: its SPANK plugin writes these variables, and `qrmi.QRMIS
 `NAME_QRMI_JOB_TIMEOUT_SECONDS`    the job's time limit, at most a week
 `QRMI_JOB_ID`, `QRMI_JOB_UID`      the job and its owner
 `NAME_QRMI_<VENDOR>_…`             the QPU's endpoint and credentials
+`NAME_QRMI_EMULATED`               ours: the QPU is emulated, and this is what users call it
 =================================  ==================================================
+
+QRMI knows an emulated QPU by another name than its users: shells drop variables whose names have
+colons.
 
 The two legacy names belong to QRMI, not to Slurm: they are read and written under any scheduler.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import socket
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
@@ -29,17 +31,26 @@ from qrmi_workflows.config.variables import STAGE_VARIABLES
 from qrmi_workflows.errors import ConfigError
 
 __all__ = [
+    "EMULATED",
+    "RESOURCE_ID",
     "JobQPU",
+    "add_job",
     "describe_job",
+    "describe_other_job",
     "drop_leases",
     "job_of_leases",
     "read_job",
+    "require_reachable",
     "without_leases",
     "write_job",
 ]
 
 TOKEN = "QRMI_JOB_ACQUISITION_TOKEN"  # noqa: S105 - a variable's name, not a token
 TIMEOUT = "QRMI_JOB_TIMEOUT_SECONDS"
+EMULATED = "QRMI_EMULATED"
+"""The setting with the name that users give to an emulated QPU."""
+RESOURCE_ID = "QRMI_RESOURCE_ID"
+"""The setting with the name by which QRMI knows an emulated QPU."""
 RESOURCES = ("QRMI_JOB_QPU_RESOURCES", "SLURM_JOB_QPU_RESOURCES")
 TYPES = ("QRMI_JOB_QPU_TYPES", "SLURM_JOB_QPU_TYPES")
 _DELIMITER = "QRMI_LIST_DELIMITER"
@@ -68,11 +79,21 @@ class JobQPU:
     def identity(self) -> str:
         """What tells this QPU from others of its name: a digest of its type and its endpoints.
 
-        An emulated QPU may have the name of a real one. Credentials are not part of it.
+        An emulated QPU may have the name of a real one. Credentials are not part of it. A private
+        emulator is at another address each time, and yet emulates the same QPU.
         """
+        import hashlib  # slow to import, and a lease alone does not need it
+
+        if emulated := self.environment.get(EMULATED):
+            return hashlib.sha256(f"{self.type}\n{emulated}".encode()).hexdigest()[:16]
         places = sorted(key for key in self.environment if _PLACE.search(key))
         where = [f"{key}={self.environment[key].rstrip('/')}" for key in places]
         return hashlib.sha256("\n".join([self.type, *where]).encode()).hexdigest()[:16]
+
+    @property
+    def resource_id(self) -> str:
+        """The name by which QRMI knows it."""
+        return self.environment.get(RESOURCE_ID, self.name)
 
 
 def read_job(environ: Mapping[str, str] = os.environ) -> dict[str, JobQPU]:
@@ -90,7 +111,9 @@ def read_job(environ: Mapping[str, str] = os.environ) -> dict[str, JobQPU]:
             f"QRMI_JOB_QPU_TYPES {len(types)} types ({', '.join(types)}): each QPU needs its type. "
             "Set both in the same order, or unset both."
         )
-    return {name: _read_qpu(name, type_, environ) for name, type_ in zip(names, types, strict=True)}
+    pairs = zip(names, types, strict=True)
+    qpus = (_read_qpu(name, type_, environ) for name, type_ in pairs)
+    return {qpu.name: qpu for qpu in qpus}
 
 
 def write_job(qpus: Iterable[JobQPU]) -> dict[str, str]:
@@ -98,19 +121,70 @@ def write_job(qpus: Iterable[JobQPU]) -> dict[str, str]:
 
     Args:
         qpus: The QPUs, each with its token if it is acquired.
+
+    Raises:
+        ConfigError: QRMI knows two of them by the same name.
     """
     carried = tuple(qpus)
+    _require_distinct(carried)
     variables = {
         _DELIMITER: ",",
         # Programs written for earlier releases of QRMI know only the legacy names.
-        **dict.fromkeys(RESOURCES, ",".join(qpu.name for qpu in carried)),
+        **dict.fromkeys(RESOURCES, ",".join(qpu.resource_id for qpu in carried)),
         **dict.fromkeys(TYPES, ",".join(qpu.type for qpu in carried)),
     }
     for qpu in carried:
-        variables |= {f"{qpu.name}_{key}": value for key, value in qpu.environment.items()}
+        prefix = qpu.resource_id
+        own = {key: value for key, value in qpu.environment.items() if key != RESOURCE_ID}
+        variables |= {f"{prefix}_{key}": value for key, value in own.items()}
         if qpu.token is not None:
-            variables[f"{qpu.name}_{TOKEN}"] = qpu.token
+            variables[f"{prefix}_{TOKEN}"] = qpu.token
     return variables
+
+
+def require_reachable(qpu: str, environment: Mapping[str, str]) -> None:
+    """Refuse to reach an emulated QPU whose emulator has not been started.
+
+    QRMI would take the vendor's own address for some types.
+
+    Args:
+        qpu: The QPU's name.
+        environment: QRMI's settings for it, without the `NAME_` prefix.
+
+    Raises:
+        ConfigError: The settings say that it is emulated, but not where.
+    """
+    if EMULATED in environment and not any(map(_PLACE.search, environment)):
+        raise ConfigError(
+            f"QPU {qpu!r} is emulated by the lease that uses it, and there is none here. Open a "
+            "lease on it first."
+        )
+
+
+def add_job(environ: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with the variables of a job's QPUs, and no others of the same QPUs.
+
+    A setting that is left from another QPU of the same name would lead to the wrong one.
+
+    Args:
+        environ: The environment.
+        variables: The variables, as `write_job` renders them.
+    """
+    ids = _read_list(variables, RESOURCES, variables.get(_DELIMITER) or ",")
+    prefixes = tuple(f"{id_}_QRMI_" for id_ in ids)
+    return {k: v for k, v in environ.items() if not k.startswith(prefixes)} | dict(variables)
+
+
+def _require_distinct(qpus: tuple[JobQPU, ...]) -> None:
+    names: dict[str, str] = {}
+    for qpu in qpus:
+        other = names.setdefault(qpu.resource_id, qpu.name)
+        if other != qpu.name:
+            raise ConfigError(
+                f"QPUs {other!r} and {qpu.name!r}: one process cannot have both in its "
+                f"environment, because QRMI knows both as {qpu.resource_id!r}. Use them in "
+                "different steps."
+            )
 
 
 def describe_job(job_id: str | None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -123,11 +197,16 @@ def describe_job(job_id: str | None, environ: Mapping[str, str] = os.environ) ->
         job_id: The scheduler's id of this process's job, if it runs in one.
         environ: The environment, in which the site may have set either.
     """
-    process = f"{socket.gethostname()}.{os.getpid()}"
+    process = f"{os.uname().nodename}.{os.getpid()}"
     return {
         _JOB_UID: environ.get(_JOB_UID) or str(os.getuid()),
         _JOB_ID: environ.get(_JOB_ID) or job_id or process,
     }
+
+
+def describe_other_job(job_id: str, uid: int) -> dict[str, str]:
+    """Render `QRMI_JOB_ID` and `QRMI_JOB_UID` for a job of another user."""
+    return {_JOB_ID: job_id, _JOB_UID: str(uid)}
 
 
 def job_of_leases(environ: Mapping[str, str] = os.environ) -> str | None:
@@ -145,7 +224,7 @@ def without_leases(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
         ConfigError: The two lists of QPUs and types differ in length.
     """
     carried = read_job(environ)
-    leased = tuple(f"{qpu.name}_QRMI_" for qpu in carried.values() if qpu.token is not None)
+    leased = tuple(f"{qpu.resource_id}_QRMI_" for qpu in carried.values() if qpu.token is not None)
     stage = STAGE_VARIABLES if leased else ()
     dropped = {*RESOURCES, *TYPES, _JOB_ID, _JOB_UID, _DELIMITER, *stage}
     kept = {k: v for k, v in environ.items() if k not in dropped and not k.startswith(leased)}
@@ -178,4 +257,6 @@ def _read_qpu(name: str, type_: str, environ: Mapping[str, str]) -> JobQPU:
         if key.startswith(prefix)
     }
     token = settings.pop(TOKEN, None)
+    if EMULATED in settings:
+        settings[RESOURCE_ID], name = name, settings[EMULATED]
     return JobQPU(name=name, type=type_, environment=settings, token=token)

@@ -86,6 +86,11 @@ class Control:
         counters: dict[str, Any] = self.ask("GET", "/counters")
         return counters
 
+    def billing(self) -> dict[str, Any]:
+        """Return what the vendors bill, in seconds: in total, per QPU, session and task."""
+        billing: dict[str, Any] = self.ask("GET", "/billing")
+        return billing
+
 
 class Emulator:
     """An emulator in its own process. Leaving its `with` block stops it.
@@ -111,6 +116,10 @@ class Emulator:
     def counters(self) -> dict[str, Any]:
         """Count the tasks and sessions by state, in total and per QPU."""
         return self.control.counters()
+
+    def billing(self) -> dict[str, Any]:
+        """Return what the vendors bill, in seconds: in total, per QPU, session and task."""
+        return self.control.billing()
 
     def stop(self) -> int:
         """Stop the process if it is running, and return its exit status."""

@@ -1,4 +1,4 @@
-"""The control endpoint: counters, faults and availability, behind a token of its own."""
+"""The control endpoint: counters, billing, faults and availability, behind a token of its own."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def control_routes(fleet: Fleet) -> list[Route]:
     endpoint = _Endpoint(fleet)
     handlers: list[tuple[str, str, _Handler]] = [
         ("GET", "/counters", endpoint.get_counters),
+        ("GET", "/billing", endpoint.get_billing),
         ("PATCH", "/qpus/{name}", endpoint.set_qpu),
         ("POST", "/faults", endpoint.add_fault),
         ("GET", "/faults", endpoint.list_faults),
@@ -61,6 +62,10 @@ class _Endpoint:
     async def get_counters(self, request: Request) -> Response:
         del request
         return JSONResponse(self._fleet.counters())
+
+    async def get_billing(self, request: Request) -> Response:
+        del request
+        return JSONResponse(self._fleet.billing())
 
     async def set_qpu(self, request: Request) -> Response:
         name, devices = request.path_params["name"], self._fleet.devices

@@ -16,16 +16,20 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from qrmi_workflows.emulator.billing import Ledger
 from qrmi_workflows.emulator.clock import Clock
 from qrmi_workflows.emulator.reservations import Reservations
 from qrmi_workflows.emulator.settings import EmulatorSettings, QPUSettings
 from qrmi_workflows.emulator.simulators import Outcome, SimulationError
 from qrmi_workflows.emulator.store import Session, Store, Task
+from qrmi_workflows.emulator.vendor_queue import VendorQueue
 from qrmi_workflows.emulator.workers import WorkerPool
 
 __all__ = ["AVAILABILITIES", "RAN_TOO_LONG", "Device", "Shared", "TaskAdapter"]
 
-AVAILABILITIES = ("online", "paused", "offline", "reserved")
+_OTHERS_SECONDS = 2.0  # how long a task of another customer takes, unless this QPU's are set
+
+AVAILABILITIES = ("online", "paused", "offline", "maintenance", "reserved")
 RAN_TOO_LONG = "ran too long"
 _log = logging.getLogger(__name__)
 
@@ -49,6 +53,12 @@ class TaskAdapter(Protocol):
 
     def null_outcome(self, task: Task, request: str) -> Outcome:
         """Return a valid result without a simulation."""
+
+    def count_pubs(self, request: str) -> int:
+        """Return how many PUBs the simulator's input has."""
+
+    def stamp_result(self, task: Task, result: str) -> str:
+        """Return a result with the times at which the device executed its task."""
 
     async def write_outcome(self, task: Task, result: str | None, logs: str) -> None:
         """Deliver a task's outcome before its final state becomes visible."""
@@ -89,7 +99,16 @@ class Device:
         self._queue: OrderedDict[str, Task] = OrderedDict()
         self._lanes: dict[str, _Running] = {}
         self._executing = asyncio.Lock()
+        self.ledger = Ledger(settings, shared.store, shared.clock)
         self.sessions = Reservations(settings, shared.store, shared.clock, self._on_session_change)
+        self._vendor_queue = VendorQueue(
+            settings.name,
+            settings.queue,
+            emulator.seed,
+            shared.store,
+            shared.clock,
+            self.fill_lanes,
+        )
 
     @property
     def name(self) -> str:
@@ -102,9 +121,32 @@ class Device:
         return len(self._queue)
 
     @property
+    def others_waiting(self) -> int:
+        """The number of other customers' tasks that the server shows, for which new ones wait.
+
+        They take as long as a task of this QPU takes.
+        """
+        wait = self.settings.queue.mean
+        if not wait or not self.settings.server.counts_others:
+            return 0
+        execution = self.settings.execution
+        each = _OTHERS_SECONDS if execution is None or not execution.mean else execution.mean
+        return max(1, round(wait / each))
+
+    @property
+    def unfinished(self) -> int:
+        """The number of tasks that wait or run, with those of others that the server shows."""
+        return self.queue_length + self.busy_lanes + self.others_waiting
+
+    @property
     def busy_lanes(self) -> int:
         """The number of tasks in a lane or on the device."""
         return len(self._lanes)
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether the QPU is away, for whatever reason."""
+        return self.availability in ("offline", "maintenance")
 
     def restore(self) -> None:
         """Resume open sessions and unfinished tasks from the store."""
@@ -118,9 +160,13 @@ class Device:
     def set_availability(self, availability: str) -> None:
         """Set the availability, one of `AVAILABILITIES`.
 
-        Tasks start only while it is `online`; those already running continue in any case.
+        Tasks start only while it is `online`; those already running continue, unless the server's
+        settings say otherwise.
         """
         self.availability = availability
+        if self.is_offline and self.settings.server.offline_fails_running:
+            for running in list(self._lanes.values()):
+                self._fail(running, "the QPU went offline")
         self._store.set_value(f"availability:{self.name}", availability)
         self.fill_lanes()
 
@@ -139,6 +185,7 @@ class Device:
     def cancel(self, task_id: str, reason: str = "cancelled by its owner") -> bool:
         """Cancel an unfinished task, stopping its simulation; return `False` if it has ended."""
         if task := self._queue.pop(task_id, None):
+            self._vendor_queue.remove(task)
             self._finish(task, "cancelled", reason=reason)
             self.fill_lanes()
             return True
@@ -153,6 +200,8 @@ class Device:
     async def stop(self) -> None:
         """Stop all activity. Unfinished tasks keep their state in the store."""
         self.sessions.stop()
+        self.ledger.stop()
+        self._vendor_queue.stop()
         activities = [running.activity for running in self._lanes.values() if running.activity]
         for activity in activities:
             activity.cancel()
@@ -165,19 +214,23 @@ class Device:
             if task is None:
                 return
             del self._queue[task.id]
+            self._vendor_queue.remove(task)
             self._start(task)
 
     def _enqueue(self, task: Task) -> None:
         self._queue[task.id] = task
+        self._vendor_queue.add(task)
         self.sessions.task_queued(task)
 
     def _next_task(self) -> Task | None:
         preferred = self.sessions.preferred_task()
         if preferred is not None:
             return self._queue.get(preferred)
-        if self.sessions.holder is not None or not self._queue:
+        if self.sessions.holder is not None:
             return None
-        head = next(iter(self._queue.values()))
+        head = self._vendor_queue.first_at_head(self._queue.values())
+        if head is None:
+            return None
         session = self.sessions.find(head.session)
         if session and session.mode == "dedicated" and self._lanes:
             return None  # a dedicated session takes the device only once all lanes are free
@@ -186,6 +239,7 @@ class Device:
     def _start(self, task: Task) -> None:
         task.state, task.started = "running", self._clock.now()
         self.sessions.task_started(task)
+        self.ledger.session_changed(self.sessions.find(task.session))
         running = _Running(task)
         self._lanes[task.id] = running
         running.activity = asyncio.ensure_future(self._run(task))
@@ -199,7 +253,8 @@ class Device:
         try:
             async with asyncio.timeout(task.details.get("timeout_seconds")):
                 outcome = await self._prepare_and_execute(task)
-            state, reason, logs, result = "completed", None, outcome.logs, outcome.result
+            result = self._adapter.stamp_result(task, outcome.result)
+            state, reason, logs = "completed", None, outcome.logs
         except TimeoutError:
             state, reason = "cancelled", RAN_TOO_LONG
         except SimulationError as error:
@@ -220,15 +275,23 @@ class Device:
         if self.settings.execution is None:
             await _sleep(preparation)
             async with self._executing:
-                return await self._simulate(task)
+                with self.ledger.execution(task):
+                    outcome, _ = await self._simulate(task)
+                    return outcome
         execution = self.settings.execution.draw(self._random)
-        outcome, _ = await asyncio.gather(self._simulate(task), _sleep(preparation))
+        (outcome, pubs), _ = await asyncio.gather(self._simulate(task), _sleep(preparation))
+        execution += pubs * self.settings.pub_seconds
         async with self._executing:
-            await _sleep(execution)
+            with self.ledger.execution(task):
+                await _sleep(execution)
         return outcome
 
-    async def _simulate(self, task: Task) -> Outcome:
+    async def _simulate(self, task: Task) -> tuple[Outcome, int]:
+        """Return a task's outcome and the number of its PUBs."""
         request = await self._adapter.read_request(task, self._store.request(task.id))
+        return await self._compute(task, request), self._adapter.count_pubs(request)
+
+    async def _compute(self, task: Task, request: str) -> Outcome:
         if self.settings.simulator == "null":
             return self._adapter.null_outcome(task, request)
         return await self._pool.run(
@@ -256,6 +319,14 @@ class Device:
             text += f"\n{jobs.index(task.id) if task.id in jobs else 0}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) & 0x7FFFFFFF
 
+    def _fail(self, running: _Running, reason: str) -> None:
+        """Fail a task for a reason that is not its own."""
+        if not self.settings.server.bills_own_errors:
+            self.ledger.waive(running.task)
+        if running.activity:
+            running.activity.cancel()
+        self._finish(running.task, "failed", reason=reason, logs=f"{reason}\n")
+
     def _finish(
         self,
         task: Task,
@@ -275,6 +346,7 @@ class Device:
     def _on_session_change(self, session: Session, cancelled: tuple[str, ...]) -> None:
         for task_id in cancelled:
             self.cancel(task_id, f"session {session.id} was closed")
+        self.ledger.session_changed(session)
         self.fill_lanes()
 
 

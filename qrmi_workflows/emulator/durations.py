@@ -52,6 +52,11 @@ class Duration:
                 return cls(distribution="exponential", first=float(mean))
         raise EmulatorError(f"{where} = {value!r}: must be {_FORMS}, in seconds. Correct it.")
 
+    @property
+    def mean(self) -> float:
+        """The mean in seconds, of a normal distribution before it is truncated."""
+        return (self.first + self.second) / 2 if self.distribution == "uniform" else self.first
+
     def draw(self, source: random.Random) -> float:
         """Return a random duration in seconds, never negative."""
         if self.distribution == "uniform":

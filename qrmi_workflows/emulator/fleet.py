@@ -123,6 +123,12 @@ class Fleet:
             tasks["queued"], tasks["running"] = device.queue_length, device.busy_lanes
         return {**_sum(qpus), "qpus": qpus}
 
+    def billing(self) -> dict[str, Any]:
+        """Return what the vendors bill, in seconds: in total, per QPU, session and task."""
+        qpus = {name: device.ledger.report() for name, device in self.devices.items()}
+        total = sum(report["billed_seconds"] for report in qpus.values())
+        return {"billed_seconds": round(total, 6), "qpus": qpus}
+
 
 def _zero() -> dict[str, dict[str, int]]:
     tasks = ("accepted", "completed", "failed", "cancelled", "finished", "queued", "running")

@@ -12,7 +12,7 @@ import functools
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from qrmi_workflows.emulator.injection import FaultInjector, Protocol, Recorder
 from qrmi_workflows.emulator.settings import EmulatorSettings
 from qrmi_workflows.errors import EmulatorError
 
-__all__ = ["Readiness", "serve"]
+__all__ = ["Readiness", "bind", "run_server", "serve"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +56,20 @@ class _Server(uvicorn.Server):
 
     uvicorn (read in 0.54) raises a captured signal again once its server has shut down. That would
     end the process before it has stopped its workers.
+
+    Args:
+        configuration: Its configuration.
+        heeds_signals: Whether signals end it.
     """
+
+    def __init__(self, configuration: uvicorn.Config, *, heeds_signals: bool) -> None:
+        super().__init__(configuration)
+        self._heeds_signals = heeds_signals
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM) if self._heeds_signals else ():
             loop.add_signal_handler(number, functools.partial(self.handle_exit, number, None))
         yield
 
@@ -96,26 +104,49 @@ def serve(
     url = f"http://{f'[{host}]' if ':' in host else host}:{bound_port}"
     folder.write(credentials, qrmi_config(settings, url, accounts, dialects), url)
     ready = Readiness(url=url, config=folder.config, qpus=tuple(settings.qpus))
+    fleet = Fleet(settings, folder, credentials, dialects)
+    run_server(fleet, dialects, listener, functools.partial(announce, ready))
 
+
+def run_server(
+    fleet: Fleet,
+    dialects: Mapping[str, Dialect],
+    listener: socket.socket,
+    announce: Callable[[], None],
+    end: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; or until `end` returns, and then signals have no effect.
+
+    Args:
+        fleet: What the dialects serve.
+        dialects: The dialect of each resource type in use.
+        listener: The bound socket.
+        announce: Called once, when the server accepts requests.
+        end: Returns when the server has to end, if signals do not say so.
+    """
+    for dialect in dialects.values():
+        dialect.fleet = fleet
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        fleet = Fleet(settings, folder, credentials, dialects)
-        for dialect in dialects.values():
-            dialect.fleet = fleet
-        runner.run(_run(fleet, build_app(fleet, dialects), listener, announce, ready))
+        runner.run(_run(fleet, build_app(fleet, dialects), listener, announce, end))
 
 
 async def _run(
     fleet: Fleet,
     app: ASGIApp,
     listener: socket.socket,
-    announce: Callable[[Readiness], None],
-    ready: Readiness,
+    announce: Callable[[], None],
+    end: Callable[[], Awaitable[None]] | None,
 ) -> None:
-    server = _Server(_configuration(app))
+    server = _Server(_configuration(app), heeds_signals=end is None)
     fleet.start()
-    announcing = asyncio.ensure_future(_announce(server, announce, ready))
+    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+    announcing = asyncio.ensure_future(_announce(server, announce))
+    ending = asyncio.ensure_future(end()) if end is not None else serving
     try:
-        await server.serve(sockets=[listener])
+        # Clients that have not closed their connections do not delay a server that has to end.
+        await asyncio.wait((serving, ending), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            await serving
     finally:
         announcing.cancel()
         await fleet.stop()
@@ -162,20 +193,18 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-async def _announce(
-    server: uvicorn.Server, announce: Callable[[Readiness], None], ready: Readiness
-) -> None:
+async def _announce(server: uvicorn.Server, announce: Callable[[], None]) -> None:
     while not server.started:
         await asyncio.sleep(0.005)
-    announce(ready)
+    announce()
 
 
 def _listen(host: str, port: int | None, previous_port: int) -> socket.socket:
     if port is None and previous_port:
         with contextlib.suppress(OSError):  # taken in the meantime: use any free port
-            return _bind(host, previous_port)
+            return bind(host, previous_port)
     try:
-        return _bind(host, port or 0)
+        return bind(host, port or 0)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise EmulatorError(
@@ -188,7 +217,12 @@ def _listen(host: str, port: int | None, previous_port: int) -> socket.socket:
         ) from error
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 stands for any free port.
+
+    Raises:
+        OSError: The address or the port cannot be used.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -18,6 +18,9 @@
     lanes = 5                   # tasks prepared in parallel; one executes at a time
     preparation_seconds = 0.0   # or [low, high], {normal = [mean, deviation]}, …
     execution_seconds = 0.5     # default: as long as the simulator takes
+    pub_seconds = 0.05          # what each PUB of a task adds to execution_seconds; default 0
+    queue_seconds = 30          # wait for other customers' work; a distribution as above, or 0
+    overhead_seconds = 2        # billed per task besides its QPU seconds; default: the vendor's
 
     [qpus.ibm_fez.server]       # where real servers differ: see `ServerSettings`
     closing_cancels_running = false
@@ -111,14 +114,21 @@ _KEY_TYPES: dict[str, tuple[type, ...]] = {
     "strict": (bool,),
     "lanes": (int,),
     "interactive_ttl_seconds": (int, float),
+    "overhead_seconds": (int, float),
+    "pub_seconds": (int, float),
     "seed": (int,),
     "record": (bool,),
     "workers": (int,),
     "worker_memory_gib": (int, float),
     "simulation_seconds": (int, float),
 }
-_DURATIONS = {"preparation_seconds": "preparation", "execution_seconds": "execution"}
+_DURATIONS = {
+    "preparation_seconds": "preparation",
+    "execution_seconds": "execution",
+    "queue_seconds": "queue",
+}
 _TOP_LEVEL_KEYS = {"seed", "workers", "worker_memory_gib", "simulation_seconds", "record"}
+_NON_NEGATIVE_KEYS = ("overhead_seconds", "pub_seconds")
 _POSITIVE_KEYS = ("workers", "worker_memory_gib", "simulation_seconds", "interactive_ttl_seconds")
 
 
@@ -153,7 +163,15 @@ def _parse_table(name: str, table: dict[str, Any], path: str) -> QPUSettings:
 def _parse_server(table: object, type_: str, where: str) -> ServerSettings:
     if not isinstance(table, dict):
         raise EmulatorError(f"{where} = {table!r}: must be a table. Correct it.")
-    allowed = load_dialect(type_).server_settings if type_ in known_types() else ()
+    allowed: tuple[str, ...] = ()
+    if type_ in known_types():
+        dialect = load_dialect(type_)
+        allowed = (
+            *dialect.server_settings,
+            *dialect.billing_settings,
+            *dialect.offline_settings,
+            *dialect.queue_settings,
+        )
     defaults = ServerSettings()
     for key, value in table.items():
         if key not in allowed:
@@ -176,7 +194,7 @@ def _make_qpu(
         type=type_,
         model=model or dialect.default_model,
         simulator=simulator or dialect.simulators[0],
-        **settings,
+        **({"overhead_seconds": dialect.overhead_seconds} | settings),
     )
     if dialect.names and name not in dialect.names:
         raise _unknown_value(f"for type {type_}, the QPU name", name, dialect.names)
@@ -197,6 +215,8 @@ def _check_keys(table: Mapping[str, Any], allowed: Iterable[str], where: str) ->
             _require_type(value, types, f"{where}: {key}")
         if key in _POSITIVE_KEYS and value <= 0:
             raise EmulatorError(f"{where}: {key} = {value!r}: must be positive. Correct it.")
+        if key in _NON_NEGATIVE_KEYS and value < 0:
+            raise EmulatorError(f"{where}: {key} = {value!r}: must not be negative. Correct it.")
     return dict(table)
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qrmi_workflows.emulator.conditions import where
+from qrmi_workflows.emulator.spans import Spans
 
 __all__ = ["FINAL_STATES", "Batch", "Session", "Store", "Task"]
 
@@ -136,6 +137,9 @@ class Store:
 
     Args:
         path: The file, which is created if necessary.
+
+    Attributes:
+        spans: When tasks and sessions occupied the devices.
     """
 
     def __init__(self, path: Path) -> None:
@@ -143,6 +147,7 @@ class Store:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(_SCHEMA)
+        self.spans = Spans(self._db)
 
     def close(self) -> None:
         """Close the database."""
@@ -244,15 +249,6 @@ class Store:
     def count_tasks(self) -> Iterator[tuple[str, str, int]]:
         """Yield (QPU, state, number of tasks), including deleted tasks."""
         yield from self._db.execute("SELECT qpu, state, count(*) FROM tasks GROUP BY qpu, state")
-
-    def busy_seconds(self, qpus: Iterable[str]) -> float:
-        """Return the total run time of the tasks that have ended on these QPUs."""
-        marks = ",".join("?" * len(names := tuple(qpus)))
-        row = self._db.execute(
-            f"SELECT total(finished - started) FROM tasks WHERE qpu IN ({marks})",  # noqa: S608
-            names,
-        ).fetchone()
-        return float(row[0])
 
     # Sessions
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from qrmi_workflows.lease.lease import Lease
     from qrmi_workflows.payloads import Payload
-    from qrmi_workflows.tasks.pool import TaskFuture
+    from qrmi_workflows.tasks.future import TaskFuture
 
 __all__ = ["make_backend", "make_connection"]
 
@@ -82,8 +82,8 @@ def make_backend(
     names = [device.name for device in connection.fetch_available_devices().values()]
     if names and sequence.device.name not in names:
         raise PayloadError(
-            f"the sequence is for device {sequence.device.name!r}; on QPU {lease.qpu!r}, must be "
-            f"one of: {', '.join(names)}. Build it for one of these: "
+            f"the sequence is for device {sequence.device.name!r}; on QPU {lease.qpu!r}, it must "
+            f"be one of: {', '.join(names)}. Build it for one of these: "
             "`lease.pulser_connection().fetch_available_devices()`."
         )
     # Pulser's `QPUBackend` refuses virtual devices, which an emulated QPU may have.

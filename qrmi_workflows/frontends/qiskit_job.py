@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from qrmi_workflows.lease.lease import Lease
     from qrmi_workflows.results import QuantumResult
-    from qrmi_workflows.tasks.pool import TaskFuture
+    from qrmi_workflows.tasks.future import TaskFuture
 
 __all__ = ["job_class"]
 

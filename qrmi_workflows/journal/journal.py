@@ -124,11 +124,24 @@ class Journal:
         Args:
             task: The vendor's id, or the beginning of the payload's digest.
             on_error: Called with the error of each record that cannot be read.
+
+        Raises:
+            JournalError: It is the id of a task that several payloads share.
         """
         for archived in (False, True):
-            for record in self.records(archived=archived, on_error=on_error):
-                if task and (record.task_id == task or record.digest.startswith(task)):
-                    return record
+            found = [
+                record
+                for record in self.records(archived=archived, on_error=on_error)
+                if task and (record.task_id == task or record.digest.startswith(task))
+            ]
+            digests = list(dict.fromkeys(record.digest[:12] for record in found))
+            if len(digests) > 1 and any(record.task_id == task for record in found):
+                raise JournalError(
+                    f"task {task} was shared by {len(digests)} payloads; name one of them by the "
+                    f"beginning of its digest: {', '.join(digests)}."
+                )
+            if found:
+                return found[0]
         return None
 
     def prune(self, *, older_than_days: float, open_too: bool = False) -> int:
@@ -146,6 +159,7 @@ class Journal:
         tasks = sum(remove_step(folder) for folder in self._archived_before(limit))
         if not open_too:
             return tasks
+        self._remove_coalesced(limit)
         for markers in self.folder.glob("jobs/*"):
             if _modified(markers) <= limit:
                 remove_step(markers)
@@ -154,6 +168,13 @@ class Journal:
             for folder in self.folder.glob("open/*/*")
             if _modified(folder) <= limit
         )
+
+    def _remove_coalesced(self, limit: float) -> None:
+        """Remove the records of coalesced tasks that a crash has left."""
+        for path in self.folder.glob("coalesced/*"):
+            if _modified(path) <= limit:
+                with suppress(OSError):
+                    path.unlink()
 
     def forget(self, name: str) -> int:
         """Forget an open step in any state: its next run submits all of its tasks again.

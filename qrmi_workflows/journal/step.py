@@ -7,11 +7,9 @@ archiving happen under a lock on the step's folder.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
-import sys
 import threading
 import uuid
 import weakref
@@ -22,29 +20,31 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qrmi_workflows.errors import SchedulerError
-from qrmi_workflows.journal.record import RecordState, TaskRecord
+from qrmi_workflows.journal.commands import PROCESS, command_digest
+from qrmi_workflows.journal.cost import Amount, Cost
+from qrmi_workflows.journal.crashes import has_crashed
+from qrmi_workflows.journal.record import Move, Portion, RecordState, TaskRecord
 from qrmi_workflows.journal.record_files import (
-    raising_journal_errors,
+    hold_step,
     read_record,
     read_records,
     remove_step,
+    write_record,
 )
-from qrmi_workflows.results import QuantumResult
-from qrmi_workflows.schedulers import this_job, this_scheduler
-from qrmi_workflows.state.files import write_atomically
-from qrmi_workflows.state.locks import create_locked, hold_lock, is_locked
+from qrmi_workflows.schedulers import this_job
+from qrmi_workflows.state.locks import create_locked, is_locked
 from qrmi_workflows.state.process import Owner
+
+if TYPE_CHECKING:
+    from qrmi_workflows.results import QuantumResult
 
 __all__ = ["Entry", "Step"]
 
 logger = logging.getLogger(__name__)
 
 _RUN = ".run"
-_PROCESS = uuid.uuid4().hex[:16]  # this process and its forks
-_SCHEDULER_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -57,7 +57,36 @@ class Entry:
 
     def intend(self) -> None:
         """Record that the request to submit the task is about to go out."""
-        self._write(state=RecordState.INTENT)
+        self._write(state=RecordState.INTENT, portion=None)
+
+    def share(self, portion: Portion) -> None:
+        """Record that a coalesced task, about to be submitted, has the payload's PUBs.
+
+        The caller syncs the folder, once for all payloads.
+
+        Args:
+            portion: Which PUBs of that task they are.
+        """
+        self.record = replace(self.record, state=RecordState.INTENT, since=_now(), portion=portion)
+        write_record(self.path, self.record, durable=False)
+        self.step._track(self.path, self.record.state)
+
+    def follow(self, task: TaskRecord) -> None:
+        """Take note, without writing, of how far the coalesced task has come."""
+        if task.state is RecordState.COMPLETED:  # until it has its part of the result
+            task = replace(task, state=RecordState.SUBMITTED, result=None)
+        self.record = self.record.continued_as(task)
+        self.step._track(self.path, self.record.state)
+
+    def lend(self) -> None:
+        """Take note that another process may submit the task, and writes the record meanwhile."""
+        self.step._track(self.path, RecordState.INTENT)
+
+    def take_back(self) -> TaskRecord:
+        """Hold the task as another process has left it; return the record that it has left."""
+        self.record = read_record(self.path) or self.record
+        self.write()
+        return self.record
 
     def submitted(self, task_id: str) -> None:
         """Record the vendor's id as soon as it is known."""
@@ -80,28 +109,64 @@ class Entry:
         """Record that the task's cancellation was requested: a rerun may submit it again."""
         self._write(since=self.record.since, reason=reason, retryable=True)
 
-    def completed(self, result: QuantumResult, *, durable: bool = False) -> None:
-        """Record the result.
+    def expect(self, cost: Cost) -> None:
+        """Take note, without writing, of what the task is expected to take."""
+        self.record = replace(self.record, cost=cost)
+
+    def completed(
+        self, result: QuantumResult, *, durable: bool = False, spent: Amount | None = None
+    ) -> None:
+        """Record the result, and what the task has taken, unless that is recorded.
 
         Args:
             result: The result, which need not be decoded.
             durable: Whether the record must survive a crash of the host, because the result cannot
                 be fetched again.
+            spent: What the task has taken.
         """
-        self._write(durable=durable, state=RecordState.COMPLETED, result=result)
+        cost = self._cost(spent)
+        self._write(durable=durable, state=RecordState.COMPLETED, result=result, cost=cost)
 
     def deleted(self) -> None:
         """Record that the ended task was deleted at its vendor."""
         self._write(since=self.record.since, deleted=True)
 
-    def failed(self, reason: str, *, retryable: bool) -> None:
-        """Record that there will be no result, and whether a rerun may submit the task again."""
-        self._write(state=RecordState.FAILED, reason=reason, retryable=retryable)
+    def failed(self, reason: str, *, retryable: bool, spent: Amount | None = None) -> None:
+        """Record that there will be no result.
+
+        Args:
+            reason: Why.
+            retryable: Whether a rerun may submit the task again.
+            spent: What the task has taken all the same.
+        """
+        cost = self._cost(spent)
+        self._write(state=RecordState.FAILED, reason=reason, retryable=retryable, cost=cost)
+
+    def moved(self, move: Move) -> None:
+        """Record that the task goes to another QPU: it cannot be paid for at this one any more."""
+        self._write(state=RecordState.MOVED, reason=move.reason, retryable=True, moved_to=move)
+
+    def came(self, move: Move) -> None:
+        """Take note, without writing, of the QPU that the task came from."""
+        self.record = replace(self.record, moved_from=move)
+
+    def _cost(self, spent: Amount | None) -> Cost | None:
+        if spent is None:
+            return self.record.cost
+        return replace(self.record.cost or Cost(estimate=Amount()), spent=spent)
 
     def reset(self) -> None:
         """Record that the vendor does not have the task, and has not been asked again."""
+        cost = self.record.cost
         self._write(
-            state=RecordState.CLAIMED, task_id=None, reason=None, retryable=False, deleted=False
+            state=RecordState.CLAIMED,
+            task_id=None,
+            reason=None,
+            retryable=False,
+            deleted=False,
+            portion=None,
+            moved_to=None,
+            cost=None if cost is None else replace(cost, spent=None),
         )
 
     def write(self, *, durable: bool = False) -> None:
@@ -113,10 +178,9 @@ class Entry:
         Raises:
             JournalError: The journal could not be written.
         """
-        with raising_journal_errors(self.path):
-            # A lost result can be fetched again while the vendor knows the id; a lost id cannot.
-            durable = durable or self.record.state.is_at_vendor
-            write_atomically(self.path, self.record.to_json(), mode=0o600, durable=durable)
+        # A lost result can be fetched again while the vendor knows the id; a lost id cannot.
+        durable = durable or self.record.state.is_at_vendor
+        write_record(self.path, self.record, durable=durable)
         self.step._track(self.path, self.record.state)
 
     def _write(self, *, durable: bool = False, **changes: Any) -> None:
@@ -142,7 +206,7 @@ class Step:
         self.folder = folder
         self.name = name
         self.named = named
-        self._part = None if attempt is None else (attempt, _command_digest(), _PROCESS)
+        self._part = None if attempt is None else (attempt, command_digest(), PROCESS)
         self._claimed: Counter[tuple[str, str, str]] = Counter()
         self._unfinished: set[Path] = set()
         self._run: tuple[str, FileIO] | None = None
@@ -169,7 +233,7 @@ class Step:
             JournalError: The journal could not be read or written.
         """
         # Two locks: one between this process's threads, one between processes and hosts.
-        with self._lock, raising_journal_errors(self.folder), hold_lock(self.folder / ".lock"):
+        with self._lock, hold_step(self.folder):
             run = self._begin_run()
             if not self._claimed:
                 self._report_namesakes(qpu, identity)
@@ -178,8 +242,7 @@ class Step:
             while True:
                 number = self._claimed[digest, qpu, identity]
                 self._claimed[digest, qpu, identity] += 1
-                place = f"{qpu}-{identity}" if identity else qpu
-                path = self.folder / f"{digest[:32]}-{place}-{number}.json"
+                path = self.folder / f"{digest[:32]}-{_place(qpu, identity)}-{number}.json"
                 before = read_record(path)
                 if before is not None and (self._is_held(before) or self._is_anothers(before)):
                     continue  # an equal task of the same step, repeated on purpose
@@ -265,7 +328,7 @@ class Step:
             return
         now = datetime.now(UTC)
         target = archived / f"{now:%Y-%m-%d}" / f"{self.folder.name}-{now:%H%M%S%f}"
-        with raising_journal_errors(self.folder), hold_lock(self.folder / ".lock"):
+        with hold_step(self.folder):
             # Another process may already be running the same step again; its records stay.
             others = self._other_runs()
             for path in sorted(self.folder.glob("*.json")):
@@ -279,6 +342,11 @@ class Step:
         """Read all of the step's records."""
         return list(read_records(self.folder))
 
+    def find(self, digest: str, *, qpu: str, identity: str) -> list[TaskRecord]:
+        """Read the records of the tasks with that payload on a QPU, whoever holds them."""
+        paths = self.folder.glob(f"{digest[:32]}-{_place(qpu, identity)}-*.json")
+        return [record for path in paths if (record := read_record(path)) is not None]
+
     def is_running(self) -> bool:
         """Return whether another run of the step holds tasks, here or on another host."""
         return bool(self._other_runs())
@@ -289,7 +357,7 @@ class Step:
         if not path.exists():
             yield False
             return
-        with raising_journal_errors(self.folder), hold_lock(self.folder / ".lock"):
+        with hold_step(self.folder):
             found = read_record(path)
             yield (
                 found is not None
@@ -313,7 +381,7 @@ class Step:
     def _is_held(self, record: TaskRecord) -> bool:
         # Check the lock, not the owner's pid: a lock works across hosts, and ends with its process.
         is_held = is_locked(self.folder / f"{record.run}{_RUN}")
-        return is_held and not _has_crashed(record.owner)
+        return is_held and not has_crashed(record.owner)
 
     def _is_anothers(self, record: TaskRecord) -> bool:
         """Return whether another part of this attempt has already used the task's result."""
@@ -340,16 +408,6 @@ class Step:
         self._lock = threading.Lock()
 
 
-def _command_digest() -> str:
-    """Identify this process's command: the same command again in one attempt is a retry."""
-    job = this_job()
-    ranks = [
-        job.rank if job else None,
-        *(os.environ.get(name) for name in ("PMIX_RANK", "PMI_RANK")),
-    ]
-    return hashlib.sha256(os.fsencode(repr([sys.argv, ranks]))).hexdigest()[:16]
-
-
 # Weak references, because os.register_at_fork cannot be undone: closed steps can be collected.
 _steps: weakref.WeakSet[Step] = weakref.WeakSet()
 
@@ -362,21 +420,8 @@ def _leave_all_to_parent() -> None:
 os.register_at_fork(after_in_child=_leave_all_to_parent)
 
 
-def _has_crashed(owner: Owner) -> bool:
-    """Return whether a lock's host has crashed without releasing it.
-
-    A file server may keep such a lock for minutes, or forever; the scheduler knows that the job
-    has ended.
-    """
-    if owner.is_on_this_host or owner.job is None:
-        return False
-    if owner.was_requeued(this_job()):
-        return True
-    try:
-        live = this_scheduler().live_jobs(owner.cluster, timeout=_SCHEDULER_SECONDS)
-    except SchedulerError:
-        return False
-    return live is not None and owner.job not in live
+def _place(qpu: str, identity: str) -> str:
+    return f"{qpu}-{identity}" if identity else qpu
 
 
 def _now() -> str:

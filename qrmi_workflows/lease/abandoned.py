@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -83,6 +82,8 @@ def _touched(file: Path) -> float | None:
 
 def _clock(folder: Path) -> float:
     """Return the time by the clock that dates the folder's files, which may be a server's."""
+    import tempfile  # only jobs of Snakemake have such a file
+
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             return os.fstat(file.fileno()).st_mtime

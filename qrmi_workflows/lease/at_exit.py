@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TypeVar
 
 from qrmi_workflows.lease.killwait import start_kill_wait
+from qrmi_workflows.state.signals import is_ctrl_c_default, is_postponed
 
 __all__ = [
     "exit_deferred",
@@ -63,18 +64,18 @@ def exit_deferred() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or _deferred is not None:
         yield
         return
-    # SIGTERM's handler is already ours (exit_on_sigterm); Ctrl-C's is Python's by default, which
-    # raises KeyboardInterrupt wherever the main thread happens to be.
+    # SIGTERM's handler is already ours (exit_on_sigterm); Ctrl-C's raises KeyboardInterrupt
+    # wherever the main thread happens to be.
     arrived: list[int] = []
     _deferred = arrived
-    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if is_default:
+    on_ctrl_c = signal.getsignal(signal.SIGINT) if is_ctrl_c_default() else None
+    if on_ctrl_c is not None:
         signal.signal(signal.SIGINT, _exit_on_signal)
     try:
         yield
     finally:
-        if is_default:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if on_ctrl_c is not None:
+            signal.signal(signal.SIGINT, on_ctrl_c)
         _deferred = None
     if signal.SIGINT in arrived:
         raise KeyboardInterrupt
@@ -117,10 +118,13 @@ def _fulfil(done: Future[_T], work: Callable[[threading.Event], _T], stop: threa
         done.set_exception(error)
 
 
-def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
+def _exit_on_signal(number: int, frame: FrameType | None) -> None:
     global _last_sigterm  # one per process, like signal handlers
     if number == signal.SIGTERM:
         start_kill_wait()
+    if _deferred is None and is_postponed(number, frame):
+        return
+    if number == signal.SIGTERM:
         # Slurm signals all processes of a job, and a supervisor passes its own signal on. A second
         # SystemExit could cut off what the first one has begun, wherever that happens to be. A
         # later one counts: Python loses exceptions that a handler raises in a destructor.

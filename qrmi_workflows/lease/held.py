@@ -7,56 +7,57 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from qrmi_workflows.client.failures import is_session_ended, is_transient
 from qrmi_workflows.client.resource import QRMIResource
-from qrmi_workflows.config.folders import state_folder
-from qrmi_workflows.config.job import JobQPU, read_job, write_job
-from qrmi_workflows.config.site import load_site_policy
-from qrmi_workflows.config.variables import (
-    QPU_HELD_LANES,
-    QPU_LEASE_JOB,
-    QPU_LEASE_USAGE,
-    OnStop,
-    on_stop,
-    requested_lanes,
-)
-from qrmi_workflows.errors import ConfigError, LeaseError, QPUError
+from qrmi_workflows.config.job import JobQPU
+from qrmi_workflows.config.variables import OnStop, on_stop
+from qrmi_workflows.errors import ConfigError, LeaseError, QPUError, SessionEndedError
 from qrmi_workflows.lease.acquire import acquire
 from qrmi_workflows.lease.at_exit import exit_deferred, forget_at_exit, release_at_exit
 from qrmi_workflows.lease.killwait import current_kill_wait, learn_kill_wait, release_budget
+from qrmi_workflows.lease.reap import reap
 from qrmi_workflows.lease.records import OpenLease
+from qrmi_workflows.lease.releasing import release_in_time, releasing_cancels
+from qrmi_workflows.lease.shared import count_lanes, find_owners_usage, lanes_folder
 from qrmi_workflows.lease.time_limit import ask_time_limit
-from qrmi_workflows.lease.wanted import RunningTasks, find_running_tasks, releasing_cancels
-from qrmi_workflows.retry import retry
-from qrmi_workflows.schedulers import describe_this_job, this_job, this_scheduler
+from qrmi_workflows.schedulers import this_job, this_scheduler
+from qrmi_workflows.schedulers.base import JobTimes
 from qrmi_workflows.tasks.deletion import TaskDeletions
 from qrmi_workflows.tasks.lanes import LaneSemaphore, lane_semaphore
-from qrmi_workflows.tasks.usage import note_submission
+from qrmi_workflows.tasks.usage import note_submission, read_submissions
 from qrmi_workflows.vendors.registry import registered_type
 
-__all__ = ["HeldQPU", "lease_environment"]
+if TYPE_CHECKING:
+    from qrmi_workflows.lease.emulated import PrivateEmulator
+    from qrmi_workflows.lease.membership import Membership
+    from qrmi_workflows.lease.wanted import RunningTasks
+    from qrmi_workflows.tasks.waiting_room import WaitingRoom
+
+__all__ = ["HeldQPU"]
 
 logger = logging.getLogger(__name__)
 
-_RENEWAL_SECONDS = 2.0
-_SHORTEST_CALL = 0.5  # seconds: a release call needs some time, however late it is made
-
 
 class HeldQPU:
-    """A QPU under a lease; created by `adopt`, `acquire` and `take_over`.
+    """A QPU under a lease; created by `adopt`, `join`, `acquire` and `take_over`.
 
     Attributes:
         qpu: The QPU, with its acquisition token.
         resource: QRMI's handle to the QPU; its tasks run under that token.
         deletions: Deletes its tasks that have ended, if its vendor needs that.
         released: Whether it has been released.
-        queue_wait: How many seconds its job was pending; if `None`, the scheduler is asked.
+        job_times: When its job was submitted and started; if `None`, the scheduler is asked.
+        membership: This process's part in the stage whose keeper owns the lease, if any.
+        emulator: The QPU's own emulator, if this process holds an emulated QPU.
+        shared_lanes: How many lanes the stage has that this process has joined, and the folder
+            where its processes lock them.
+        leaves_tasks: Whether its tasks are left for another job of the step, whatever
+            `$QPU_ON_STOP` says.
+        budget_of: The QPU whose lease has the budget, if its tasks have come from there.
     """
 
     def __init__(self, qpu: JobQPU, opened: OpenLease | None) -> None:
@@ -64,11 +65,17 @@ class HeldQPU:
         self.resource = _resource(qpu)
         self.deletions = TaskDeletions(self.resource, registered_type(qpu.type))
         self.released = False
-        self.queue_wait: float | None = None
+        self._room: WaitingRoom | None = None
+        self._room_lock = threading.Lock()
+        self.job_times: JobTimes | None = None
+        self.membership: Membership | None = None
+        self.emulator: PrivateEmulator | None = None
+        self.shared_lanes: tuple[int, Path] | None = None
+        self.budget_of: HeldQPU | None = None
+        self.leaves_tasks = False
         self._opened = opened
         self._owners_usage: Path | None = None
         self._pid = os.getpid()
-        self._last_renewal = float("-inf")
         self._on_stop: dict[Path, OnStop | None] = {}
         self._lock = threading.Lock()
         self._renewing = threading.Lock()
@@ -85,7 +92,7 @@ class HeldQPU:
             step: The name of the step that uses it.
         """
         adopted = cls(carried, None)
-        adopted._owners_usage = _find_owners_usage(carried.name)
+        adopted._owners_usage = find_owners_usage(carried.name)
         if adopted._owners_usage is None:
             adopted._opened = OpenLease.create(
                 qpu=carried.name,
@@ -93,11 +100,20 @@ class HeldQPU:
                 step=step,
                 acquire=0.0,
                 config=None,
-                token="",
+                token=carried.token or "",
                 adopted=True,
+                mode=_session_mode(carried),
             )
             release_at_exit(adopted, adopted.release)
         return adopted
+
+    @classmethod
+    def join(cls, membership: Membership) -> Self:
+        """Use the QPU of a stage, whose keeper acquires and releases it."""
+        joined = cls(membership.qpu, None)
+        joined.membership = membership
+        joined.shared_lanes = membership.lanes, membership.stage.lanes_folder
+        return joined
 
     @classmethod
     def take_over(cls, found: JobQPU, opened: OpenLease) -> Self:
@@ -115,7 +131,13 @@ class HeldQPU:
 
     @classmethod
     def acquire(
-        cls, found: JobQPU, *, step: str, config: Path | None, stop: threading.Event
+        cls,
+        found: JobQPU,
+        *,
+        step: str,
+        config: Path | None,
+        stop: threading.Event,
+        emulator: PrivateEmulator | None = None,
     ) -> Self:
         """Acquire a QPU and record the open lease.
 
@@ -124,6 +146,7 @@ class HeldQPU:
             step: The name of the step that the QPU is held for.
             config: The `qrmi_config.json` that defines it.
             stop: Set this event to give up.
+            emulator: The QPU's own emulator, which ends with the lease, if it is emulated.
 
         Raises:
             ConfigError: The QPU's settings are incomplete.
@@ -142,6 +165,7 @@ class HeldQPU:
                 acquire=time.monotonic() - start,
                 config=config,
                 token=held.token or "",
+                mode=_session_mode(held),
             )
         except BaseException:  # without a record, nothing would ever release it
             with suppress(QPUError):
@@ -150,6 +174,7 @@ class HeldQPU:
         # The file's own settings take precedence over the job's time limit.
         held = replace(held, environment={**limit.result(), **held.environment})
         acquired = cls(held, opened)
+        acquired.emulator = emulator
         acquired.resource.prepare()  # for the release, which may come at exit
         return acquired
 
@@ -158,33 +183,73 @@ class HeldQPU:
         """Whether another process, or the site, owns the lease: for a forked child, its parent."""
         return self._opened is None or self._opened.adopted or self._pid != os.getpid()
 
+    @property
+    def was_taken_over(self) -> bool:
+        """Whether an earlier process acquired it; its tasks were running when it was taken over."""
+        return self._opened is not None and self._opened.taken_over > 0
+
+    @property
+    def session_mode(self) -> str | None:
+        """The mode of the session, `dedicated` or `batch`, if this process has acquired one."""
+        return None if self._opened is None else self._opened.mode
+
     def usage_path(self) -> Path | None:
         """Return the lease's usage file; `None` if there is none (any more)."""
+        if self.membership is not None:
+            return self.membership.published.usage
         return self._owners_usage if self._opened is None else self._opened.usage_path
+
+    @property
+    def room(self) -> WaitingRoom:
+        """Where payloads wait for others with which they may share a task."""
+        from qrmi_workflows.tasks.waiting_room import WaitingRoom
+
+        with self._room_lock:  # several leases may share it
+            if self._room is None or self._room.is_inherited:
+                self._room = WaitingRoom()
+            return self._room
 
     # Cached, because counting may ask the vendor and the number does not change under a lease.
     @functools.cached_property
     def lanes(self) -> LaneSemaphore:
         """The QPU's lanes, shared with all processes that use the lease."""
+        if self.shared_lanes is not None:
+            return lane_semaphore(*self.shared_lanes)
         is_of_site = self._opened is not None and self._opened.adopted
-        folder = _lanes_folder(self.qpu.name, None if is_of_site else self.usage_path())
-        return lane_semaphore(_count_lanes(self.qpu.name, self.resource), folder)
+        folder = lanes_folder(self.qpu.name, None if is_of_site else self.usage_path())
+        return lane_semaphore(count_lanes(self.qpu.name, self.resource), folder)
 
-    def renew(self) -> bool:
-        """Acquire the QPU again after its vendor has closed the session.
+    def require_open(self) -> None:
+        """Refuse a submission while the keeper of the stage cannot vouch for the lease.
+
+        Raises:
+            SessionEndedError: Nothing was submitted; `renew` waits for the keeper.
+        """
+        if self.membership is not None:
+            self.membership.require_open()
+
+    def renew(self, ended: SessionEndedError, token: str | None, stop: threading.Event) -> bool:
+        """Get another session after the present one has ended: acquire it, or await the keeper's.
+
+        Args:
+            ended: The error of the submission that was refused.
+            token: The acquisition token under which it was made.
+            stop: Set this event to give up waiting for the keeper.
 
         Returns:
             Whether a session is open now; `False` if another process owns the lease.
 
         Raises:
-            LeaseError: The vendor did not grant it.
+            LeaseError: The vendor did not grant it, or the stage has ended.
         """
         with self._renewing:
+            # All lanes notice a closed session at the same time; the first one renews it.
+            if token != self.qpu.token:
+                return True
+            if self.membership is not None:
+                return self._await_keeper(self.membership, ended, stop)
             if self._opened is None or self.is_adopted:
                 return False
-            # All lanes notice a closed session at the same time; the first one renews it.
-            if time.monotonic() - self._last_renewal < _RENEWAL_SECONDS:
-                return True
             name = self.qpu.name
             logger.warning("the vendor has closed the session of QPU %r; acquiring it again", name)
             # A handle that knows the old token would ask the vendor to reuse the closed session
@@ -193,14 +258,32 @@ class HeldQPU:
             token = acquire(unheld, _resource(unheld), threading.Event())
             with self._lock:
                 if not self.released:
-                    self.resource.use_token(token)
-                    self.qpu = replace(self.qpu, token=token)
+                    self._use(replace(self.qpu, token=token))
                     self._opened = self._opened.renew(token)
-                    self._last_renewal = time.monotonic()
                     return True
         with suppress(QPUError):  # released while it was being acquired again
             self.resource.release(token)
         return False
+
+    def end_session(self) -> None:
+        """Close the session before another one is acquired; the vendor may have done so already."""
+        with suppress(QPUError):
+            self.resource.release(self.qpu.token or "")
+
+    def _await_keeper(
+        self, membership: Membership, ended: SessionEndedError, stop: threading.Event
+    ) -> bool:
+        # `require_open` raises the error, too; only the vendor's own says that the session is over.
+        membership.await_newer(stop, is_session_ended=bool(ended.call))
+        if not stop.is_set():
+            self._use(membership.qpu)
+        return True  # a stopped task finds out by itself
+
+    def _use(self, qpu: JobQPU) -> None:
+        """Use the QPU under another acquisition token from now on."""
+        if qpu.token is not None and qpu.token != self.qpu.token:
+            self.resource.use_token(qpu.token)
+        self.qpu = replace(self.qpu, token=qpu.token)
 
     def release(self) -> None:
         """Release the QPU and write the lease record; leave an adopted QPU to its owner.
@@ -209,25 +292,32 @@ class HeldQPU:
             LeaseError: The release failed.
         """
         self.deletions.try_again(release_budget().record)
+        if self.membership is not None:
+            self._leave_stage(self.membership)
         if self._opened is None or self._pid != os.getpid():
             return
         if self._opened.adopted:
             # Only this process's use of it ends. Leases of other steps may go on using the QPU.
             used, self._opened = self._opened, None
             forget_at_exit(self)
-            used.close(queue_wait=self.queue_wait)
+            used.close(times=self.job_times)
             return
         with self._lock:
             self.released = True
+        if self.emulator is not None:
+            with exit_deferred():
+                self.emulator.stop()  # and its tasks and sessions with it
+                self._opened.close(times=self._find_job_times())
+            return
         try:
             # A second signal must not interrupt the release: nothing would repeat it.
             with exit_deferred():
-                if (running := self._find_running_tasks()) is not None:
+                if (running := self.find_running_tasks()) is not None:
                     self._leave()
                     logger.warning("%s", running)
                     return
-                self._release_in_time()
-                self._opened.close(queue_wait=self._find_queue_wait())
+                release_in_time(self.resource, self.qpu.token or "")
+                self._opened.close(times=self._find_job_times())
         except QPUError as error:
             self._leave()
             raise LeaseError(
@@ -237,6 +327,12 @@ class HeldQPU:
                 self.qpu.name,
                 retryable=True,
             ) from error
+
+    def _leave_stage(self, membership: Membership) -> None:
+        membership.leave()
+        # A keeper that ends leaves the lease to the tasks of its members.
+        if self._pid == os.getpid() and membership.was_left_to_members():
+            reap(patience=release_budget().release_call)
 
     def note_submission(self, record: Path, on_stop: OnStop | None) -> None:
         """Note that a task is about to be submitted under the lease.
@@ -261,21 +357,26 @@ class HeldQPU:
         If the process that holds the lease has been killed, nobody has stopped the step, although
         its children get SIGTERM then: its tasks are left for a rerun, as if all had been killed.
         """
-        return "leave" if self._holder_was_killed() else on_stop()
+        return "leave" if self.leaves_tasks or self._holder_was_killed() else on_stop()
 
     def _holder_was_killed(self) -> bool:
+        if self.membership is not None:
+            return self.membership.supervisor_was_killed()
         opened, usage = self._opened, self.usage_path()
         if opened is None and usage is not None:
             with suppress(OSError, ConfigError):  # released, or not a lease of ours
                 opened = OpenLease.load(OpenLease.of_usage(usage))
         return opened is not None and opened.owner.is_alive() is False
 
-    def _find_running_tasks(self) -> RunningTasks | None:
+    def find_running_tasks(self) -> RunningTasks | None:
         """Find the tasks for which the lease must outlive this process."""
-        if self._opened is None:
+        if self._opened is None or not read_submissions(self._opened.usage_path):
             return None
+        from qrmi_workflows.lease.wanted import find_running_tasks
+
         # Those of this process that are cancelled when it is stopped do not keep the lease open.
-        cancelled = [path for path, own in self._on_stop.items() if (own or on_stop()) == "cancel"]
+        default = "leave" if self.leaves_tasks else on_stop()
+        cancelled = [path for path, own in self._on_stop.items() if (own or default) == "cancel"]
         return find_running_tasks(
             self._opened,
             self.resource,
@@ -292,81 +393,16 @@ class HeldQPU:
         except OSError as error:
             logger.warning("the lease was not recorded as left open: %s", error)
 
-    def _release_in_time(self) -> None:
-        """Release within this share of KillWait, even if the vendor fails or hangs."""
-        end = time.monotonic() + release_budget().release
-
-        def request() -> None:
-            # Looked up for each call: SIGTERM may have arrived since the last one.
-            seconds = min(release_budget().release_call, end - time.monotonic())
-            self.resource.release(self.qpu.token or "", deadline=max(_SHORTEST_CALL, seconds))
-
-        def may_repeat(error: BaseException) -> bool:
-            return is_transient(error) and not is_session_ended(error)
-
-        seconds = max(0.0, end - time.monotonic() - _SHORTEST_CALL)
-        try:
-            retry(request, may_repeat, seconds=seconds, max_pause=1.0)
-        except QPUError as error:
-            if not is_session_ended(error):
-                raise
-
-    def _find_queue_wait(self) -> float | None:
+    def _find_job_times(self) -> JobTimes | None:
         job = this_job()
-        if job is None or self.queue_wait is not None:
-            return self.queue_wait
-        return this_scheduler().queue_wait(job.id, timeout=current_kill_wait().record / 2)
+        if job is None or self.job_times is not None:
+            return self.job_times
+        return this_scheduler().job_times(job.id, timeout=current_kill_wait().record / 2)
 
 
-def lease_environment(held: Iterable[HeldQPU]) -> dict[str, str]:
-    """Return the variables that let a child process adopt these leases; they hold credentials."""
-    all_held = list(held)
-    variables = describe_this_job() | write_job(_complete(each.qpu) for each in all_held)
-    job = this_job()
-    variables[QPU_LEASE_JOB] = "" if job is None else job.id
-    usage = [each.usage_path() for each in all_held]
-    if any(usage):
-        variables[QPU_LEASE_USAGE] = os.pathsep.join(str(path or "") for path in usage)
-    if QPU_HELD_LANES in os.environ:  # inside of a call, whose lane the child shares
-        variables[QPU_HELD_LANES] = os.environ[QPU_HELD_LANES]
-    return variables
-
-
-def _complete(qpu: JobQPU) -> JobQPU:
-    """Add the defaults of the QPU's type, which programs that only know QRMI do not have."""
+def _session_mode(qpu: JobQPU) -> str | None:
     known = registered_type(qpu.type)
-    defaults = {} if known is None else known.settings
-    return replace(qpu, environment={**defaults, **qpu.environment})
-
-
-def _find_owners_usage(qpu: str, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Return the usage file that the lease's owner keeps; `None` if the site owns the lease."""
-    # In the order of the job's QPUs, because each has a lease of its own.
-    paths = environ.get(QPU_LEASE_USAGE, "").split(os.pathsep)
-    named = dict(zip(read_job(environ), paths, strict=False)).get(qpu)
-    return Path(named) if named else None
-
-
-def _lanes_folder(qpu: str, usage: Path | None) -> Path | None:
-    """Return the folder for locking the lease's lanes; `None` if no other process can share it."""
-    if usage is not None:
-        return OpenLease.lanes_folder(usage) / qpu
-    # A lease that the site acquired is shared by the processes of its job.
-    job = this_job()
-    return state_folder() / "leases" / "adopted" / f"{job.id}.lanes" / qpu if job else None
-
-
-def _count_lanes(qpu: str, resource: QRMIResource) -> int:
-    """Return the number of lanes: from `$QPU_LANES`, the site policy or the vendor, else 1."""
-    if (lanes := requested_lanes()) is not None:
-        return lanes
-    with suppress(ConfigError):
-        return load_site_policy().qpu(qpu).lanes
-    with suppress(QPUError):
-        capacity = resource.status().capacity
-        if capacity is not None and capacity.max_slots:
-            return int(capacity.max_slots)
-    return 1
+    return None if known is None else known.session_mode(qpu.environment)
 
 
 def _resource(qpu: JobQPU) -> QRMIResource:

@@ -1,52 +1,47 @@
 """The lease: the right to use a QPU, from acquire to release, held by one process for one stage.
 
 `open_lease` creates it. It runs tasks, and offers the vendors' programming interfaces over them.
+What only tasks need is imported inside functions: a supervisor holds leases, but runs no tasks.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, NoReturn, Self, Unpack
 
-from qrmi_workflows.client.protocol import TaskState
-from qrmi_workflows.client.targets import QPUTarget, cached_target, fetch_target, require_fit
-from qrmi_workflows.config.variables import OnStop
 from qrmi_workflows.errors import LeaseError
-from qrmi_workflows.journal.journal import Journal
-from qrmi_workflows.journal.step import Step
+from qrmi_workflows.lease.allowances import find_allowance
 from qrmi_workflows.lease.at_exit import exit_deferred, forget_at_exit
 from qrmi_workflows.lease.ending import finish, may_rerun
-from qrmi_workflows.lease.held import HeldQPU, lease_environment
+from qrmi_workflows.lease.fallback import Fallback
+from qrmi_workflows.lease.fan_out import cancel_all, in_order
+from qrmi_workflows.lease.front_ends import FrontEnds
+from qrmi_workflows.lease.held import HeldQPU
 from qrmi_workflows.lease.killwait import KillWait, current_kill_wait
-from qrmi_workflows.payloads import Payload, PayloadLike, to_payload
-from qrmi_workflows.results import QuantumResult
-from qrmi_workflows.tasks.pool import TaskFuture, TaskPool
-from qrmi_workflows.tasks.progress import show_progress
-from qrmi_workflows.tasks.run import OnAmbiguous, TaskRun
-from qrmi_workflows.vendors.registry import find_frontend
+from qrmi_workflows.lease.shared import lease_environment
+from qrmi_workflows.lease.task_options import TaskOptions
+from qrmi_workflows.tasks.limits import Coalesce
 
 if TYPE_CHECKING:
-    from pulser import Sequence
-    from pulser.backend import BackendConfig
-    from pulser.backend.remote import RemoteBackend, RemoteConnection
-    from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
+    from qrmi_workflows.budgets.allowance import Allowance
+    from qrmi_workflows.client.targets import QPUTarget
+    from qrmi_workflows.journal.cost import Amount
+    from qrmi_workflows.journal.journal import Journal
+    from qrmi_workflows.journal.step import Step
+    from qrmi_workflows.payloads import Payload, PayloadLike
+    from qrmi_workflows.results import QuantumResult
+    from qrmi_workflows.tasks.future import TaskFuture
+    from qrmi_workflows.tasks.pool import TaskPool
+    from qrmi_workflows.tasks.run import TaskRun
 
-__all__ = ["Lease", "TaskOptions"]
-
-
-class TaskOptions(TypedDict, total=False):
-    """Options of a task (see `Lease.submit`)."""
-
-    on_state: Callable[[str, TaskState], None] | None
-    on_stop: OnStop | None
-    on_ambiguous: OnAmbiguous
+__all__ = ["Lease"]
 
 
-class Lease:
+class Lease(FrontEnds):
     """The right to use one QPU; created by `open_lease`, a context manager that releases it.
 
     Attributes:
@@ -55,17 +50,30 @@ class Lease:
         adopted: Whether another process owns the lease; then `release` leaves it open.
         resource: QRMI's handle to the QPU under this lease.
         held: The QPU and its acquisition; leases of other steps may share it (see `for_step`).
+        coalesce: The limits within which its payloads share tasks by default; `None`: they do not.
+        budget: What the tasks of its job may take in total (`1000 shots`), if that is limited.
+        fallback: The QPUs that its tasks move to if this one goes away, if any.
     """
 
-    def __init__(self, held: HeldQPU, *, step: str | None = None, shares: bool = False) -> None:
+    def __init__(
+        self,
+        held: HeldQPU,
+        *,
+        step: str | None = None,
+        shares: bool = False,
+        coalesce: Coalesce | None = None,
+        budget: str | None = None,
+    ) -> None:
         self.held = held
+        self.coalesce = coalesce
+        self.budget = budget
+        self.fallback: Fallback | None = None
         self.qpu = held.qpu.name
         self.type = held.qpu.type
         self.adopted = held.is_adopted
         self.resource = held.resource
         self._shares = shares
         self._step_name = step
-        self._journal = Journal()
         self._released = False
         self._pool: TaskPool | None = None
         # Reentrant, because a signal handler may release the lease in the middle of a submission.
@@ -84,6 +92,12 @@ class Lease:
         )
 
     @functools.cached_property
+    def _journal(self) -> Journal:
+        from qrmi_workflows.journal.journal import Journal  # many leases are for other processes
+
+        return Journal()
+
+    @functools.cached_property
     def step(self) -> Step:
         """The step whose tasks run under the lease, as the journal knows it."""
         name = self._step_name
@@ -91,7 +105,9 @@ class Lease:
 
     def for_step(self, name: str) -> Lease:
         """Return a lease on the same QPU for another step; releasing it leaves this one open."""
-        return Lease(self.held, step=name, shares=True)
+        lease = Lease(self.held, step=name, shares=True, coalesce=self.coalesce, budget=self.budget)
+        lease.fallback = self.fallback
+        return lease
 
     def run(
         self, payload: PayloadLike, *, shots: int | None = None, **options: Unpack[TaskOptions]
@@ -105,6 +121,7 @@ class Lease:
             PayloadError: The payload is not valid, or cannot run on this QPU (see `check`).
             TaskError: The task ended without a result.
             ResourceError: The vendor rejected a request, or failed for too long.
+            BudgetError: Less than the task would take is left of a budget; nothing was submitted.
             JournalError: The journal cannot be used; nothing was submitted.
         """
         future = self.submit(payload, shots=shots, **options)
@@ -129,30 +146,60 @@ class Lease:
                 whether the task is cancelled when the step is stopped (`"cancel"`), or left for a
                 rerun (`"leave"`); by default what `$QPU_ON_STOP` says, else `"cancel"`.
                 `on_ambiguous`: what to do if it is not known whether the vendor accepted the task
-                (`"fail"` or `"resubmit"`).
+                (`"fail"` or `"resubmit"`). `coalesce`: whether the payload may share a task with
+                others that wait for a lane at the same time, or the limits for that (`Coalesce`);
+                by default as `open_lease` was told. `on_move`: if the lease has a fallback, called
+                with the payload, the name of the next QPU and its target (the vendor's JSON) when
+                the task moves; returns the payload for that QPU, always the same one.
 
         Returns:
             A `concurrent.futures.Future` of the result.
 
         Raises:
             PayloadError: The payload is not valid, or cannot run on this QPU (see `check`).
+            RequestError: The limits are not valid.
         """
-        valid = self.check(payload, shots=shots)
-        run = TaskRun(
-            resource=self.resource,
-            resource_type=self.type,
-            identity=self.held.qpu.identity,
-            payload=valid,
-            step=self.step,
-            usage=self.held.usage_path(),
-            default_on_stop=self.held.on_stop,
-            before_submission=self.held.note_submission,
-            renew=self.held.renew,
-            deletions=self.held.deletions,
-            **options,
-        )
+        run = self._task_run(payload, shots=shots, **options)
         with self._lock:  # otherwise `release` might close the pool before the task is in it
             return self._open_pool().submit(run)
+
+    def _task_run(
+        self, payload: PayloadLike, *, shots: int | None, **options: Unpack[TaskOptions]
+    ) -> TaskRun:
+        if self.fallback is not None:
+            return self.fallback.task_run(
+                self, payload, shots=shots, step=self.step, options=options
+            )
+        from qrmi_workflows.lease.task_runs import task_run
+
+        return task_run(
+            self.held,
+            self.check(payload, shots=shots),
+            step=self.step,
+            allowance=self._allowance,
+            coalesce=self._limits(options.get("coalesce")),
+            options=options,
+        )
+
+    @functools.cached_property
+    def _allowance(self) -> Allowance | None:
+        return find_allowance(self.held, self.budget)
+
+    def estimate(self, payload: PayloadLike, *, shots: int | None = None) -> Amount:
+        """Return what a task is expected to take: shots and QPU seconds, as far as known.
+
+        Nothing is submitted. The figures are those of earlier tasks in this user's journal, if
+        there are enough, else the vendor's; `Amount.origin` says which.
+
+        Raises:
+            PayloadError: The payload is not valid, or cannot run on this QPU (see `check`).
+        """
+        from qrmi_workflows.lease.task_runs import estimate
+
+        return estimate(self.held, self.check(payload, shots=shots))
+
+    def _limits(self, coalesce: bool | Coalesce | None) -> Coalesce | None:
+        return self.coalesce if coalesce is None else Coalesce.of(coalesce)
 
     def map(
         self,
@@ -166,30 +213,23 @@ class Lease:
         All are submitted before the first result is awaited. If one fails, or a payload is not
         valid, the others are cancelled. Progress is shown as a bar on a terminal, and in log lines
         elsewhere.
+
+        With `coalesce=True`, or limits (`Coalesce`), payloads whose options and shots agree go as
+        few tasks of many PUBs, each with a result of its own. They are submitted together, so no
+        task starts before the last payload is known to be valid.
         """
         futures: list[TaskFuture] = []
         try:
+            if self._limits(options.get("coalesce")) is not None:
+                runs = [self._task_run(payload, shots=shots, **options) for payload in payloads]
+                with self._lock:
+                    return in_order(self._open_pool().submit_all(runs), self.qpu)
             for payload in payloads:
                 futures.append(self.submit(payload, shots=shots, **options))
         except BaseException:
-            _cancel_all(futures)
+            cancel_all(futures)
             raise
-        return self._in_order(futures)
-
-    def _in_order(self, futures: list[TaskFuture]) -> Iterator[QuantumResult]:
-        try:
-            with show_progress(len(futures), self.qpu) as advance:
-                for future in futures:
-                    future.add_done_callback(lambda _: advance())
-                for future in futures:
-                    yield future.result()
-        except Exception as error:
-            if not may_rerun(error):
-                for future in futures:
-                    future.cancel_task()
-            raise
-        finally:
-            _cancel_all(futures)
+        return in_order(futures, self.qpu)
 
     def lane(self) -> AbstractContextManager[None]:
         """Hold one of the QPU's lanes, for code that uses the QPU other than by this lease's tasks.
@@ -209,6 +249,9 @@ class Lease:
         Raises:
             PayloadError: The payload is invalid, for another vendor, or cannot run on this QPU.
         """
+        from qrmi_workflows.client.targets import require_fit
+        from qrmi_workflows.payloads import to_payload
+
         valid = to_payload(payload, shots=shots, resource_type=self.type)
         valid.require_type(self.qpu, self.type)
         require_fit(valid, self.qpu, self._target, self._refreshed_target)
@@ -223,88 +266,20 @@ class Lease:
         Raises:
             ResourceError: The vendor rejected the request, or failed.
         """
-        if refresh or self._target is None:
-            self._target = fetch_target(self.held.qpu, resource=self.resource, refresh=refresh)
-        return self._target.text
+        known = None if refresh else self._target
+        return (known or self._refreshed_target()).text
 
     def _refreshed_target(self) -> QPUTarget:
+        from qrmi_workflows.client.targets import fetch_target
+
         self._target = fetch_target(self.held.qpu, resource=self.resource, refresh=True)
         return self._target
 
     @functools.cached_property
     def _target(self) -> QPUTarget | None:
+        from qrmi_workflows.client.targets import cached_target
+
         return cached_target(self.held.qpu)
-
-    def sampler(self, options: Mapping[str, Any] | None = None) -> BaseSamplerV2:
-        """Return Qiskit's sampler (V2) for this QPU; its tasks are journaled like all others.
-
-        Args:
-            options: As QRMI's `SamplerV2` takes them: `default_shots` (1024) and `run_options`.
-
-        Raises:
-            PayloadError: The QPU has no sampler, or no such option.
-            ConfigError: The front end's package is not installed.
-        """
-        sampler: BaseSamplerV2 = self.frontend("sampler", options)
-        return sampler
-
-    def estimator(self, options: Mapping[str, Any] | None = None) -> BaseEstimatorV2:
-        """Return Qiskit's estimator (V2) for this QPU; its tasks are journaled like all others.
-
-        Args:
-            options: As QRMI's `EstimatorV2` takes them: `default_precision` (1/64) and
-                `run_options`.
-
-        Raises:
-            PayloadError: The QPU has no estimator, or no such option.
-            ConfigError: The front end's package is not installed.
-        """
-        estimator: BaseEstimatorV2 = self.frontend("estimator", options)
-        return estimator
-
-    def pulser_connection(self) -> RemoteConnection:
-        """Return Pulser's connection to this QPU, which lists the devices to build sequences for.
-
-        Raises:
-            PayloadError: The QPU runs no sequences.
-            ConfigError: The front end's package is not installed.
-        """
-        connection: RemoteConnection = self.frontend("pulser_connection")
-        return connection
-
-    def pulser_backend(
-        self, sequence: Sequence, *, config: BackendConfig | None = None
-    ) -> RemoteBackend:
-        """Return Pulser's backend for a sequence; its tasks are journaled like all others.
-
-        Args:
-            sequence: A sequence for a device that the QPU offers.
-            config: As Pulser's `QPUBackend` takes it.
-
-        Raises:
-            PayloadError: The QPU runs no sequences, or the sequence is for another device.
-            ConfigError: The front end's package is not installed.
-        """
-        backend: RemoteBackend = self.frontend("pulser_backend", sequence, config)
-        return backend
-
-    def frontend(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Return one of the front ends that the QPU's vendor offers, by its name.
-
-        The methods above cover the vendors in this package; a vendor from another package may offer
-        other front ends.
-
-        Args:
-            name: The front end's name (`sampler`).
-            *args: The front end's own arguments.
-            **kwargs: The front end's own arguments.
-
-        Raises:
-            PayloadError: The QPU has no such front end.
-            ConfigError: The front end's package is not installed.
-        """
-        make = find_frontend(name, qpu=self.qpu, resource_type=self.type)
-        return make(self, *args, **kwargs)
 
     def await_tasks(self) -> None:
         """Wait until all submitted tasks have ended; leaving a `with` block normally does so."""
@@ -318,7 +293,8 @@ class Lease:
 
     def environment(self) -> dict[str, str]:
         """Return the variables that let a child process adopt this lease; they hold credentials."""
-        return lease_environment([self.held])
+        variables = lease_environment([self.held], budget=self.budget)
+        return variables if self.fallback is None else variables | self.fallback.environment()
 
     def release(self) -> None:
         """Release the lease, once; an adopted lease stays open for its owner.
@@ -350,7 +326,10 @@ class Lease:
     def _release_qpu(self, pool: TaskPool | None, budget: KillWait) -> None:
         try:
             if not self._shares:
-                self.held.release()
+                if self.fallback is None:
+                    self.held.release()
+                else:
+                    self.fallback.release(self)
         finally:  # last, so that a journal whose file system hangs cannot keep the lease open
             if pool is not None:
                 self._journal.close(self.step, seconds=budget.record / 2)
@@ -374,10 +353,7 @@ class Lease:
             raise LeaseError(
                 f"the lease of QPU {self.qpu!r} has been released. Open another.", self.qpu
             )
-        self._pool = self._own_pool() or TaskPool(self.held.lanes)
+        from qrmi_workflows.tasks.pool import TaskPool
+
+        self._pool = self._own_pool() or TaskPool(self.held.lanes, self.held.room)
         return self._pool
-
-
-def _cancel_all(futures: Iterable[TaskFuture]) -> None:
-    for future in futures:
-        future.cancel()

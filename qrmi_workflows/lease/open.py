@@ -10,142 +10,217 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self, overload
+from typing import TYPE_CHECKING, NamedTuple, cast, overload
 
+from qrmi_workflows.config.emulated import is_emulated
 from qrmi_workflows.config.job import JobQPU
 from qrmi_workflows.config.qpus import find_config
-from qrmi_workflows.config.variables import QPU_STEP, on_stop
+from qrmi_workflows.config.variables import QPU_STEP, coalesces_by_default, on_stop
 from qrmi_workflows.errors import ConfigError, RequestError
-from qrmi_workflows.lease.acquire import find_qpu
+from qrmi_workflows.lease.acquire import find_qpu, stage_to_join
+from qrmi_workflows.lease.allowances import chosen_budget
 from qrmi_workflows.lease.at_exit import (
-    exit_deferred,
     exit_on_sigterm,
     release_at_exit,
     run_uninterrupted,
 )
-from qrmi_workflows.lease.ending import finish
-from qrmi_workflows.lease.grants import require_grant
-from qrmi_workflows.lease.held import HeldQPU, lease_environment
+from qrmi_workflows.lease.chosen import Chosen, open_chosen, resolve
+from qrmi_workflows.lease.fallback import Fallback
+from qrmi_workflows.lease.fallback_plan import plan_fallback
+from qrmi_workflows.lease.grants import require_grant, require_in_service
+from qrmi_workflows.lease.held import HeldQPU
 from qrmi_workflows.lease.killwait import current_kill_wait
 from qrmi_workflows.lease.lease import Lease
+from qrmi_workflows.lease.lease_set import LeaseSet
 from qrmi_workflows.lease.reap import reap
 from qrmi_workflows.lease.records import OpenLease
 from qrmi_workflows.schedulers import this_scheduler
 from qrmi_workflows.schedulers.inherited import discard_inherited_leases
+from qrmi_workflows.tasks.limits import Coalesce
+from qrmi_workflows.vendors.registry import registered_type
 
-__all__ = ["LeaseSet", "open_lease"]
+if TYPE_CHECKING:
+    from qrmi_workflows.lease.stage import Stage
+
+__all__ = ["LeaseSet", "open_found", "open_lease"]
 
 logger = logging.getLogger(__name__)
 
+_NOT_BOTH = (
+    "a lease with a fallback cannot coalesce: a payload must be able to move alone. Leave out one "
+    "of them."
+)
 _REAP_SECONDS = 3.0  # how long a silent vendor of an orphaned lease may delay this one
 
 
-class LeaseSet(Mapping[str, Lease]):
-    """The leases of several QPUs in one job, by name; a context manager that releases them all."""
-
-    def __init__(self, leases: Iterable[Lease]) -> None:
-        self._leases = {lease.qpu: lease for lease in leases}
-
-    def __getitem__(self, qpu: str) -> Lease:
-        return self._leases[qpu]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._leases)
-
-    def __len__(self) -> int:
-        return len(self._leases)
-
-    def environment(self) -> dict[str, str]:
-        """Return the variables that let a child process adopt these leases."""
-        return lease_environment(lease.held for lease in self.values())
-
-    def await_tasks(self) -> None:
-        """Wait until all submitted tasks have ended; leaving a `with` block normally does so."""
-        for lease in self.values():
-            lease.await_tasks()
-
-    def cancel_tasks(self) -> None:
-        """Cancel all unfinished tasks, even if `$QPU_ON_STOP` would leave them for a rerun."""
-        for lease in self.values():
-            lease.cancel_tasks()
-
-    def release(self) -> None:
-        """Release all leases in parallel, so that all of them fit into KillWait.
-
-        Raises:
-            LeaseError: A release failed.
-        """
-        with exit_deferred():
-            with ThreadPoolExecutor(max_workers=len(self)) as pool:
-                releases = [pool.submit(lease.release) for lease in self.values()]
-            failed = [error for each in releases if (error := each.exception()) is not None]
-        for error in failed[1:]:
-            logger.warning("%s", error)
-        if failed:
-            raise failed[0]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        finish(self, error)
-
-
 @overload
 def open_lease(
-    qpu: str | None = None, *, config: Path | str | None = None, step: str | None = None
+    qpu: str | None = None,
+    *,
+    min_qubits: int | None = None,
+    type: str | None = None,
+    where: str | None = None,
+    stage: str | None = None,
+    config: Path | str | None = None,
+    step: str | None = None,
+    coalesce: bool | Coalesce = False,
+    budget: str | None = None,
+    fallback: str | Sequence[str] | None = None,
 ) -> Lease: ...
 @overload
 def open_lease(
-    qpu: list[str], *, config: Path | str | None = None, step: str | None = None
+    qpu: list[str],
+    *,
+    min_qubits: int | None = None,
+    type: str | None = None,
+    where: str | None = None,
+    stage: str | None = None,
+    config: Path | str | None = None,
+    step: str | None = None,
+    coalesce: bool | Coalesce = False,
+    budget: str | None = None,
+    fallback: str | Sequence[str] | None = None,
 ) -> LeaseSet: ...
 def open_lease(
     qpu: str | list[str] | None = None,
     *,
+    min_qubits: int | None = None,
+    type: str | None = None,  # noqa: A002 - QRMI's own word
+    where: str | None = None,
+    stage: str | None = None,
     config: Path | str | None = None,
     step: str | None = None,
+    coalesce: bool | Coalesce = False,
+    budget: str | None = None,
+    fallback: str | Sequence[str] | None = None,
 ) -> Lease | LeaseSet:
-    """Open a lease on a QPU: adopt the one that this job has, or acquire the QPU.
+    """Open a lease on a QPU: adopt the one that this job or its stage has, or acquire the QPU.
 
     Args:
-        qpu: The QPU's name; may be omitted if the job holds, or the file defines, exactly one. For
-            a list of names, all of them are opened, or none.
+        qpu: The QPU's name; may be omitted if the job holds, or the file defines, exactly one, or
+            `$QPU_NAME` names one. With a pattern (`ibm_*`) or alternatives
+            (`ibm_fez|ibm_torino`), the least busy one that is available is chosen. `emulated:fez`
+            is a QPU that the lease emulates itself. For a list, or names with `+`, all of them are
+            opened, or none.
+        min_qubits: How many qubits each QPU has at least.
+        type: The resource type of each, or a pattern.
+        where: A condition on what is known of each: `"queue < 10 and 'cz' in gates"`. See
+            docs/choosing.md.
+        stage: The stage of several jobs whose lease to use. If `None`, `$QPU_STAGE` says it; that
+            does not apply to other QPUs than the stage's.
         config: The path of `qrmi_config.json`; `find_config` finds it if `None`.
         step: The name under which a rerun finds this step's tasks. If `None`, it is taken from
             `$QPU_STEP`, else from the scheduler's job; without either, every run is a new step.
+        coalesce: Whether payloads that wait for a lane at the same time share tasks, or the limits
+            for that (`Coalesce`); `$QPU_COALESCE=1` turns it on. A single submission, or
+            `Lease.map`, may ask for something else.
+        budget: What the tasks of this process's job (outside of jobs: of this lease) may take in
+            total: `1000 shots`, or QPU seconds as `90 s`, `10 min` or `2 h`. If `None`,
+            `$QPU_BUDGET` says it. The site's budgets apply, too.
+        fallback: The QPUs to go on with if this one goes away, in order: names, or
+            `emulated:MODEL` as the last. If `None`, `$QPU_FALLBACK` names them. Tasks then share
+            no task with others. See docs/fail-over.md.
 
     Returns:
         A lease, or a `LeaseSet` for a list. Both are context managers that release at the end.
 
     Raises:
-        RequestError: The list is empty, or names a QPU twice; or the scheduler grants the QPU to
-            jobs, and has not granted it to this one.
+        RequestError: The request is not valid, or no QPU can ever satisfy it; or the scheduler
+            grants the QPU to jobs, and has not granted it to this one; or the stage does not exist,
+            is another user's, or has another QPU; or the limits or the budget are not valid.
         UnknownQPUError: No QPU of that name is defined here.
         ConfigError: There is no usable `qrmi_config.json`.
-        LeaseError: The vendor did not grant it.
+        LeaseError: The vendor did not grant it, the site has it in maintenance, or the stage has
+            ended; or no QPU that fits is available, and none was in `$QPU_CHOICE_WAIT`.
+        StepMovedError: The QPU has gone, and the next one needs a job of its own.
     """
+    limits = Coalesce.of(coalesce or coalesces_by_default())
+    budget = chosen_budget(budget)
     discard_inherited_leases()
     path = None if config is None else Path(config)
+
+    def choose(avoid: Collection[str]) -> Chosen:
+        return resolve(
+            qpu,
+            min_qubits=min_qubits,
+            type=type,
+            where=where,
+            stage=stage,
+            config=path,
+            step=step,
+            avoid=avoid,
+        )
+
+    def open_(chosen: Chosen) -> Lease | LeaseSet:
+        options = _Options(step, path, limits, budget)
+        return _open_named(chosen.qpus, stage, chosen.without_itself(fallback), options)
+
+    return open_chosen(choose, open_)
+
+
+class _Options(NamedTuple):
+    """What `open_lease` was told about each lease."""
+
+    step: str | None
+    config: Path | None
+    limits: Coalesce | None
+    budget: str | None
+
+
+def _open_named(
+    qpu: str | list[str] | None,
+    stage: str | None,
+    fallback: str | Sequence[str] | None,
+    options: _Options,
+) -> Lease | LeaseSet:
+    step, path, limits, budget = options
+    joined = stage_to_join(qpu, stage)
+
+    def open_one(named: str | None, stage: Stage | None = None) -> Lease:
+        if stage is not None:
+            lease = _join(stage, step)
+        else:
+            lease = open_found(find_qpu(named, config=path), step=step, config=path)
+        lease.coalesce, lease.budget = limits, budget
+        return lease
+
     if not isinstance(qpu, list):
-        return _open(find_qpu(qpu, config=path), step, path or _find_config())
+        first_name = qpu if joined is None else joined.qpu
+        plan = plan_fallback(first_name, fallback, config=path)
+        if plan is None:
+            return open_one(qpu, joined)
+        if limits is not None:
+            raise RequestError(_NOT_BOTH)
+        chain = Fallback(plan, lambda each: open_one(each, joined if each == first_name else None))
+        first = cast("Lease", chain.open_first())
+        first.fallback = chain
+        return first
+    if fallback:
+        raise RequestError(
+            f"fallback={fallback!r}: only one QPU can have a fallback, not {len(qpu)} that are "
+            "leased together. Leave it out, or open a lease of each."
+        )
     _require_distinct(qpu)
-    found = [find_qpu(name, config=path) for name in qpu]
-    path = path or _find_config()
+    own = [each for each in qpu if joined is None or each != joined.qpu]
+    found = {name: find_qpu(name, config=path) for name in own}
     # If one cannot be opened, those opened before it are released.
     with ExitStack() as stack:
-        leases = [stack.enter_context(_open(each, step, path)) for each in found]
+        leases = [
+            stack.enter_context(
+                open_found(found[name], step=step, config=path)
+                if joined is None or name in found
+                else _join(joined, step)
+            )
+            for name in qpu
+        ]
         stack.pop_all()
-        return LeaseSet(leases)
+    for lease in leases:
+        lease.coalesce, lease.budget = limits, budget
+    return LeaseSet(leases)
 
 
 def _require_distinct(qpus: list[str]) -> None:
@@ -162,29 +237,89 @@ def _find_config() -> Path | None:
         return None
 
 
-def _open(found: JobQPU, step: str | None, config: Path | None) -> Lease:
+def open_found(
+    found: JobQPU,
+    *,
+    step: str | None,
+    config: Path | None,
+    settings: Mapping[str, str] | None = None,
+) -> Lease:
+    """Open a lease on a QPU that `find_qpu` has found.
+
+    Args:
+        found: The QPU.
+        step: As `open_lease` takes it.
+        config: As `open_lease` takes it.
+        settings: Settings of QRMI's for a session that is acquired, without the `NAME_` prefix.
+    """
+    _prepare()
+    if found.token is not None:
+        return Lease(HeldQPU.adopt(found, step=_name(step)), step=step)
+    if is_emulated(found.name):  # neither the site nor its scheduler has a say in it
+        return _open_emulated(found, step)
+    require_in_service(found.name)
+    require_grant(found.name)
+    path = config or _find_config()
+    return run_uninterrupted(
+        lambda stop: _acquire(found, step, path, stop, settings or {}),
+        Lease.release,
+        late_seconds=current_kill_wait().command,
+    )
+
+
+def _open_emulated(found: JobQPU, step: str | None) -> Lease:
+    from qrmi_workflows.lease.emulated import PrivateEmulator  # most leases are on real QPUs
+
+    def open_(stop: threading.Event) -> Lease:
+        emulator = PrivateEmulator.start(found, stop)
+        try:
+            held = HeldQPU.acquire(
+                emulator.qpu, step=_name(step), config=None, stop=stop, emulator=emulator
+            )
+        except BaseException:
+            emulator.stop()
+            raise
+        lease = Lease(held, step=step)
+        release_at_exit(lease, lease.release)
+        return lease
+
+    return run_uninterrupted(open_, Lease.release, late_seconds=current_kill_wait().command)
+
+
+def _prepare() -> None:
     # These refuse a wrong $QPU_KILL_WAIT, site.toml or $QPU_ON_STOP before anything is acquired or
     # adopted.
-    late_seconds = current_kill_wait().command
+    current_kill_wait()
     this_scheduler()
     on_stop()
     # Before acquiring anything: by default, SIGTERM would end the process immediately.
     exit_on_sigterm()
-    if found.token is not None:
-        return Lease(HeldQPU.adopt(found, step=_name(step)), step=step)
-    require_grant(found.name)
-    return run_uninterrupted(
-        lambda stop: _acquire(found, step, config, stop),
-        Lease.release,
-        late_seconds=late_seconds,
-    )
+
+
+def _join(stage: Stage, step: str | None) -> Lease:
+    from qrmi_workflows.lease.membership import Membership
+
+    _prepare()
+
+    def join(stop: threading.Event) -> Lease:
+        lease = Lease(HeldQPU.join(Membership.join(stage, stop)), step=step)
+        release_at_exit(lease, lease.release)
+        return lease
+
+    return run_uninterrupted(join, Lease.release, late_seconds=current_kill_wait().command)
 
 
 def _name(step: str | None) -> str:
     return step or os.environ.get(QPU_STEP, "")
 
 
-def _acquire(found: JobQPU, step: str | None, config: Path | None, stop: threading.Event) -> Lease:
+def _acquire(
+    found: JobQPU,
+    step: str | None,
+    config: Path | None,
+    stop: threading.Event,
+    settings: Mapping[str, str],
+) -> Lease:
     name = _name(step)
     # An orphaned lease on an exclusive QPU would block this one until its session ends. One whose
     # tasks are still running is not released, but taken over: with it, they go on.
@@ -193,6 +328,8 @@ def _acquire(found: JobQPU, step: str | None, config: Path | None, stop: threadi
     if orphan.taken is not None:
         held = HeldQPU.take_over(found, orphan.taken)
     else:
+        # Only now: the file of an orphaned lease names the QPU as the configuration defines it.
+        found = replace(found, environment={**found.environment, **settings})
         held = HeldQPU.acquire(found, step=name, config=config, stop=stop)
     lease = Lease(held, step=step)
     release_at_exit(lease, lease.release)
@@ -214,8 +351,9 @@ class _Orphan:
 
     def __call__(self, opened: OpenLease, environment: Mapping[str, str]) -> bool:
         """Take a lease over if it is of the same QPU, under the same account."""
-        needed = (self._qpu.name, self._qpu.type, self._qpu.environment)
-        if self.taken is not None or (opened.qpu, opened.type, environment) != needed:
+        if self.taken is not None or (opened.qpu, opened.type) != (self._qpu.name, self._qpu.type):
+            return False
+        if _with_mode(environment, opened) != {**self._qpu.environment, **_mode_of(self._qpu)}:
             return False
         self.taken = opened.take_over(self._step)
         logger.warning(
@@ -224,3 +362,18 @@ class _Orphan:
             opened.qpu,
         )
         return True
+
+
+def _with_mode(environment: Mapping[str, str], opened: OpenLease) -> dict[str, str]:
+    """Return settings with the mode of a lease's session, which a keeper may have chosen."""
+    known = registered_type(opened.type)
+    if known is None or known.mode_setting is None or opened.mode is None:
+        return dict(environment)
+    return {**environment, known.mode_setting: opened.mode}
+
+
+def _mode_of(qpu: JobQPU) -> dict[str, str]:
+    """Return the setting of a QPU's mode, also if it is the default."""
+    known = registered_type(qpu.type)
+    mode = None if known is None else known.session_mode(qpu.environment)
+    return {} if known is None or known.mode_setting is None else {known.mode_setting: str(mode)}

@@ -11,14 +11,15 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from qrmi_workflows.client.failures import is_session_ended
 from qrmi_workflows.client.resource import QRMIResource
+from qrmi_workflows.config.emulated import is_emulated
 from qrmi_workflows.config.folders import state_folder
 from qrmi_workflows.config.job import read_job
 from qrmi_workflows.config.qpus import load_dynamic, load_qpus
@@ -30,13 +31,15 @@ from qrmi_workflows.errors import (
     TaskUnknownError,
 )
 from qrmi_workflows.lease.records import OpenLease, open_leases
-from qrmi_workflows.lease.wanted import RunningTasks, find_running_tasks
 from qrmi_workflows.schedulers import this_job, this_scheduler
 from qrmi_workflows.schedulers.command import COMMAND_TIMEOUT
 from qrmi_workflows.state.locks import try_lock
 from qrmi_workflows.state.process import Owner
 
-__all__ = ["Reaped", "TakeOver", "reap"]
+if TYPE_CHECKING:
+    from qrmi_workflows.lease.wanted import RunningTasks
+
+__all__ = ["LiveJobs", "Reaped", "TakeOver", "environment_of", "open_resource", "reap"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,10 @@ class Reaped:
     kept: str = ""
 
 
+LiveJobs = Callable[[str | None], set[str] | None]
+"""Returns the ids of a cluster's jobs that may have processes; `None` if they are not known."""
+
+
 class TakeOver(Protocol):
     """Takes over orphaned leases that would stay open; called with the lease locked."""
 
@@ -79,6 +86,7 @@ def reap(
     patience: float | None = None,
     cancel_tasks: bool = False,
     take_over: TakeOver | None = None,
+    live_jobs: LiveJobs | None = None,
 ) -> list[Reaped]:
     """Release this user's orphaned leases; query a silent vendor or scheduler only once.
 
@@ -88,6 +96,7 @@ def reap(
             minute. If `None`, each call has its own deadline.
         cancel_tasks: Whether to cancel tasks that are still running, and release their leases.
         take_over: Called for each lease whose tasks are still running.
+        live_jobs: Called instead of the scheduler, after the leases have been read.
 
     Returns:
         One outcome for each orphaned lease that was not taken over.
@@ -97,7 +106,7 @@ def reap(
     # Read all files before querying the scheduler, so that a job that it does not list has ended.
     found = list(open_leases())
     # The scheduler is queried only for owners that are not alive on this host.
-    jobs = _Jobs(patience)
+    jobs = _Jobs(patience, live_jobs)
     # A reaper that only looks at a lease must not keep it from whoever would take it over.
     limit = time.monotonic() + (patience or 0.0 if take_over else 0.0)
     for opened in found:
@@ -126,8 +135,9 @@ def _reload(opened: OpenLease) -> OpenLease | None:
 class _Jobs:
     """The live jobs of each cluster, queried only once."""
 
-    def __init__(self, patience: float | None) -> None:
+    def __init__(self, patience: float | None, live_jobs: LiveJobs | None) -> None:
         self._patience = patience
+        self._ask = live_jobs or self._ask_scheduler
         self._live: dict[str | None, set[str] | None] = {}
 
     def have_ended(self, owner: Owner) -> bool:
@@ -141,7 +151,7 @@ class _Jobs:
         live = self._live[owner.cluster]
         return live is not None and owner.job not in live
 
-    def _ask(self, cluster: str | None) -> set[str] | None:
+    def _ask_scheduler(self, cluster: str | None) -> set[str] | None:
         if self._patience is not None and not _is_first_in(_ASK_SECONDS):
             return None
         try:
@@ -195,22 +205,26 @@ class _Reaper:
 
     def release(self, opened: OpenLease) -> Reaped | None:
         """Release a lease that this process has locked; return `None` if it is taken over."""
-        if opened.adopted:  # the site releases its leases itself
+        # The site releases its leases itself, and a private emulator has ended with its lease's
+        # process.
+        if opened.adopted or is_emulated(opened.qpu):
             opened.close(reaped=True)
             return Reaped(lease=opened.lease, qpu=opened.qpu, released=True)
         if reason := self._silent.get(opened.qpu):
             return _not_released(opened, reason)
+        from qrmi_workflows.lease.wanted import find_running_tasks  # most processes find no orphans
+
         try:
-            environment = _environment_of(opened)
-            with _resource(opened, environment) as resource:
+            environment = environment_of(opened)
+            with open_resource(opened, environment) as resource:
                 running = find_running_tasks(
                     opened, resource, environment=environment, seconds=self._patience
                 )
                 if running is not None and not self._cancel_tasks:
                     return self._keep(opened, environment, running)
-                for record in running.records if running else ():
+                for task_id in running.task_ids if running else ():
                     with suppress(TaskUnknownError):
-                        resource.task_stop(str(record.task_id))
+                        resource.task_stop(task_id)
                 resource.release(opened.token, deadline=self._patience)
         except QPUError as error:
             # Further leases of a silent vendor would each wait for the same deadline.
@@ -233,7 +247,7 @@ def _not_released(opened: OpenLease, reason: str) -> Reaped:
     return Reaped(lease=opened.lease, qpu=opened.qpu, released=False, error=reason)
 
 
-def _environment_of(opened: OpenLease) -> Mapping[str, str]:
+def environment_of(opened: OpenLease) -> Mapping[str, str]:
     """Return the settings of a lease's QPU.
 
     Raises:
@@ -261,7 +275,7 @@ def _defined_environment(opened: OpenLease, path: Path) -> Mapping[str, str] | N
 
 
 @contextmanager
-def _resource(opened: OpenLease, environment: Mapping[str, str]) -> Iterator[QRMIResource]:
+def open_resource(opened: OpenLease, environment: Mapping[str, str]) -> Iterator[QRMIResource]:
     """Open a handle to a lease's QPU, and close its connections afterwards."""
     resource = QRMIResource(opened.qpu, opened.type, environment, token=opened.token)
     try:

@@ -1,124 +1,52 @@
-"""The user's leases on the shared file system: files of open ones, records of ended ones.
+"""The files of this user's open leases on the shared file system.
 
 The file of an open lease is readable only by its user, because it holds the acquisition token, with
 which `qpu reap` releases a lease whose process was killed. The file is removed at the release. It
-leaves the lease record: one line of JSON, without token or credentials.
+leaves the lease record (see `record`).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from qrmi_workflows.choice.reasons import why_chosen
+from qrmi_workflows.client.protocol import TaskState
+from qrmi_workflows.config.emulated import is_emulated
 from qrmi_workflows.config.folders import state_folder
-from qrmi_workflows.config.variables import QPU_LEASE_RECORD
 from qrmi_workflows.errors import ConfigError
+from qrmi_workflows.lease.bill import NOTHING, estimate_bill, total_seconds
+from qrmi_workflows.lease.record import LeaseRecord, acquisition_id
+from qrmi_workflows.lease.site_records import save_for_site
 from qrmi_workflows.schedulers import this_job
-from qrmi_workflows.state.files import append_line, write_atomically
+from qrmi_workflows.state.files import write_atomically
 from qrmi_workflows.state.process import Owner
-from qrmi_workflows.tasks.usage import read_usage
+from qrmi_workflows.state.users import user_name
+from qrmi_workflows.tasks.usage import TaskUsage, read_reports, read_usage
+from qrmi_workflows.vendors.base import ResourceType
+from qrmi_workflows.vendors.registry import registered_type
 
-__all__ = ["LeaseRecord", "OpenLease", "open_leases", "records_of_job"]
+if TYPE_CHECKING:
+    from qrmi_workflows.schedulers.base import JobTimes
+
+__all__ = ["OpenLease", "open_leases"]
 
 logger = logging.getLogger(__name__)
 
-_CLOCK_SKEW = timedelta(minutes=1)  # by which a node's clock may be behind
-_TAIL_BYTES = 1 << 18  # about 500 records; a job that has just ended is among them
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseRecord:
-    """One ended lease. All durations are in seconds.
-
-    Attributes:
-        lease: The lease's own id.
-        qpu: The QPU's name.
-        type: QRMI's resource type.
-        step: The step that the QPU was held for.
-        owner: The process that held it.
-        acquired: When it was acquired, ISO 8601 in UTC.
-        released: When it was released, ISO 8601 in UTC.
-        queue_wait: How long the job was pending; `None` outside a job.
-        acquire: How long acquiring took.
-        held: How long it was held, from acquire to release.
-        busy: How long of that time the vendor had at least one task.
-        idle: The rest of that time.
-        tasks: The number of tasks.
-        task_ids: The vendor's ids of the tasks.
-        reaped: Whether `qpu reap` released it, because its owner had died or had left it.
-        left: How many times its owner left it open for tasks that were still running.
-        taken_over: How many times a later process took it over, after its owner had died or had
-            left it; `owner` is the last one.
-        adopted: Whether it was the site's lease; `acquired` and `released` then say when this
-            process started and stopped using it.
-    """
-
-    lease: str
-    qpu: str
-    type: str
-    step: str
-    owner: Owner
-    acquired: str
-    released: str
-    queue_wait: float | None
-    acquire: float
-    held: float
-    busy: float
-    idle: float
-    tasks: int
-    task_ids: list[str]
-    reaped: bool = False
-    left: int = 0
-    taken_over: int = 0
-    adopted: bool = False
-
-    @classmethod
-    def from_json(cls, line: str) -> Self:
-        """Parse a line of a file of records.
-
-        Raises:
-            ValueError: The line is not a lease record.
-        """
-        try:
-            document = json.loads(line)
-            return cls(**(document | {"owner": Owner(**document["owner"])}))
-        except (KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"not a lease record: {error!r}") from error
-
-    def to_json(self) -> str:
-        """Render the record as one line of JSON."""
-        return json.dumps(asdict(self))
-
-    def save(self, environ: Mapping[str, str] = os.environ) -> None:
-        """Append the record to `$QPU_LEASE_RECORD`, else to this host's file in the state folder.
-
-        Raises:
-            OSError: The file could not be written.
-        """
-        named = environ.get(QPU_LEASE_RECORD)
-        month = self.released[:7]
-        default = _records_folder(environ) / f"{month}-{self.owner.host}.jsonl"
-        append_line(Path(named) if named else default, self.to_json())
-
-    def describe(self) -> str:
-        """Render the record as a line for a log."""
-        pending = "" if self.queue_wait is None else f"job pending {self.queue_wait:.0f} s, "
-        ids = ", ".join(self.task_ids) or "none"
-        how = "the site's lease used" if self.adopted else "lease held"
-        return (
-            f"QPU {self.qpu}: {pending}{how} {self.held:.2f} s, QPU busy {self.busy:.2f} s, "
-            f"idle {self.idle:.2f} s, tasks: {self.tasks} ({ids})"
-        )
+_MALFORMED = (
+    *(AttributeError, KeyError, OverflowError, OSError),
+    *(RecursionError, TypeError, ValueError),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +68,11 @@ class OpenLease:
         left: How many times an owner has left it.
         taken_over: How many times another process has taken it over.
         adopted: Whether it is the site's lease.
+        mode: The mode of its session, `dedicated` or `batch`; `None` if its type has no modes.
+        user: The user who opened it.
+        account: The account that the job of its first owner is charged to, if known.
+        acquisitions: The ids of its acquisitions (`acquisition_id`).
+        chosen: What was asked for, and why this QPU was chosen; empty if it was named.
     """
 
     path: Path
@@ -156,6 +89,11 @@ class OpenLease:
     left: int = 0
     taken_over: int = 0
     adopted: bool = False
+    mode: str | None = None
+    user: str = ""
+    account: str | None = None
+    acquisitions: tuple[str, ...] = ()
+    chosen: str = ""
 
     @classmethod
     def create(
@@ -168,32 +106,41 @@ class OpenLease:
         config: Path | None,
         token: str,
         adopted: bool = False,
+        mode: str | None = None,
+        user: str | None = None,
+        account: str | None = None,
     ) -> Self:
         """Write the file of a lease that this process has just acquired or adopted.
 
         If the state folder cannot be written, the lease is used anyway, but `qpu reap` cannot find
-        it.
+        it. The token of an adopted lease, which is not ours to release, is not written.
         """
-        lease = uuid.uuid4().hex
+        lease, job = uuid.uuid4().hex, this_job()
         opened = cls(
             path=_open_folder() / f"{lease}.json",
             lease=lease,
             qpu=qpu,
             type=type,
             step=step,
-            owner=Owner.this_process(this_job()),
+            owner=Owner.this_process(job),
             acquired=time.time(),
             acquire=acquire,
             config=None if config is None else str(config),
-            token=token,
+            token="" if adopted else token,
             adopted=adopted,
+            mode=mode,
+            user=user_name() if user is None else user,
+            account=account or (None if job is None else job.account),
+            acquisitions=(acquisition_id(token),) if token else (),
+            chosen=why_chosen(qpu),
         )
         opened._try_to_write()
         return opened
 
     def renew(self, token: str) -> Self:
         """Record that the lease continues under another acquisition token."""
-        again = replace(self, token=token)
+        acquisitions = (*self.acquisitions, acquisition_id(token))
+        again = replace(self, token=token, acquisitions=acquisitions)
         again._try_to_write()
         return again
 
@@ -231,14 +178,23 @@ class OpenLease:
             ConfigError: The file is malformed.
             FileNotFoundError: The lease has ended.
         """
+        text = path.read_bytes()
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            owner = Owner(**document["owner"])
-            return cls(**(document | {"path": path, "owner": owner}))
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            document = json.loads(text)
+            # What only a later release knows is left out: its lease is still to be released.
+            known = {
+                each.name: document[each.name] for each in fields(cls) if each.name in document
+            }
+            known["owner"] = Owner(**document["owner"])
+            known["acquisitions"] = tuple(document.get("acquisitions", ()))
+            opened = cls(**known | {"path": path})
+            _iso(opened.acquired)
+        except _MALFORMED as error:
             raise ConfigError(
-                f"{path}: not the file of an open lease: {error!r}. Remove it."
+                f"{path}: not the file of an open lease: {error!r}. Check at the vendor that no "
+                "session is open, and remove the file."
             ) from error
+        return opened
 
     @property
     def usage_path(self) -> Path:
@@ -281,12 +237,28 @@ class OpenLease:
                 "lease not recorded, so a crash would leave it open: %s: %s", self.path, error
             )
 
-    def close(self, *, queue_wait: float | None = None, reaped: bool = False) -> LeaseRecord:
-        """Write the lease record and remove the file."""
+    def close(self, *, times: JobTimes | None = None, reaped: bool = False) -> LeaseRecord:
+        """Write the lease record and remove the file.
+
+        Args:
+            times: When the owner's job was submitted and started, if known.
+            reaped: Whether the owner had died, or had left the lease.
+        """
         usage = list(read_usage(self.usage_path))
+        # Several payloads may share a task, and a rerun re-attaches to it for each of them.
+        tasks = list({task.task_id: task for task in usage}.values())
         now = time.time()
         held = max(0.0, now - self.acquired)  # the clock may have been set back
-        busy = min(_union((task.started, task.ended) for task in usage), held)
+        busy = min(total_seconds((task.started, task.ended) for task in usage), held)
+        is_real = not is_emulated(self.qpu)
+        bill = estimate_bill(
+            tasks,
+            traits=registered_type(self.type) or ResourceType(qrmi=""),
+            mode=self.mode,
+            closed=now,
+            adopted=self.adopted,
+        )
+        bill = bill if is_real else NOTHING
         record = LeaseRecord(
             lease=self.lease,
             qpu=self.qpu,
@@ -295,22 +267,38 @@ class OpenLease:
             owner=self.owner,
             acquired=_iso(self.acquired),
             released=_iso(now),
-            queue_wait=queue_wait,
+            queue_wait=None if times is None else times.queue_wait,
             acquire=round(self.acquire, 3),
             held=round(held, 3),
             busy=round(busy, 3),
             idle=round(held - busy, 3),
-            tasks=len(usage),
-            task_ids=[task.task_id for task in usage],
+            tasks=len(tasks),
+            task_ids=[task.task_id for task in tasks],
             reaped=reaped,
             left=self.left,
             taken_over=self.taken_over,
             adopted=self.adopted,
+            billed=bill.seconds,
+            billing_rule=bill.rule,
+            user=self.user,
+            account=self.account,
+            project=None if times is None else times.project,
+            acquisitions=list(self.acquisitions),
+            chosen=self.chosen,
+            job_created=None if times is None else _iso(times.created),
+            job_started=None if times is None else _iso(times.started),
+            shots=sum(known) if (known := [each.shots for each in tasks if each.shots]) else None,
+            reported=_reported(self.usage_path),
+            without_result=[each.task_id for each in tasks if _has_run_in_vain(each)],
         )
-        try:
-            record.save()
-        except OSError as error:
-            logger.warning("the lease record was not written: %s", error)
+        saves: list[Callable[[], None]] = [record.save]
+        if is_real:  # the site accounts for its own QPUs
+            saves.append(partial(save_for_site, record))
+        for save in saves:
+            try:
+                save()
+            except OSError as error:
+                logger.warning("the lease record was not written: %s", error)
         for path in (self.path, self.usage_path, self.renewal_lock):
             with suppress(OSError):
                 path.unlink()
@@ -331,61 +319,17 @@ def open_leases() -> Iterator[OpenLease]:
             logger.warning("%s: cannot be read: %s. Remove it.", path, error.strerror)
 
 
-def records_of_job(
-    job_id: str, since: datetime, environ: Mapping[str, str] = os.environ
-) -> list[LeaseRecord]:
-    """Return the lease records that a job has left.
-
-    Args:
-        job_id: The scheduler's id of the job.
-        since: When the job was submitted; another cluster, or this one years ago, may have used the
-            same id.
-        environ: The environment with `QPU_LEASE_RECORD` and `QPU_STATE`.
-    """
-    named = environ.get(QPU_LEASE_RECORD)
-    files = [Path(named)] if named else sorted(_records_folder(environ).glob("*.jsonl"))
-    records = [record for file in files for record in _last_records(file)]
-    return [
-        record
-        for record in records
-        if record.owner.job == job_id and _is_since(record, since - _CLOCK_SKEW)
-    ]
-
-
-def _is_since(record: LeaseRecord, earliest: datetime) -> bool:
-    try:
-        return datetime.fromisoformat(record.acquired) >= earliest
-    except (TypeError, ValueError):  # a damaged record, or one without a time zone
-        return False
-
-
-def _last_records(file: Path) -> Iterator[LeaseRecord]:
-    try:
-        with file.open("rb") as opened:
-            opened.seek(max(0, file.stat().st_size - _TAIL_BYTES))
-            text = opened.read().decode(errors="replace")
-    except OSError:
-        return
-    for line in text.splitlines():
-        with suppress(ValueError):  # the first line may be incomplete
-            yield LeaseRecord.from_json(line)
-
-
-def _records_folder(environ: Mapping[str, str]) -> Path:
-    return state_folder(environ) / "leases"
-
-
 def _open_folder() -> Path:
     return state_folder() / "leases" / "open"
 
 
-def _union(spans: Iterable[tuple[float, float]]) -> float:
-    """Return the total length of spans of time, counting overlaps once."""
-    total, reached = 0.0, float("-inf")
-    for start, end in sorted(spans):
-        total += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return total
+def _has_run_in_vain(task: TaskUsage) -> bool:
+    return task.running is not None and task.state != TaskState.COMPLETED
+
+
+def _reported(usage: Path) -> float | None:
+    reports = read_reports(usage)
+    return round(sum(reports.values()), 3) if reports else None
 
 
 def _iso(seconds: float) -> str:

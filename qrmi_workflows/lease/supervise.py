@@ -16,17 +16,15 @@ import os
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-
-import psutil
+from typing import TYPE_CHECKING
 
 from qrmi_workflows.config.variables import QPU_GRACE
 from qrmi_workflows.lease.abandoned import stop_if_abandoned
@@ -36,11 +34,17 @@ from qrmi_workflows.lease.killwait import (
     learn_kill_wait,
     start_kill_wait,
 )
+from qrmi_workflows.lease.prepared import PreparedProcess
 from qrmi_workflows.schedulers import this_job, this_scheduler
+
+if TYPE_CHECKING:
+    import psutil
 
 __all__ = ["run_supervised"]
 
 logger = logging.getLogger(__name__)
+
+_Process = subprocess.Popen[bytes] | PreparedProcess
 
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 _STOPPING = frozenset({signal.SIGTERM, signal.SIGHUP})
@@ -48,22 +52,24 @@ _PASSED_ON = (*_STOPPING, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.
 
 
 def run_supervised(
-    argv: Sequence[str],
+    command: Sequence[str] | PreparedProcess,
     *,
     environ: Mapping[str, str],
     release: Callable[[], None],
     grace: float | None = None,
     alive: Path | None = None,
+    spare: Collection[int] = (),
 ) -> int:
     """Run a command, end the processes that it leaves behind, and call `release`, on every path.
 
     Args:
-        argv: The command and its arguments; no shell.
+        command: The command and its arguments, without a shell; or a process that is ready.
         environ: Its environment.
         release: Releases the leases; it may be called from another thread.
         grace: Seconds between SIGTERM and SIGKILL; the command's share of KillWait if `None`.
         alive: A file that the submitting process keeps touching. If it has not been touched for
             `ALIVE_SECONDS`, or is deleted, the command is stopped as by SIGTERM.
+        spare: Child processes of this one that belong to the leases, not to the command.
 
     Returns:
         The command's exit code; 128 + N if signal N ended it.
@@ -74,7 +80,7 @@ def run_supervised(
     # Orphans of the command become children of this process, which can then find them. With ctypes,
     # because the standard library has no prctl.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    stopper = _Stopper(release, grace)
+    stopper = _Stopper(release, grace, spare)
     seconds = min(stopper.grace, current_kill_wait().total)
     variables = {**environ, QPU_GRACE: f"{seconds:g}"}  # the command may hold leases too
     with _signals_passed_to(stopper) as wait_for_signal:
@@ -82,7 +88,7 @@ def run_supervised(
             # In this process's own group: Slurm may track a job by its process group
             # (proctrack/pgid), and a terminal sends signals to a group.
             # The stopper keeps signals that arrive before `watch`.
-            child = subprocess.Popen(_tied_to_this_process(argv), env=variables)
+            child = _start(command, variables)
             stopper.watch(child)
             if alive is not None:
                 stop_if_abandoned(alive)
@@ -94,6 +100,13 @@ def run_supervised(
     return code if code >= 0 else 128 - code
 
 
+def _start(command: Sequence[str] | PreparedProcess, environ: Mapping[str, str]) -> _Process:
+    if isinstance(command, PreparedProcess):
+        command.start(environ)
+        return command
+    return subprocess.Popen(_tied_to_this_process(command), env=environ)
+
+
 def _tied_to_this_process(argv: Sequence[str]) -> list[str]:
     """Have the kernel send a command SIGTERM if its supervisor is killed."""
     setpriv = shutil.which("setpriv")  # util-linux, which every distribution installs by default
@@ -103,10 +116,13 @@ def _tied_to_this_process(argv: Sequence[str]) -> list[str]:
 class _Stopper:
     """Passes signals on to a command; the first one that asks it to stop starts a time limit."""
 
-    def __init__(self, release: Callable[[], None], grace: float | None) -> None:
+    def __init__(
+        self, release: Callable[[], None], grace: float | None, spare: Collection[int]
+    ) -> None:
         self._release = release
+        self._spare = frozenset(spare)
         self._given_grace = grace
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: _Process | None = None
         self._early: list[int] = []
         self._stopped: float | None = None
 
@@ -119,7 +135,7 @@ class _Stopper:
         """Seconds between SIGTERM and SIGKILL for the command."""
         return self._budget.command if self._given_grace is None else self._given_grace
 
-    def watch(self, child: subprocess.Popen[bytes]) -> None:
+    def watch(self, child: _Process) -> None:
         """Take charge of the command, and pass on signals that arrived before it started."""
         self._child = child
         for number in self._early:
@@ -142,20 +158,27 @@ class _Stopper:
 
     def end_orphans(self) -> None:
         """End the processes that the command left behind, in the rest of its grace period."""
-        orphans = psutil.Process().children(recursive=True)
-        for orphan in orphans:
-            with suppress(psutil.Error):
-                orphan.terminate()
+        if not _has_children():
+            return
+        import psutil
+
+        orphans = self._orphans()
+        _signal(orphans, signal.SIGTERM)
         used = 0.0 if self._stopped is None else time.monotonic() - self._stopped
         psutil.wait_procs(orphans, timeout=max(0.0, self.grace - used))
         limit = time.monotonic() + self._budget.kill
         # Kill those that ignore SIGTERM, and any that they have started in the meantime.
         while orphans and time.monotonic() < limit:
-            orphans = psutil.Process().children(recursive=True)
-            for orphan in orphans:
-                with suppress(psutil.Error):
-                    orphan.kill()
+            orphans = self._orphans()
+            _signal(orphans, signal.SIGKILL)
             psutil.wait_procs(orphans, timeout=max(0.0, limit - time.monotonic()))
+
+    def _orphans(self) -> list[psutil.Process]:
+        import psutil
+
+        children = psutil.Process().children()
+        own = [child for child in children if child.pid not in self._spare]
+        return [process for child in own for process in _family(child.pid)]
 
     def _check_job(self) -> None:
         started = time.monotonic()
@@ -175,10 +198,9 @@ class _Stopper:
     def _kill(self) -> None:
         if self._child is None or self._child.returncode is not None:
             return
-        for process in _family(self._child.pid):
-            with suppress(psutil.Error):
-                process.kill()
+        # First, because all the rest may hang on a dead file system, the import of psutil included.
         self._after(self._budget.kill, self._exit)
+        _signal(_family(self._child.pid), signal.SIGKILL)
 
     def _exit(self) -> None:
         if self._child is not None and self._child.returncode is not None:
@@ -195,12 +217,31 @@ class _Stopper:
         timer.start()
 
 
+def _has_children() -> bool:
+    """Return whether this process has children: most commands leave none behind."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
 def _family(pid: int) -> list[psutil.Process]:
+    import psutil  # takes 10 ms, which most commands do not need
+
     try:
         head = psutil.Process(pid)
         return [head, *head.children(recursive=True)]
     except psutil.Error:
         return []
+
+
+def _signal(processes: Iterable[psutil.Process], number: int) -> None:
+    import psutil
+
+    for process in processes:
+        with suppress(psutil.Error):
+            process.send_signal(number)
 
 
 @contextmanager
@@ -213,16 +254,16 @@ def _signals_passed_to(
     the call would be handled after it, which for `waitpid` is when the command has ended. But every
     signal also writes to the wakeup file, whenever it arrives.
     """
-    ours, pythons = socket.socketpair()
-    ours.setblocking(False)
-    pythons.setblocking(False)
+    ours, pythons = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def wait_for_signal() -> None:
         select.select([ours], [], [])
-        ours.recv(4096)
+        os.read(ours, 4096)
 
-    with ours, pythons:
-        file = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+    with ExitStack() as opened:
+        for end in (ours, pythons):
+            opened.callback(os.close, end)
+        file = signal.set_wakeup_fd(pythons, warn_on_full_buffer=False)
         # Not SIGTSTP and the like, which the shell handles for each process.
         before = {number: signal.signal(number, handler) for number in _PASSED_ON}
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda _number, _frame: None)

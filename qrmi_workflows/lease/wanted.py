@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -19,12 +20,16 @@ from qrmi_workflows.errors import TaskUnknownError
 from qrmi_workflows.journal.record import RecordState, TaskRecord
 from qrmi_workflows.journal.record_files import read_record
 from qrmi_workflows.lease.records import OpenLease
+from qrmi_workflows.schedulers import this_job
+from qrmi_workflows.state.process import Owner
 from qrmi_workflows.tasks.usage import read_submissions
 from qrmi_workflows.vendors.registry import registered_type
 
-__all__ = ["RunningTasks", "find_running_tasks", "releasing_cancels"]
+__all__ = ["RunningTasks", "find_running_tasks"]
 
 _SHORTEST_CALL = 0.5  # seconds
+_SUBMISSION_SECONDS = 120.0
+"""How long a submission by a process that may be alive counts as under way; it has a deadline."""
 
 
 class _Resource(Protocol):
@@ -37,13 +42,19 @@ class RunningTasks:
 
     Attributes:
         qpu: The QPU's name.
-        records: Their records in the journal; at least one.
+        records: Their records in the journal; at least one. Those of submissions that are under way
+            have no task id yet.
         session_seconds: How long the vendor's session may last at most, if known.
     """
 
     qpu: str
     records: tuple[TaskRecord, ...]
     session_seconds: float | None
+
+    @property
+    def task_ids(self) -> list[str]:
+        """The vendor's ids of those that are known to run."""
+        return [record.task_id for record in self.records if record.task_id is not None]
 
     def __str__(self) -> str:
         """Say which tasks they are, how long they may keep the lease, and what to do."""
@@ -63,12 +74,6 @@ class RunningTasks:
             f"--cancel-tasks` to cancel them. Once they have ended, the next lease or `qpu reap` "
             f"releases it{limit}."
         )
-
-
-def releasing_cancels(resource_type: str) -> bool:
-    """Return whether releasing a QPU of this type cancels the lease's unfinished tasks."""
-    registered = registered_type(resource_type)
-    return registered is not None and registered.release_cancels
 
 
 def find_running_tasks(
@@ -106,7 +111,9 @@ def find_running_tasks(
         if path not in unwanted and (record := read_record(path)) is not None and _is_wanted(record)
     ]
     limit = None if seconds is None else time.monotonic() + seconds
-    running = tuple(record for record in wanted if _is_running(record, resource, limit))
+    # Several payloads may share a task.
+    tasks = {record.task_id: record for record in wanted}.values()
+    running = tuple(record for record in tasks if _is_running(record, resource, limit))
     if not running:
         return None
     longest = registered.longest_session(environment)
@@ -114,13 +121,28 @@ def find_running_tasks(
 
 
 def _is_wanted(record: TaskRecord) -> bool:
+    if record.state is RecordState.INTENT:
+        return _is_being_submitted(record)
     if record.state is not RecordState.SUBMITTED or record.retryable:
         return False  # it is not known to run, or its cancellation was requested
     # A step without a name cannot be run again: only its own process wants the task.
     return record.named or record.owner.is_alive() is not False
 
 
+def _is_being_submitted(record: TaskRecord) -> bool:
+    """Return whether another process is about to submit a task, or waits for the answer."""
+    if record.owner.is_alive() is False or record.owner == Owner.this_process(this_job()):
+        return False
+    try:
+        age = datetime.now(UTC) - datetime.fromisoformat(record.since)
+    except (TypeError, ValueError):
+        return False
+    return abs(age.total_seconds()) < _SUBMISSION_SECONDS
+
+
 def _is_running(record: TaskRecord, resource: _Resource, limit: float | None) -> bool:
+    if record.state is RecordState.INTENT:
+        return True
     deadline = None if limit is None else max(_SHORTEST_CALL, limit - time.monotonic())
     try:
         state = resource.task_status(str(record.task_id), deadline=deadline)

@@ -11,6 +11,13 @@ from pathlib import Path
 from qrmi_workflows.emulator.settings_file import read_settings
 from qrmi_workflows.errors import SandboxError
 from qrmi_workflows.sandbox import render
+from qrmi_workflows.sandbox.accounting import create_database, find_database_programs
+from qrmi_workflows.sandbox.changes import (
+    NO_MULTIPLE_SLURMD,
+    OneNodeOnlyError,
+    require_unchanged,
+    settings_file,
+)
 from qrmi_workflows.sandbox.daemons import Daemon, emulator_port, list_daemons
 from qrmi_workflows.sandbox.files import first_job_id, write_files
 from qrmi_workflows.sandbox.layout import (
@@ -41,7 +48,7 @@ from qrmi_workflows.sandbox.state import (
     write_state,
 )
 from qrmi_workflows.schedulers.command import require_success, run_command
-from qrmi_workflows.schedulers.slurm import has_multiple_slurmd
+from qrmi_workflows.schedulers.slurm_config import has_multiple_slurmd
 
 __all__ = ["DaemonStatus", "Sandbox", "SandboxStatus"]
 
@@ -49,9 +56,6 @@ _READY_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 _NODES = 2
 _MAX_NODES = 16
-_NO_MULTIPLE_SLURMD = (
-    "this Slurm was built without --enable-multiple-slurmd, so one machine can be only one node"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,7 @@ class DaemonStatus:
     """One daemon of a sandbox.
 
     Attributes:
-        name: `munged`, `emulator`, `slurmctld` or `slurmd-NODE`.
+        name: `munged`, `emulator`, `mariadbd`, `slurmdbd`, `slurmctld` or `slurmd-NODE`.
         pid: Its process id, even after that process has ended.
         port: Its TCP port, if it has one.
         alive: Whether it is running.
@@ -122,6 +126,8 @@ class Sandbox:
         nodes: int | None = None,
         qpus: Sequence[str] = (),
         config: Path | None = None,
+        site_scripts: bool | None = None,
+        accounting: bool | None = None,
     ) -> tuple[str, ...]:
         """Start every daemon that is not running: all of them, or those that have died.
 
@@ -130,6 +136,10 @@ class Sandbox:
                 machine.
             qpus: Emulated QPUs as `NAME=TYPE[:MODEL]`; if empty, the emulator's defaults.
             config: The emulator's settings file (TOML).
+            site_scripts: Whether the site's own scripts acquire and release the jobs' QPUs, as
+                `qpu site install` sets them up; by default not.
+            accounting: Whether Slurm keeps accounts (`sacct`), in a database of the sandbox's own;
+                by default not.
 
         Returns:
             The names of the daemons that were started; empty if the sandbox was already up.
@@ -147,14 +157,24 @@ class Sandbox:
         with lock_sandbox(self._layout):
             state = read_state(self._layout)
             if state is not None:
-                _check_unchanged(state, self._layout, nodes=nodes, qpus=qpus, config=config)
-                return self._start(self._prepare_restart(state), programs)
+                require_unchanged(
+                    state,
+                    self._layout,
+                    nodes=nodes,
+                    qpus=qpus,
+                    config=config,
+                    site_scripts=site_scripts,
+                    accounting=accounting,
+                )
+                return self._start(self._prepare_restart(state), programs, is_repair=True)
             if find_processes(self._layout):  # of a sandbox whose directory was deleted
                 stop_sandbox(self._layout, None, grace=0.0)
                 self._layout.create()
             _copy_settings(config, self._layout)
             try:
-                return self._start_new(nodes, qpus, programs)
+                state = _new_state(nodes or _NODES, qpus, self._layout, accounting=bool(accounting))
+                state = replace(state, site_scripts=bool(site_scripts))
+                return self._start_new(state, programs, is_fixed=nodes is not None)
             except BaseException:
                 self._stop(grace=0.0)
                 raise
@@ -196,13 +216,14 @@ class Sandbox:
             DaemonStatus(name=name, pid=record.pid, port=ports.get(name), alive=record.alive)
             for name, record in state.daemons.items()
         )
-        complete = len(daemons) == state.nodes + 3 and all(daemon.alive for daemon in daemons)
+        expected = state.nodes + (3 if state.database_port is None else 5)
+        complete = len(daemons) == expected and all(daemon.alive for daemon in daemons)
         lost = "" if is_private(state.runtime) else f"its directory {state.runtime} was deleted"
         return SandboxStatus(
             directory=self.directory,
             state="up" if complete and not lost else "broken",
             problem=lost,
-            remark="" if state.multiple_slurmd else f"It has one node: {_NO_MULTIPLE_SLURMD}.",
+            remark="" if state.multiple_slurmd else f"It has one node: {NO_MULTIPLE_SLURMD}.",
             qpus=tuple(self._lanes_by_qpu(state)),
             daemons=daemons,
         )
@@ -215,31 +236,35 @@ class Sandbox:
         """
         return render.environment(self._layout, environ)
 
-    def _start_new(
-        self, nodes: int | None, qpus: Sequence[str], programs: Programs
-    ) -> tuple[str, ...]:
-        state = _new_state(nodes or _NODES, qpus, self._layout)
+    def _start_new(self, state: State, programs: Programs, *, is_fixed: bool) -> tuple[str, ...]:
         state = replace(state, first_job_id=first_job_id(self._layout, programs))
         try:
             self._start(state, programs)
-        except _OneNodeOnlyError:
-            if nodes is not None:
+        except OneNodeOnlyError:
+            if is_fixed:  # the user wants so many nodes
                 raise
             state = _with_one_node(read_state(self._layout) or state)
             self._start(state, programs)
         return tuple((read_state(self._layout) or state).daemons)
 
-    def _start(self, state: State, programs: Programs) -> tuple[str, ...]:
+    def _start(
+        self, state: State, programs: Programs, *, is_repair: bool = False
+    ) -> tuple[str, ...]:
         layout = self._layout
         # Before anything is started, so that another command finds it if this one is killed.
         write_state(layout, state)
-        write_files(layout, state, programs, self._lanes_by_qpu(state))
+        lanes = self._lanes_by_qpu(state)
+        write_files(layout, state, programs, lanes, keeps_policy=is_repair)
+        if state.database_port is not None:
+            create_database(layout, find_database_programs())
         environ = daemon_environment(layout)
         started, pending = [], []
         for daemon in list_daemons(state, layout, programs, environ):
             record = state.daemons.get(daemon.name)
             if record is None or not record.alive:
-                record = start_daemon(daemon.argv, layout.log(daemon.name), environ)
+                record = start_daemon(
+                    daemon.argv, layout.log(daemon.name), {**environ, **daemon.variables}
+                )
                 started.append(daemon.name)
                 state = state.with_daemon(daemon.name, record)
                 write_state(layout, state)
@@ -255,7 +280,7 @@ class Sandbox:
 
     def _lanes_by_qpu(self, state: State) -> dict[str, int]:
         """Return the number of lanes of each QPU."""
-        settings = read_settings(_settings_file(self._layout), state.qpus)
+        settings = read_settings(settings_file(self._layout), state.qpus)
         return {name: qpu.lanes for name, qpu in settings.qpus.items()}
 
     def _wait_until_ready(self, daemon: Daemon, state: State) -> None:
@@ -270,9 +295,11 @@ class Sandbox:
             state = replace(state, runtime=make_runtime_directory(self._layout), daemons={})
         if any(record.alive for record in state.daemons.values()):
             return state
-        if not are_free([state.controller_port, *state.node_ports]):
-            controller, *others = find_free_ports(state.nodes + 1)
+        database = [] if state.database_port is None else [state.database_port]
+        if not are_free([state.controller_port, *state.node_ports, *database]):
+            controller, other, *others = find_free_ports(state.nodes + 2)
             state = replace(state, controller_port=controller, node_ports=tuple(others))
+            state = replace(state, database_port=other if database else None)
         return state
 
     def _stop(self, grace: float) -> None:
@@ -290,10 +317,6 @@ class Sandbox:
         return True
 
 
-class _OneNodeOnlyError(SandboxError):
-    """This Slurm cannot run several nodes on one machine."""
-
-
 def _require_nodes_possible(state: State, programs: Programs, environ: Mapping[str, str]) -> None:
     """Refuse several nodes on a Slurm that would take their slurmd for one.
 
@@ -303,8 +326,8 @@ def _require_nodes_possible(state: State, programs: Programs, environ: Mapping[s
     if state.nodes > 1:
         argv = [str(programs.clients["scontrol"]), "show", "config"]
         if not has_multiple_slurmd(require_success(run_command(argv, environ=environ)).stdout):
-            raise _OneNodeOnlyError(
-                f"nodes={state.nodes}: {_NO_MULTIPLE_SLURMD}. Use one node, or a Slurm that was "
+            raise OneNodeOnlyError(
+                f"nodes={state.nodes}: {NO_MULTIPLE_SLURMD}. Use one node, or a Slurm that was "
                 "built with that option, such as Debian's slurm-wlm."
             )
 
@@ -327,8 +350,8 @@ def _check_nodes(nodes: int | None) -> None:
         )
 
 
-def _new_state(nodes: int, qpus: Sequence[str], layout: Layout) -> State:
-    controller, *others = find_free_ports(nodes + 1)
+def _new_state(nodes: int, qpus: Sequence[str], layout: Layout, *, accounting: bool) -> State:
+    controller, database, *others = find_free_ports(nodes + 2)
     return State(
         nodes=nodes,
         qpus=tuple(qpus),
@@ -336,36 +359,8 @@ def _new_state(nodes: int, qpus: Sequence[str], layout: Layout) -> State:
         address=loopback_address(socket.gethostname()),
         controller_port=controller,
         node_ports=tuple(others),
+        database_port=database if accounting else None,
     )
-
-
-def _check_unchanged(
-    state: State,
-    layout: Layout,
-    *,
-    nodes: int | None,
-    qpus: Sequence[str],
-    config: Path | None,
-) -> None:
-    if nodes is not None and nodes > 1 and not state.multiple_slurmd:
-        raise _OneNodeOnlyError(f"nodes={nodes}: {_NO_MULTIPLE_SLURMD}. Leave out --nodes.")
-    settings = _settings_file(layout)
-    running_qpus = f"QPUs {', '.join(state.qpus)}" if state.qpus else "the default QPUs"
-    is_different = {
-        f"{state.nodes} nodes": nodes not in (None, state.nodes),
-        running_qpus: bool(qpus) and tuple(qpus) != state.qpus,
-        "other emulator settings": config is not None
-        and (settings is None or config.read_bytes() != settings.read_bytes()),
-    }
-    if differences := [what for what, differs in is_different.items() if differs]:
-        raise SandboxError(
-            f"the sandbox in {layout.directory} is up with {' and '.join(differences)}. Stop it "
-            "with `qpu sandbox down` first, or choose another directory with --dir."
-        )
-
-
-def _settings_file(layout: Layout) -> Path | None:
-    return layout.emulator_settings if layout.emulator_settings.exists() else None
 
 
 def _copy_settings(config: Path | None, layout: Layout) -> None:
@@ -377,4 +372,5 @@ def _copy_settings(config: Path | None, layout: Layout) -> None:
 
 def _daemon_ports(state: State, layout: Layout) -> dict[str, int | None]:
     nodes = {f"slurmd-n{number}": port for number, port in enumerate(state.node_ports, start=1)}
-    return {"emulator": emulator_port(layout), "slurmctld": state.controller_port} | nodes
+    others = {"slurmctld": state.controller_port, "slurmdbd": state.database_port}
+    return {"emulator": emulator_port(layout), **others, **nodes}

@@ -7,10 +7,15 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qrmi_workflows.errors import SchedulerError
+from qrmi_workflows.sandbox.accounting import (
+    database_argv,
+    database_socket,
+    find_database_programs,
+)
 from qrmi_workflows.sandbox.layout import Layout, Programs
 from qrmi_workflows.sandbox.state import State
 from qrmi_workflows.schedulers.command import run_command
@@ -29,12 +34,14 @@ class Daemon:
         argv: Its command, which stays in the foreground.
         is_ready: Returns whether it accepts requests.
         blocks_next: Whether the next daemon must not start before this one is ready.
+        variables: Variables of its environment that the others do not have.
     """
 
     name: str
     argv: tuple[str | Path, ...]
     is_ready: Callable[[], bool]
     blocks_next: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 def list_daemons(
@@ -44,6 +51,7 @@ def list_daemons(
     return [
         _emulator(state, layout),
         _munged(programs, layout, state.runtime),
+        *_database(state, layout),
         _controller(state, layout, programs),
         *_nodes(state, layout, programs, environ),
     ]
@@ -97,6 +105,26 @@ def _munged(programs: Programs, layout: Layout, runtime: Path) -> Daemon:
     )
     is_ready = lambda: _accepts_connections(runtime / "munge.socket")  # noqa: E731
     return Daemon(name="munged", argv=argv, is_ready=is_ready, blocks_next=True)
+
+
+def _database(state: State, layout: Layout) -> list[Daemon]:
+    if state.database_port is None:
+        return []
+    programs, port = find_database_programs(), state.database_port
+    mariadbd = Daemon(
+        name="mariadbd",
+        argv=tuple(database_argv(layout, programs, state.runtime)),
+        is_ready=lambda: _accepts_connections(database_socket(state.runtime)),
+        blocks_next=True,
+    )
+    slurmdbd = Daemon(
+        name="slurmdbd",
+        argv=(programs.slurmdbd, "-D"),
+        is_ready=lambda: _accepts_connections(("127.0.0.1", port)),
+        blocks_next=True,
+        variables={"MYSQL_UNIX_PORT": str(database_socket(state.runtime))},
+    )
+    return [mariadbd, slurmdbd]
 
 
 def _controller(state: State, layout: Layout, programs: Programs) -> Daemon:

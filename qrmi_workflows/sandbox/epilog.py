@@ -48,6 +48,8 @@ def _left_behind(names: set[str], job: str) -> set[int]:
     steps = {pid for pid in candidates if "slurmstepd" in programs[pid]}
     # A child of slurmd keeps its name until it executes slurmstepd.
     others = candidates - steps - {pid for pid in candidates if _is_slurmd(programs[pid])}
+    # A site's Prolog leaves a process that waits for what the vendor grants late.
+    others -= {pid for pid in others if "qrmi_workflows.site.prolog" in _words(pid, "cmdline")}
     # What runs in another job's step is that job's, even a shell of `salloc` with this job's id.
     lost = {pid for pid in others if not steps & set(_ancestors(pid, parents))}
     jobs = {pid: _job_of(pid) for pid in lost}

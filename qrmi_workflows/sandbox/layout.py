@@ -23,6 +23,7 @@ from qrmi_workflows.errors import SandboxError
 
 __all__ = [
     "CLIENTS",
+    "SBIN_DIRECTORIES",
     "WRAPPERS_MARKER",
     "Layout",
     "Programs",
@@ -58,8 +59,9 @@ _REQUIRED_CLIENTS = ("sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
 _DAEMONS = ("munged", "slurmctld", "slurmd")
 _NOT_IN_SLURM_CONF = re.compile(r"[\s#%,=\"'\\]")
 _PRIVATE_MODE = 0o700
+_SITES_MODE = 0o711  # root runs jobs of other users, who may pass but not list the folder
 _OWNER_FILE = "sandbox"
-_SBIN_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+SBIN_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,16 @@ class Layout:
         return self.etc / "munge.key"
 
     @property
+    def slurmdbd_conf(self) -> Path:
+        """The configuration of slurmdbd."""
+        return self.etc / "slurmdbd.conf"
+
+    @property
+    def database(self) -> Path:
+        """The files of the accounting's database."""
+        return self.directory / "database"
+
+    @property
     def wrappers(self) -> Path:
         """The wrappers that run Slurm's commands in this sandbox."""
         return self.directory / "bin"
@@ -148,6 +160,11 @@ class Layout:
     def logs(self) -> Path:
         """The directory of the daemons' logs."""
         return self.directory / "log"
+
+    @property
+    def site(self) -> Path:
+        """The site scripts of a sandbox that has them, and their state."""
+        return self.directory / "site"
 
     def log(self, daemon: str) -> Path:
         """Return the path of a daemon's log."""
@@ -213,7 +230,7 @@ def find_programs(environ: Mapping[str, str] = os.environ) -> Programs:
     """
     entries = [entry for entry in environ.get("PATH", os.defpath).split(os.pathsep) if entry]
     real = [entry for entry in entries if not (Path(entry) / WRAPPERS_MARKER).exists()]
-    path = os.pathsep.join([*real, *_SBIN_DIRECTORIES])
+    path = os.pathsep.join([*real, *SBIN_DIRECTORIES])
     clients = {name: Path(found) for name in CLIENTS if (found := shutil.which(name, path=path))}
     daemons = {name: Path(found) for name in _DAEMONS if (found := shutil.which(name, path=path))}
     found_names = daemons.keys() | clients.keys()
@@ -252,7 +269,7 @@ def _runtime_base() -> str:
 
 
 def is_private(directory: Path) -> bool:
-    """Return whether a directory exists, belongs to this user and is closed to all others."""
+    """Return whether a directory exists, belongs to this user, and no other user can list it."""
     try:
         status = directory.lstat()
     except OSError:
@@ -260,5 +277,5 @@ def is_private(directory: Path) -> bool:
     return (
         stat.S_ISDIR(status.st_mode)
         and status.st_uid == os.getuid()
-        and stat.S_IMODE(status.st_mode) == _PRIVATE_MODE
+        and stat.S_IMODE(status.st_mode) in (_PRIVATE_MODE, _SITES_MODE)
     )

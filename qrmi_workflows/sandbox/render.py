@@ -15,6 +15,7 @@ from pathlib import Path
 
 from qrmi_workflows.config.variables import QPU_CONFIG, QPU_SANDBOX, QPU_SITE, QPU_STATE
 from qrmi_workflows.sandbox import epilog, reaper
+from qrmi_workflows.sandbox.accounting import render_accounting
 from qrmi_workflows.sandbox.layout import Layout
 
 __all__ = [
@@ -58,15 +59,15 @@ SlurmdLogFile={layout.logs}/%n.log
 SlurmctldSyslogDebug=quiet
 SlurmdSyslogDebug=quiet
 PlugStackConfig={layout.etc}/plugstack.conf
-TaskProlog={layout.etc}/task_prolog
-MailProg=/bin/true
+TaskProlog={scripts}/task_prolog
+{prolog}MailProg=/bin/true
 
 # Works without root and without cgroups. Linuxproc loses processes whose parent has ended; the
 # Epilog kills what a job has left of them.
 ProctrackType=proctrack/linuxproc
-Epilog={layout.etc}/epilog
+Epilog={scripts}/epilog
 TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
+JobAcctGatherType=jobacct_gather/{gather}
 SwitchType=switch/none
 MpiDefault=none
 
@@ -90,6 +91,12 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
+_PROLOG = """\
+Prolog={scripts}/prolog
+PrologFlags=Alloc
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """The parameters of a sandbox's slurm.conf.
@@ -105,6 +112,8 @@ class Cluster:
         qpus: The names of the QPUs.
         first_job_id: The id of the first job.
         cpus: The number of CPUs of each node.
+        database_port: slurmdbd's TCP port; `None` without accounting.
+        site_scripts: Whether the site's own scripts acquire and release the jobs' QPUs.
     """
 
     layout: Layout
@@ -117,6 +126,8 @@ class Cluster:
     qpus: tuple[str, ...]
     first_job_id: int = 1
     cpus: int = 8
+    database_port: int | None = None
+    site_scripts: bool = False
 
 
 def render_slurm_conf(cluster: Cluster) -> str:
@@ -132,7 +143,10 @@ def render_slurm_conf(cluster: Cluster) -> str:
         f"CPUs={cluster.cpus} RealMemory={cluster.cpus * 8192} Gres={gres} State=UNKNOWN"
         for number, port in enumerate(cluster.node_ports, start=1)
     )
+    scripts = cluster.layout.site if cluster.site_scripts else cluster.layout.etc
     return _SLURM_CONF.format(
+        scripts=scripts,
+        prolog=_PROLOG.format(scripts=scripts) if cluster.site_scripts else "",
         layout=cluster.layout,
         runtime=cluster.runtime,
         host=cluster.host,
@@ -143,6 +157,11 @@ def render_slurm_conf(cluster: Cluster) -> str:
         first_job_id=cluster.first_job_id,
         licences=",".join(f"qpu_{name}:1" for name in cluster.qpus),
         nodes="\n".join(nodes),
+        gather="none" if cluster.database_port is None else "linux",
+    ) + (
+        ""
+        if cluster.database_port is None
+        else render_accounting(cluster.database_port, cluster.runtime, cluster.qpus)
     )
 
 
@@ -162,10 +181,16 @@ def render_cgroup_conf(version: tuple[int, ...]) -> str:
     return "CgroupPlugin=disabled\n" if version >= _CGROUPS_OPTIONAL_SINCE else ""
 
 
-def render_site_policy(qpus: Mapping[str, int]) -> str:
-    """Render site.toml, as `load_site_policy` reads it."""
+def render_site_policy(qpus: Mapping[str, int], *, state: Path | None = None) -> str:
+    """Render site.toml, as `load_site_policy` reads it.
+
+    Args:
+        qpus: The number of lanes of each QPU, by name.
+        state: The folder of root's files; the machine's own if `None`.
+    """
+    site = "" if state is None else f'[site]\nstate = "{state}"\n\n'
     tables = "".join(f'\n[qpus."{name}"]\nlanes = {lanes}\n' for name, lanes in qpus.items())
-    return f'[defaults]\ngres = "qpu:{{qpu}}"\nlicence = "qpu_{{qpu}}"\n{tables}'
+    return f'{site}[defaults]\ngres = "qpu:{{qpu}}"\nlicence = "qpu_{{qpu}}"\n{tables}'
 
 
 def render_wrapper(argv: Iterable[str | Path], variables: Mapping[str, str]) -> str:
@@ -179,12 +204,18 @@ def render_wrapper(argv: Iterable[str | Path], variables: Mapping[str, str]) -> 
     return f'#!/bin/bash\n{exports}exec {command} "$@"\n'
 
 
-def render_task_prolog(layout: Layout) -> str:
+def render_task_prolog(layout: Layout, *, site_scripts: bool = False) -> str:
     """Render the TaskProlog, which points jobs at the sandbox even under `--export=NONE`.
 
     Slurm runs the script in the environment of each of a job's tasks, and sets the variables that
     it prints as `export NAME=value`. QPU_CONFIG, QPU_SITE and QPU_STATE keep the user's values.
+
+    Args:
+        layout: The sandbox's paths.
+        site_scripts: Whether the site's own scripts give the jobs their QPUs: then they need no
+            credentials, and each user has their own state folder.
     """
+    defaults = {QPU_SITE: layout.site_policy} if site_scripts else _default_paths(layout)
     forced = {"SLURM_CONF": layout.slurm_conf, QPU_SANDBOX: layout.directory}
     lines = [
         "#!/bin/sh",
@@ -193,7 +224,7 @@ def render_task_prolog(layout: Layout) -> str:
         *(f"emit {name} {shlex.quote(str(path))}" for name, path in forced.items()),
         *(
             f'[ -n "${name}" ] || emit {name} {shlex.quote(str(path))}'
-            for name, path in _default_paths(layout).items()
+            for name, path in defaults.items()
         ),
         f'case "$PATH" in "$bin":*) ;; *) emit PATH "$bin:${{PATH:-{_PATH}}}" ;; esac',
         *(

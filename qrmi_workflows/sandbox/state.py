@@ -45,6 +45,8 @@ class State:
         node_ports: The TCP port of each node's slurmd.
         first_job_id: The id of the first job, if the controller has no saved state.
         multiple_slurmd: Whether this Slurm can run several nodes on one machine.
+        database_port: slurmdbd's TCP port; `None` without accounting.
+        site_scripts: Whether the site's own scripts acquire and release the jobs' QPUs.
         daemons: The process of each daemon that was started, by name.
     """
 
@@ -56,6 +58,8 @@ class State:
     node_ports: tuple[int, ...]
     first_job_id: int = 1
     multiple_slurmd: bool = True
+    database_port: int | None = None
+    site_scripts: bool = False
     daemons: Mapping[str, ProcessRecord] = field(default_factory=dict)
 
     def with_daemon(self, name: str, record: ProcessRecord) -> State:
@@ -163,6 +167,8 @@ def _parse(document: dict[str, Any]) -> State:
         node_ports=tuple(document["node_ports"]),
         first_job_id=document.get("first_job_id", 1),
         multiple_slurmd=document.get("multiple_slurmd", True),
+        database_port=document.get("database_port"),
+        site_scripts=document.get("site_scripts", False),
         daemons=daemons,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ __all__ = ["BRIEF_TIMEOUT", "COMMAND_TIMEOUT", "Completed", "require_success", "
 
 COMMAND_TIMEOUT = 30.0
 """Seconds: Slurm's clients retry three times, with a message timeout of 10 s (slurm.conf(5))."""
+
+_QUERIES = frozenset(("squeue", "sacct", "sinfo", "scontrol"))
 
 BRIEF_TIMEOUT = 2.0
 """Seconds for a query whose answer is only nice to have."""
@@ -54,7 +57,7 @@ def run_command(
             capture_output=True,
             text=True,
             timeout=timeout,
-            env=environ,
+            env=_without_preferences(command[0], environ),
             check=False,
         )
     except FileNotFoundError as error:
@@ -73,6 +76,19 @@ def run_command(
     return Completed(
         argv=command, returncode=done.returncode, stdout=done.stdout, stderr=done.stderr
     )
+
+
+def _without_preferences(name: str, environ: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """Return an environment in which a query prints what its arguments say.
+
+    With `SQUEUE_PARTITION`, for example, squeue would list no jobs of other partitions, which would
+    then be taken for ended. Times are seconds since the epoch, see `slurm_times`.
+    """
+    if name not in _QUERIES:
+        return environ  # a job may inherit the environment of its submission
+    prefix, source = f"{name.upper()}_", os.environ if environ is None else environ
+    kept = {key: value for key, value in source.items() if not key.startswith(prefix)}
+    return kept | {"SLURM_TIME_FORMAT": "%s"}
 
 
 def require_success(done: Completed) -> Completed:

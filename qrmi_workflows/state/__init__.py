@@ -1,1 +1,1 @@
-"""State on disk and the processes that own it: files, locks, process identity."""
+"""State on disk and the processes that own it: files, locks, process identity, signals."""

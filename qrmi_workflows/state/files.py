@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qrmi_workflows.state.locks import hold_lock
 
-__all__ = ["append_line", "read_tail", "write_atomically"]
+__all__ = ["append_line", "read_tail", "sync_folder", "write_atomically"]
 
 
 def write_atomically(
@@ -37,7 +37,7 @@ def write_atomically(
             os.fsync(file.fileno())
         temporary.rename(path)
         if durable:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
@@ -54,8 +54,12 @@ def append_line(path: Path, line: str) -> None:
         file.write(line + "\n")
 
 
-def _sync_folder(folder: Path) -> None:
-    # A rename is durable only once its directory is on disk (fsync(2)).
+def sync_folder(folder: Path) -> None:
+    """Make the renames in a folder survive a power failure (fsync(2)).
+
+    Raises:
+        OSError: The folder could not be synced.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

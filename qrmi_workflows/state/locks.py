@@ -13,8 +13,9 @@ import fcntl
 import itertools
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -86,6 +87,7 @@ def hold_any_lock(
     paths: Sequence[Path],
     is_stopped: Callable[[], bool],
     accept: Callable[[Path, FileIO], bool] = lambda _path, _file: True,
+    queue: Path | None = None,
 ) -> Iterator[Path | None]:
     """Wait until one of several files can be locked, and hold its lock; create missing files.
 
@@ -93,6 +95,8 @@ def hold_any_lock(
         paths: The files; their folders must exist.
         is_stopped: Tells whether to stop waiting.
         accept: Called with a file that has just been locked; tells whether to keep the lock.
+        queue: A folder, which must exist, in which those who wait stand in a queue: the first one
+            gets the next lock, however long the others have waited for it.
 
     Yields:
         The file whose lock is held; `None` if the wait was stopped.
@@ -101,7 +105,7 @@ def hold_any_lock(
         OSError: A file could not be created, or its file system has no locks.
     """
     with ExitStack() as stack:
-        yield _lock_any(paths, is_stopped, accept, stack)
+        yield _lock_any(paths, is_stopped, accept, stack, queue)
 
 
 def _lock_any(
@@ -109,13 +113,16 @@ def _lock_any(
     is_stopped: Callable[[], bool],
     accept: Callable[[Path, FileIO], bool],
     stack: ExitStack,
+    queue: Path | None,
 ) -> Path | None:
     with ExitStack() as opened:
         files = [opened.enter_context(FileIO(str(path), "a")) for path in paths]
+        place = None if queue is None else opened.enter_context(_Place(queue))
         start = time.monotonic()
         # Polled, because flock can wait for one file only.
         while not is_stopped():
-            for path, file in zip(paths, files, strict=True):
+            may_try = place is None or place.is_first()
+            for path, file in zip(paths, files, strict=True) if may_try else ():
                 if not _try_flock(file):
                     continue
                 if not accept(path, file):
@@ -126,20 +133,100 @@ def _lock_any(
                 held = stack.enter_context(FileIO(os.dup(file.fileno()), "a"))
                 stack.callback(fcntl.flock, held, fcntl.LOCK_UN)
                 return path
+            if place is not None:
+                place.take()
+                start = max(start, place.moved)  # the next lock may be free soon
             time.sleep(min(max(_FRACTION * (time.monotonic() - start), _SHORTEST), _LONGEST))
     return None
 
 
-def lock_file(path: Path) -> FileIO:
+class _Place:
+    """A place in a queue: a numbered file, locked until the process ends or the block is left.
+
+    Attributes:
+        moved: When somebody close before this place was last seen to have gone, by the monotonic
+            clock.
+    """
+
+    # Only the two places next before this one are watched. If everybody listed the folder, N who
+    # wait would look at N files each, all the time. The nearer one tells when this place is first;
+    # the farther one, when it is second, and should look more often.
+    _WATCHED = 2
+
+    def __init__(self, queue: Path) -> None:
+        self.moved = float("-inf")
+        self._queue = queue
+        self._path: Path | None = None
+        self._file: FileIO | None = None
+        self._before: list[Path] | None = None
+
+    def take(self) -> None:
+        """Stand in the queue, if that is not so yet."""
+        if self._path is not None:
+            return
+        with hold_lock(self._queue / "lock"):
+            # After those who are there, so nobody is ever put before a place that is taken.
+            number = max((int(path.name) for path in self._places()), default=0) + 1
+            # Locked before it has its name: an unlocked place is one of a process that has died.
+            new = self._queue / f"new-{uuid.uuid4().hex}"
+            self._file = create_locked(new)
+            self._path = self._queue / f"{number:012}"
+            new.rename(self._path)
+        self._before = None
+
+    def is_first(self) -> bool:
+        """Return whether nobody alive stands before this place; without one, in the whole queue."""
+        if self._before is None or self._path is None or not all(map(is_locked, self._before)):
+            self._before = self._find_before()
+            self.moved = time.monotonic()
+        return not self._before
+
+    def _find_before(self) -> list[Path]:
+        """Return the nearest places before this one whose processes are alive."""
+        alive: list[Path] = []
+        for path in reversed(self._places()):
+            if self._path is not None and path >= self._path:
+                continue
+            if is_locked(path):
+                alive.append(path)
+                if len(alive) == self._WATCHED:
+                    break
+            else:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+        return alive
+
+    def __enter__(self) -> _Place:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._path is not None and self._file is not None:
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._file.close()
+
+    def _places(self) -> list[Path]:
+        return sorted(path for path in self._queue.iterdir() if path.name.isdecimal())
+
+
+def lock_file(path: Path, seconds: float = 0.0) -> FileIO:
     """Lock a file until the returned file is closed; create it with mode 0600 if it is missing.
+
+    Args:
+        path: The file.
+        seconds: How long to wait for another process to release it.
 
     Raises:
         BlockingIOError: Another process holds the lock.
         OSError: The file could not be created, or its file system has no locks.
     """
     file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
+    limit = time.monotonic() + seconds
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while time.monotonic() < limit and not _try_flock(file):
+            time.sleep(_LONGEST)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises; done once more, it does nothing
     except BaseException:
         file.close()
         raise

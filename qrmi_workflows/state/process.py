@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +21,7 @@ class JobIdentity:
         restart: How many times the scheduler has requeued it.
         job_step: The id of the process's job step within it; empty if not known.
         rank: The process's rank within that job step; empty if not known.
+        account: The account that it is charged to, if known.
     """
 
     id: str
@@ -29,6 +29,7 @@ class JobIdentity:
     restart: int = 0
     job_step: str = ""
     rank: str = ""
+    account: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,7 @@ class Owner:
         """
         pid = os.getpid()
         return cls(
-            host=socket.gethostname(),
+            host=os.uname().nodename,
             boot=_boot(),
             pid=pid,
             started=_started(pid),
@@ -78,7 +79,7 @@ class Owner:
     @property
     def is_on_this_host(self) -> bool:
         """Whether this host can tell if the process is alive."""
-        return self.host == socket.gethostname()
+        return self.host == os.uname().nodename
 
     def is_alive(self) -> bool | None:
         """Return whether the process is alive; `None` if that cannot be told from here."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.errors import JournalError, QPUError, TaskUnknownError
-from qrmi_workflows.journal.step import Entry
 from qrmi_workflows.vendors.base import ResourceType
+
+if TYPE_CHECKING:
+    from qrmi_workflows.journal.step import Entry
 
 __all__ = ["TaskDeletions"]
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 from contextlib import suppress
 
 from qrmi_workflows.client.resource import QRMIResource
-from qrmi_workflows.errors import QPUError, SessionEndedError
+from qrmi_workflows.errors import (
+    AmbiguousTaskError,
+    QPUError,
+    SessionEndedError,
+    TaskFailedError,
+)
+from qrmi_workflows.journal.record import TaskRecord
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.vendors.base import ResourceType
 from qrmi_workflows.vendors.registry import explain_failure
 
-__all__ = ["failure_reason", "session_lost"]
+__all__ = ["ambiguous", "failed_earlier", "failure_reason", "session_lost"]
 
 
 def failure_reason(
@@ -38,6 +44,33 @@ def failure_reason(
     except QPUError as error:
         return error.message
     return "no reason given"
+
+
+def ambiguous(qpu: str, task: str, reason: str) -> AmbiguousTaskError:
+    """Return the error of a task that the vendor may have accepted.
+
+    Args:
+        qpu: The QPU's name.
+        task: The task, as a phrase.
+        reason: Why that is not known.
+    """
+    return AmbiguousTaskError(
+        f"it is not known whether QPU {qpu!r} accepted {task}: {reason.removesuffix('.')}. Check "
+        "the vendor's list of tasks. To submit it again, at the risk of paying twice, rerun the "
+        "step with `--on-ambiguous resubmit` (on_ambiguous='resubmit').",
+        qpu,
+    )
+
+
+def failed_earlier(before: TaskRecord) -> TaskFailedError:
+    """Return the error of a task that has failed in an earlier run of its step."""
+    return TaskFailedError(
+        f"{before.reason} This was recorded by an earlier run of step {before.step!r}, so the "
+        "task is not submitted again. To forget it, run `qpu journal prune --step "
+        f"{before.step!r}`.",
+        before.qpu,
+        before.task_id or "",
+    )
 
 
 def session_lost(error: SessionEndedError) -> SessionEndedError:

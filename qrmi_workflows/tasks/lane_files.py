@@ -5,6 +5,9 @@ in `$QPU_HELD_LANES`. A process that inherits the variable, and finds the lane s
 that token, borrows it: it locks the file `LANE.loan`, for one task or one call at a time. A
 borrowed lane can be lent on, by `LANE.loan.loan`.
 
+Those who wait for a lane stand in a queue, so that a process with one task gets its turn although
+another one has hundreds.
+
 However a process dies, its locks end. If a lane's holder dies first, the lane is not free before
 its loan has ended too: nobody takes a lane whose loan is locked.
 """
@@ -85,15 +88,21 @@ def hold_lane(
             if loan is not None or is_stopped():
                 break
         else:
+            queue = lanes[0].with_name("queue")
+            queue.mkdir(exist_ok=True, mode=0o700)
             loan = stack.enter_context(
-                _hold_any(dict.fromkeys(lanes), is_stopped, for_call=for_call)
+                _hold_any(dict.fromkeys(lanes), is_stopped, for_call=for_call, queue=queue)
             )
         yield loan
 
 
 @contextmanager
 def _hold_any(
-    files: Mapping[Path, HeldLane | None], is_stopped: Callable[[], bool], *, for_call: bool
+    files: Mapping[Path, HeldLane | None],
+    is_stopped: Callable[[], bool],
+    *,
+    for_call: bool,
+    queue: Path | None = None,
 ) -> Iterator[HeldLane | None]:
     """Hold one of these files, each of which is a lane, or the loan of a lender's lane."""
     token = uuid.uuid4().hex if for_call else ""
@@ -105,7 +114,7 @@ def _hold_any(
         lender = files[path]
         return not _is_lent(path) and (lender is None or lender.is_held())
 
-    with hold_any_lock(list(files), is_stopped, accept) as path:
+    with hold_any_lock(list(files), is_stopped, accept, queue) as path:
         if path is None:
             yield None
         else:

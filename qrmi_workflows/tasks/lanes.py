@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Protocol
 
 from qrmi_workflows.tasks.lane_files import (
     HeldLane,
@@ -22,11 +23,18 @@ from qrmi_workflows.tasks.lane_files import (
     lent_to_children,
 )
 
-__all__ = ["LaneSemaphore", "lane_semaphore"]
+__all__ = ["LaneSemaphore", "Stop", "lane_semaphore"]
 
 logger = logging.getLogger(__name__)
 
 _STOP_LATENCY = 0.1  # seconds within which a task that waits for a lane notices its stop
+
+
+class Stop(Protocol):
+    """What ends the wait for a lane: an event, or something like one."""
+
+    def is_set(self) -> bool:
+        """Return whether to stop waiting."""
 
 
 class LaneSemaphore:
@@ -49,6 +57,11 @@ class LaneSemaphore:
         self._reset()
         _semaphores.add(self)
 
+    @property
+    def offers(self) -> Path | None:
+        """Where the processes that share the lease offer each other payloads, if there are any."""
+        return None if self._folder is None else self._folder / "offers"
+
     def _reset(self) -> None:
         """Start counting from zero, as a forked child must: its parent's tasks do not run there."""
         self._changed = threading.Condition()
@@ -59,7 +72,7 @@ class LaneSemaphore:
         self._inherited = [] if self._folder is None else inherited_lanes(self._folder)
 
     @contextmanager
-    def hold_for_task(self, stop: threading.Event | None = None) -> Iterator[None]:
+    def hold_for_task(self, stop: Stop | None = None) -> Iterator[None]:
         """Hold a lane for one task, or share one that a call holds.
 
         Args:
@@ -94,7 +107,7 @@ class LaneSemaphore:
         finally:
             self._put_back(is_shared=False)
 
-    def _take(self, stop: threading.Event | None) -> bool | None:
+    def _take(self, stop: Stop | None) -> bool | None:
         """Wait for a lane of this process; return whether a call shares it, `None` if stopped."""
         with self._changed:
             # A Condition cannot wait for an Event as well, so poll the event.
@@ -140,7 +153,7 @@ class LaneSemaphore:
     def _file_locked(
         self,
         lenders: Callable[[], list[HeldLane]],
-        stop: threading.Event | None = None,
+        stop: Stop | None = None,
         *,
         for_call: bool = False,
     ) -> Iterator[HeldLane | None]:

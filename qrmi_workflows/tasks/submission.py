@@ -34,7 +34,9 @@ from qrmi_workflows.journal.record import RecordState
 from qrmi_workflows.journal.step import Entry
 from qrmi_workflows.retry import RETRY_SECONDS, retry
 from qrmi_workflows.tasks.cancellation import cancel_task
+from qrmi_workflows.tasks.costs import settle, unseen
 from qrmi_workflows.tasks.polling import next_pause
+from qrmi_workflows.tasks.presence import Presence
 from qrmi_workflows.vendors.base import ResourceType, VendorPayload
 
 __all__ = ["Submission", "had_no_effect"]
@@ -64,6 +66,9 @@ class Submission:
         stop: Set this event to give up.
         leaves: Tells whether a stopped task is left for a rerun, as things stand.
         lane_wait: How many seconds to wait for a lane.
+        require_open: Called immediately before the task is sent; raises an error that
+            `had_no_effect` if the lease cannot be used at the moment.
+        presence: Tells whether the QPU has gone, if the task may then move to another one.
     """
 
     resource: QRMIResource
@@ -73,6 +78,8 @@ class Submission:
     stop: threading.Event
     leaves: Callable[[], bool]
     lane_wait: float
+    require_open: Callable[[], None] | None = None
+    presence: Presence | None = None
     _limit: float = 0.0
     _failing_since: float | None = None
     _next_message: float = field(default_factory=lambda: _FIRST_MESSAGE)
@@ -132,6 +139,8 @@ class Submission:
         while True:
             if self.stop.is_set():
                 raise _StoppedError
+            if self.presence is not None:
+                self.presence.require()
             call = self.resource.begin_task(
                 self.payload, before=self._intend, needs_lane=self.traits.start_waits_for_lane
             )
@@ -146,9 +155,20 @@ class Submission:
         if self.stop.is_set():
             raise _StoppedError
         self.entry.intend()
+        if self.require_open is None:
+            return
+        # After the intent is recorded: whoever closes the lease looks for intents first.
+        try:
+            self.require_open()
+        except QPUError:
+            with suppress(JournalError):
+                self.entry.reset()
+            raise
 
     def _await_answer(self, call: StartCall) -> str:
         silence = self.resource.deadline_of("task_start")
+        if self.presence is not None:  # it may not move before it is known what became of it
+            silence = max(silence, self.presence.patience)
         next_look = min(_FIRST_MESSAGE, silence)
         while not call.is_answered(_STOP_LATENCY):
             if self.stop.is_set():
@@ -158,6 +178,8 @@ class Submission:
             if call.seconds < next_look:
                 continue
             next_look = call.seconds + min(_LOOK_SECONDS, silence)
+            if self.presence is not None and not self.traits.start_waits_for_lane:
+                self.presence.tell("a task may have been accepted: no answer", call.seconds)
             may_wait = self.traits.start_waits_for_lane and self._is_vendor_there()
             if call.seconds >= silence and not (may_wait and time.monotonic() < self._limit):
                 raise self._give_up(call, f"it did not answer within {call.seconds:.3g} s")
@@ -215,6 +237,7 @@ class Submission:
                 with self.entry.holding(RecordState.INTENT) as is_held:
                     if is_held:
                         self.entry.failed(error.message, retryable=True)
+                settle(self.entry)
             return
         is_recorded = is_current and self._record_late(task_id)
         if is_recorded and self._is_wanted():
@@ -229,7 +252,9 @@ class Submission:
         if is_recorded:
             with self.entry.holding(RecordState.SUBMITTED) as is_held:
                 if is_held:
-                    self.entry.failed("accepted after its step was stopped", retryable=True)
+                    reason, spent = "accepted after its step was stopped", unseen(self.entry)
+                    self.entry.failed(reason, retryable=True, spent=spent)
+            settle(self.entry)
 
     def _record_late(self, task_id: str) -> bool:
         try:

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qrmi_workflows.errors import PayloadError, ResultError
-from qrmi_workflows.vendors.base import ProgramSettings, ResourceType, VendorPayload, WithoutSDK
+from qrmi_workflows.vendors.base import (
+    Emulation,
+    ProgramSettings,
+    ResourceType,
+    VendorPayload,
+    WithoutSDK,
+)
+from qrmi_workflows.vendors.capabilities import Capabilities
 from qrmi_workflows.vendors.counts import to_bits, to_register
 from qrmi_workflows.vendors.registry import describe_unknown
 
@@ -35,7 +42,13 @@ _SCHEMA: dict[str, Any] = {
     },
     "additionalProperties": False,
 }
+# QRMI makes the name of the vendor's target from the QPU's. This target is a simulator there, too.
+_EMULATION = Emulation(
+    models=lambda: {"logical-noiseless": "logical-noiseless"},
+    resource_id="ab_emu_40q_logical_noiseless",
+)
 _CALL = b"@__quantum__"
+_INSTRUCTION = re.compile(r"__quantum__qis__(\w+?)__(?:body|adj)\b")
 _QUBIT = re.compile(r"%Qubit\* (?:null|inttoptr \(i64 (\d+) to %Qubit\*\))")
 
 
@@ -50,7 +63,11 @@ class _AliceBob(WithoutSDK):
 
     @property
     def types(self) -> Mapping[str, ResourceType]:
-        return {"alice-bob-felis": ResourceType(qrmi="AliceBobFelis")}
+        return {
+            "alice-bob-felis": ResourceType(
+                qrmi="AliceBobFelis", release_takes_token=True, emulation=_EMULATION
+            )
+        }
 
     def read(
         self, source: bytes | Mapping[str, Any], settings: ProgramSettings, *, where: str
@@ -98,6 +115,9 @@ class _AliceBob(WithoutSDK):
             },
         )
 
+    def count_shots(self, content: Mapping[str, Any]) -> int | None:
+        return int(content["input_params"][_SHOTS])
+
     def with_shots(self, content: Mapping[str, Any], shots: int) -> Mapping[str, Any]:
         return {**content, "input_params": {**content["input_params"], _SHOTS: shots}}
 
@@ -114,6 +134,12 @@ class _AliceBob(WithoutSDK):
                 "and `lease.target()` return it as text."
             )
         return None  # Felis's targets have no date
+
+    def capabilities(self, target: str, *, qpu: str) -> Capabilities:  # noqa: ARG002
+        document = _read_target(target)
+        signatures = (str(each.get("signature")) for each in document.get("instructions") or ())
+        gates = [found[1] for each in signatures if (found := _INSTRUCTION.match(each))]
+        return Capabilities.of(document.get("numQubits"), gates)
 
 
 ALICE_BOB = _AliceBob()

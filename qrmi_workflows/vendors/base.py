@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from qrmi_workflows.errors import ConfigError, PayloadError
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
+    "Coalescible",
+    "CoalescingVendor",
     "Converter",
+    "Emulation",
     "ProgramSettings",
     "ResourceType",
     "Vendor",
@@ -21,6 +24,23 @@ __all__ = [
     "WithoutSDK",
     "needs_extra",
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emulation:
+    """Which QPUs of a resource type a name `emulated:MODEL` may ask for.
+
+    Attributes:
+        models: Returns the emulator's name for each model, by the name that users type. Raises a
+            `ConfigError` if the package that has the models is not installed.
+        resource_id: The name by which QRMI knows such a QPU, where `{model}` stands for the model.
+            It should not be the name of a real QPU, unless the vendor leaves no choice.
+        has_noise: Whether the emulator has noise for the models.
+    """
+
+    models: Callable[[], Mapping[str, str]]
+    resource_id: str = "emulated_{model}"
+    has_noise: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +61,27 @@ class ResourceType:
         release_cancels: Whether QRMI's `release()` cancels the tasks that are queued or running
             under the acquisition token. A lease of this type is not released while a rerun
             would wait for such a task.
+        release_takes_token: Whether QRMI's `release()` ends the session that its argument names, if
+            any, and not that of the handle. Then one handle can release many leases.
         session_setting: QRMI's setting for the longest life of a session, in seconds, if any.
         session_seconds: The value of that setting by default.
+        mode_setting: QRMI's setting for the mode of a session, `dedicated` (its default) or
+            `batch`, if any. A dedicated session is billed by the wall clock while it is active;
+            everything else by QPU seconds.
+        warm_up: The content of a minimal payload, if a session is active only once a task of it has
+            started. It must run on any QPU of the type.
+        interactive_ttl: For how many seconds an idle session stays active.
+        task_overhead: How many seconds are billed for each task besides its QPU seconds, except in
+            a dedicated session.
+        submission_seconds: For estimates: how many seconds a task takes besides its shots.
+        shot_seconds: For estimates: how many seconds a shot takes; `None` if the vendor has
+            published no figure.
+        least_seconds: For estimates: how many seconds a task takes at least.
+        bills_own_errors: Whether a task is billed that has failed because of the QPU, as far as the
+            vendor says. If so, it is not repeated on another QPU.
         empty_logs: Logs that only say that there are none, and what to tell the user about a
             failed task instead.
+        emulation: Which of its QPUs can be emulated by name (`emulated:fez`), if any.
     """
 
     qrmi: str
@@ -54,9 +91,19 @@ class ResourceType:
     stop_deletes_finished: bool = False
     status_waits: bool = False
     release_cancels: bool = False
+    release_takes_token: bool = False
     session_setting: str | None = None
     session_seconds: float | None = None
+    mode_setting: str | None = None
+    warm_up: Mapping[str, Any] | None = None
+    interactive_ttl: float = 60.0
+    task_overhead: float = 0.0
+    submission_seconds: float = 0.0
+    shot_seconds: float | None = None
+    least_seconds: float = 0.0
+    bills_own_errors: bool = True
     empty_logs: Mapping[str, str] = field(default_factory=dict)
+    emulation: Emulation | None = None
 
     def longest_session(self, environment: Mapping[str, str]) -> float | None:
         """Return how many seconds a session may last at most; `None` if that is not known.
@@ -66,6 +113,17 @@ class ResourceType:
         """
         value = environment.get(self.session_setting or "", "")
         return float(value) if value.isdecimal() else self.session_seconds
+
+    def session_mode(self, environment: Mapping[str, str]) -> str | None:
+        """Return the mode of a session, `dedicated` or `batch`; `None` if the type has no modes.
+
+        Args:
+            environment: The QPU's settings, without the `NAME_` prefix.
+        """
+        if self.mode_setting is None:
+            return None
+        # As QRMI reads it: in any case, and anything else is an error when it acquires.
+        return environment.get(self.mode_setting, "dedicated").lower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +138,23 @@ class VendorPayload:
 
     kind: str | None
     fields: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coalescible:
+    """What a payload needs in order to share a task with others.
+
+    Attributes:
+        key: Payloads may share a task if their keys are equal.
+        pubs: The number of its PUBs.
+        executions: How many times its circuits are executed in total, if the vendor limits that.
+        size: The approximate size of its PUBs, in bytes.
+    """
+
+    key: str
+    pubs: int
+    executions: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +328,32 @@ class Vendor(Protocol):
 
         Raises:
             ResultError: The text is not a target of this vendor.
+        """
+
+
+@runtime_checkable
+class CoalescingVendor(Protocol):
+    """What a vendor adds if one of its tasks can do the work of several payloads."""
+
+    def coalescible(self, content: Mapping[str, Any]) -> Coalescible | None:
+        """Return what a payload needs in order to share a task; `None` if it has to go alone."""
+
+    def coalesce(self, contents: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Return the content of one task that has the PUBs of several payloads, in order.
+
+        Args:
+            contents: Payloads whose keys are equal.
+        """
+
+    def split(self, text: str, counts: Sequence[int]) -> list[str]:
+        """Split the result of such a task into one text for each payload, as if it had run alone.
+
+        Args:
+            text: The vendor's text.
+            counts: The number of PUBs of each payload.
+
+        Raises:
+            ResultError: The text is not a result of so many PUBs.
         """
 
 

@@ -15,7 +15,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from qrmi_workflows.errors import PayloadError, ResultError
-from qrmi_workflows.vendors.base import ProgramSettings, ResourceType, VendorPayload, WithoutSDK
+from qrmi_workflows.vendors.base import (
+    Emulation,
+    ProgramSettings,
+    ResourceType,
+    VendorPayload,
+    WithoutSDK,
+)
+from qrmi_workflows.vendors.capabilities import Capabilities
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +47,13 @@ _REQUEST_KEYS = frozenset({"circuits", "shots"})
 # The name that iqm-client's Qiskit backend gives to a measured bit: its register's name and size,
 # the register's index and the bit's index (`MeasurementKey`, iqm-client 35).
 _QISKIT_KEY = re.compile(r"(?P<name>.+)_(?P<size>\d+)_(?P<register>\d+)_(?P<bit>\d+)")
+# IQM Server gives a reason for a 403, but QRMI's client (0.26.4) drops the text of its answers.
+# The reasons are those of the API (`JobSubmit403Response` in QRMI's `iqm_client`).
+_REMEDIES = {
+    "status code 403": "IQM refuses a task so if the payload has `use_timeslot` and no timeslot of "
+    "{qpu} is booked, if it takes tasks in timeslots only, or if the account's credits or quota "
+    "are used up. Check these at IQM, and `use_timeslot` in the payload."
+}
 # Operations that are not gates of the target: they apply to all qubits.
 _EVERYWHERE = frozenset({"barrier", "delay"})
 
@@ -56,7 +70,19 @@ class _IQM(WithoutSDK):
     @property
     def types(self) -> Mapping[str, ResourceType]:
         # QRMI's client (0.26.4) asks for a job's state with a wait of 30 s, even to cancel it.
-        return {"iqm-server": ResourceType(qrmi="IQMServer", status_waits=True)}
+        # The times are those of IT4Innovations' VLQ, a QPU of IQM's
+        # (https://docs.it4i.cz/en/docs/clusters/vlq/vlq-consumption-guide).
+        return {
+            "iqm-server": ResourceType(
+                qrmi="IQMServer",
+                release_takes_token=True,
+                status_waits=True,
+                shot_seconds=0.0004,
+                least_seconds=0.9,
+                emulation=Emulation(models=lambda: {name: name for name in ("adonis", "garnet")}),
+                remedies=_REMEDIES,
+            )
+        }
 
     def read(
         self, source: bytes | Mapping[str, Any], settings: ProgramSettings, *, where: str
@@ -85,6 +111,12 @@ class _IQM(WithoutSDK):
                 "tag": content.get("tag"),
             },
         )
+
+    def count_shots(self, content: Mapping[str, Any]) -> int | None:
+        if content["job_type"] != _CIRCUITS:
+            return None
+        request = _read_request(content)
+        return int(request["shots"]) * len(request["circuits"])
 
     def with_shots(self, content: Mapping[str, Any], shots: int) -> Mapping[str, Any]:
         if content["job_type"] != _CIRCUITS:
@@ -116,14 +148,26 @@ class _IQM(WithoutSDK):
             observations = json.loads(target)["calibration_set"]
             date = observations.get("end_timestamp") or observations.get("created_timestamp")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ResultError(
-                f"not a valid target of an IQM QPU: {target!r:.60}. Fetch it again: `qpu target "
-                "NAME` and `lease.target()` return it as text."
-            ) from error
+            raise _invalid_target(target) from error
         return str(date) if date else None
+
+    def capabilities(self, target: str, *, qpu: str) -> Capabilities:  # noqa: ARG002
+        # The qubits that are calibrated, which may be fewer than the machine has.
+        try:
+            architecture = json.loads(target)["dynamic_quantum_architecture"]
+            return Capabilities.of(len(architecture["qubits"]), architecture["gates"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _invalid_target(target) from error
 
 
 IQM = _IQM()
+
+
+def _invalid_target(target: str) -> ResultError:
+    return ResultError(
+        f"not a valid target of an IQM QPU: {target!r:.60}. Fetch it again: `qpu target NAME` and "
+        "`lease.target()` return it as text."
+    )
 
 
 def _read_request(content: Mapping[str, Any]) -> Mapping[str, Any]:

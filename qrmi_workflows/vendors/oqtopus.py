@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qrmi_workflows.errors import ResultError
-from qrmi_workflows.vendors.base import ProgramSettings, ResourceType, VendorPayload, WithoutSDK
+from qrmi_workflows.vendors.base import (
+    ProgramSettings,
+    ResourceType,
+    VendorPayload,
+    WithoutSDK,
+)
+from qrmi_workflows.vendors.capabilities import Capabilities
 from qrmi_workflows.vendors.counts import to_bits, to_register
 
 if TYPE_CHECKING:
@@ -99,6 +105,10 @@ class _Oqtopus(WithoutSDK):
         given = {name: value for name, value in content.items() if value is not None}
         return VendorPayload(kind="Oqtopus", fields={"job_spec": json.dumps(given)})
 
+    def count_shots(self, content: Mapping[str, Any]) -> int | None:
+        shots = content.get("shots")  # OQTOPUS chooses them if they are not given
+        return None if shots is None else int(shots)
+
     def with_shots(self, content: Mapping[str, Any], shots: int) -> Mapping[str, Any]:
         return {**content, "shots": shots}
 
@@ -119,17 +129,26 @@ class _Oqtopus(WithoutSDK):
         return arrays
 
     def calibrated(self, target: str) -> str | None:
-        try:
-            date = dict(json.loads(target)).get("calibrated_at")
-        except (TypeError, ValueError) as error:
-            raise ResultError(
-                f"not a valid target of OQTOPUS: {target!r:.60}. Fetch it again: `qpu target NAME` "
-                "and `lease.target()` return it as text."
-            ) from error
+        date = _read_target(target).get("calibrated_at")
         return str(date) if date else None
+
+    def capabilities(self, target: str, *, qpu: str) -> Capabilities:  # noqa: ARG002
+        document = _read_target(target)
+        gates = document.get("basis_gates"), document.get("supported_instructions")
+        return Capabilities.of(document.get("n_qubits"), *gates)
 
 
 OQTOPUS = _Oqtopus()
+
+
+def _read_target(target: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(target))
+    except (TypeError, ValueError) as error:
+        raise ResultError(
+            f"not a valid target of OQTOPUS: {target!r:.60}. Fetch it again: `qpu target NAME` and "
+            "`lease.target()` return it as text."
+        ) from error
 
 
 def _read_result(program: str, text: str) -> list[dict[str, Any]]:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import EntryPoints, entry_points
 from typing import Any
 
 from qrmi_workflows.errors import ConfigError, PayloadError, ResultError
-from qrmi_workflows.vendors.base import ProgramSettings, ResourceType, Vendor
+from qrmi_workflows.plugins import Plugin, find_plugins
+from qrmi_workflows.vendors.base import (
+    Coalescible,
+    CoalescingVendor,
+    ProgramSettings,
+    ResourceType,
+    Vendor,
+)
+from qrmi_workflows.vendors.capabilities import Capabilities, DescribingVendor
+from qrmi_workflows.vendors.schemas import UndecidedError, matches
 from qrmi_workflows.vendors.verbatim import VERBATIM
 
 __all__ = [
+    "capabilities",
+    "coalesce",
+    "coalescible",
     "describe_unknown",
     "explain_failure",
     "export_program",
@@ -25,6 +37,7 @@ __all__ = [
     "registered_type",
     "registered_types",
     "require_schema",
+    "split_result",
     "vendor_of_payload",
     "vendor_of_type",
 ]
@@ -32,55 +45,64 @@ __all__ = [
 _GROUP = "qrmi_workflows.vendors"
 
 
-@cache
-def _entry_points() -> EntryPoints:
-    return entry_points(group=_GROUP)
+def _plugins() -> Mapping[str, Plugin]:
+    return find_plugins(_GROUP)
 
 
 @cache
 def _load(resource_type: str) -> Vendor:
-    entry_point = _entry_points()[resource_type]
+    plugin = _plugins()[resource_type]
     try:
-        vendor: Vendor = entry_point.load()
+        vendor: Vendor = plugin.load()
         types = vendor.types
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"the vendor {entry_point.value} of type {resource_type!r} cannot be loaded: {error}. "
+            f"the vendor {plugin.value} of type {resource_type!r} cannot be loaded: {error}. "
             "Repair or uninstall the package that adds it."
         ) from error
     if resource_type not in types:
         raise ConfigError(
-            f"the vendor {entry_point.value} has the types {', '.join(types)}, but its entry point "
+            f"the vendor {plugin.value} has the types {', '.join(types)}, but its entry point "
             f"is named {resource_type!r}. Give both the same name."
         )
     return vendor
 
 
-def _vendors() -> dict[str, Vendor]:
-    loaded = (_load(name) for name in sorted(_entry_points().names))
-    return {vendor.name: vendor for vendor in loaded}
+def _vendors() -> Iterator[Vendor]:
+    """Load one vendor after the other: whoever looks for one may not need the rest."""
+    names = set()
+    for resource_type in sorted(_plugins()):
+        vendor = _load(resource_type)
+        if vendor.name not in names:
+            names.add(vendor.name)
+            yield vendor
 
 
 def registered_types() -> list[str]:
     """Return the resource types of the installed vendors."""
-    return sorted(_entry_points().names)
+    return sorted(_plugins())
 
 
 def registered_type(resource_type: str) -> ResourceType | None:
     """Return how QRMI reaches a resource type; `None` if no installed vendor has the type."""
-    if resource_type not in _entry_points().names:
+    if resource_type not in _plugins():
         return None
     return _load(resource_type).types[resource_type]  # imports only this vendor
 
 
 def load_vendor(name: str) -> Vendor:
     """Return a vendor by its short name."""
-    return VERBATIM if name == VERBATIM.name else _vendors()[name]
+    if name == VERBATIM.name:
+        return VERBATIM
+    for vendor in _vendors():
+        if vendor.name == name:
+            return vendor
+    raise KeyError(name)
 
 
 def find_vendor(resource_type: str) -> Vendor:
     """Return the vendor of a resource type; `VERBATIM` if no installed vendor has the type."""
-    return _load(resource_type) if resource_type in _entry_points().names else VERBATIM
+    return _load(resource_type) if resource_type in _plugins() else VERBATIM
 
 
 def vendor_of_type(resource_type: str) -> Vendor:
@@ -89,7 +111,7 @@ def vendor_of_type(resource_type: str) -> Vendor:
     Raises:
         ConfigError: No installed vendor has the type, or the vendor cannot be loaded.
     """
-    if resource_type not in _entry_points().names:
+    if resource_type not in _plugins():
         raise ConfigError(
             f"unknown resource type {resource_type!r}; must be one of: "
             f"{', '.join(registered_types())}. Correct `type` in qrmi_config.json, or install the "
@@ -114,9 +136,13 @@ def vendor_of_payload(content: object, *, where: str) -> Vendor:
             f"{_describe_formats()}"
         )
     # Vendors may share a key, as IQM and OQTOPUS do; the one with most of the keys is meant.
-    vendors = list(_vendors().values())
-    found = max(vendors, key=lambda vendor: len(_shared_keys(vendor, content)))
-    if _shared_keys(found, content):
+    found, most = None, 0
+    for vendor in _vendors():
+        if (shared := len(_shared_keys(vendor, content))) > most:
+            found, most = vendor, shared
+        if most == len(content):
+            break
+    if found is not None:
         _check_schema(content, found, where)
         return found
     keys = ", ".join(repr(key) for key in content) or "none"
@@ -142,7 +168,7 @@ def read_program(
         PayloadError: The format is unknown, the program is malformed, or a setting does not apply
             to it.
     """
-    for vendor in _vendors().values():
+    for vendor in _vendors():
         content = vendor.read(source, settings, where=where)
         if content is not None:
             return content
@@ -161,7 +187,7 @@ def export_program(program: object) -> object:
     """
     if isinstance(program, Mapping | str | bytes | list):
         return program
-    for vendor in _vendors().values():
+    for vendor in _vendors():
         export = getattr(vendor, "export", None)  # optional
         exported = None if export is None else export(program)
         if exported is not None:
@@ -176,6 +202,54 @@ def explain_failure(vendor: str, content: Mapping[str, Any]) -> str | None:
     return explanation
 
 
+def capabilities(resource_type: str, target: str, *, qpu: str) -> Capabilities:
+    """Return what a target says about a QPU; nothing is known if its vendor does not read targets.
+
+    Raises:
+        ResultError: The text is not a target of this vendor.
+    """
+    vendor = find_vendor(resource_type)
+    if not isinstance(vendor, DescribingVendor):
+        return Capabilities()
+    return vendor.capabilities(target, qpu=qpu)
+
+
+def coalescible(vendor: str, content: Mapping[str, Any]) -> Coalescible | None:
+    """Return what a payload needs in order to share a task; `None` if it has to go alone."""
+    found = load_vendor(vendor)
+    return found.coalescible(content) if isinstance(found, CoalescingVendor) else None
+
+
+def coalesce(vendor: str, contents: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the content of one task that has the PUBs of several payloads with equal keys."""
+    return _coalescing(load_vendor(vendor)).coalesce(contents)
+
+
+def split_result(resource_type: str, text: str, counts: Sequence[int]) -> list[str]:
+    """Split the result of a coalesced task.
+
+    Args:
+        resource_type: The QPU's type.
+        text: The vendor's text.
+        counts: The number of PUBs of each payload.
+
+    Returns:
+        A text for each payload, as if it had run alone.
+
+    Raises:
+        ResultError: The text is not a result of so many PUBs.
+    """
+    return _coalescing(find_vendor(resource_type)).split(text, counts)
+
+
+def _coalescing(vendor: Vendor) -> CoalescingVendor:
+    if not isinstance(vendor, CoalescingVendor):
+        raise ResultError(
+            f"the vendor {vendor.name!r} has no coalesced tasks. Install the package that ran them."
+        )
+    return vendor
+
+
 def find_frontend(kind: str, *, qpu: str, resource_type: str) -> Callable[..., Any]:
     """Return the function that creates a QPU's front end (`sampler`, `pulser_backend`).
 
@@ -186,10 +260,7 @@ def find_frontend(kind: str, *, qpu: str, resource_type: str) -> Callable[..., A
     offered = vendor_of_type(resource_type).frontends
     if kind not in offered:
         types = sorted(
-            name
-            for vendor in _vendors().values()
-            if kind in vendor.frontends
-            for name in vendor.types
+            name for vendor in _vendors() if kind in vendor.frontends for name in vendor.types
         )
         alternative = f", or a QPU of another type: {', '.join(types)}" if types else ""
         raise PayloadError(
@@ -222,9 +293,7 @@ def find_converter(
 def identities() -> dict[type, Callable[[Any], bytes]]:
     """Return the functions that identify objects of the installed SDKs, by type."""
     return {
-        type_: identify
-        for vendor in _vendors().values()
-        for type_, identify in vendor.identities().items()
+        type_: identify for vendor in _vendors() for type_, identify in vendor.identities().items()
     }
 
 
@@ -251,7 +320,7 @@ def _describe_formats() -> str:
     formats = (
         f"for {name}, a JSON object with the keys {' and '.join(vendor.schema['required'])}"
         + (f", or a program in {' or '.join(vendor.reads)}" if vendor.reads else "")
-        for name, vendor in sorted(_vendors().items())
+        for name, vendor in sorted({each.name: each for each in _vendors()}.items())
     )
     return f"Must be, {'; '.join(formats)}. Correct the payload."
 
@@ -278,7 +347,10 @@ def require_schema(instance: object, schema: Mapping[str, Any], *, where: str, a
     Raises:
         PayloadError: The JSON does not match the schema.
     """
-    import jsonschema  # takes 60 ms, which processes that only hold a lease do not need
+    with suppress(UndecidedError):
+        if matches(instance, schema):
+            return
+    import jsonschema
 
     # JSON Schema takes 10.0 for an integer, but vendors' services do not.
     draft = jsonschema.Draft202012Validator

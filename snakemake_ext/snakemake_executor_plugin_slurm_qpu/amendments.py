@@ -14,11 +14,15 @@ from functools import cache, wraps
 from typing import Any
 
 from qrmi_workflows.config.job import read_job
-from qrmi_workflows.config.variables import QPU_SNAKEMAKE_JOB
+from qrmi_workflows.config.variables import QPU_MOVED_FROM, QPU_SNAKEMAKE_JOB
+from snakemake_executor_plugin_slurm_qpu.choices import set_qpu_name
 from snakemake_executor_plugin_slurm_qpu.dag import jobs_in
 from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
+from snakemake_executor_plugin_slurm_qpu.wishes import constraints_of, find_names
 
 __all__ = ["amend_jobs", "amend_snakemake", "keep_outputs"]
+
+_QPU_TEXTS = ("qpu_name", "qpu_type", "qpu_where", "qpu_fallback", "qpu_stage", "qpu_mode")
 
 
 def amend_jobs() -> None:
@@ -45,7 +49,7 @@ def amend_snakemake() -> None:
     _evaluate_params_in_each_attempt(Job)
     _require_the_granted_qpu(Job)
     _let_failed_jobs_keep_outputs(Job)
-    _let_groups_differ_in_qpu_name(GroupResources)
+    _let_groups_differ_in_qpu_resources(GroupResources)
 
 
 def _limit_jobs_to_one_attempt(rule_class: Any) -> None:
@@ -110,7 +114,14 @@ def require_granted(job: Any) -> None:
     if not job.resources.get("qpu"):
         return
     name, granted = job.resources.get("qpu_name"), read_job()
-    if name in granted or (name is None and granted):  # without a name, the site's only QPU
+    if granted and os.environ.get(QPU_MOVED_FROM):  # its own had gone
+        set_qpu_name(job, granted)
+        return
+    constraints = constraints_of(job.resources)
+    if granted and (found := find_names(constraints, granted)) is not None:
+        is_open = any(each.name is None for each in constraints)
+        if is_open and (name is not None or any(each.has_conditions for each in constraints)):
+            set_qpu_name(job, found)
         return
     held = ", ".join(sorted(granted)) or "no QPU"
     raise QPURequestError(
@@ -120,13 +131,13 @@ def require_granted(job: Any) -> None:
     )
 
 
-def _let_groups_differ_in_qpu_name(group_resources: Any) -> None:
+def _let_groups_differ_in_qpu_resources(group_resources: Any) -> None:
     # A group must have the same value of a text resource in all its jobs. But only those with
     # `qpu` use a QPU; the others may have the name of a profile's default, or none.
-    # `QPURequests` checks the names that count.
+    # `QPURequests` and `StageRequests` check the values that count.
     stock = group_resources._is_string_resource
 
     def is_string_resource(name: str, values: Sequence[Any]) -> bool:
-        return name == "qpu_name" or bool(stock(name, values))
+        return name in _QPU_TEXTS or bool(stock(name, values))
 
     group_resources._is_string_resource = staticmethod(is_string_resource)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qrmi_workflows.config.variables import (
     QPU_ALIVE,
+    QPU_COALESCE,
     QPU_KILL_WAIT,
     QPU_LANES,
     QPU_ON_STOP,
@@ -37,7 +38,7 @@ exit "$status"
 
 def lease_argv(
     python: Sequence[str],
-    qpu: str,
+    qpus: Sequence[str],
     step: str,
     command: Sequence[str],
     *,
@@ -45,32 +46,45 @@ def lease_argv(
     kill_wait: float | None,
     lanes: int | None,
     alive: Path | None = None,
+    stage: str | None = None,
+    coalesce: bool = False,
+    fallback: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Build the command line that runs a command under a lease of a QPU.
+    """Build the command line that runs a command under a lease of each QPU.
 
     Args:
         python: The interpreter.
-        qpu: The QPU's name.
+        qpus: The names of the QPUs.
         step: The step's name, under which a retry or a rerun finds the tasks of a failed attempt.
         command: The command and its arguments.
         submitted: When the job is submitted, in seconds since the epoch.
         kill_wait: Slurm's KillWait in seconds; the job asks Slurm if `None`.
-        lanes: How many of the QPU's lanes the job holds; taken from the site policy if `None`.
+        lanes: How many lanes of each QPU the job holds; taken from the site policy if `None`.
         alive: If Snakemake retries a failed job, a file that exists until the run is cancelled:
             as long as it does, the tasks of a stopped job are left for the next attempt.
+        stage: The stage whose lease the job joins; it has one of its own if `None`.
+        variables: More variables.
+        coalesce: Whether payloads that wait for a lane at the same time share tasks.
+        fallback: Options for the QPUs to fall back to.
     """
     # A variable, not `--step`, which archives the step's tasks as soon as COMMAND has succeeded. A
     # Snakemake step has succeeded only once its outputs are found; then the executor archives it.
-    head = ["env", f"{QPU_STEP}={step}"]
+    more = variables or {}
+    head = ["env", f"{QPU_STEP}={step}", *(f"{name}={value}" for name, value in more.items())]
     if lanes is not None:
         head.append(f"{QPU_LANES}={lanes}")
     if kill_wait is not None:
         # Spares each job of a fan-out an `scontrol show config`.
         head.append(f"{QPU_KILL_WAIT}={kill_wait:g}")
+    if coalesce:
+        head.append(f"{QPU_COALESCE}=1")
     if alive is not None:
         head += [f"{QPU_ON_STOP}=leave", f"{QPU_ALIVE}={alive}"]
     # The last two spare each job of a fan-out its questions to Slurm.
-    options = ["--qpu", qpu, f"--submitted={submitted:.1f}", "--granted"]
+    options = ["--qpu", ",".join(qpus), f"--submitted={submitted:.1f}", "--granted", *fallback]
+    if stage is not None:
+        options = ["--stage", stage, *options]
     return [*head, *python, "-m", "qrmi_workflows", "lease", "exec", *options, "--", *command]
 
 

@@ -21,15 +21,16 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from qrmi_workflows.config.job import drop_leases
 from qrmi_workflows.config.variables import QPU_ON_STOP
-from qrmi_workflows.errors import JournalError, SchedulerError
+from qrmi_workflows.errors import JournalError, LeaseError, SchedulerError
 from qrmi_workflows.journal.journal import Journal
-from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.command import COMMAND_TIMEOUT, run_command
 from qrmi_workflows.schedulers.slurm import Slurm
 from qrmi_workflows.schedulers.submission import JobMark, submit_job
 from snakemake_executor_plugin_slurm_qpu.amendments import amend_jobs, keep_outputs
 from snakemake_executor_plugin_slurm_qpu.batch_script import lease_argv, render_batch_script
-from snakemake_executor_plugin_slurm_qpu.job_files import JobFiles
+from snakemake_executor_plugin_slurm_qpu.dag import jobs_in
+from snakemake_executor_plugin_slurm_qpu.efficiency import QPUUse, write_report
+from snakemake_executor_plugin_slurm_qpu.emulated_outputs import refuse_emulated_outputs
 from snakemake_executor_plugin_slurm_qpu.job_log import is_too_long_to_show, read_error
 from snakemake_executor_plugin_slurm_qpu.job_names import (
     cluster_of,
@@ -41,15 +42,11 @@ from snakemake_executor_plugin_slurm_qpu.job_names import (
     output_pattern,
     step_name,
 )
-from snakemake_executor_plugin_slurm_qpu.nesting import NestingExecutor
 from snakemake_executor_plugin_slurm_qpu.orphans import Orphans
-from snakemake_executor_plugin_slurm_qpu.plain_shell import (
-    describe_job,
-    is_plain_shell,
-    render_shell_command,
-)
 from snakemake_executor_plugin_slurm_qpu.quoting import require_parsable_wildcards
+from snakemake_executor_plugin_slurm_qpu.slurm_offers import JobRequest
 from snakemake_executor_plugin_slurm_qpu.telemetry import WORKFLOW_RECORDS, log_leases
+from snakemake_executor_plugin_slurm_qpu.waiting_jobs import WaitingExecutor
 
 __all__ = ["Executor"]
 
@@ -60,7 +57,7 @@ SEARCH_SECONDS = 30.0
 """How long to search the queue for a job whose submission Slurm did not answer."""
 
 
-class Executor(NestingExecutor):
+class Executor(WaitingExecutor):
     """Runs jobs on Slurm, those with `qpu=1` under a lease of their QPU."""
 
     # The overridden and called methods, some of them private, were read in snakemake 9.27.1,
@@ -73,9 +70,8 @@ class Executor(NestingExecutor):
     def __init__(self, workflow: Any, logger: Any) -> None:
         # Before super(), which starts the thread that checks jobs (see MarkerExecutor).
         self._orphans = Orphans(WORKFLOW_RECORDS.parent)
+        self._qpu_use = QPUUse()
         self._orphans_of: dict[Any, list[str]] = {}
-        self._files: dict[Any, JobFiles] = {}
-        self._is_cancelled = False
         self._had_unanswered_submission = False
         super().__init__(workflow, logger)
 
@@ -88,35 +84,40 @@ class Executor(NestingExecutor):
         super().__post_init__(test_mode)
         self.slurm_logdir = log_root(self.slurm_logdir, self.workflow.workdir_init)
         self._requests.check_workflow(self.workflow.dag)
+        refuse_emulated_outputs(self.workflow.dag)
+        self._stage_requests.check_workflow(self.workflow.dag)
 
     # Submission
 
     def run_jobs(self, jobs: Sequence[Any]) -> None:
-        """Submit jobs that are ready, those with a QPU one by one and never as a job array."""
+        """Submit jobs that are ready; those with a QPU or in a stage never as a job array."""
         # In the thread of Snakemake's scheduler, where an exception would end the workflow and
         # cancel all its jobs. A request may turn out bad as late as this, and fails its job only.
-        with_qpu: list[Any] = []
-        without: list[Any] = []
+        one_by_one: list[Any] = []
+        others: list[Any] = []
         for job in jobs:
             try:
-                (without if self._checked_request(job) is None else with_qpu).append(job)
+                is_own = self._check_request(job)
+                is_own |= self._stage_plan(job) is not None
+                (one_by_one if is_own else others).append(job)
+            except LeaseError as error:
+                self.run_job_pre(job)
+                self._wait_for_qpu(job, error)
             except Exception as error:
                 self._fail_submission(job, error)
         # A job array passes the commands of its tasks in an option of the job step executor
         # (`--slurm-jobstep-array-execs`). Jobs with a QPU do not use that executor, so each task
         # would run the first one's command.
-        super().run_jobs(without)
-        for job in with_qpu:
+        super().run_jobs(others)
+        for job in one_by_one:
             self._submit_job(job)
 
-    def _checked_request(self, job: Any) -> QPURequest | None:
-        request = self._requests.request_of(job)
-        if request is not None and not self._is_plain_shell(job):
+    def _check_request(self, job: Any) -> bool:
+        """Check a job's request for a QPU; return whether it has one."""
+        has_qpu = self._requests.wish_of(job) is not None
+        if has_qpu and not self._is_plain_shell(job):
             require_parsable_wildcards(job)
-        return request
-
-    def _is_plain_shell(self, job: Any) -> bool:
-        return not self.workflow.executor_settings.nested and is_plain_shell(job, self.workflow)
+        return has_qpu
 
     def _submit_job(self, job: Any) -> None:
         """Show a job and submit it, with a QPU or without."""
@@ -130,11 +131,19 @@ class Executor(NestingExecutor):
         # The stock executor ignores the future of this call: an exception that left it would be
         # lost, and Snakemake would wait for the job forever.
         try:
-            request = self._requests.request_of(job)
+            stage = self._stage_requests.stage_of(job)
+            if self._is_cancelled and self._requests.uses_qpu(job):
+                return
+            request = self._requests.request_of(job, stage=stage)
+            for choice in self._requests.choices.of_attempt(job):
+                self.logger.info(f"Job {job.jobid}: {choice}.")
+            self._enter_stage(job, lambda: self._orphans_to_await(job))
             if request is None:
                 super().run_job(job)
-            elif not self._is_cancelled:
+            else:
                 self._submit_with_qpu(job, request)
+        except LeaseError as error:
+            self._wait_for_qpu(job, error)
         except Exception as error:
             self._had_unanswered_submission |= isinstance(error, SchedulerError) and error.retryable
             # The stock executor's handler reads `job.rule.name`, which a group does not have. So an
@@ -163,14 +172,14 @@ class Executor(NestingExecutor):
         if orphans := self._orphans_of.pop(job, []):
             job.register(external_jobid=orphans[-1])
 
-    def _submit_with_qpu(self, job: Any, request: QPURequest) -> None:
-        self._orphans.remember(self._markers.folder, self.run_uuid)
+    def _submit_with_qpu(self, job: Any, request: JobRequest) -> None:
         # A name without characters that are special to sbatch, and not too long.
         logs = log_folder(self.slurm_logdir, job, log_folder_name(job))
         logs.mkdir(parents=True, exist_ok=True)
         submitted = datetime.now(UTC)
         cluster = cluster_of(job)
-        comment = job_comment(job)
+        entered = self._stage_jobs.get(job)
+        comment = job_comment(job) if entered is None else entered.comment
         argv = self._sbatch_argv(job, request, logs, comment)
         script = self._batch_script(job, request, submitted)
         self.logger.debug(f"sbatch call: {shlex.join(argv)}\nsbatch script:\n{script}")
@@ -185,7 +194,7 @@ class Executor(NestingExecutor):
         log_file = logs / f"{job_id}.log"
         self.logger.info(
             f"Job {job.jobid} has been submitted with SLURM jobid {job_id}, for QPU "
-            f"{request.qpu} (log: {log_file})."
+            f"{'+'.join(each.qpu for each in request)} (log: {log_file})."
         )
         if cluster:
             self._submitted_job_clusters.add(cluster)  # adds --clusters=all to the stock scancel
@@ -197,11 +206,12 @@ class Executor(NestingExecutor):
             )
         )
 
-    def _batch_script(self, job: Any, request: QPURequest, submitted: datetime) -> str:
+    def _batch_script(self, job: Any, request: JobRequest, submitted: datetime) -> str:
+        entered = self._stage_jobs.get(job)
         prepare, command = self._job_commands(job)
         leased = lease_argv(
             shlex.split(self.get_python_executable()),
-            request.qpu,
+            [each.qpu for each in request],
             step_name(job),
             command,
             submitted=submitted.timestamp(),
@@ -209,6 +219,15 @@ class Executor(NestingExecutor):
             kill_wait=None if cluster_of(job) else self._kill_wait,
             lanes=self._requests.lanes(request),
             alive=self._alive_file() if _leaves_tasks(job) else None,
+            stage=None if entered is None else entered.stage.name,
+            coalesce=any(member.resources.get("qpu_coalesce") for member in jobs_in(job)),
+            fallback=self._requests.fallbacks.options(
+                job,
+                self._markers.folder,
+                own=[each.qpu for each in request],
+                is_in_stage=entered is not None,
+            ),
+            variables=self._requests.choices.variables(job),
         )
         return render_batch_script([*prepare, *leased], self._markers.folder)
 
@@ -218,16 +237,16 @@ class Executor(NestingExecutor):
         file.touch()
         return file
 
-    def _sbatch_argv(self, job: Any, request: QPURequest, logs: Path, comment: str) -> list[str]:
+    def _sbatch_argv(self, job: Any, request: JobRequest, logs: Path, comment: str) -> list[str]:
         """Build the stock executor's sbatch call as an argument list, with the QPU's options."""
         # The stock executor runs a string in a shell, in which it escapes nothing but double quotes
         # (https://github.com/snakemake/snakemake-executor-plugin-slurm/issues/29). Split into
         # arguments, the call needs no shell.
         settings = self.workflow.executor_settings
         validate_slurm_extra(job)
+        entered = self._stage_jobs.get(job)
         # A rule's own partition takes precedence over the site's, and that over a guessed one.
-        has_partition = bool(job.resources.get("slurm_partition"))
-        options = self._requests.sbatch_options(request, partition=not has_partition)
+        options = self._requests.sbatch_options(job, request, units=entered is None)
         site_sets_partition = any(option.startswith("--partition=") for option in options)
         call = get_submit_command(
             job,
@@ -244,7 +263,7 @@ class Executor(NestingExecutor):
         )
         # By default Slurm requeues jobs (JobRequeue, slurm.conf(5)). That may spend QPU time again.
         requeue = [] if settings.requeue or settings.no_requeue else ["--no-requeue"]
-        after = self._after_orphans(job)
+        after = self._after_orphans(job) if entered is None else entered.options
         return [*shlex.split(call + set_gres_string(job)), *requeue, *after, *options]
 
     def get_partition_arg(self, job: Any) -> str:
@@ -253,14 +272,20 @@ class Executor(NestingExecutor):
         # Of a repeated option, sbatch uses the last one.
         partition = str(super().get_partition_arg(job))
         logs = log_folder(self.slurm_logdir.absolute(), job, get_job_wildcards(job))
-        if "%" not in str(logs) or self._requests.request_of(job) or self._is_in_array(job):
+        if "%" not in str(logs) or self._requests.uses_qpu(job) or self._is_in_array(job):
             return partition
         return f"{partition} --output {shlex.quote(output_pattern(logs))}"
 
     def _after_orphans(self, job: Any) -> list[str]:
-        """Make a job wait for those of a killed Snakemake that still run for its outputs."""
-        orphans = self._find_orphans(job)
+        orphans = self._orphans_to_await(job)
         return [f"--dependency=afterany:{':'.join(orphans)}"] if orphans else []
+
+    def _orphans_to_await(self, job: Any) -> list[str]:
+        """Return the jobs of a killed Snakemake that still run for the outputs of a job."""
+        self._orphans.remember(self._markers.folder, self.run_uuid)
+        orphans = self._find_orphans(job)
+        self._orphans.cancel_waiting(orphans)
+        return orphans
 
     def _find_orphans(self, job: Any, *, again: bool = False) -> list[str]:
         found = self._orphans_of[job] = self._orphans.of_job(
@@ -280,27 +305,9 @@ class Executor(NestingExecutor):
             self._orphans_of[job] = [i for i in self._orphans_of.get(job, []) if i != own]
         keep_outputs(job, bool(self._orphans_of.get(job)))
 
-    def _job_commands(self, job: Any) -> tuple[list[str], list[str]]:
-        """Return the head of a job's command line, before it has a lease, and its command."""
-        files = self._files[job] = JobFiles(self._markers.folder, marker_name(job))
-        if not self._is_plain_shell(job):
-            return [], files.shell_argv("/bin/bash", self.format_job_exec(job))
-        python = shlex.split(self.get_python_executable())
-        described = describe_job(job, self.workflow.execution_settings.latency_wait)
-        # sbatch starts the job in `workdir_init`, where Snakemake was started (-D); a Snakefile's
-        # `workdir:` has changed the folder since.
-        here, folder = str(self.workflow.workdir_init), described["folder"]
-        shell, command = render_shell_command(job)
-        argv = files.shell_argv(shell, command, None if folder == here else folder)
-        return files.start_argv(python, described), argv
-
-    def _forget_files(self, job: Any) -> None:
-        if files := self._files.pop(job, None):
-            files.remove()
-
     def report_job_submission(self, job_info: SubmittedJobInfo, register_job: bool = True) -> None:
         """Report a job that Slurm has accepted, and look for its marker from now on."""
-        has_qpu = self._requests.request_of(job_info.job) is not None
+        has_qpu = self._requests.uses_qpu(job_info.job)
         if has_qpu or self._leaves_marker(job_info.job):
             marker = None if has_qpu else marker_name(job_info.job)
             self._markers.expect(job_info.external_jobid, marker)
@@ -316,7 +323,12 @@ class Executor(NestingExecutor):
     def report_job_error(
         self, job_info: SubmittedJobInfo, msg: str | None = None, **kwargs: Any
     ) -> None:
-        """Report a job that has failed, with the error from its log and the usage of its leases."""
+        """Report a job that has failed, with the error from its log and the usage of its leases.
+
+        If it has failed because it needs another QPU, submit it again instead.
+        """
+        if self._goes_on(job_info):
+            return
         self._spare_orphans(job_info)
         self._log_leases(job_info)
         log = (job_info.aux or {}).get("slurm_logfile")
@@ -333,17 +345,33 @@ class Executor(NestingExecutor):
             self.logger.error(f"Group {job_info.job.groupid}: {msg}")
         super().report_job_error(job_info, msg=msg, **kwargs)
 
+    def _goes_on(self, job_info: SubmittedJobInfo) -> bool:
+        """Submit a job again that goes on with another QPU; return whether it does."""
+        job = job_info.job
+        moved = self._requests.fallbacks.take(job)
+        if moved is None or self._is_cancelled:
+            return False
+        self._stop_checking(job_info)
+        self._log_leases(job_info)
+        self.logger.warning(
+            f"Job {job.jobid}: QPU {moved.left[-1]} has gone ({moved.reason.removesuffix('.')}). "
+            f"It is submitted again, for QPU {moved.qpu}; this does not count as a retry."
+        )
+        self._submit_job(job)
+        return True
+
     def _runs_shell_itself(self, job: Any) -> bool:
-        return self._requests.request_of(job) is not None and self._is_plain_shell(job)
+        return self._requests.uses_qpu(job) and self._is_plain_shell(job)
 
     def handle_job_success(self, job: Any) -> None:
         """Archive the step of a job whose outputs Snakemake has found."""
         # Not earlier: if outputs are missing, a retry must find the tasks that have been paid for.
         # From now on, running the job again means new tasks.
         super().handle_job_success(job)
+        self._requests.fallbacks.forget(job)
         self._forget_files(job)
         self._orphans_of.pop(job, None)
-        if self._requests.request_of(job) is not None:
+        if self._requests.uses_qpu(job):
             try:
                 Journal().archive(step_name(job))
             except JournalError as error:
@@ -354,7 +382,8 @@ class Executor(NestingExecutor):
     def _log_leases(self, job_info: SubmittedJobInfo) -> None:
         submitted = (job_info.aux or {}).get("submitted")
         if job_info.external_jobid is not None and submitted is not None:
-            log_leases(self.logger, job_info.job.name, job_info.external_jobid, submitted)
+            rule, job_id = job_info.job.name, job_info.external_jobid
+            self._qpu_use.add(rule, job_id, log_leases(self.logger, rule, job_id, submitted))
 
     # The end of the run
 
@@ -363,6 +392,7 @@ class Executor(NestingExecutor):
         # The interface's `cancel` reads `active_jobs` once. A submission in progress would add its
         # job after that, so wait for it first.
         self._is_cancelled = True
+        self._waiting.stop()
         self._job_submission_executor.shutdown(wait=True, cancel_futures=True)
         super().cancel()
 
@@ -377,8 +407,12 @@ class Executor(NestingExecutor):
         super().cancel_jobs(active_jobs)
 
     def shutdown(self) -> None:
-        """End the run; cancel jobs that Slurm may have accepted without an answer."""
+        """End the run, and report on its QPUs; cancel jobs of whose submission nothing is known."""
         super().shutdown()
+        settings = self.workflow.executor_settings
+        if settings.efficiency_report:
+            folder = Path(settings.efficiency_report_path or Path.cwd())
+            write_report(self._qpu_use, run=self.run_uuid, folder=folder, logger=self.logger)
         if self._had_unanswered_submission:
             self._cancel_by_name()
 

@@ -1,4 +1,4 @@
-"""Render the Snakemake call inside a job, for the rules that need one.
+"""Render the command of a job: a rule's own, or a Snakemake call for the rules that need one.
 
 The stock executor starts two Snakemakes in a job, the second one under `srun`. A job with a QPU
 gets one, without `srun`.
@@ -11,7 +11,14 @@ from contextvars import ContextVar
 from typing import Any
 
 from snakemake_executor_plugin_slurm_qpu.completion_markers import render_marker_suffix
+from snakemake_executor_plugin_slurm_qpu.job_files import JobFiles
 from snakemake_executor_plugin_slurm_qpu.job_names import marker_name
+from snakemake_executor_plugin_slurm_qpu.plain_shell import (
+    describe_job,
+    is_plain_shell,
+    plain_qpu_run,
+    render_shell_command,
+)
 from snakemake_executor_plugin_slurm_qpu.qpu_requests import QPURequests
 from snakemake_executor_plugin_slurm_qpu.quoting import quote_job_args
 from snakemake_executor_plugin_slurm_qpu.status_checks import MarkerExecutor
@@ -33,11 +40,36 @@ class NestingExecutor(MarkerExecutor):
     def __init__(self, workflow: Any, logger: Any) -> None:
         # Before super(), which starts the thread that checks jobs (see MarkerExecutor).
         self._requests = QPURequests()
+        self._files: dict[Any, JobFiles] = {}
         super().__init__(workflow, logger)
+
+    def _is_plain_shell(self, job: Any) -> bool:
+        return not self.workflow.executor_settings.nested and is_plain_shell(job, self.workflow)
+
+    def _job_commands(self, job: Any) -> tuple[list[str], list[str]]:
+        """Return the head of a job's command line, before it has a lease, and its command."""
+        files = self._files[job] = JobFiles(self._markers.folder, marker_name(job))
+        if not self._is_plain_shell(job):
+            return [], files.shell_argv("/bin/bash", self.format_job_exec(job))
+        python = shlex.split(self.get_python_executable())
+        described = describe_job(job, self.workflow.execution_settings.latency_wait)
+        # sbatch starts the job in `workdir_init`, where Snakemake was started (-D); a Snakefile's
+        # `workdir:` has changed the folder since.
+        here, folder = str(self.workflow.workdir_init), described["folder"]
+        shell, command = render_shell_command(job)
+        if folder != here:
+            argv = files.shell_argv(shell, command, folder)
+        else:
+            argv = plain_qpu_run(shell, command) or files.shell_argv(shell, command)
+        return files.start_argv(python, described), argv
+
+    def _forget_files(self, job: Any) -> None:
+        if files := self._files.pop(job, None):
+            files.remove()
 
     def format_job_exec(self, job: Any) -> str:
         """Render the Snakemake call inside a job."""
-        token = _RENDERS_QPU_JOB.set(self._requests.request_of(job) is not None)
+        token = _RENDERS_QPU_JOB.set(self._requests.uses_qpu(job))
         try:
             return str(super().format_job_exec(job))
         finally:

@@ -10,12 +10,15 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from qrmi_workflows.errors import SchedulerError
 from qrmi_workflows.schedulers.base import JobStatus
+from qrmi_workflows.schedulers.command import run_command
 from qrmi_workflows.schedulers.slurm import Slurm
 from qrmi_workflows.schedulers.submission import list_jobs
 from qrmi_workflows.state.process import Owner
@@ -79,6 +82,15 @@ class Orphans:
             self._listed.clear()
         return find_orphans(self._list_jobs(cluster_of(job)), marked, names, comment_stem(job))
 
+    def cancel_waiting(self, orphans: Iterable[str]) -> None:
+        """Cancel those orphans that wait for a stage: their step is about to be run again."""
+        # They have not started, and somebody who opens the stage again would start them.
+        listed = {i: status for jobs in self._listed.values() for i, status in jobs.items()}
+        waiting = [i for i in orphans if i in listed and _waits_for_stage(listed[i])]
+        if waiting:
+            with suppress(SchedulerError):  # then the new job waits for their end
+                run_command(Slurm().cancel_argv(waiting))
+
     @cached_property
     def _earlier(self) -> dict[Path, str]:
         """The names of the earlier runs that may have left jobs, by their folders."""
@@ -127,7 +139,11 @@ def find_orphans(
 
 
 def _stem(comment: str) -> str:
-    return comment.rpartition("_job_")[0]
+    return comment.partition(" ")[0].rpartition("_job_")[0]  # the words of a stage come last
+
+
+def _waits_for_stage(status: JobStatus) -> bool:
+    return " qpu_stage=" in status.comment and "afterok:" in status.dependency
 
 
 def _may_write(status: JobStatus) -> bool:

@@ -9,6 +9,8 @@ would run it. The rest must be done in the job, when it starts: see `job_start`.
 from __future__ import annotations
 
 import ast
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from snakemake_interface_executor_plugins.settings import SharedFSUsage
 
 from snakemake_executor_plugin_slurm_qpu.qpu_requests import TO_BE_DETERMINED
 
-__all__ = ["describe_job", "is_plain_shell", "render_shell_command"]
+__all__ = ["describe_job", "is_plain_shell", "plain_qpu_run", "render_shell_command"]
 
 # The variables that snakemake 9.27.1 sets to a rule's threads (`snakemake.shell.shell.__new__`).
 _THREAD_VARIABLES = (
@@ -27,6 +29,13 @@ _THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+
+_BASH_PREFIX = "set -euo pipefail;"
+"""What Snakemake writes before every command for bash; without effect on a single command."""
+
+# Words without quotes, and in single quotes, as Snakemake writes `{input:q}` and `{output:q}`. No
+# repetition is inside another one, which would take exponential time where nothing matches.
+_PLAIN_WORDS = re.compile(r"(?:[\w@%+=:,./ -]|'[^'\n]*')+", re.ASCII)
 
 _SYSTEM_TMPDIR = "system_tmpdir"
 """Snakemake's default for the resource `tmpdir`: Python's `tempfile.gettempdir()` on the node."""
@@ -55,6 +64,25 @@ def render_shell_command(job: Any) -> tuple[str, str]:
     executable = shell.get_executable()
     parts = (shell._get_process_prefix(executable), job.shellcmd, shell._process_suffix)
     return executable, " ".join(parts).strip()
+
+
+def plain_qpu_run(shell: str, command: str) -> list[str] | None:
+    """Return the arguments of a command that is one `qpu run`, without anything for a shell to do.
+
+    The lease's supervisor runs such a command itself. A shell would start another interpreter,
+    while the QPU is held.
+
+    Args:
+        shell: The shell, as `render_shell_command` returns it.
+        command: The command, likewise.
+
+    Returns:
+        The arguments; `None` if the command needs its shell.
+    """
+    words = command.removeprefix(_BASH_PREFIX).strip()
+    is_plain = Path(shell).name == "bash" and _PLAIN_WORDS.fullmatch(words)
+    argv = shlex.split(words) if is_plain else []
+    return argv if argv[:2] == ["qpu", "run"] else None
 
 
 def describe_job(job: Any, latency_wait: float) -> dict[str, Any]:

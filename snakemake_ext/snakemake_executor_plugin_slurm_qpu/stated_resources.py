@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from qrmi_workflows.errors import RequestError
+from snakemake_executor_plugin_slurm_qpu.wishes import CONDITIONS
 
 __all__ = ["require_whole_count", "stated_resources", "stray_resource"]
 
@@ -31,7 +32,7 @@ def stray_resource(job: Any) -> tuple[str, Any] | None:
     stated = stated_resources(job.rule)
     if job.is_norun or stated.get("qpu") is not None:
         return None
-    for name in ("qpu_name", "qpu_exclusive"):
+    for name in ("qpu_name", *CONDITIONS, "qpu_exclusive", "qpu_coalesce", "qpu_fallback"):
         if name in stated and (value := job.resources.get(name)):
             return name, value
     return None

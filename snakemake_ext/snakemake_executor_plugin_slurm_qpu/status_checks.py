@@ -23,7 +23,7 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from qrmi_workflows.errors import SchedulerError
 from qrmi_workflows.schedulers.base import JobStatus
 from qrmi_workflows.schedulers.command import run_command
-from qrmi_workflows.schedulers.slurm import has_accounting, kill_wait_of, min_job_age_of
+from qrmi_workflows.schedulers.slurm_config import has_accounting, kill_wait_of, min_job_age_of
 from snakemake_executor_plugin_slurm_qpu.completion_markers import POLL_SECONDS, CompletionMarkers
 from snakemake_executor_plugin_slurm_qpu.dag import unblocks_jobs
 from snakemake_executor_plugin_slurm_qpu.errors import QPURequestError
@@ -106,9 +106,13 @@ class MarkerExecutor(SlurmExecutor):
         # The interface's `_wait_for_jobs` calls this between checks; its own `sleep` always sleeps
         # for the whole interval. `wait` turns False at shutdown, which joins this thread.
         while self.wait and monotonic() < self._next_scheduled_check:
+            self._between_checks()
             if self._is_check_useful():
                 break
             await asyncio.sleep(POLL_SECONDS)
+
+    def _between_checks(self) -> None:
+        """Do what else is due; called every tenth of a second, in the thread that checks jobs."""
 
     def _is_check_useful(self) -> bool:
         """Return whether Slurm should be asked before the next scheduled check."""

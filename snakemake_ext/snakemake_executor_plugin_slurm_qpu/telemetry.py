@@ -12,7 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from qrmi_workflows.lease.records import records_of_job
+from qrmi_workflows.lease.history import records_of_job
+from qrmi_workflows.lease.record import LeaseRecord
 
 __all__ = ["LEASE_EVENT", "WORKFLOW_RECORDS", "log_leases"]
 
@@ -23,7 +24,7 @@ WORKFLOW_RECORDS = Path(".snakemake/slurm_qpu/leases.jsonl")
 """The workflow's lease records, one JSON object per line, each with the name of its rule."""
 
 
-def log_leases(logger: Any, rule: str, job_id: str, submitted: datetime) -> None:
+def log_leases(logger: Any, rule: str, job_id: str, submitted: datetime) -> list[LeaseRecord]:
     """Log the usage of an ended job's leases, and append it to the workflow's records.
 
     Args:
@@ -31,8 +32,12 @@ def log_leases(logger: Any, rule: str, job_id: str, submitted: datetime) -> None
         rule: The name of the job's rule or group.
         job_id: The Slurm job's id.
         submitted: When the job was submitted.
+
+    Returns:
+        What the leases have left.
     """
-    for record in records_of_job(job_id, submitted):
+    records = records_of_job(job_id, submitted)
+    for record in records:
         # The record is one key of `extra`: logging refuses keys that are LogRecord's own (`name`).
         lease = {"rule": rule, **asdict(record)}
         logger.info(record.describe(), extra={"event": LEASE_EVENT, "lease": lease})
@@ -42,6 +47,7 @@ def log_leases(logger: Any, rule: str, job_id: str, submitted: datetime) -> None
             logger.warning(
                 f"{WORKFLOW_RECORDS}: {error}; the report will not include job {job_id}."
             )
+    return records
 
 
 def _append(line: str) -> None:

@@ -68,6 +68,7 @@ type = "iqm-server"
 [qpus.garnet_counts]
 type = "iqm-server"
 server.has_measurements = false
+server.has_timeslot = true
 
 [qpus.adonis]
 type = "iqm-server"

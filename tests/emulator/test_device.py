@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import statistics
 import time
@@ -34,6 +35,12 @@ type = "ibm-quantum-system"
 simulator = "null"
 execution_seconds = 60
 lanes = 1
+
+[qpus.ibm_pubs]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 0
+pub_seconds = 0.2
 """
 
 
@@ -59,6 +66,21 @@ def test_lanes_prepare_in_parallel_and_the_device_executes_one_at_a_time(timed):
     assert 1.0 + 3 * 0.1 <= time.monotonic() - started < 3 * (1.0 + 0.1)
     wait(resource, tasks[3])
     assert time.monotonic() - started >= (1.0 + 0.1) + (1.0 + 0.1)
+
+
+@pytest.mark.parametrize("encoded", [True, False], ids=["encoded", "plain"])
+def test_each_pub_takes_its_time_on_the_device_and_has_its_own_result(timed, encoded):
+    """Three PUBs take three times `pub_seconds`, also if nothing is simulated."""
+    resource = connect(timed, "ibm_pubs")
+    task = resource.task_start(primitive("sampler", [[bell()]] * 3, support_qiskit=encoded))
+    wait(resource, task)
+    document = json.loads(resource.task_result(task).value)
+    results = document["__value__"]["pub_results"] if encoded else document["results"]
+    assert len(results) == 3
+    (charge,) = (
+        each for each in timed.billing()["qpus"]["ibm_pubs"]["tasks"] if each["id"] == task
+    )
+    assert charge["qpu_seconds"] > 2.9 * 0.2  # the clock is rounded
 
 
 def test_tasks_run_in_order_of_acceptance(timed):

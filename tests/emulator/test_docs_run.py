@@ -28,16 +28,29 @@ from qrmi_workflows.results import result_schema
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = ("payloads.md", "leases.md", "result-file.md", "site.md")
+PAGES = ("payloads.md", "leases.md", "result-file.md", "site.md", "choosing.md")
 ELSEWHERE = {
+    *("features.md", "reservations.md"),  # tests/engines
+    "accounting.md",  # tests/slurm/test_accounting_on_slurm.py
+    *("budgets.md", "site-scripts.md"),  # tests/emulator/test_docs_of_a_site_run.py
     "parsl.md",  # tests/engines/test_parsl_examples.py
+    *("stages.md", "request.md", "doctor.md"),  # tests/slurm/test_docs_on_slurm.py
+    "admission.md",  # tests/slurm/test_admission_on_slurm.py
+    "stages-measured.md",  # tests/slurm/test_docs_on_slurm.py
+    "emulated.md",  # test_docs_emulated.py
+    "fail-over.md",  # tests/faults/test_fallback.py
     "emulator.md",  # its commands serve until they are stopped
     *("add-a-vendor.md", "add-a-scheduler.md", "add-an-engine.md"),  # unit/test_docs_plugins.py
     *("architecture.md", "environment.md", "glossary.md"),  # unit/test_reference_pages.py
 }
 KINDS = {"sh", "python", "json", "toml", "conf"}  # the last two: tests/slurm/test_docs_on_slurm.py
-MENTIONS = {"qpu", "qpu run", "qpu run -o"}
-"""Commands that the pages mention without their required arguments."""
+KINDS |= {"bash"}  # tests/slurm/test_choice_on_slurm.py
+MENTIONS = {
+    *("qpu", "qpu run", "qpu run -o", "qpu run --coalesce", "qpu doctor", "qpu request"),
+    "qpu stage open",
+    "qpu reap --all",  # test_docs_of_a_site_run.py
+}
+"""Commands that the pages mention without their required arguments, or that need a site."""
 
 CIRCUIT = """OPENQASM 3.0;
 include "stdgates.inc";

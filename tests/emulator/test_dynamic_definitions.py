@@ -13,6 +13,8 @@ import pytest
 from emulator_clients import read_resources
 
 from qrmi_workflows import open_lease
+from qrmi_workflows.client.discovery import list_discovered
+from qrmi_workflows.config.qpus import load_dynamic
 from qrmi_workflows.emulator import Emulator
 from qrmi_workflows.errors import ConfigError, ResourceError, UnknownQPUError
 from qrmi_workflows.lease.acquire import find_qpu
@@ -67,6 +69,16 @@ def test_a_qpu_of_an_account_runs_tasks_under_its_own_name(config, qpu):
     assert counts == {"1": 50}
     shown = subprocess.run(["env"], capture_output=True, text=True, check=True).stdout
     assert f"{qpu}_QRMI" not in shown
+
+
+def test_listing_them_leaves_no_credential_in_this_process(config):
+    """From its environment, the processes that it starts would inherit them."""
+    account = load_dynamic(config)["compute"]
+
+    assert "ibm_fez" in [each.name for each in list_discovered(account)]
+
+    shown = subprocess.run(["env"], capture_output=True, text=True, check=True).stdout
+    assert "_QRMI_" not in shown
 
 
 def test_an_orphaned_lease_of_such_a_qpu_is_released(config):

@@ -268,7 +268,7 @@ def test_bad_files_are_refused_before_a_lease(run, emulator):
         emulator,
         run,
         ["other.json", "--shots", 5, *pasqal],
-        "'AnalogDevice'; on QPU 'FRESNEL', must be one of",
+        "'AnalogDevice'; on QPU 'FRESNEL', it must be one of",
     )
     assert_refused(
         emulator, run, ["h.qasm", "--observables", "none.json", *ibm], "cannot read the observables"

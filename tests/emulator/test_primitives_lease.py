@@ -393,7 +393,7 @@ def test_a_sequence_for_another_device_is_refused(lease, emulator):
     held.target()
     other = pulser.Sequence.from_abstract_repr(blockade(pulser.AnalogDevice))
     content = {"sequence": json.loads(blockade(pulser.AnalogDevice)), "job_runs": 10}
-    message = "for device 'AnalogDevice'; on QPU 'FRESNEL', must be one of: FRESNEL"
+    message = "for device 'AnalogDevice'; on QPU 'FRESNEL', it must be one of: FRESNEL"
     assert_refused(lambda: held.pulser_backend(other), message, emulator)
     assert_refused(lambda: held.submit(content), message, emulator)
     device = held.pulser_connection().fetch_available_devices()["FRESNEL"]

@@ -19,6 +19,8 @@ from servers import RESULT_SETTINGS, servers, to_toml
 
 from qrmi_workflows import open_lease
 from qrmi_workflows.emulator import Emulator, start_emulator
+from qrmi_workflows.vendors.metering import reported_seconds
+from qrmi_workflows.vendors.registry import load_vendor
 
 TYPES = {"compute": "ibm-quantum-compute-service", "system": "ibm-quantum-system"}
 SERVERS = {
@@ -132,3 +134,16 @@ def test_the_emulator_answers_as_ibm_does(ibm, qpu):
         }
     text = run(resource, primitive("sampler", pubs, support_qiskit=True))
     assert json.loads(text)["__type__"] == "PrimitiveResult"
+
+
+@pytest.mark.parametrize("qpu", [name for name, (_, server) in SERVERS.items() if not server])
+@pytest.mark.parametrize("asks", [True, False])
+def test_results_say_for_how_long_the_qpu_executed_the_task(ibm, qpu, asks):
+    """As the service's do, in both encodings; estimates have no spans."""
+    text = run(connect(ibm, qpu), primitive("sampler", [[FLIP, [0.0], 2]], support_qiskit=asks))
+
+    seconds = reported_seconds(load_vendor("ibm"), text)
+
+    assert seconds is not None
+    tasks = ibm.billing()["qpus"][qpu]["tasks"]
+    assert seconds == pytest.approx(tasks[-1]["qpu_seconds"], abs=1e-5)

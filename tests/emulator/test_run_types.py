@@ -114,6 +114,18 @@ def test_iqms_counts_are_enough(emulator, tmp_path):
     check_bell(QuantumResult.load(tmp_path / "r.json").counts("a_b"), 400)
 
 
+@pytest.mark.parametrize(("qpu", "is_booked"), [("garnet_counts", True), (GARNET, False)])
+def test_an_iqm_task_runs_in_a_timeslot_if_one_is_booked(emulator, tmp_path, qpu, is_booked):
+    payload = {"iqmjson": bell("a", "b"), "job_type": "circuit", "use_timeslot": True}
+
+    done = run(emulator, tmp_path, qpu, payload)
+
+    assert done.returncode == (0 if is_booked else 1), done.stderr
+    assert is_booked or "`use_timeslot` and no timeslot of garnet_mock is booked" in done.stderr
+    run(emulator, tmp_path, qpu, payload | {"use_timeslot": False})
+    assert (tmp_path / "r.json").exists()
+
+
 def test_iqms_circuits_alone_run_with_other_shots(emulator, tmp_path):
     """A measurement of several qubits is one register."""
     done = run(emulator, tmp_path, GARNET, bell("m"), "--shots", "100")

@@ -14,6 +14,7 @@ import parsl
 import psutil
 from parsl.config import Config
 from waiting import wait_until
+from warm_ups import without_warm_ups
 
 from parsl_ext import QPUExecutor, QPUSlurmProvider
 from qrmi_workflows.emulator.client import Control
@@ -85,12 +86,14 @@ class Site:
         return dict(self.control.counters()["sessions"])
 
     def tasks(self) -> dict[str, int]:
-        """Return the emulator's counters of tasks."""
-        return dict(self.control.counters()["tasks"])
+        """Return the emulator's counters of tasks, without the warm-up tasks of keepers."""
+        tasks = self.control.counters()["tasks"]
+        return without_warm_ups(tasks, self.box.directory / "emulator")
 
     def recorded(self) -> int:
         """Return how many tasks have their ids in the journal: killing their process loses none."""
-        return sum(record.state == "submitted" for record in Journal().records())
+        records = (each for each in Journal().records() if ", warm-up " not in each.step)
+        return sum(record.state == "submitted" for record in records)
 
     def slurm(self, *argv: str) -> str:
         """Run one of Slurm's commands and return its output."""

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
 
+from warm_ups import without_warm_ups
+
 from qrmi_workflows.emulator.client import Control
 from qrmi_workflows.sandbox import Sandbox
 
@@ -48,7 +50,8 @@ class Project:
         self.folder = folder
         self.limit = limit
         self.environ = os.environ | sandbox.environment()
-        self.control = Control(sandbox.directory / "emulator")
+        self.emulator = sandbox.directory / "emulator"
+        self.control = Control(self.emulator)
         self.wrappers = sandbox.directory / "bin"
 
     def write(self, snakefile: str, **files: str) -> None:
@@ -131,6 +134,11 @@ class Project:
         """Return how many sessions the emulator has opened, and how many are still open."""
         sessions = self.control.counters()["sessions"]
         return sessions["opened"], sessions["open"]
+
+    def accepted_tasks(self) -> int:
+        """Return how many tasks the emulator has accepted, without the warm-up tasks of keepers."""
+        tasks = self.control.counters()["tasks"]
+        return without_warm_ups(tasks, self.emulator)["accepted"]
 
 
 @contextmanager

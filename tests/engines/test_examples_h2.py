@@ -20,8 +20,8 @@ from qrmi_workflows import Payload
 from qrmi_workflows.vendors.ibm import transpiler_target
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "h2"))
-hydrogen, prepare, transpile, energies = map(
-    import_module, ("hydrogen", "prepare", "transpile", "energies")
+hydrogen, prepare, transpile, energies, step = map(
+    import_module, ("hydrogen", "prepare", "transpile", "energies", "step")
 )
 
 BOND_LENGTHS = (0.4, 0.735, 1.5, 2.5)
@@ -148,3 +148,21 @@ def _trim(terms: dict[str, float], width: int) -> SparsePauliOp:
     """Restrict an observable on the whole device to the qubits of the program."""
     assert all(set(pauli[:-width]) <= {"I"} for pauli in terms)
     return SparsePauliOp.from_list([(pauli[-width:], value) for pauli, value in terms.items()])
+
+
+def test_three_steps_of_the_loop_reach_the_ground_state(target: str) -> None:
+    """Evaluate the payloads' energies exactly: E(θ) = a + b cos θ + c sin θ."""
+    operator = hydrogen.hamiltonian(0.735)
+    angle = 0.0
+    for _ in range(3):
+        angles = [angle - step.WIDTH, angle, angle + step.WIDTH]
+        states = [Statevector(hydrogen.ansatz().assign_parameters([each])) for each in angles]
+        angle = step.next_angle(angles, [s.expectation_value(operator).real for s in states])
+    state = Statevector(hydrogen.ansatz().assign_parameters([angle]))
+    assert state.expectation_value(operator).real == pytest.approx(hydrogen.exact(operator))
+
+
+def test_a_step_measures_around_its_angle_and_goes_down(target: str) -> None:
+    payload = Payload.from_content(step.step(0.5, target, 0.735, 0.01)).content
+    assert step.angles_of(payload) == pytest.approx([0.2, 0.5, 0.8])
+    assert step.next_angle([0.2, 0.5, 0.8], [3.0, 3.0, 1.0]) == pytest.approx(1.1)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 
 import parsl
@@ -149,10 +148,10 @@ def test_a_block_that_is_cancelled_while_it_starts_leaves_no_lease(parsl_site: S
 @pytest.mark.slow
 def test_a_block_drains_in_time_even_if_its_lease_took_long(parsl_site: Site):
     parsl_site.control.ask(
-        "POST", "/faults", {"kind": "delay", "route": "POST */sessions", "seconds": 10, "count": 1}
+        "POST", "/faults", {"kind": "delay", "route": "POST */sessions", "seconds": 25, "count": 1}
     )
     provider = QPUSlurmProvider(qpu="ibm_quick", status_polling_interval=1)
-    executors = [QPUExecutor(provider=provider, drain_period=20)]
+    executors = [QPUExecutor(provider=provider, drain_period=45)]
     config = Config(executors=executors, run_dir=str(parsl_site.folder / "run"), strategy="none")
     with parsl.load(config):
         sample(bell()).result()
@@ -164,9 +163,9 @@ def test_a_block_drains_in_time_even_if_its_lease_took_long(parsl_site: Site):
         word.partition("=")[::2]
         for word in parsl_site.slurm("scontrol", "show", "job", job).split()
     )
-    began, ended = (datetime.fromisoformat(shown[key]) for key in ("StartTime", "EndTime"))
+    began, ended = (int(shown[key]) for key in ("StartTime", "EndTime"))
     assert shown["JobState"] == "COMPLETED"
-    assert 20 <= (ended - began).total_seconds() < 20 + 10
+    assert 45 <= ended - began < 45 + 25
     assert parsl_site.sessions()["open"] == 0
 
 

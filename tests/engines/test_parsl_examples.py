@@ -25,14 +25,16 @@ from waiting import wait_until
 
 from qrmi_workflows.emulator.client import Control
 from qrmi_workflows.journal.journal import Journal
+from qrmi_workflows.journal.record import TaskRecord
 from qrmi_workflows.sandbox import Sandbox
 from qrmi_workflows.schedulers.gres import gres_of_job
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 ISING, RABI, CHAIN = "sweeps/ising.py", "sweeps/rabi.py", "h2/chain.py"
+STAGE = "h2/stage.py"
 PAGE = "bell/page.py"  # in the folder of the payload that it runs
-SECONDS = 200
+SECONDS = 600  # the programs wait for one QPU in turn: 100 s if the machine is busy
 
 EMULATOR = """
 [qpus.ibm_fez]
@@ -76,11 +78,16 @@ class Run:
         chosen = [record for record in records if record["qpu"] == qpu]
         return sorted(chosen, key=lambda record: str(record["acquired"]))
 
-    def most_at_once(self, qpu: str) -> int:
-        """Return how many tasks were with a QPU at once, according to the journal."""
+    def tasks(self, qpu: str) -> list[TaskRecord]:
+        """Return the journal's records of a QPU's tasks."""
         journal = Journal(self.folder / "state" / "journal")
         records = [*journal.records(), *journal.records(archived=True)]
-        results = [record.result for record in records if record.result and record.qpu == qpu]
+        return [record for record in records if record.qpu == qpu]
+
+    def most_at_once(self, qpu: str) -> int:
+        """Return how many tasks were with a QPU at once, according to the journal."""
+        records = self.tasks(qpu)
+        results = [record.result for record in records if record.result]
         spans = [(result.submitted, result.completed) for result in results]
         return max(sum(start <= at < end for start, end in spans) for at, _ in spans)
 
@@ -202,6 +209,20 @@ def test_each_block_held_one_lease_and_classical_apps_ran_without_a_qpu(run: Run
         ("parsl.qpu.block", "qpu:FRESNEL:1"),
         ("parsl.qpu.block", "qpu:ibm_fez:1"),
     }
+
+
+@pytest.mark.slow
+def test_a_loop_of_two_executors_runs_in_one_stage(box: Sandbox, tmp_path: Path) -> None:
+    run = run_programs(box, tmp_path, {STAGE: example_command(STAGE)})
+    answer = run.read("h2/stage.json")
+    assert answer["exact"] == pytest.approx(-1.1373060, abs=1e-6)  # full CI in STO-3G
+    assert answer["energy"] == pytest.approx(answer["exact"], abs=1.6e-3)
+    (lease,) = run.leases("ibm_fez")
+    # The keeper's own tasks warm the session up.
+    of_apps = {task.task_id for task in run.tasks("ibm_fez") if "warm-up" not in task.step}
+    assert len(of_apps) == 4
+    assert of_apps < set(lease["task_ids"])
+    assert run.sessions == {"opened": 1, "closed": 1, "open": 0}
 
 
 @pytest.mark.slow

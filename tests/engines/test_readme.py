@@ -21,7 +21,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 INSTALL = "pip install snakemake '.[parsl,ibm,pasqal,emulator]' ./snakemake_ext"
 RUN_ELSEWHERE = {
     "make demo": "tests/unit/test_setup.py::test_make_demo_with_slurm",
-    "make test": "tests/unit/test_setup.py::test_ci_runs_make_test",
+    "make test": "tests/unit/test_setup.py::test_ci_runs_every_target",
     INSTALL: "tests/engines/test_readme.py::test_the_install_command_names_what_exists",
 }
 """Commands that would run these tests again, or download for minutes."""

@@ -131,7 +131,8 @@ def test_the_attempts_of_a_rule_share_one_paid_task(project):
     project.write(HYBRID)
     before = project.control.counters()["tasks"]["accepted"]
 
-    output = project.run()
+    # A variable of a lease that has ended, in the shell that starts Snakemake.
+    output = project.run(QPU_ATTEMPT="another")
 
     tasks = project.read("tasks.log").split()
     assert len(tasks) == 2

@@ -31,7 +31,7 @@ def four_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sand
     sandbox = Sandbox(tmp_path / "sandbox")
     sandbox.up(nodes=1, qpus=["ibm_fez=ibm-quantum-compute-service:fez"])
     yield sandbox
-    sandbox.down()
+    sandbox.down(grace=0)
 
 
 def test_jobs_hold_as_many_lanes_as_they_ask_for(four_lanes: Sandbox, tmp_path: Path):
@@ -64,3 +64,34 @@ def test_jobs_hold_as_many_lanes_as_they_ask_for(four_lanes: Sandbox, tmp_path: 
         assert f"lanes {lanes}\n" in shown
         assert f"qpu:ibm_fez:{lanes}\n" in shown
         assert f"Licenses=qpu_ibm_fez:{lanes}\n" in shown.replace(" ", "\n")
+
+
+@pytest.mark.slow
+def test_the_jobs_of_a_stage_share_the_lanes_that_they_can_use_at_once(
+    four_lanes: Sandbox, tmp_path: Path
+):
+    project = Project(tmp_path, four_lanes)
+    project.write(
+        """
+        rule all:
+            input: "1.txt", "2.txt", "3.txt"
+        rule part:
+            output: "{n}.txt"
+            resources: qpu=1, qpu_stage="lanes"
+            shell:
+                '''
+                touch {wildcards.n}.started
+                until test -e 1.started -a -e 2.started -a -e 3.started; do sleep 0.05; done
+                (echo lanes $QPU_LANES; squeue --format=%j:%b; scontrol show job $SLURM_JOB_ID) \\
+                    > {output}
+                '''
+        """
+    )
+
+    project.run()
+
+    shown = project.read("1.txt")
+    assert "lanes 1\n" in shown
+    assert "qpu-keeper-lanes:gres:qpu:ibm_fez:3\n" in shown
+    assert "Licenses=(null)" in shown
+    assert project.sessions() == (1, 0)

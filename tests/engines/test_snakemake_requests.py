@@ -37,6 +37,8 @@ BAD = {
     'qpu=lambda wildcards: 1.5, qpu_name="ibm_fez"': r"qpu=1\.5: must be .* would round it to 2",
     'qpu_name="ibm_fez"': r"it sets qpu_name='ibm_fez' but not `qpu`, .* Add qpu=1",
     'qpu=None, qpu_name="ibm_fez"': r"it sets qpu_name='ibm_fez' but not `qpu`, .* Add qpu=1",
+    'qpu=1, qpu_name="ibm_fez", qpu_coalesce=7': r"qpu_coalesce=7: must be 1 or 0. Write",
+    "qpu_coalesce=1": r"it sets qpu_coalesce=1 but not `qpu`, .* Add qpu=1",
     "qpu_exclusive=1": r"it sets qpu_exclusive=1 but not `qpu`, .* Add qpu=1",
     'qpu=2, qpu_name="ibm_fez"': r"qpu=2 for QPU 'ibm_fez': no node .* has more than 1 of GRES",
     'qpu=1, qpu_name="ibm_fez", gres="tape:1"': r"gres='tape:1' and qpu=1; .*Remove `gres`",
@@ -92,7 +94,7 @@ def test_the_message_names_the_value_what_is_allowed_and_what_to_do(
 
 
 def test_a_group_that_asks_for_two_qpus_is_refused(in_sandbox, tmp_path):
-    with pytest.raises(WorkflowError, match=r"asks for the QPUs FRESNEL, ibm_fez; .* only one QPU"):
+    with pytest.raises(WorkflowError, match=r"asks for the QPUs FRESNEL, ibm_fez, but none of its"):
         run(
             tmp_path,
             """
@@ -178,6 +180,30 @@ def test_a_qpu_in_the_site_policy_that_slurm_does_not_have_is_refused(
 
     with pytest.raises(WorkflowError, match=r"no node of this Slurm has GRES 'qpu:torino'"):
         run(tmp_path, QUANTUM.replace("ibm_fez", "torino"))
+
+
+@pytest.mark.parametrize(
+    ("limits", "resources", "message"),
+    [
+        ('users = ["no-such-user"]', "", "may not use it; must be one of: no-such-user"),
+        ('accounts = ["chem"]', ', slurm_account="bio"', "jobs of account 'bio' may not use it"),
+        (
+            'accounts = ["chem"]',
+            ', slurm_account="chem", slurm_partition="other"',
+            "partition 'other' does not grant it; must be one of: main",
+        ),
+    ],
+)
+def test_who_may_not_use_a_qpu_is_refused(
+    in_sandbox, tmp_path, monkeypatch, limits, resources, message
+):
+    site = tmp_path / "site.toml"
+    licence = 'licence = "qpu_{qpu}"\npartition = "main"'
+    site.write_text(f"[qpus.ibm_fez]\n{licence}\n{limits}\n")
+    monkeypatch.setenv("QPU_SITE", str(site))
+
+    with pytest.raises(WorkflowError, match=message):
+        run(tmp_path, QUANTUM.replace('"ibm_fez"', f'"ibm_fez"{resources}'))
 
 
 def test_a_qpu_in_the_site_policy_that_is_not_defined_is_refused(in_sandbox, tmp_path, monkeypatch):

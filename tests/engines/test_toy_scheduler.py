@@ -132,7 +132,7 @@ def test_the_environment_of_a_job_chooses_it_where_the_policy_does_not(site, tmp
 
 
 def test_a_lease_knows_its_job_kill_wait_and_step_and_leaves_a_record(site, tmp_path, emulator):
-    before = emulator.counters()["sessions"]["closed"]
+    before = emulator.control.counters()["sessions"]["closed"]
     in_job = {**site, "TOY_JOB": "toy-7", "TOY_QPU": "ibm_quick"}
 
     printed = run_python(LEASE_IN_A_JOB, environ=in_job)
@@ -194,7 +194,7 @@ def kill_job(job: str, environ: dict[str, str]) -> None:
     """Kill all of a job at once, as the end of its node does."""
     import signal
 
-    pid = int((Path(environ["TOY_FOLDER"]) / job).read_text().split(" ")[1])
+    pid = int((Path(environ["TOY_FOLDER"]) / job).read_text().split("\t")[1])
     os.killpg(pid, signal.SIGKILL)
 
 
@@ -210,3 +210,50 @@ def test_a_parsl_provider_runs_blocks_on_the_toy(site, tmp_path, emulator):
     assert printed.splitlines()[-1] == "ibm_quick"
     assert emulator.counters()["tasks"]["completed"] == before + 1
     wait_until(lambda: emulator.counters()["sessions"]["open"] == 0, "the block's lease released")
+
+
+def qpu(*argv: str, environ: dict[str, str]) -> str:
+    """Run the `qpu` command, and return what it prints."""
+    argv = (sys.executable, "-m", "qrmi_workflows", *argv)
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("fate", ["ready", "killed"])
+def test_a_stages_job_waits_until_it_is_ready_and_is_cancelled_if_the_keeper_is_killed(
+    site, emulator, tmp_path, fate
+):
+    """This needs only the hooks of the scheduler."""
+    control = emulator.control
+    # The vendor grants nothing for now, so the keeper is not ready.
+    control.ask("POST", "/faults", {"kind": "status", "route": "POST */sessions", "status": 503})
+    qpu("stage", "open", "vqe", "--qpu", "ibm_quick", environ=site)
+    options = qpu("stage", "options", "vqe", environ=site).split()
+    keeper = json.loads(qpu("stage", "show", "vqe", "--json", environ=site))["keeper_job"]
+    if fate == "killed":
+        file = tmp_path / "jobs" / keeper
+        pid = wait_until(lambda: int(file.read_text().split("\t")[1]), "the keeper's start")
+        os.killpg(pid, 9)
+    (tmp_path / "job.sh").write_text(
+        "\n".join(
+            [
+                *(f"#TOY {option}" for option in options),
+                f"#TOY stdout={tmp_path}/out",
+                "qpu lease exec --stage vqe -- echo joined",
+            ]
+        )
+    )
+
+    job = submit(tmp_path / "job.sh", site)
+    control.ask("DELETE", "/faults")
+
+    states = {"ready": ("completed",), "killed": ("cancelled",)}[fate]
+    state = tmp_path / "jobs" / job
+    wait_until(lambda: state.read_text().split("\t")[0] in states, f"the job to be {states}")
+    if fate == "ready":
+        assert (tmp_path / "out").read_text() == "joined\n"
+        qpu("stage", "close", "vqe", environ=site)
+    wait_until(lambda: control.counters()["sessions"]["open"] == 0, "the release")
+    shown = json.loads(qpu("stage", "show", "vqe", "--json", environ=site))
+    assert (shown["state"], keeper in shown["reason"]) == ("ended", fate == "killed")

@@ -29,6 +29,7 @@ from typing import Any
 import psutil
 from fault_payloads import bell
 from waiting import wait_until
+from warm_ups import without_warm_ups
 
 from qrmi_workflows import QuantumResult
 from qrmi_workflows.emulator.client import Control
@@ -47,6 +48,7 @@ __all__ = [
     "new_step",
     "require_no_losses",
     "wait_for_lost_sessions",
+    "without_coverage",
     "write_config",
 ]
 
@@ -55,8 +57,10 @@ SEED = int(os.environ.get("BREAK_SEED", "20261126"))
 SESSION_SECONDS = 30
 MARK = "QPU_BREAK_IT"
 NO_INTENT = "no intent"
-# Not CLAIMED, in which a task only stays while it waits for a lane of a Quantum System.
-STATES = (NO_INTENT, *(state for state in RecordState if state is not RecordState.CLAIMED))
+# Not CLAIMED, in which a task only stays while it waits for a lane of a Quantum System, and not
+# MOVED, which needs another QPU to fall back to (`test_break_choice.py`).
+_OTHER_STATES = {RecordState.CLAIMED, RecordState.MOVED}
+STATES = (NO_INTENT, *(state for state in RecordState if state not in _OTHER_STATES))
 LOSSES = (
     "results lost",
     "results of a wrong QPU",
@@ -112,6 +116,7 @@ class Step:
             stop, or by the site, which released the QPU.
         before: The counters of the QPU when this object was created.
         other_qpus: The QPUs that it has run on before, with their counters as above.
+        emulator: The emulator's folder, if the warm-up tasks of keepers are not to be counted.
     """
 
     folder: Path
@@ -125,6 +130,7 @@ class Step:
     stops: int = 0
     before: dict[str, int] = field(default_factory=dict)
     other_qpus: list[tuple[str, dict[str, int]]] = field(default_factory=list)
+    emulator: Path | None = None
 
     def __post_init__(self) -> None:
         self.before = self._count()
@@ -154,8 +160,17 @@ class Step:
         return {key: number - self.before[key] for key, number in self._count().items()}
 
     def _count(self, qpu: str | None = None) -> dict[str, int]:
-        counters = self.control().counters()["qpus"][qpu or self.qpu]
-        return {**counters["tasks"], **counters["sessions"]}
+        qpu = qpu or self.qpu
+        counters = self.control().counters()["qpus"][qpu]
+        tasks = counters["tasks"]
+        if self.emulator is not None:
+            tasks = without_warm_ups(tasks, self.emulator, qpu)
+        return {**tasks, **counters["sessions"]}
+
+    def ignore_warm_ups(self, emulator: Path) -> None:
+        """Do not count the tasks with which keepers have warmed up their sessions."""
+        self.emulator = emulator
+        self.before = self._count()
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -263,7 +278,7 @@ def new_step(
     result = folder / "out" / "result.json"
     (folder / "payload.json").write_text(json.dumps(payload or bell(shots=1 + seed % 4000)))
     environ = {
-        **environ,
+        **without_coverage(environ),
         MARK: f"{os.getpid()} {seed}",
         "QPU_STATE": str(folder / "state"),
         "QPU_CONFIG": str(config),
@@ -281,6 +296,14 @@ def new_step(
         results=[result],
         supervised=supervised,
     )
+
+
+def without_coverage(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a process whose coverage is not measured.
+
+    Coverage's own lock stays taken if Ctrl-C arrives just then, and the process never ends.
+    """
+    return {name: value for name, value in environ.items() if not name.startswith("COVERAGE_")}
 
 
 def write_config(emulated: Path, path: Path) -> Path:

@@ -81,6 +81,20 @@ lanes = 5
 """
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run tests on which the server has no influence on one server only."""
+    repeated = [
+        item
+        for item in items
+        if item.get_closest_marker("any_server")
+        and isinstance(item, pytest.Function)
+        and item.callspec.params.get("server")
+    ]
+    for item in repeated:
+        items.remove(item)
+    config.hook.pytest_deselected(items=repeated)
+
+
 @pytest.fixture(
     scope="session", params=SERVERS, ids=lambda server: "-".join(server) or "documented"
 )

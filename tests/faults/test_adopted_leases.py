@@ -19,7 +19,8 @@ from qrmi_workflows.config.job import JobQPU, write_job
 from qrmi_workflows.config.qpus import load_qpus
 from qrmi_workflows.errors import SessionEndedError
 from qrmi_workflows.lease.reap import reap
-from qrmi_workflows.lease.records import LeaseRecord, open_leases
+from qrmi_workflows.lease.record import LeaseRecord
+from qrmi_workflows.lease.records import open_leases
 
 QPU = (sys.executable, "-m", "qrmi_workflows")
 

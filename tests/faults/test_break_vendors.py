@@ -97,7 +97,7 @@ def vendors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int]
     started: dict[int, Vendor] = {}
     with ExitStack() as stack:
         if os.getuid() == 0:  # the wardens of Pasqal Local need it
-            stack.enter_context(running_munged(tmp_path_factory.mktemp("munge")))
+            stack.enter_context(running_munged())
 
         def get(number: int) -> Vendor:
             if number not in started:

@@ -104,6 +104,7 @@ def test_an_unreachable_vendor_gives_one_message_that_says_what_to_do(
     assert message.endswith("Check the QPU's state with `qpu list` and try again later.")
 
 
+@pytest.mark.any_server
 def test_json_output_is_valid(emulator):
     record_task()
 
@@ -117,6 +118,7 @@ def test_json_output_is_valid(emulator):
     assert shown["state"] == "completed"
 
 
+@pytest.mark.any_server
 def test_an_unreadable_record_does_not_hide_the_others(emulator):
     record_task("good")
     newer = record_task("newer")
@@ -131,6 +133,7 @@ def test_an_unreadable_record_does_not_hide_the_others(emulator):
     assert '"version": 2' in newer.read_text()
 
 
+@pytest.mark.any_server
 def test_prune_forgets_open_steps_only_on_request(emulator):
     record_task()
 
@@ -161,6 +164,7 @@ def test_after_a_failed_write_a_rerun_returns_the_result(counted, payload_file, 
 
 
 @pytest.mark.parametrize("case", ["fifo", "device", "folder", "below-a-file", "payload", "link"])
+@pytest.mark.any_server
 def test_an_unsuitable_output_is_refused_before_anything_is_acquired(
     counted, payload_file, tmp_path, case
 ):
@@ -190,6 +194,7 @@ def test_an_unsuitable_output_is_refused_before_anything_is_acquired(
     assert case not in ("fifo", "device", "link") or not output.is_file() or output.is_symlink()
 
 
+@pytest.mark.any_server
 def test_file_names_need_not_be_utf_8(emulator, payload_file, tmp_path):
     name = os.fsdecode(b"caf\xe9")
     payload = payload_file.rename(tmp_path / f"{name}.json")
@@ -206,6 +211,7 @@ def test_file_names_need_not_be_utf_8(emulator, payload_file, tmp_path):
 
 @pytest.mark.parametrize("command", ["list", "journal list", "target ibm_quick", "run --help"])
 @pytest.mark.parametrize("output", ["closed", "full", "ascii"])
+@pytest.mark.any_server
 def test_unwritable_standard_output_gives_no_traceback(emulator, command, output):
     record_task("Ü")
     argv = " ".join(
@@ -229,6 +235,7 @@ def test_unwritable_standard_output_gives_no_traceback(emulator, command, output
         ["run", "{deep}", "-o", "{folder}/r.json"],
     ],
 )
+@pytest.mark.any_server
 def test_json_nested_too_deeply_is_refused(emulator, counted, payload_file, tmp_path, argv):
     deep = tmp_path / "deep.json"
     deep.write_text("[" * 100_000)
@@ -240,6 +247,7 @@ def test_json_nested_too_deeply_is_refused(emulator, counted, payload_file, tmp_
     assert counted()["sessions opened"] == 0
 
 
+@pytest.mark.any_server
 def test_an_empty_task_id_is_refused(emulator):
     record_task()
 
@@ -255,6 +263,7 @@ def test_an_empty_task_id_is_refused(emulator):
         ["target", "ibm_quick", "--max-age", "{}"],
     ],
 )
+@pytest.mark.any_server
 def test_durations_out_of_range_are_refused(emulator, counted, argv, span):
     """With a grace of `inf`, a command that ignores SIGTERM would never be killed."""
     done = qpu(*(span if word == "{}" else word for word in argv))

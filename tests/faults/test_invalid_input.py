@@ -9,6 +9,8 @@ import pytest
 
 from qrmi_workflows.errors import PayloadError
 
+pytestmark = pytest.mark.any_server
+
 
 def run_cli(*argv: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(

@@ -22,7 +22,8 @@ from qrmi_workflows.emulator import Emulator, start_emulator
 from qrmi_workflows.errors import TaskCancelledError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.lease.reap import reap
-from qrmi_workflows.lease.records import LeaseRecord, OpenLease, open_leases
+from qrmi_workflows.lease.record import LeaseRecord
+from qrmi_workflows.lease.records import OpenLease, open_leases
 from qrmi_workflows.state.locks import is_locked
 from qrmi_workflows.state.process import Owner
 

@@ -16,7 +16,7 @@ from qrmi_workflows.errors import ConfigError, LeaseError, PayloadError, TaskCan
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.journal.record import RecordState
 from qrmi_workflows.lease.lease import Lease
-from qrmi_workflows.tasks.pool import TaskFuture
+from qrmi_workflows.tasks.future import TaskFuture
 
 
 def submit_one(lease: Lease, **options) -> TaskFuture:

@@ -13,9 +13,10 @@ from site_under_test import Site
 from waiting import wait_until
 
 from qrmi_workflows.emulator.client import Control
+from qrmi_workflows.lease.history import records_of_job
 from qrmi_workflows.lease.killwait import DEFAULT_SECONDS
-from qrmi_workflows.lease.records import open_leases, records_of_job
-from qrmi_workflows.schedulers.slurm import kill_wait_of
+from qrmi_workflows.lease.records import open_leases
+from qrmi_workflows.schedulers.slurm_config import kill_wait_of
 
 pytestmark = pytest.mark.slurm
 

@@ -25,7 +25,7 @@ from qrmi_workflows.sandbox import Sandbox
 from qrmi_workflows.schedulers.base import QPURequest
 from qrmi_workflows.schedulers.command import require_success, run_command
 from qrmi_workflows.schedulers.gres import gres_of_job
-from qrmi_workflows.schedulers.slurm import qpu_options
+from qrmi_workflows.schedulers.slurm_options import qpu_options
 
 pytestmark = pytest.mark.slurm
 
@@ -127,8 +127,8 @@ def test_a_job_uses_only_the_qpu_that_it_holds(submit, sessions, tmp_path):
 
     job = submit(f"{own}\n{other}\necho other $?\n{inner}")
 
-    assert wait_for_end(job) == "COMPLETED"
-    shown = (tmp_path / f"{job}.out").read_text()
+    ended, shown = wait_for_end(job), (tmp_path / f"{job}.out").read_text()
+    assert ended == "COMPLETED", shown
     assert shown.startswith("ibm_fez\n")
     assert (
         f"QPU 'FRESNEL' was not granted to job {job}, which holds ibm_fez. Submit the job with"
@@ -138,6 +138,38 @@ def test_a_job_uses_only_the_qpu_that_it_holds(submit, sessions, tmp_path):
     assert "other 2\n" in shown
     assert (tmp_path / "inner").read_text().endswith("nested 2\n")
     assert sessions() == 0
+
+
+def test_payloads_of_a_job_share_a_task_if_its_script_says_so(submit, tmp_path):
+    (tmp_path / "circuit.qasm").write_text(PROGRAM)
+    program = f"""
+from qrmi_workflows import open_lease
+
+with open_lease() as lease:
+    results = lease.map(["{tmp_path}/circuit.qasm"] * 3, shots=5)
+    print(len({{result.task_id for result in results}}), "task")
+"""
+    (tmp_path / "program.py").write_text(program)
+    job = submit(
+        f"export QPU_COALESCE=1\n{QPU} lease exec -- {sys.executable} {tmp_path}/program.py"
+    )
+
+    ended, shown = wait_for_end(job), (tmp_path / f"{job}.out").read_text()
+    assert ended == "COMPLETED", shown
+    assert shown == "1 task\n"
+
+
+def test_a_job_needs_no_option_for_an_emulated_qpu(in_sandbox, tmp_path):
+    (tmp_path / "circuit.qasm").write_text(PROGRAM)
+    result = tmp_path / "result.json"
+    run = f"{QPU} run {tmp_path}/circuit.qasm --shots 5 -o {result} --qpu emulated:fez"
+    (tmp_path / "job.sh").write_text(f"#!/bin/bash\n{run}\n")
+    argv = ["sbatch", "--wait", f"--output={tmp_path}/out", str(tmp_path / "job.sh")]
+
+    done = run_command(argv)
+
+    assert done.returncode == 0, (tmp_path / "out").read_text()
+    assert json.loads(result.read_text())["qpu"] == "emulated:fez"
 
 
 def test_the_command_sets_the_jobs_exit_code(submit):
@@ -229,13 +261,13 @@ def test_two_jobs_that_request_one_qpu_run_in_turn(submit, sessions, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_the_time_limit_releases_the_lease_within_killwait(submit, sessions):
     body = f"exec {QPU} lease exec --qpu ibm_fez -- sh -c \"trap '' TERM; sleep 600\""
     job = submit(body, "--time=1")
     wait_until(lambda: sessions() == 1, "a session")
 
-    wait_until(lambda: sessions() == 0, "the release", seconds=150)
+    wait_until(lambda: sessions() == 0, "the release", seconds=300)
 
     assert wait_for_end(job, seconds=60) == "TIMEOUT"
 

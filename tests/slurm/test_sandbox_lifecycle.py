@@ -172,13 +172,17 @@ def test_a_killed_daemon_is_named_and_restarted(repaired_site: Site, daemon: str
 
 
 def test_all_daemons_killed_at_once_are_restarted(repaired_site: Site) -> None:
-    """This is like a reboot, except that the running job survives."""
+    """This is like a reboot, except that the running job survives; so does an edited site.toml."""
+    policy = Path(repaired_site.box.environment()["QPU_SITE"])
+    written = policy.read_text()
+    policy.write_text(f"# edited\n{written}")
     job = repaired_site.submit("touch started; while [ ! -e go ]; do sleep 0.1; done; touch ended")
     wait_until((repaired_site.work / "started").exists, "the job to start")
     wait_for_saved_state(repaired_site, job)
     kill(*repaired_site.pids().values())
     assert len(repaired_site.box.status().dead) == 5
     assert len(repaired_site.box.up()) == 5
+    assert policy.read_text() == f"# edited\n{written}"
     assert repaired_site.states()[job] == "RUNNING"
     (repaired_site.work / "go").touch()
     repaired_site.wait_for(job)

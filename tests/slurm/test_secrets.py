@@ -1,5 +1,7 @@
 """Credentials are only in qrmi_config.json, and acquisition tokens only in the file of the lease.
 
+The jobs of an open stage adopt its lease by a file of its own, which has both.
+
 Everything logs as much as it can. The search covers the user's files (state, work, cache, engines'
 logs), Slurm's (logs, spool, saved state), the arguments of all processes, and what `scontrol`
 shows of each job.
@@ -171,6 +173,29 @@ def test_a_slurm_job(vault: Vault):
 
     assert done.returncode == 0, (vault.folder / "job.log").read_text()
     assert "QRMI" not in (vault.folder / "job.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_stage_with_its_keeper_and_a_budget(vault: Vault):
+    """Its jobs adopt the lease by a file of the stage, which is private, and gone at its end."""
+    vault.run("open", "qpu", "stage", "open", "vqe", "--qpu", "ibm_fez", "--budget", "9000 shots")
+    options = vault.run("options", "qpu", "stage", "options", "vqe").stdout.splitlines()[-1].split()
+    body = "exec qpu lease exec --stage vqe -- qpu run bell.json -o stage.json"
+
+    argv = ("sbatch", "--wait", "--output=stage.out", *options, f"--wrap={body}")
+    done = vault.run("stage-job", *argv)
+    (lease,) = vault.open_leases
+    (adopted,) = vault.folder.glob("state/stages/*/environment.json")
+    found = vault.found()
+    modes = {oct(path.stat().st_mode & 0o777) for path in (lease, adopted)}
+    for command in ("stage show vqe", "budget show", "stage close vqe", "usage", "doctor"):
+        vault.run(command.replace(" ", "-"), "qpu", *command.split())
+    wait_until(lambda: not vault.open_leases, "the end of the stage")
+
+    assert done.returncode == 0, (vault.folder / "stage.out").read_text()
+    assert found.pop(str(lease)) == {"ibm_fez acquisition token"}
+    assert list(found) == [str(adopted)]
+    assert modes == {"0o600"}
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from pages import blocks
 from qrmi_workflows.cli import qpu
 from qrmi_workflows.config.qpus import load_qpus
 from qrmi_workflows.config.site import load_site_policy
-from qrmi_workflows.lease.records import LeaseRecord
+from qrmi_workflows.lease.record import LeaseRecord
 from qrmi_workflows.schedulers.base import QPURequest
-from qrmi_workflows.schedulers.slurm import qpu_options
+from qrmi_workflows.schedulers.slurm_options import qpu_options
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -25,6 +25,7 @@ PROGRAMS = "rules"  # scripts that Snakemake's rules run in jobs: nothing import
 
 LAYERS = (
     "errors",
+    "plugins",
     "retry",
     "state",
     "config",
@@ -34,9 +35,13 @@ LAYERS = (
     "results",
     "client",
     "journal",
+    "budgets",
     "tasks",
+    "choice",
     "lease",
+    "stages",
     "frontends",
+    "site",
     "emulator",
     "sandbox",
     "cli",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,36 @@ def test_missing_slurm_is_reported_in_one_line(
     assert machine.called() == []
 
 
+def test_root_installs_the_accountings_database_but_no_service(machine: Machine) -> None:
+    """The package mariadb-server would start a database of the system's own."""
+    for name in ("ln", "true"):
+        found = shutil.which(name)
+        assert found is not None
+        (machine.bin / name).symlink_to(found)
+    programs = ("mariadbd", "mariadb-install-db", "slurmdbd")
+    machine.has("apt-get", install(programs))
+    assert machine.setup("accounting").returncode == 0
+    wanted = [
+        "apt-get update",
+        "apt-get install -y --no-install-recommends mariadb-server-core mariadb-client-core "
+        "slurmdbd",
+    ]
+    assert machine.called() == wanted
+    assert machine.setup("accounting").returncode == 0
+    assert machine.called() == wanted
+
+
+def test_a_missing_database_is_reported_in_one_line(machine: Machine) -> None:
+    """If it cannot be installed, the line says why and what to do."""
+    machine.is_user(1000)
+    done = machine.setup("accounting")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "MariaDB and slurmdbd are missing and cannot be installed (not root): as root, run "
+        "`apt-get install mariadb-server-core mariadb-client-core slurmdbd`.\n"
+    )
+
+
 def test_root_installs_a_compiler_if_there_is_none(machine: Machine) -> None:
     """Any compiler that is there is used."""
     machine.has("apt-get", RECORD)
@@ -246,7 +277,9 @@ def test_another_python_gets_a_venv_of_its_own(machine: Machine) -> None:
     machine.has("python3.12", RECORD)
     assert machine.setup("python", "3.12").returncode == 0
     assert "python3.12 -m venv --clear .venv-3.12" in machine.called()
-    assert machine.called()[-1].endswith("-c constraints.txt -e .[dev] -e ./snakemake_ext")
+    *_, installed, compiled = machine.called()
+    assert installed.endswith("-c constraints.txt -e .[dev] -e ./snakemake_ext")
+    assert "-m compileall -q qrmi_workflows parsl_ext snakemake_ext" in compiled
 
 
 def test_python_without_venv(machine: Machine) -> None:
@@ -322,15 +355,25 @@ def test_every_tier_has_a_target() -> None:
     assert folders <= words
 
 
-def test_ci_runs_make_test() -> None:
+def test_no_two_test_modules_have_the_same_name() -> None:
+    """Pytest imports them by name: in a run of several tiers, the second is an error."""
+    names = Counter(path.name for path in ROOT.glob("tests/**/*.py"))
+
+    assert {name for name, count in names.items() if count > 1} == {"conftest.py"}
+
+
+def test_ci_runs_every_target() -> None:
     """Continuous integration has no set-up of its own."""
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert script.read_text().splitlines()[-7:] == [
-        "make test",
-        "make test-slow",
+    lines = script.read_text().splitlines()
+    assert [line for line in lines if "make " in line and not line.startswith("#")] == [
+        "make lint",
         "make coverage",
-        "make test-pythons",
+        "make test-slurm",
+        "make test-slow",
+        "make test-pythons PYTHONS=3.13",
+        "make test-accounting",
         "make test-tutorial",
         "make test-packages",
         "exec make test-parsl-suite",

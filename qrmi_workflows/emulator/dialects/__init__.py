@@ -6,11 +6,9 @@ whose name is QRMI's resource type and whose value is the class. Any installed p
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-
 from qrmi_workflows.emulator.dialects.base import Dialect
 from qrmi_workflows.errors import EmulatorError
+from qrmi_workflows.plugins import find_plugins
 
 __all__ = ["GROUP", "Dialect", "known_types", "load_dialect"]
 
@@ -19,7 +17,7 @@ GROUP = "qrmi_workflows.dialects"
 
 def known_types() -> tuple[str, ...]:
     """Return the resource types that have a dialect, sorted."""
-    return tuple(sorted(_entry_points()))
+    return tuple(sorted(find_plugins(GROUP)))
 
 
 def load_dialect(resource_type: str) -> Dialect:
@@ -30,28 +28,22 @@ def load_dialect(resource_type: str) -> Dialect:
             its own type differs.
     """
     try:
-        entry_point = _entry_points()[resource_type]
+        plugin = find_plugins(GROUP)[resource_type]
     except KeyError:
         raise EmulatorError(
             f"resource type {resource_type!r} is unknown; allowed: {', '.join(known_types())}. "
             "Correct it, or install the package that adds it."
         ) from None
     try:
-        dialect: Dialect = entry_point.load()()
+        dialect: Dialect = plugin.load()()
     except (ImportError, AttributeError) as error:
         raise EmulatorError(
-            f"the dialect {entry_point.value} of type {resource_type!r} cannot be loaded: {error}. "
+            f"the dialect {plugin.value} of type {resource_type!r} cannot be loaded: {error}. "
             "Repair or uninstall the package that adds it."
         ) from error
     if dialect.type != resource_type:
         raise EmulatorError(
-            f"the dialect {entry_point.value} is of type {dialect.type!r}, but its entry point is "
+            f"the dialect {plugin.value} is of type {dialect.type!r}, but its entry point is "
             f"named {resource_type!r}. Give both the same name."
         )
     return dialect
-
-
-@cache
-def _entry_points() -> dict[str, EntryPoint]:
-    # Entry points are not loaded here, so that only the dialects in use are imported.
-    return {entry_point.name: entry_point for entry_point in entry_points(group=GROUP)}

@@ -198,8 +198,9 @@ class AliceBobFelis(Dialect):
     async def _get_metrics(self, request: Request) -> Response:
         task = self.fleet.task(self._requested_job(request).id)
         duration = None
-        if task is not None and task.started and task.finished:
-            duration = int((task.finished - task.started) * 1e9)
+        if task is not None and task.finished:
+            seconds = self.fleet.devices[task.qpu].ledger.task(task.id).usage_seconds
+            duration = int(seconds * 1e9) if seconds else None
         return JSONResponse({"qpu_duration_ns": None, "simulation_duration_ns": duration})
 
     async def _cancel_job(self, request: Request) -> Response:

@@ -80,7 +80,12 @@ class Dialect(ABC):
             first is the default.
         default_model: The machine that its QPUs imitate by default.
         names: The names its QPUs may have, if the vendor fixes them; empty: any name.
-        server_settings: The fields of `ServerSettings` that it implements.
+        server_settings: The fields of `ServerSettings` that it implements, except those below.
+        billing_settings: Those that say what is billed.
+        queue_settings: Those that say how the server counts its queue.
+        offline_settings: Those that say what becomes of tasks when a QPU goes offline.
+        overhead_seconds: What the vendor bills for each task in addition to its QPU seconds, by
+            default.
         fleet: The devices, store, tokens and clock behind the API; set before any request.
     """
 
@@ -89,6 +94,14 @@ class Dialect(ABC):
     default_model: ClassVar[str]
     names: ClassVar[tuple[str, ...]] = ()
     server_settings: ClassVar[tuple[str, ...]] = ()
+    billing_settings: ClassVar[tuple[str, ...]] = (
+        "bills_cancelled_tasks",
+        "bills_failed_tasks",
+        "bills_own_errors",
+    )
+    queue_settings: ClassVar[tuple[str, ...]] = ()
+    offline_settings: ClassVar[tuple[str, ...]] = ("offline_fails_running",)
+    overhead_seconds: ClassVar[float] = 0.0
     fleet: Fleet
 
     @abstractmethod
@@ -155,6 +168,20 @@ class Dialect(ABC):
             request: The simulator's input, as `read_request` returns it.
         """
         return null_outcome(task.program, request)
+
+    def count_pubs(self, request: str) -> int:
+        """Return how many PUBs a task has, by which its time on the device may grow.
+
+        Args:
+            request: The simulator's input, as `read_request` returns it.
+        """
+        del request
+        return 1
+
+    def stamp_result(self, task: Task, result: str) -> str:
+        """Return a result with the times at which the device executed its task, if it has any."""
+        del task
+        return result
 
     async def write_outcome(self, task: Task, result: str | None, logs: str) -> None:
         """Deliver a task's outcome before its final state becomes visible.

@@ -17,8 +17,12 @@ from starlette.responses import Response
 from qrmi_workflows.emulator.backends import backend_document, fake_backends
 from qrmi_workflows.emulator.dialects.base import Dialect, JSONResponse, RefusalError
 from qrmi_workflows.emulator.simulators import CODE_PREFIX, Outcome, SimulationError
-from qrmi_workflows.emulator.simulators.ibm_results import is_encoded
-from qrmi_workflows.emulator.simulators.null import null_outcome, plain_null_outcome
+from qrmi_workflows.emulator.simulators.ibm_results import is_encoded, stamp_spans
+from qrmi_workflows.emulator.simulators.null import (
+    count_pubs,
+    null_outcome,
+    plain_null_outcome,
+)
 from qrmi_workflows.emulator.store import Task
 from qrmi_workflows.emulator.tokens import LIFETIME_SECONDS
 
@@ -60,7 +64,17 @@ class IBMDialect(Dialect):
             params = json.loads(request)
         if is_encoded(params, asdict(server)):
             return null_outcome(task.program, request)
-        return plain_null_outcome(task.program)
+        return plain_null_outcome(task.program, request)
+
+    def stamp_result(self, task: Task, result: str) -> str:
+        """Return a result whose execution spans end now, and are as long as the execution was."""
+        now = self.fleet.clock.now()
+        seconds = self.fleet.devices[task.qpu].ledger.task(task.id).qpu_seconds
+        return stamp_spans(result, now - seconds, now)
+
+    def count_pubs(self, request: str) -> int:
+        """Return how many PUBs a job has."""
+        return count_pubs(request)
 
     def check_shots(self, task: Task, request: str) -> None:
         """Refuse more shots than the backend allows, as a job that runs is refused.

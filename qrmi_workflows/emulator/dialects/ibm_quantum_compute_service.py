@@ -7,6 +7,7 @@ token from IAM and the CRN of the service instance.
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -26,6 +27,11 @@ from qrmi_workflows.emulator.dialects.base import (
     string_list,
 )
 from qrmi_workflows.emulator.dialects.ibm import IBMDialect, reason_code
+from qrmi_workflows.emulator.dialects.ibm_backends import (
+    backend_summary,
+    status_message,
+    status_name,
+)
 from qrmi_workflows.emulator.dialects.ibm_queries import JobQuery
 from qrmi_workflows.emulator.store import Session, Task
 
@@ -56,6 +62,10 @@ class QuantumComputeService(IBMDialect):
         "refuses_closed_sessions",
         "sorts_parameters",
     )
+    billing_settings = (*IBMDialect.billing_settings, "bills_inactive_sessions")
+    queue_settings = ("counts_others",)
+    offline_settings = (*IBMDialect.offline_settings, "refuses_offline")
+    overhead_seconds = 2.0  # "approximately 2s per sub-job": IBM's guide on workload usage
 
     def environment(self, qpu: str, url: str, secrets: Mapping[str, str]) -> dict[str, str]:
         """Return the `QRMI_IBM_QCS_*` settings."""
@@ -120,6 +130,8 @@ class QuantumComputeService(IBMDialect):
         session_id = body.get("session_id")
         if session_id is not None:
             self._require_open_session(required_field(body, "session_id", str), device)
+        if device.is_offline and device.settings.server.refuses_offline:
+            raise RefusalError(409, f"Backend {device.name} is offline.")
         task = self._new_task(device, program, session_id, body)
         self.fleet.store.add_task(task, json.dumps(params))
         device.submit([task])
@@ -170,7 +182,7 @@ class QuantumComputeService(IBMDialect):
         state: dict[str, Any] = {"status": status}
         if task.reason:
             state |= {"reason": task.reason, "reason_code": _reason_code(task)}
-        seconds = (task.finished or task.started or 0) - (task.started or 0)
+        seconds = self._usage(task)
         return {
             "id": task.id,
             "backend": task.qpu,
@@ -185,6 +197,11 @@ class QuantumComputeService(IBMDialect):
             "user_id": "emulator",
             "usage": {"seconds": seconds, "quantum_seconds": seconds},
         }
+
+    def _usage(self, task: Task) -> float:
+        if not task.is_final:  # spares the database at each poll
+            return 0.0
+        return self.fleet.devices[task.qpu].ledger.task(task.id).usage_seconds
 
     async def _list_jobs(self, request: Request) -> Response:
         self._authorize(request)
@@ -218,8 +235,10 @@ class QuantumComputeService(IBMDialect):
             "running": iso(task.started),
             "finished": iso(task.finished),
         }
-        seconds = (task.finished or 0) - (task.started or 0) if task.finished else 0
-        return JSONResponse({"timestamps": timestamps, "usage": {"seconds": seconds}})
+        # Integers, as the API documents; it does not say how they are rounded.
+        seconds = math.ceil(self._usage(task))
+        usage = {"quantum_seconds": seconds, "seconds": seconds}
+        return JSONResponse({"timestamps": timestamps, "bss": {"seconds": seconds}, "usage": usage})
 
     async def _cancel_job(self, request: Request) -> Response:
         task = self._requested_task(request)
@@ -249,7 +268,9 @@ class QuantumComputeService(IBMDialect):
             {
                 "instance_id": self.secrets["crn"],
                 "plan_id": "emulator",
-                "usage_consumed_seconds": int(self.fleet.store.busy_seconds(self.qpu_names)),
+                "usage_consumed_seconds": int(
+                    sum(device.ledger.total() for device in self.devices)
+                ),
                 "usage_limit_reached": False,
             }
         )
@@ -316,6 +337,7 @@ class QuantumComputeService(IBMDialect):
             "max_ttl": session.max_ttl,
             "active_ttl": device.sessions.remaining_ttl(session),
             "user_id": "emulator",
+            "elapsed_time": device.ledger.session(session.id) if session.closed else None,
         }
 
     async def _get_session(self, request: Request) -> Response:
@@ -340,7 +362,7 @@ class QuantumComputeService(IBMDialect):
 
     async def _list_backends(self, request: Request) -> Response:
         self._authorize(request)
-        return JSONResponse({"devices": [_backend_summary(device) for device in self.devices]})
+        return JSONResponse({"devices": [backend_summary(device) for device in self.devices]})
 
     def _requested_backend(self, request: Request) -> Device:
         self._authorize(request)
@@ -351,10 +373,10 @@ class QuantumComputeService(IBMDialect):
         configuration = backend_document(device.settings.model, "conf")
         return JSONResponse(
             {
-                "state": device.availability != "offline",
-                "status": "active" if device.availability == "online" else _status_name(device),
-                "message": "",
-                "length_queue": device.queue_length + device.busy_lanes,
+                "state": status_name(device) != "offline",
+                "status": "active" if device.availability == "online" else status_name(device),
+                "message": status_message(device),
+                "length_queue": device.unfinished,
                 "backend_version": configuration["backend_version"],
             }
         )
@@ -373,25 +395,6 @@ class QuantumComputeService(IBMDialect):
 def _require_closable(session: Session, device: Device) -> None:
     if session.state == "closed" and device.settings.server.refuses_closed_sessions:
         raise RefusalError(400, f"Session {session.id} has been closed.", 1217)
-
-
-def _backend_summary(device: Device) -> dict[str, Any]:
-    configuration = backend_document(device.settings.model, "conf")
-    processor_type = configuration.get("processor_type") or {}
-    return {
-        "name": device.name,
-        "status": {"name": _status_name(device), "reason": ""},
-        "is_simulator": False,
-        "qubits": configuration["n_qubits"],
-        "clops": None,
-        "processor_type": {key: str(value) for key, value in processor_type.items()},
-        "queue_length": device.queue_length + device.busy_lanes,
-        "wait_time_seconds": None,
-    }
-
-
-def _status_name(device: Device) -> str:
-    return "paused" if device.availability == "reserved" else device.availability
 
 
 def _reason_code(task: Task) -> int:

@@ -29,6 +29,7 @@ from qrmi_workflows.emulator.dialects.base import (
     required_field,
 )
 from qrmi_workflows.emulator.dialects.ibm import IBMDialect, reason_code
+from qrmi_workflows.emulator.dialects.ibm_backends import status_message, status_name
 from qrmi_workflows.emulator.objects import ObjectStore
 from qrmi_workflows.emulator.simulators import SimulationError
 from qrmi_workflows.emulator.store import Task
@@ -185,7 +186,7 @@ class QuantumSystem(IBMDialect):
     def _require_lane(self, device: Device) -> None:
         if device.availability == "reserved":
             raise RefusalError(423, f"Backend {device.name} is reserved.")
-        if device.availability == "offline":
+        if device.is_offline:
             raise RefusalError(409, f"Backend {device.name} is offline.")
         if self._jobs_in_lanes(device) >= device.settings.lanes:
             raise RefusalError(
@@ -219,9 +220,9 @@ class QuantumSystem(IBMDialect):
             "storage": json.loads(self.fleet.store.request(task.id)),
         }
         if task.is_final:
-            nanoseconds = int(1e9 * ((task.finished or 0) - (task.started or task.finished or 0)))
+            seconds = self.fleet.devices[task.qpu].ledger.task(task.id).usage_seconds
             document["end_time"] = iso(task.finished)
-            document["usage"] = {"quantum_nanoseconds": nanoseconds}
+            document["usage"] = {"quantum_nanoseconds": int(1e9 * seconds)}
         if task.state == "failed":
             document |= {"reason_code": reason_code(task), "reason_message": task.reason}
         return document
@@ -287,8 +288,8 @@ def _backend_document(device: Device) -> dict[str, Any]:
     reserved = device.availability == "reserved"
     return {
         "name": device.name,
-        "status": "online" if reserved else device.availability,
-        "message": "",
+        "status": "online" if reserved else status_name(device),
+        "message": status_message(device),
         "version": backend_document(device.settings.model, "conf")["backend_version"],
         "locked": reserved,
     }

@@ -69,7 +69,8 @@ class IQMServer(Dialect):
     type = "iqm-server"
     simulators = ("iqm", "null")
     default_model = "garnet"
-    server_settings = ("cancel_route", "has_measurements")
+    server_settings = ("cancel_route", "has_measurements", "has_timeslot")
+    queue_settings = ("counts_others",)
 
     def models(self) -> tuple[str, ...]:
         """Return the names of IQM's machines with known couplers."""
@@ -132,6 +133,9 @@ class IQMServer(Dialect):
         device, kind = self._requested_computer(request), request.path_params["type"]
         if kind != "circuit":
             raise RefusalError(400, f"Job type {kind!r} is not emulated; must be 'circuit'.")
+        uses_timeslot = request.query_params.get("use_timeslot") == "true"
+        if uses_timeslot and not device.settings.server.has_timeslot:
+            raise RefusalError(403, "The account has booked no timeslot.", "no_booked_timeslots")
         body = await read_json_object(request)
         if not required_field(body, "circuits", list):
             raise RefusalError(400, "The field 'circuits' must hold at least one circuit.")
@@ -148,7 +152,7 @@ class IQMServer(Dialect):
             qpu=device.name,
             program="circuits",
             accepted=self.fleet.clock.now(),
-            details={"tag": request.query_params.get("tag")},
+            details={"tag": request.query_params.get("tag"), "timeslot": uses_timeslot},
         )
         self.fleet.store.add_task(task, json.dumps(body))
         device.submit([task])
@@ -233,7 +237,7 @@ class IQMServer(Dialect):
             "number_of_qubits": len(qubits),
             "operational": operational.get(device.availability, "maintenance"),
             "health": self._health_document(device),
-            "queue_length": device.queue_length + device.busy_lanes,
+            "queue_length": device.unfinished,
             "limits": dict.fromkeys(_LIMITS, _LIMIT),
             "pricing": _PRICING,
             "additional_info": {**dict.fromkeys(_LINKS, ""), "best_suited_for": []},
@@ -248,7 +252,7 @@ class IQMServer(Dialect):
 
     async def _get_queue(self, request: Request) -> Response:
         device = self._requested_computer(request)
-        return JSONResponse({"queue_length": device.queue_length + device.busy_lanes})
+        return JSONResponse({"queue_length": device.unfinished})
 
     async def _get_static_architecture(self, request: Request) -> Response:
         device, kind = self._requested_computer(request), request.path_params["type"]

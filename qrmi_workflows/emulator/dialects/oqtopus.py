@@ -49,6 +49,7 @@ class Oqtopus(Dialect):
     simulators = ("aer", "null")
     default_model = "fez"
     server_settings = ("cancel_route",)
+    queue_settings = ("counts_others",)
 
     def models(self) -> tuple[str, ...]:
         """Return the names of qiskit-ibm-runtime's fake backends, whose sizes its QPUs have."""
@@ -203,7 +204,7 @@ def _device_document(device: Device) -> dict[str, Any]:
         "device_id": device.name,
         "device_type": "simulator",
         "status": "available" if device.availability == "online" else "unavailable",
-        "n_pending_jobs": device.queue_length,
+        "n_pending_jobs": device.queue_length + device.others_waiting,
         "n_qubits": width,
         "basis_gates": configuration["basis_gates"],
         "supported_instructions": ["measure", "barrier", "reset"],

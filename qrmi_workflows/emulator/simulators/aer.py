@@ -32,6 +32,7 @@ from qrmi_workflows.emulator.simulators.options import (
 )
 from qrmi_workflows.emulator.simulators.programs import PROGRAMS
 from qrmi_workflows.emulator.simulators.qubit_order import order_by_coupling
+from qrmi_workflows.emulator.simulators.runtime_json import decode
 from qrmi_workflows.emulator.simulators.sampling import (
     LIMIT_SECONDS,
     Engine,
@@ -79,11 +80,10 @@ def run(work: dict[str, Any]) -> dict[str, Any]:
 
 def _run_primitive(work: dict[str, Any]) -> dict[str, Any]:
     from qiskit.primitives.containers import PrimitiveResult
-    from qiskit_ibm_runtime.json import RuntimeDecoder
 
     programs = {"sampler": _sample, "estimator": _estimate}
     try:
-        params = json.loads(work["request"], cls=RuntimeDecoder)
+        params = decode(work["request"])
     except Exception as error:  # the QPY and NumPy decoders raise many types
         raise SimulationError(f"the input cannot be decoded: {error}") from error
     options = params.get("options") or {}

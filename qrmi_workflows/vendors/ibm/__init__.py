@@ -11,13 +11,24 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from qrmi_workflows.config.job import TIMEOUT
 from qrmi_workflows.errors import PayloadError
-from qrmi_workflows.vendors.base import Converter, ProgramSettings, ResourceType, VendorPayload
+from qrmi_workflows.vendors.base import (
+    Coalescible,
+    Converter,
+    Emulation,
+    ProgramSettings,
+    ResourceType,
+    VendorPayload,
+)
+from qrmi_workflows.vendors.capabilities import Capabilities
+from qrmi_workflows.vendors.ibm import metering
+from qrmi_workflows.vendors.ibm.models import snapshots
 from qrmi_workflows.vendors.ibm.schema import SCHEMA
 from qrmi_workflows.vendors.ibm.target import read_target, transpiler_target
 
@@ -26,14 +37,38 @@ if TYPE_CHECKING:
 
 __all__ = ["IBM", "transpiler_target"]
 
+# Both are IBM's defaults: https://quantum.cloud.ibm.com/docs/guides/run-jobs-session and
+# https://quantum.cloud.ibm.com/docs/guides/estimate-job-run-time ("approximately 2s per sub-job").
+_INTERACTIVE_TTL = 60.0
+_TASK_OVERHEAD = 2.0
+# The same page: "2+0.00035*<num executions>" (2025), without error mitigation.
+_SHOT_SECONDS = 0.00035
+# An ISA circuit of any backend.
+_WARM_UP = {
+    "program_id": "sampler",
+    "parameters": {
+        "pubs": [["OPENQASM 3.0;\nbit[1] c;\nc[0] = measure $0;\n", None, 1]],
+        "version": 2,
+        "support_qiskit": True,
+    },
+}
 _TYPES = {
     # QRMI closes the session of a lease whose tasks have not ended, which cancels them (read in
     # qrmi 0.26.4, as is the default TTL).
     "ibm-quantum-compute-service": ResourceType(
         qrmi="IBMQuantumComputeService",
         release_cancels=True,
+        release_takes_token=True,
         session_setting="QRMI_IBM_QCS_SESSION_MAX_TTL",
         session_seconds=28800.0,
+        mode_setting="QRMI_IBM_QCS_SESSION_MODE",
+        warm_up=_WARM_UP,
+        interactive_ttl=_INTERACTIVE_TTL,
+        task_overhead=_TASK_OVERHEAD,
+        submission_seconds=_TASK_OVERHEAD,
+        shot_seconds=_SHOT_SECONDS,
+        bills_own_errors=False,
+        emulation=Emulation(models=snapshots, has_noise=True),
     ),
     # IBM Quantum System API requires a time limit for every task. A scheduler's job sets its own;
     # elsewhere the limit is one day. QRMI 0.26.4 repeats a submission that is refused because all
@@ -42,13 +77,25 @@ _TYPES = {
         qrmi="IBMQuantumSystem",
         settings={TIMEOUT: "86400"},
         start_waits_for_lane=True,
+        release_takes_token=True,
         stop_deletes_finished=True,
+        submission_seconds=_TASK_OVERHEAD,
+        shot_seconds=_SHOT_SECONDS,
+        bills_own_errors=False,
     ),
     "qiskit-runtime-service": ResourceType(
         qrmi="IBMQiskitRuntimeService",
         release_cancels=True,
+        release_takes_token=True,
         session_setting="QRMI_IBM_QRS_SESSION_MAX_TTL",
         session_seconds=28800.0,
+        mode_setting="QRMI_IBM_QRS_SESSION_MODE",
+        warm_up=_WARM_UP,
+        interactive_ttl=_INTERACTIVE_TTL,
+        task_overhead=_TASK_OVERHEAD,
+        submission_seconds=_TASK_OVERHEAD,
+        shot_seconds=_SHOT_SECONDS,
+        bills_own_errors=False,
     ),
 }
 _FRONTENDS = {
@@ -153,6 +200,35 @@ class _IBM:
             },
         )
 
+    def coalescible(self, content: Mapping[str, Any]) -> Coalescible | None:
+        from qrmi_workflows.vendors.ibm.coalescing import describe
+
+        return describe(content)
+
+    def coalesce(self, contents: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        from qrmi_workflows.vendors.ibm.coalescing import coalesce
+
+        return coalesce(contents)
+
+    def split(self, text: str, counts: Sequence[int]) -> list[str]:
+        from qrmi_workflows.vendors.ibm.coalescing import split
+
+        return split(text, counts)
+
+    def count_shots(self, content: Mapping[str, Any]) -> int | None:
+        return metering.count_shots(content)
+
+    def count_executions(self, content: Mapping[str, Any]) -> int | None:
+        """Return about how many shots IBM takes for a precision."""
+        if content["program_id"] != "estimator":
+            return None
+        from qrmi_workflows.vendors.ibm.executions import count_estimator_executions
+
+        return count_estimator_executions(content["parameters"])
+
+    def reported_seconds(self, text: str) -> float | None:
+        return metering.reported_seconds(text)
+
     def with_shots(self, content: Mapping[str, Any], shots: int) -> Mapping[str, Any]:
         parameters = content["parameters"]
         if content["program_id"] == "executor":
@@ -182,11 +258,23 @@ class _IBM:
         return decode_arrays(program, text)
 
     def calibrated(self, target: str) -> str | None:
-        date = read_target(target)["properties"].get("last_update_date")
-        return str(date) if date else None
+        return _calibrated(target)
+
+    def capabilities(self, target: str, *, qpu: str) -> Capabilities:  # noqa: ARG002
+        configuration = read_target(target)["configuration"]
+        # `supported_instructions` also has `if_else`, `reset` and the like; older QPUs lack it.
+        gates = configuration.get("basis_gates"), configuration.get("supported_instructions")
+        return Capabilities.of(configuration.get("n_qubits"), *gates)
 
 
 IBM = _IBM()
+
+
+@lru_cache(maxsize=8)
+def _calibrated(target: str) -> str | None:
+    """Parse a target, which may have a megabyte, once."""
+    date = read_target(target)["properties"].get("last_update_date")
+    return str(date) if date else None
 
 
 def _with_pub_shots(pub: list[Any] | str, shots: int) -> list[Any]:

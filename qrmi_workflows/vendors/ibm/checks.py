@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
-import numpy as np
-
 from qrmi_workflows.errors import PayloadError
-from qrmi_workflows.vendors.ibm.angles import check_angles
+from qrmi_workflows.vendors.ibm.arrays import shape_of
 from qrmi_workflows.vendors.ibm.circuits import openqasm_of, require_version_3
 from qrmi_workflows.vendors.ibm.isa import (
     FRACTIONAL_GATES,
@@ -79,14 +78,16 @@ def check_pub(
         _check_widths(widths, circuit, None if backend is None else backend.num_qubits, index)
     values_at = 1 if is_sampler else 2
     values = items[values_at] if len(items) > values_at else None
-    array = _check_parameter_values(values, circuit.inputs, where)
+    shape = _check_parameter_values(values, circuit.inputs, where)
     if not is_sampler:
-        _check_broadcast(items[1], array, len(circuit.inputs), index)
+        _check_broadcast(items[1], shape, len(circuit.inputs), index)
     if backend is not None:
         check_isa(circuit, backend, where, qpu)
     check_defined(circuit, where, qpu)
-    by_name = values if isinstance(values, Mapping) else _values_by_name(circuit.inputs, array)
-    check_angles(circuit.angles, by_name, where)
+    if circuit.angles:
+        from qrmi_workflows.vendors.ibm.angles import check_angles
+
+        check_angles(circuit.angles, _values_by_name(circuit.inputs, values), where)
     _check_options(options, circuit, where)
 
 
@@ -153,12 +154,19 @@ def _check_widths(widths: set[int], circuit: Program, num_qubits: int | None, in
         )
 
 
-def _check_broadcast(observables: Any, values: Any, num_parameters: int, index: int) -> None:
+def _check_broadcast(
+    observables: Any, values: tuple[int, ...] | None, num_parameters: int, index: int
+) -> None:
     """Refuse observables whose shape does not broadcast with that of the parameter values."""
     if values is None or not isinstance(observables, list):
         return
-    has_own_axis = num_parameters > 1 or (values.ndim and values.shape[-1] == 1)
-    shape = values.shape[:-1] if has_own_axis else values.shape
+    has_own_axis = num_parameters > 1 or (values and values[-1] == 1)
+    shape = values[:-1] if has_own_axis else values
+    own = shape_of(observables, (str, Mapping))
+    if own is not None and _do_broadcast(own, shape):
+        return
+    import numpy as np
+
     try:
         np.broadcast_shapes(np.shape(observables), shape)
     except ValueError as error:
@@ -168,9 +176,22 @@ def _check_broadcast(observables: Any, values: Any, num_parameters: int, index: 
         ) from error
 
 
-def _values_by_name(names: tuple[str, ...], array: Any) -> dict[str, Any]:
-    if array is None:
-        return {}
+def _do_broadcast(*shapes: tuple[int, ...]) -> bool:
+    """Return whether shapes broadcast; https://numpy.org/doc/stable/user/basics.broadcasting.html.
+
+    Axes are compared from the last one; they must be equal, or one of them 1.
+    """
+    axes = zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)
+    return all(len({size for size in sizes if size != 1}) <= 1 for sizes in axes)
+
+
+def _values_by_name(names: tuple[str, ...], values: Any) -> Mapping[str, Any]:
+    """Return the values of each parameter; they have been checked."""
+    if isinstance(values, Mapping) or not names:
+        return values or {}
+    import numpy as np
+
+    array = np.asarray(values, dtype=float)
     if len(names) == 1:
         return {names[0]: array}
     return {name: array[..., rank] for rank, name in enumerate(names)}
@@ -201,21 +222,17 @@ def _not_an_observable(where: str, value: object) -> PayloadError:
     )
 
 
-def _check_parameter_values(values: Any, parameters: tuple[str, ...], where: str) -> Any:
-    """Refuse values that do not fit the parameters; return them as an array, if they are one."""
+def _check_parameter_values(
+    values: Any, parameters: tuple[str, ...], where: str
+) -> tuple[int, ...] | None:
+    """Refuse values that do not fit the parameters; return their shape, if they are an array."""
     if isinstance(values, Mapping):
         return None  # an array in qiskit-ibm-runtime's encoding, or values by parameter name
     count, names = len(parameters), ", ".join(parameters) or "none"
-    try:
-        array = np.asarray([] if values is None else values, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise PayloadError(
-            f"{where}: parameter values {values!r:.80} are not an array of numbers. Give a list of "
-            f"{count} numbers, or a list of such lists."
-        ) from error
-    if array.size == 0 and not parameters:
+    shape = _shape_of_values(values, where, count)
+    if 0 in shape and not parameters:
         return None
-    if array.size == 0:
+    if 0 in shape:
         raise PayloadError(
             f"{where} has unbound parameters: {names}. Add their values to the PUB (for a file: "
             "`Payload.from_file(…, parameter_values=…)`), or bind them with "
@@ -223,9 +240,26 @@ def _check_parameter_values(values: Any, parameters: tuple[str, ...], where: str
         )
     # As in Qiskit's `BindingsArray`, the last axis indexes the parameters. A single parameter needs
     # no axis of its own: a list of numbers is then a list of parameter sets.
-    if not (count == 1 or (count and array.ndim and array.shape[-1] == count)):
+    if not (count == 1 or (count and shape and shape[-1] == count)):
         raise PayloadError(
-            f"{where}: parameter values of shape {array.shape} do not match its {count} parameters "
+            f"{where}: parameter values of shape {shape} do not match its {count} parameters "
             f"({names}); the last axis must have length {count}. Correct their shape."
         )
-    return array
+    return shape
+
+
+def _shape_of_values(values: Any, where: str, count: int) -> tuple[int, ...]:
+    if values is None:
+        return (0,)
+    shape = shape_of(values, float)  # an integer may be too large for a float
+    if shape is not None:
+        return shape
+    import numpy as np
+
+    try:
+        return np.asarray(values, dtype=float).shape
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PayloadError(
+            f"{where}: parameter values {values!r:.80} are not an array of numbers. Give a list of "
+            f"{count} numbers, or a list of such lists."
+        ) from error

@@ -1,4 +1,4 @@
-"""IBM's encodings of values in results, decoded with NumPy alone.
+"""IBM's encodings of values in results, decoded with NumPy alone, and registers without it.
 
 There are three. `RuntimeEncoder` (qiskit_ibm_runtime/json.py, read in 0.51.0) writes an object as
 `{"__type__": …, "__value__": …}`, and an array as base64 of zlib of NumPy's `.npy` format. Plain
@@ -6,24 +6,28 @@ JSON has samples as hexadecimal numbers and arrays as nested lists
 (https://github.com/Qiskit/ibm-quantum-schemas, `sampler_result_v2_schema.json`). The programs
 `executor` and `noise-learner` write an array as `{"data": …, "shape": …, "dtype": …}`
 (`common/tensor.py` there).
+
+NumPy takes 0.1 s to import, so it is imported where an array needs it: most steps only count bits.
 """
 
 from __future__ import annotations
 
 import base64
-import io
 import math
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
+from qrmi_workflows.vendors.ibm.arrays import is_array, load_npy, read_bytes, shape_of
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["Bits", "arrays_of", "decode_value", "to_plain"]
 
-_Array = np.ndarray[Any, Any]
+_Array: TypeAlias = "np.ndarray[Any, Any]"
 
 _TENSOR_KEYS = {"data", "shape", "dtype"}
 _TENSOR_TYPES = {
@@ -39,40 +43,82 @@ class Bits:
     """The bits of one register.
 
     Attributes:
-        packed: Bytes of the shape (…, shots, bytes), big-endian and padded at the front.
+        data: The samples, one after the other, each big-endian and padded at the front.
+        dimensions: (…, shots, bytes).
         num_bits: The number of bits in the register.
     """
 
-    packed: _Array = field(repr=False)
+    data: bytes = field(repr=False)
+    dimensions: tuple[int, ...]
     num_bits: int
 
     @classmethod
     def from_samples(cls, samples: list[Any], num_bits: int) -> Bits:
         """Read samples as hexadecimal numbers, in nested lists if parameters were broadcast."""
-        nested = np.array(samples, dtype=object)
-        numbers = [int(sample, 16) for sample in nested.ravel().tolist()]
+        shape = shape_of(samples, str)
+        if shape is None:
+            raise ValueError("samples that are not strings, in lists of equal length")
+        numbers = [int(sample, 16) for sample in _flatten(samples)]
         if any(number >> num_bits for number in numbers):
             raise ValueError(f"a sample {max(numbers):#x} in a register of {num_bits} bits")
         size = -(-num_bits // 8)
-        data = b"".join(number.to_bytes(size) for number in numbers)
-        return cls(np.frombuffer(data, np.uint8).reshape(*nested.shape, size), num_bits)
+        return cls(b"".join(number.to_bytes(size) for number in numbers), (*shape, size), num_bits)
+
+    @classmethod
+    def from_array(cls, encoded: Any, num_bits: int) -> Bits:
+        """Read an encoded array of bytes of the shape (…, shots, bytes)."""
+        content = encoded["__value__"] if encoded["__type__"] == "ndarray" else None
+        found = read_bytes(_decompress(content)) if isinstance(content, str) else None
+        if found is None:
+            array = decode_value(encoded)
+            if array.dtype != "u1":
+                raise ValueError(f"a register of type {array.dtype}")
+            found = array.tobytes(), array.shape
+        return cls(*found, num_bits)
+
+    @property
+    def packed(self) -> _Array:
+        """The samples as an array of bytes."""
+        import numpy as np
+
+        return np.frombuffer(self.data, np.uint8).reshape(self.dimensions)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the parameter values; without the shots."""
-        *shape, _, _ = self.packed.shape
+        *shape, _, _ = self.dimensions
         return tuple(shape)
+
+    def __iter__(self) -> Iterator[Bits]:
+        """Yield the bits for each index of the first axis."""
+        first, *rest = self.dimensions
+        size = math.prod(rest)
+        for start in range(first):
+            part = self.data[start * size : (start + 1) * size]
+            yield Bits(part, tuple(rest), self.num_bits)
 
     def in_shape(self, shape: tuple[int, ...]) -> Bits:
         """Return the bits of one flat list of samples in the shape of the parameter values."""
-        samples, size = self.packed.shape
-        shots = samples // math.prod(shape)
-        return Bits(self.packed.reshape(*shape, shots, size), self.num_bits)
+        samples, size = self.dimensions
+        shots, rest = divmod(samples, math.prod(shape))
+        if rest:
+            raise ValueError(f"{samples} samples for parameter values of shape {shape}")
+        return Bits(self.data, (*shape, shots, size), self.num_bits)
 
     def unpack(self) -> _Array:
         """Return one number, 0 or 1, for each bit, in the shape (…, shots, bits)."""
-        padding = self.packed.shape[-1] * 8 - self.num_bits
+        import numpy as np
+
+        padding = self.dimensions[-1] * 8 - self.num_bits
         return np.unpackbits(self.packed, axis=-1)[..., padding:]
+
+
+def _flatten(nested: list[Any]) -> Iterator[Any]:
+    for item in nested:
+        if isinstance(item, list):
+            yield from _flatten(item)
+        else:
+            yield item
 
 
 def decode_value(value: Any) -> Any:
@@ -112,7 +158,7 @@ def to_plain(value: Any) -> Any:
         return {"num_bits": value.num_bits, "bits": value.unpack().tolist()}
     if isinstance(value, complex):
         return {"real": value.real, "imag": value.imag}
-    if isinstance(value, np.ndarray):
+    if is_array(value):
         if value.dtype.kind == "c":
             return {"real": value.real.tolist(), "imag": value.imag.tolist()}
         return value.tolist()
@@ -121,7 +167,7 @@ def to_plain(value: Any) -> Any:
 
 def arrays_of(value: Any, name: str = "") -> Iterator[tuple[str, _Array]]:
     """Yield the arrays in a decoded value, with their names, such as `error.rates`."""
-    if isinstance(value, np.ndarray):
+    if is_array(value):
         yield name, value
     elif isinstance(value, Bits):
         yield name, value.unpack()
@@ -137,7 +183,7 @@ def _decode_typed(value: Mapping[str, Any]) -> Any:
     if kind == "complex":
         return complex(*content)
     if kind == "BitArray":
-        return Bits(decode_value(content["array"]), int(content["num_bits"]))
+        return Bits.from_array(content["array"], int(content["num_bits"]))
     if kind == "DataBin":
         return decode_value(content["fields"])
     if isinstance(content, str) and kind != "datetime":  # such as a circuit in QPY
@@ -147,15 +193,21 @@ def _decode_typed(value: Mapping[str, Any]) -> Any:
 
 def _decode_ndarray(content: Any) -> Any:
     if not isinstance(content, str):  # an array of objects
+        import numpy as np
+
         return np.array(decode_value(content))
     if content.islower():  # the name of an extrapolator; zlib's header has capitals in base64
         return content
-    compressed = base64.b64decode(content, validate=True)
-    array: _Array = np.load(io.BytesIO(zlib.decompress(compressed)), allow_pickle=False)
-    return array
+    return load_npy(_decompress(content))
+
+
+def _decompress(content: str) -> bytes:
+    return zlib.decompress(base64.b64decode(content, validate=True))
 
 
 def _decode_tensor(data: str, shape: list[int], dtype: str) -> _Array:
+    import numpy as np
+
     kind = np.dtype(_TENSOR_TYPES[dtype])
     count = math.prod(shape)
     raw = base64.b64decode(data, validate=True)

@@ -17,7 +17,8 @@ from qrmi_workflows.vendors.ibm.registers import mask
 __all__ = ["GateCall", "Program", "is_openqasm", "scan", "version"]
 
 # The version is the first statement of a program; only white space and comments precede it.
-_SPACE = r"\A(?:\s|//[^\n]*\n|/\*.*?\*/)*"
+# Possessive, since many comments could be divided in exponentially many ways.
+_SPACE = r"\A(?:\s|//[^\n]*\n|(?>/\*.*?\*/))*+"
 _VERSION = re.compile(_SPACE + r"OPENQASM\s+(\d+)", re.S)
 _BEGINNING = re.compile(
     _SPACE + r"(?:include\s*[\"']|(?:qubit|bit|qreg|creg|input|output|gate|def|extern|const|let|"

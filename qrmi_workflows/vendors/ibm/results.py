@@ -14,14 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from qrmi_workflows.errors import ResultError
 from qrmi_workflows.vendors.base import needs_extra
 from qrmi_workflows.vendors.ibm.encoding import Bits, arrays_of, decode_value, to_plain
 from qrmi_workflows.vendors.ibm.registers import as_written
 
 if TYPE_CHECKING:
+    import numpy as np
     from qiskit.primitives import PrimitiveResult
 
 __all__ = ["decode_arrays", "decode_data", "to_primitive_result"]
@@ -168,6 +167,8 @@ def _read_fields(fields: _Item) -> _Item:
 def _read_field(name: str, field: Any) -> Any:
     if field is None or isinstance(field, Bits):
         return field
+    import numpy as np
+
     array = np.asarray(field)
     if array.dtype == object:
         array = array.astype(float)  # null is not a number
@@ -228,7 +229,7 @@ def _estimates_to_data(fields: _Item) -> _Item:
 
 def _register_to_data(field: Any) -> Any:
     if isinstance(field, Bits):
-        return {"num_bits": field.num_bits, "counts": _counts(field.packed, field.num_bits)}
+        return {"num_bits": field.num_bits, "counts": _counts(field)}
     if field.dtype.kind != "c":  # how plain JSON writes levels is not documented
         raise ValueError(f"a register is of type {field.dtype}")
     return {"num_bits": field.shape[-1], "levels": to_plain(field)}
@@ -239,11 +240,11 @@ def _pub_to_arrays(fields: _Item) -> dict[str, np.ndarray[Any, Any]]:
     return dict(arrays_of(arrays))
 
 
-def _counts(packed: np.ndarray[Any, Any], num_bits: int) -> Any:
-    if packed.ndim > 2:
-        return [_counts(part, num_bits) for part in packed]
-    shots, size = packed.shape
-    data = packed.tobytes()
+def _counts(bits: Bits) -> Any:
+    *outer, shots, size = bits.dimensions
+    if outer:
+        return [_counts(part) for part in bits]
+    data, num_bits = bits.data, bits.num_bits
     samples = Counter(data[start * size : (start + 1) * size] for start in range(shots))
     counts: Counter[str] = Counter()
     for sample, number in samples.items():

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 from qrmi_workflows.errors import PayloadError, ResultError
 from qrmi_workflows.vendors.base import (
     Converter,
+    Emulation,
     ProgramSettings,
     ResourceType,
     VendorPayload,
     needs_extra,
 )
+from qrmi_workflows.vendors.capabilities import Capabilities
 from qrmi_workflows.vendors.counts import to_bits, to_register
 from qrmi_workflows.vendors.pasqal.checks import check_sequence
 
@@ -34,14 +36,23 @@ if TYPE_CHECKING:
 
 __all__ = ["PASQAL", "device_specs", "to_pulser_results"]
 
+
+def _emulated_devices() -> Mapping[str, str]:
+    # QRMI takes only the names of Pasqal's own QPUs, and sequences are for the QPU of their device.
+    devices = ("AnalogDevice", "DigitalAnalogDevice", "MockDevice")
+    return {"FRESNEL": "AnalogDevice", **{name: name for name in devices}}
+
+
 _TYPES = {
     # QRMI 0.26.4 passes on no reason, and answers with this sentence for each task.
     "pasqal-cloud": ResourceType(
         qrmi="PasqalCloud",
+        release_takes_token=True,
         empty_logs={
             "There are no logs for this job.": "QRMI passes on no reason. Look the batch up in "
             "Pasqal's portal, or ask Pasqal."
         },
+        emulation=Emulation(models=_emulated_devices, resource_id="FRESNEL", has_noise=True),
     ),
     # The phrases are the warden's (v0.1.0, warden/api/routes), the last one is QRMI's.
     "pasqal-local": ResourceType(
@@ -172,6 +183,9 @@ class _Pasqal:
             },
         )
 
+    def count_shots(self, content: Mapping[str, Any]) -> int | None:
+        return int(content["job_runs"])
+
     def with_shots(self, content: Mapping[str, Any], shots: int) -> Mapping[str, Any]:
         return {**content, "job_runs": shots}
 
@@ -188,6 +202,20 @@ class _Pasqal:
                 "NAME` and `lease.target()` return it as text."
             )
         return None  # a Pulser device (pulser-core 1.9) has no date
+
+    def capabilities(self, target: str, *, qpu: str) -> Capabilities:
+        devices = _read_devices(target)
+        # Pasqal Cloud may list several devices, of which tasks for the QPU may use any.
+        chosen = [devices[qpu]] if qpu in devices else list(devices.values())
+        found = [
+            Capabilities.of(
+                each.get("max_atom_num"),
+                [channel.get("id") for channel in each.get("channels", ())],
+            )
+            for each in chosen
+        ]
+        atoms = max((each.qubits or 0 for each in found), default=None)
+        return Capabilities.of(atoms, *(each.gates for each in found))
 
 
 PASQAL = _Pasqal()

@@ -99,7 +99,7 @@ def _find_device(
     device = devices.get(str(name))
     if device is None:
         raise PayloadError(
-            f"the sequence is for device {name!r}; on QPU {qpu!r}, must be one of: "
+            f"the sequence is for device {name!r}; on QPU {qpu!r}, it must be one of: "
             f"{', '.join(devices)}. Build it for one of these (`sequence.switch_device`); `qpu "
             f"target {qpu} --refresh` prints their specifications."
         )

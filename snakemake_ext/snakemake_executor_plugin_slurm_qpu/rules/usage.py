@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qrmi_workflows.lease.records import LeaseRecord
+from qrmi_workflows.lease.record import LeaseRecord
 from snakemake_executor_plugin_slurm_qpu.telemetry import WORKFLOW_RECORDS
 
 COLUMNS = ("rule", "qpu", "job", "acquired", "queue_wait", "held", "busy", "idle", "tasks")

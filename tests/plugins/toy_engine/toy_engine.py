@@ -19,9 +19,10 @@ from qrmi_workflows.config.job import without_leases
 from qrmi_workflows.config.site import load_site_policy
 from qrmi_workflows.config.variables import QPU_KILL_WAIT, QPU_LANES, QPU_STEP
 from qrmi_workflows.journal.journal import Journal
-from qrmi_workflows.lease.records import records_of_job
+from qrmi_workflows.lease.history import records_of_job
 from qrmi_workflows.schedulers import this_scheduler
 from qrmi_workflows.schedulers.base import JobState, QPURequest, Scheduler
+from qrmi_workflows.schedulers.request import compile_request
 from qrmi_workflows.schedulers.submission import JobMark, list_jobs, submit_job
 
 
@@ -68,7 +69,7 @@ def job_script(step: Step, scheduler: Scheduler, script: Path) -> str:
     scheduler.check_offered(request, site)
     stdout, stderr = Path(f"{script}.out"), Path(f"{script}.err")
     options = [
-        *scheduler.qpu_options(request, site),
+        *compile_request(request, site, scheduler),
         *scheduler.name_options(script.stem, stdout=stdout, stderr=stderr),
     ]
     directives = [scheduler.directive(option) for option in options]

@@ -6,6 +6,7 @@ import pytest
 
 from qrmi_workflows.config import variables
 from qrmi_workflows.config.variables import (
+    coalesces_by_default,
     journal_days,
     kill_wait_seconds,
     lane_wait_seconds,
@@ -102,3 +103,11 @@ def test_tasks_are_not_left_if_nobody_will_run_the_step_again(tmp_path):
 
     assert on_stop(environ) == "cancel"
     assert on_stop({**environ, "QPU_ALIVE": ""}) == "leave"
+
+
+def test_tasks_are_coalesced_by_default_only_if_the_user_says_so():
+    assert not coalesces_by_default({})
+    assert not coalesces_by_default({"QPU_COALESCE": "0"})
+    assert coalesces_by_default({"QPU_COALESCE": "1"})
+    with pytest.raises(ConfigError, match=r"QPU_COALESCE='yes': must be `1` or `0`"):
+        coalesces_by_default({"QPU_COALESCE": "yes"})

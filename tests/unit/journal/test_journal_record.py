@@ -11,7 +11,7 @@ import pytest
 from journal_steps import claim, complete
 
 from qrmi_workflows.errors import JournalError
-from qrmi_workflows.journal.record import RecordState
+from qrmi_workflows.journal.record import Move, RecordState
 
 
 @pytest.fixture
@@ -83,3 +83,44 @@ def test_a_truncated_record_is_refused_and_left_unchanged(journal, path, text):
     with pytest.raises(JournalError, match="not a task record"):
         claim(journal.step("s"))
     assert path.read_text() == text
+
+
+def test_a_move_is_in_the_records_of_both_qpus_and_reads_back(journal):
+    step = journal.step("s")
+    entry, _ = claim(step)
+    move = Move(
+        qpu="q", identity="", task_id=None, to_qpu="r", to_identity="i", to_digest="d",
+        reason="offline", since="2026-11-26T12:00:00+00:00",
+    )  # fmt: skip
+    entry.moved(move)
+    other, _ = step.claim("d", qpu="r", program="sampler", identity="i")
+    other.came(move)
+    other.submitted("task")
+
+    first, second = sorted(step.records(), key=lambda record: record.qpu)
+
+    assert (first.state, first.moved_to, first.moved_from) == (RecordState.MOVED, move, None)
+    assert (second.state, second.moved_to, second.moved_from) == (RecordState.SUBMITTED, None, move)
+    assert step.find("d", qpu="r", identity="i") == [second]
+
+
+def test_a_task_that_is_submitted_again_where_it_was_has_not_moved(journal):
+    step = journal.step("s")
+    entry, _ = claim(step)
+    entry.moved(
+        Move(
+            qpu="q",
+            identity="",
+            task_id=None,
+            to_qpu="r",
+            to_identity="",
+            to_digest="d",
+            reason="offline",
+            since="2026-11-26T12:00:00+00:00",
+        )
+    )
+
+    entry.reset()
+
+    (record,) = step.records()
+    assert (record.state, record.moved_to) == (RecordState.CLAIMED, None)

@@ -83,7 +83,7 @@ def run(
     """Complete a task of step `s` as another process would; return how many it has now."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["python", command])
-        patch.setattr(step_module, "_PROCESS", process)
+        patch.setattr(step_module, "PROCESS", process)
         patch.setenv("PMIX_RANK", rank)
         step = journal.this_step({"QPU_STEP": "s", "QPU_ATTEMPT": attempt})
         complete(step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_a_file_that_is_gone_is_abandoned_at_once(alive, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written_leaves_the_local_clock(alive, monkeypatch):
-    monkeypatch.setattr(abandoned.tempfile, "TemporaryFile", lambda **_: Path("/proc/none").touch())
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Path("/proc/none").touch())
     set_age(alive, 0.01)
 
     assert not is_abandoned(alive)

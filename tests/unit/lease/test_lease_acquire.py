@@ -9,6 +9,7 @@ import pytest
 from qrmi_workflows.config.job import JobQPU, write_job
 from qrmi_workflows.errors import ConfigError, UnknownQPUError
 from qrmi_workflows.lease.acquire import find_qpu
+from qrmi_workflows.lease.stage import Published, Stage
 
 CARRIED = JobQPU(name="a", type="pasqal-cloud", environment={"QRMI_X": "job"}, token="t1")
 OTHER = JobQPU(name="b", type="pasqal-cloud", environment={}, token="t2")
@@ -54,3 +55,29 @@ def test_a_job_without_a_file_offers_what_it_carries(tmp_path):
     assert find_qpu("a", environ=environ) == CARRIED
     with pytest.raises(UnknownQPUError, match="in this job; must be one of: a"):
         find_qpu("z", environ=environ)
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_without_definitions_a_qpu_is_that_of_a_stage_that_is_ready(
+    tmp_path, monkeypatch, generation
+):
+    """At a site whose users have no qrmi_config.json."""
+    monkeypatch.setenv("QPU_STATE", str(tmp_path))
+    monkeypatch.setenv("QPU_CONFIG", str(tmp_path / "none.json"))
+    monkeypatch.setenv("QPU_STAGE", "vqe")
+    stage = Stage(name="vqe", qpu="ibm_fez", type="", generation=1)
+    stage.folder.create()
+    with stage.folder.locked():
+        stage.save()
+    with pytest.raises(ConfigError):
+        find_qpu(None)
+    held = JobQPU(name="ibm_fez", type="ibm-quantum-system", environment={"A": "1"}, token="t")
+    variables = write_job([held])
+    Published(stage=stage.id, generation=generation, variables=variables).save(stage.folder)
+
+    if generation == stage.generation:
+        found = find_qpu(None)
+        assert (found.name, found.type, found.token) == ("ibm_fez", "ibm-quantum-system", None)
+    else:
+        with pytest.raises(ConfigError):
+            find_qpu(None)

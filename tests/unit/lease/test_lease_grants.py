@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from qrmi_workflows.config import site
 from qrmi_workflows.config.job import JobQPU, write_job
 from qrmi_workflows.config.site import SitePolicy
 from qrmi_workflows.errors import ConfigError, RequestError, SchedulerError
 from qrmi_workflows.lease import grants
 from qrmi_workflows.lease.acquire import find_qpu
 from qrmi_workflows.lease.grants import assume_granted, granted_qpus, require_grant
+from qrmi_workflows.lease.shared import count_lanes
 from qrmi_workflows.schedulers.slurm import Slurm
 
 POLICY = """
@@ -57,12 +59,12 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Answer:
 
         def granted_qpus(
             self: Slurm, site: SitePolicy, environ: Mapping[str, str], *, timeout: float
-        ) -> set[str] | None:
+        ) -> dict[str, int] | None:
             assert 0 < timeout <= 10
             asked.append(environ["SLURM_JOB_ID"])
             if error is not None:
                 raise error
-            return held
+            return None if held is None else dict.fromkeys(held, 1)
 
         monkeypatch.setattr(Slurm, "granted_qpus", granted_qpus)
         return asked
@@ -196,3 +198,33 @@ def test_outside_of_jobs_nothing_is_granted(environ, answer):
     answer({"a"})
 
     assert granted_qpus({**environ, "SLURM_JOB_ID": ""}) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("sharing", "job", "lanes"),
+    [("false", "17", 2), ("true", "17", 5), ("false", "", 5)],
+)
+def test_of_a_shared_qpu_a_job_has_as_many_lanes_as_it_holds_units(
+    environ, monkeypatch, sharing, job, lanes
+):
+    policy = f'[qpus.a]\nlicence = "qpu_a"\nlanes = 5\nexclusive = {sharing}\n'
+    Path(environ["QPU_SITE"]).write_text(policy)
+    for name, value in {**environ, "SLURM_JOB_ID": job}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("QPU_LANES", raising=False)
+    monkeypatch.setattr(Slurm, "granted_qpus", lambda *_, timeout: {"a": 2})
+
+    assert count_lanes("a", None) == lanes
+    monkeypatch.setenv("QPU_LANES", "3")
+    assert count_lanes("a", None) == 3
+
+
+def test_a_mistake_in_the_policy_is_reported_once_and_no_lease_fails(environ, monkeypatch, caplog):
+    Path(environ["QPU_SITE"]).write_text("[qpus.a]\nlanes = 0\n")
+    monkeypatch.setattr(site, "_warned", set())
+
+    for _ in range(2):
+        require_grant("a", environ)
+
+    (warned,) = caplog.records
+    assert f"{environ['QPU_SITE']}:2: [qpus.a]: lanes = 0: must be" in warned.getMessage()

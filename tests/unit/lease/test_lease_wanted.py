@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from qrmi_workflows.errors import JournalError, ResourceError, TaskUnknownError
 from qrmi_workflows.journal.record import RecordState, TaskRecord
 from qrmi_workflows.lease.records import OpenLease
 from qrmi_workflows.lease.wanted import find_running_tasks
-from qrmi_workflows.state.process import Owner
+from qrmi_workflows.state.process import Owner, _started
 from qrmi_workflows.tasks.usage import note_submission
 
 RECORD = TaskRecord(
@@ -105,6 +107,27 @@ def test_a_task_that_its_living_process_waits_for_keeps_it_open(opened):
     submit(opened, replace(RECORD, named=False, owner=Owner.this_process(None)))
 
     assert find(opened, "Running") == ["t1"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "owner", "keeps"),
+    [
+        (1, {"pid": os.getppid(), "started": _started(os.getppid())}, True),
+        (1, {"host": "elsewhere"}, True),
+        (600, {"host": "elsewhere"}, False),
+        (1, {}, False),
+        (1, {"started": 0}, False),
+    ],
+    ids=["another process", "another host", "an old one", "this process", "a dead process"],
+)
+def test_a_submission_that_another_process_has_under_way_keeps_it_open(
+    opened, seconds, owner, keeps
+):
+    since = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
+    intent = replace(RECORD, state=RecordState.INTENT, task_id=None, since=since)
+    submit(opened, replace(intent, owner=replace(Owner.this_process(None), **owner)))
+
+    assert find(opened) == ([None] if keeps else [])
 
 
 def test_a_task_of_an_archived_step_or_one_to_be_cancelled_does_not(opened):

@@ -91,3 +91,17 @@ def test_more_calls_start_when_the_limit_has_grown() -> None:
     workers.started[0].set_result(None)
 
     assert len(workers.started) == 4
+
+
+def test_a_call_counts_as_queued_until_it_has_been_started() -> None:
+    """A call that is counted nowhere would make its executor look idle."""
+    limiter = CallLimiter(lambda: 1)
+    seen: list[int] = []
+
+    def start() -> Future[Any]:
+        seen.append(limiter.queued)
+        return Future()
+
+    limiter.submit(start)
+
+    assert (seen, limiter.queued) == ([1], 0)

@@ -70,10 +70,12 @@ def test_the_idle_time_of_the_qpu_is_not_that_of_other_executors() -> None:
 
     default = qpu_config("ibm_fez", executors=others)
     chosen = qpu_config("ibm_fez", executors=others, max_idletime=7)
+    of_the_qpu = qpu_config("ibm_fez", executors=others, max_idletime=7, qpu_idletime=0)
     unscaled = qpu_config("ibm_fez", strategy="none")
 
     assert (default.max_idletime, default.executors[0].max_idletime) == (120, 30)
     assert (chosen.max_idletime, chosen.executors[0].max_idletime) == (7, 7)
+    assert (of_the_qpu.max_idletime, of_the_qpu.executors[0].max_idletime) == (7, 0)
     assert unscaled.executors[0].max_idletime is None
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+
 import pytest
+from parsl.executors import HighThroughputExecutor
 from parsl.jobs.states import JobState, JobStatus
 from parsl.launchers import SrunLauncher
 from parsl.providers import LocalProvider, PBSProProvider
 
 from parsl_ext import LeaseLauncher, QPUExecutor
+from parsl_ext.idle import IdleTimer
 from qrmi_workflows.errors import RequestError
 
 
@@ -73,3 +79,69 @@ def test_blocks_without_a_lease_are_refused_unless_this_job_holds_one(
     monkeypatch.setenv("QRMI_JOB_QPU_TYPES", "ibm-quantum-system")
     monkeypatch.setenv("q_QRMI_JOB_ACQUISITION_TOKEN", "t")
     assert QPUExecutor(provider=LocalProvider())
+
+
+@pytest.fixture
+def idle(executor: QPUExecutor, monkeypatch: pytest.MonkeyPatch) -> QPUExecutor:
+    """The same executor, without calls, and with an idle time of zero."""
+    monkeypatch.undo()
+    monkeypatch.setattr(HighThroughputExecutor, "poll_facade", lambda _: None)
+    monkeypatch.setattr(executor.provider, "min_blocks", 0)
+    monkeypatch.setattr(executor, "_idle", IdleTimer(0))
+    managers = {f"m{block}": manager(block) for block in "0123"}
+    monkeypatch.setattr(executor, "connected_managers", lambda: list(managers.values()))
+    monkeypatch.setattr(executor, "_hold_manager", lambda m: managers[m].update(active=False))
+    return executor
+
+
+def test_a_call_is_not_given_to_a_block_that_is_being_cancelled_as_idle(
+    idle: QPUExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    sent = Future[None]()
+
+    def send(*_: object) -> Future[None]:
+        events.append("sent")
+        return sent
+
+    call = threading.Thread(target=lambda: idle.submit_payload({}, b""))
+
+    def outstanding(_: object) -> int:
+        call.start()  # it comes just after this look
+        call.join(0.2)
+        return 0
+
+    def cancel(jobs: Sequence[str]) -> list[bool]:
+        events.append("cancelled")
+        return [True] * len(jobs)
+
+    monkeypatch.setattr(HighThroughputExecutor, "submit_payload", send)
+    monkeypatch.setattr(HighThroughputExecutor, "outstanding", outstanding)
+    monkeypatch.setattr(idle.provider, "cancel", cancel)
+
+    idle.poll_facade()
+    call.join()
+
+    assert events == ["cancelled", "sent"]
+
+
+def test_a_block_that_could_not_be_cancelled_is_cancelled_although_calls_wait(
+    idle: QPUExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its workers take no more calls, and no other block is submitted while it seems to run."""
+    asked: list[list[str]] = []
+
+    def cancel(jobs: Sequence[str]) -> list[bool]:
+        asked.append(sorted(jobs))
+        return [len(asked) > 1 or job != "j2" for job in jobs]
+
+    monkeypatch.setattr(idle.provider, "cancel", cancel)
+    idle.poll_facade()
+    assert idle.status_facade["2"].state is JobState.RUNNING
+
+    idle._tasks[1] = Future()  # a call
+    for _ in range(3):
+        idle.poll_facade()
+
+    assert asked == [["j0", "j1", "j2", "j3"], ["j2"]]
+    assert idle.status_facade["2"].state is JobState.SCALED_IN

@@ -9,8 +9,8 @@ import pytest
 from parsl_ext import LeaseLauncher, QPUExecutor, QPUSlurmProvider
 from parsl_ext.providers import stray_jobs
 from parsl_ext.providers.job_script import render_job_script
-from parsl_ext.providers.several import join_options
 from parsl_ext.providers.stray_jobs import StrayJobs
+from parsl_ext.qpus import qpus_of
 from qrmi_workflows.errors import RequestError, UnknownQPUError
 from qrmi_workflows.schedulers.base import JobState, JobStatus
 from qrmi_workflows.schedulers.slurm import Slurm
@@ -22,6 +22,7 @@ SCRIPT = """#!/bin/bash
 #SBATCH --job-name=parsl.qpu.1
 #SBATCH --output=/runs/parsl.qpu.1.stdout
 #SBATCH --error=/runs/parsl.qpu.1.stderr
+#SBATCH --open-mode=append
 export PARSL_CORES=2
 export PARSL_MEMORY_GB=4
 export JOBNAME="parsl.qpu.1"
@@ -107,6 +108,24 @@ def test_a_launcher_takes_the_qpu_from_its_provider(site: None, qpu: str | None)
     assert given.qpu == qpu, "two providers may share a launcher"
 
 
+@pytest.mark.parametrize("qpu", ["ibm_a+ibm_b", "ibm_a,ibm_b", ["ibm_a", "ibm_b"]])
+def test_blocks_may_hold_several_qpus(site: None, qpu: str | list[str]) -> None:
+    provider = QPUSlurmProvider(qpu=qpu, launcher=LeaseLauncher(qpu="ibm_b+ibm_a"))
+
+    assert qpus_of(QPUExecutor(provider=provider)) == ("ibm_a", "ibm_b")
+    assert "--qpu=ibm_a,ibm_b" in provider.launcher("workers", 1, 1)
+    with pytest.raises(RequestError, match="QPU 'ibm_a\\+': a name is missing"):
+        QPUSlurmProvider(qpu="ibm_a+")
+
+
+def test_qpus_that_the_site_never_grants_together_are_refused(tmp_path: Path, site: None) -> None:
+    apart = '[qpus.ibm_a]\npartition = "a"\n[qpus.ibm_b]\npartition = "b"\n'
+    (tmp_path / "site.toml").write_text(apart)
+
+    with pytest.raises(RequestError, match=r"different values of --partition \(a and b\)"):
+        QPUSlurmProvider(qpu="ibm_a+ibm_b")
+
+
 @pytest.mark.parametrize("walltime", ["", "soon", "1h", "00:00:00", "0", "-5", "1-", "00:10:00:00"])
 def test_a_walltime_that_is_none_is_refused(site: None, walltime: str) -> None:
     with pytest.raises(RequestError, match="must be a time above zero"):
@@ -124,14 +143,35 @@ def test_an_executor_without_lanes_or_workers_is_refused(site: None, number: str
         QPUExecutor(provider=QPUSlurmProvider(qpu="ibm_a"), **{number: 0})
 
 
-def test_one_job_asks_for_several_qpus() -> None:
-    a = ["--gres=qpu:a:1", "--licenses=a:1", "--partition=quantum"]
-    b = ["--gres=qpu:b:1", "--qpu=b", "--partition=quantum"]
-    both = ["--gres=qpu:a:1,qpu:b:1", "--licenses=a:1", "--partition=quantum", "--qpu=b"]
+def test_a_qpu_that_the_user_may_not_use_is_refused_at_once(tmp_path: Path, site: None) -> None:
+    limits = 'partition = "q"\nusers = ["no-such-user"]\n'
+    (tmp_path / "site.toml").write_text(f"[qpus.ibm_a]\n{limits}[qpus.ibm_b]\n")
 
-    assert join_options([a, b]) == both
-    with pytest.raises(RequestError, match=r"different values of --partition \(one, two\)"):
-        join_options([["--partition=one"], ["--partition=two"]])
+    for stage in (None, "vqe"):
+        with pytest.raises(RequestError, match=r"may not use it; must be one of: no-such-user"):
+            QPUSlurmProvider(qpu="ibm_a", stage=stage)
+    assert QPUSlurmProvider(qpu="ibm_b").qpu == "ibm_b"
+
+
+def test_the_account_and_partition_of_blocks_are_checked(tmp_path: Path, site: None) -> None:
+    limits = 'partition = "q"\naccounts = ["chem"]\n'
+    (tmp_path / "site.toml").write_text(f"[qpus.ibm_a]\n{limits}")
+
+    assert QPUSlurmProvider(qpu="ibm_a", account="chem").account == "chem"
+    with pytest.raises(RequestError, match="jobs of account 'bio' may not use it"):
+        QPUSlurmProvider(qpu="ibm_a", account="bio")
+    with pytest.raises(RequestError, match="partition 'main' does not grant it"):
+        QPUSlurmProvider(qpu="ibm_a", account="chem", partition="main")
+
+
+def test_a_block_has_the_lanes_that_it_requests_of_a_shared_qpu(tmp_path: Path, site: None) -> None:
+    shared = 'licence = "qpu_{qpu}"\nlanes = 5\nexclusive = false\n'
+    (tmp_path / "site.toml").write_text(f"[qpus.ibm_a]\n{shared}[qpus.ibm_b]\nlanes = 5\n")
+
+    one, other = (QPUSlurmProvider(qpu=qpu, count=2) for qpu in ("ibm_a", "ibm_b"))
+
+    assert [policy.lanes for policy in one.qpu_policies] == [2]
+    assert [policy.lanes for policy in other.qpu_policies] == [5]
 
 
 def test_a_provider_leases_all_qpus_that_it_asks_for(site: None) -> None:
@@ -142,7 +182,7 @@ def test_a_provider_leases_all_qpus_that_it_asks_for(site: None) -> None:
     assert provider.qpu == ["ibm_a", "ibm_b"]
     assert executor.lanes == sum(policy.lanes for policy in provider.qpu_policies) == 2
     for wrong in ([], ["ibm_a", "ibm_a"], [""], "ibm_a,"):
-        with pytest.raises(RequestError, match="one or more QPUs, each once"):
+        with pytest.raises(RequestError, match=r"no QPU named|a name is missing|named twice"):
             QPUSlurmProvider(qpu=wrong)
     with pytest.raises(UnknownQPUError, match="ibm_c"):
         QPUSlurmProvider(qpu=["ibm_a", "ibm_c"])

@@ -68,6 +68,7 @@ SIGNATURES: dict[Callable[..., Any], str] = {
     HighThroughputExecutor.poll_facade: "(self)",
     HighThroughputExecutor.scale_in: "(self, blocks, max_idletime=None)",
     HighThroughputExecutor._get_launch_command: "(self, block_id)",
+    HighThroughputExecutor._hold_block: "(self, block_id)",
     HighThroughputExecutor._start_local_interchange_process: "(self)",
     HighThroughputExecutor._result_queue_worker: "(self)",
     ParslExecutor.monitor_resources: "(self)",
@@ -86,7 +87,6 @@ SIGNATURES: dict[Callable[..., Any], str] = {
     # Overridden by QPUMemoizer
     BasicMemoizer.check_memo: "(self, task)",
     # Called, registered with, or raised
-    HighThroughputExecutor._hold_block: "(self, block_id)",
     HighThroughputExecutor.connected_managers: "(self)",
     BlockProviderExecutor._filter_scale_in_ids: "(self, to_kill, killed)",
     BasicMemoizer.__init__: (

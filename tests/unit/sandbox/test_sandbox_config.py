@@ -256,6 +256,8 @@ def test_state_survives_a_round_trip(tmp_path: Path) -> None:
         address="127.0.1.1",
         controller_port=1,
         node_ports=(2, 3),
+        database_port=6,
+        site_scripts=True,
         daemons={"munged": ProcessRecord(pid=4, created=5.5)},
     )
     state.write_state(place, written)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qrmi_workflows import schedulers
+from qrmi_workflows import plugins, schedulers
 from qrmi_workflows.errors import ConfigError
 from qrmi_workflows.schedulers import describe_this_job, load_scheduler, this_job, this_scheduler
 from qrmi_workflows.schedulers.slurm import Slurm
@@ -20,7 +20,7 @@ IN_TOY = {"TOY_JOB": "3"}
 
 def forget_choices() -> None:
     """Clear what the module keeps for the life of a process."""
-    for cached in (load_scheduler, schedulers._installed, schedulers._named_by):
+    for cached in (load_scheduler, plugins._all_plugins, schedulers._policy):
         cached.cache_clear()
 
 
@@ -77,8 +77,8 @@ def test_the_policy_takes_precedence_over_the_environment(site):
     assert this_job(environ) is None
 
 
-def test_a_policy_with_an_unknown_scheduler_is_refused(site):
-    with pytest.raises(ConfigError, match="unknown scheduler 'pbs'"):
+def test_a_policy_with_an_unknown_scheduler_is_refused_with_its_line(site):
+    with pytest.raises(ConfigError, match=r"/site\.toml:1: unknown scheduler 'pbs'"):
         this_scheduler(site('scheduler = "pbs"'))
 
 

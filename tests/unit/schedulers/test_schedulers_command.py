@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from fake_commands import FakeCommands
 
 from qrmi_workflows.errors import SchedulerError
 from qrmi_workflows.schedulers.command import require_success, run_command
@@ -49,3 +50,40 @@ def test_a_command_that_fails_is_an_error_with_its_output(script, message):
         require_success(done)
 
     assert caught.value.returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("command", "dropped"),
+    [
+        ("squeue", {"SQUEUE_PARTITION", "SQUEUE_USERS"}),
+        ("sacct", {"SACCT_FORMAT"}),
+        ("sbatch", set()),
+    ],
+)
+def test_a_query_is_not_narrowed_by_what_users_prefer_to_see(
+    command, dropped, tmp_path, monkeypatch
+):
+    """A live job that squeue does not list would lose its lease."""
+    names = {"SQUEUE_PARTITION", "SQUEUE_USERS", "SACCT_FORMAT", "SLURM_CONF"}
+    for name in names:
+        monkeypatch.setenv(name, "x")
+    fake = FakeCommands(tmp_path / "bin")
+    fake.write(command, "env")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+
+    printed = run_command([command]).stdout
+
+    assert {line.partition("=")[0] for line in printed.splitlines()} & names == names - dropped
+
+
+@pytest.mark.parametrize(
+    ("command", "printed"), [("squeue", "%s"), ("sacct", "%s"), ("scontrol", "%s"), ("sbatch", "x")]
+)
+def test_a_query_prints_times_that_mean_one_moment(command, printed, tmp_path, monkeypatch):
+    """A job keeps the format of its user."""
+    monkeypatch.setenv("SLURM_TIME_FORMAT", "x")
+    fake = FakeCommands(tmp_path / "bin")
+    fake.write(command, 'echo "$SLURM_TIME_FORMAT"')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+
+    assert run_command([command]).stdout == f"{printed}\n"

@@ -11,21 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from qrmi_workflows.config.site import QPUPolicy, SitePolicy
 from qrmi_workflows.schedulers.base import JobState, RunningJob
-from qrmi_workflows.schedulers.gres import grants_of_job, gres_of_job, offered_gres
-from qrmi_workflows.schedulers.slurm import (
-    Slurm,
+from qrmi_workflows.schedulers.gres import gres_of_job, offered_gres
+from qrmi_workflows.schedulers.slurm import Slurm, parse_running_job
+from qrmi_workflows.schedulers.slurm_config import (
     cluster_of,
     has_accounting,
     has_multiple_slurmd,
     kill_wait_of,
-    parse_running_job,
 )
+from qrmi_workflows.schedulers.slurm_grants import JobRow, resolve
 
 VERSIONS = sorted(path.name for path in (Path(__file__).parent / "recorded").iterdir())
-FEZ = QPUPolicy(name="ibm_fez", gres="qpu:ibm_fez", licence="qpu_ibm_fez")
-FRESNEL = QPUPolicy(name="FRESNEL", gres="qpu:FRESNEL", licence="qpu_FRESNEL")
 
 Recorded = Callable[[str], str]
 
@@ -95,24 +92,16 @@ def test_scontrol_show_job(recorded):
 
 
 @pytest.mark.parametrize(
-    ("job", "gres", "licences"),
-    [
-        ("quantum", {"qpu:ibm_fez"}, {"qpu_ibm_fez"}),
-        ("untyped", {"qpu:ibm_fez"}, set()),  # Slurm has chosen the type
-        ("plain", set(), set()),
-    ],
+    ("job", "gres"), [("quantum", {"qpu:ibm_fez"}), ("untyped", {"qpu:ibm_fez"}), ("plain", set())]
 )
-def test_what_a_job_holds(recorded, job, gres, licences):
-    held = grants_of_job(recorded(f"job-{job}"))
+def test_the_gres_that_slurm_has_chosen(recorded, job, gres):
+    shown = recorded(f"job-{job}")
+    asked = tuple(filter(None, [gres_of_job(shown)["gres"]]))
+    row = JobRow(
+        id="5", components=(), is_batch=True, limit=None, account=None, gres=asked, licences=""
+    )
 
-    assert held is not None
-    assert (held.gres, held.licences) == (gres, licences)
-    assert held.hold(FEZ) == (job == "quantum")
-    assert not held.hold(FRESNEL)
-
-
-def test_what_an_unknown_job_holds_is_not_known(recorded):
-    assert grants_of_job(recorded("job-unknown")) is None
+    assert resolve([row], shown, is_certain=True).gres == gres
 
 
 def test_scontrol_show_config(recorded):
@@ -125,12 +114,4 @@ def test_scontrol_show_config(recorded):
 
 
 def test_sinfo(recorded):
-    assert offered_gres(recorded("sinfo")) == {"qpu:ibm_fez": 1, "qpu:FRESNEL": 1}
-
-
-def test_a_job_is_asked_for_what_it_holds_with_one_command(recorded, commands):
-    site = SitePolicy(path=Path("site.toml"), qpus={"ibm_fez": FEZ, "FRESNEL": FRESNEL})
-    commands.write("scontrol", f"cat <<'END'\n{recorded('job-quantum')}\nEND")
-
-    assert Slurm().granted_qpus(site, {"SLURM_JOB_ID": "5"}) == {"ibm_fez"}
-    assert commands.calls("scontrol") == ["--details show job 5"]
+    assert offered_gres(recorded("sinfo")) == {"qpu": 2, "qpu:ibm_fez": 1, "qpu:FRESNEL": 1}

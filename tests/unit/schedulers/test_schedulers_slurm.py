@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,9 @@ import pytest
 from qrmi_workflows.config.site import QPUPolicy, SitePolicy
 from qrmi_workflows.errors import RequestError, SchedulerError
 from qrmi_workflows.schedulers.base import JobState, JobStatus, QPURequest, RunningJob
-from qrmi_workflows.schedulers.slurm import (
-    Slurm,
-    cluster_of,
-    has_accounting,
-    kill_wait_of,
-    parse_running_job,
-    qpu_options,
-    refuse_options,
-)
+from qrmi_workflows.schedulers.slurm import Slurm, parse_running_job
+from qrmi_workflows.schedulers.slurm_config import cluster_of, has_accounting, kill_wait_of
+from qrmi_workflows.schedulers.slurm_options import qpu_options, refuse_options
 from qrmi_workflows.state.process import JobIdentity
 
 FEZ = QPUPolicy(name="ibm_fez", gres="qpu:ibm_fez", licence="qpu_ibm_fez")
@@ -71,6 +66,8 @@ def test_a_request_becomes_the_options_that_the_site_uses():
     policy = QPUPolicy(name="a", qpu_option=True, partition="quantum")
 
     assert qpu_options(QPURequest(qpu="a"), policy) == ["--partition=quantum", "--qpu=a"]
+    several = QPUPolicy(name="a", partitions=("quantum", "debug"))
+    assert qpu_options(QPURequest(qpu="a"), several) == ["--partition=quantum,debug"]
     assert qpu_options(QPURequest(qpu="ibm_fez", count=2), FEZ)[0] == "--gres=qpu:ibm_fez:2"
 
 
@@ -86,10 +83,14 @@ def test_other_options_are_accepted():
 
 def test_a_request_is_compared_with_what_the_nodes_offer(commands):
     commands.write("sinfo", "echo qpu:ibm_fez:2,gpu:4")
+    commands.write("scontrol", "echo LicenseName=qpu_ibm_fez Total=3 Used=0")
     Slurm().check_offered(QPURequest(qpu="ibm_fez", count=2), SITE)
 
     with pytest.raises(RequestError, match="no node of this Slurm has more than 2"):
         Slurm().check_offered(QPURequest(qpu="ibm_fez", count=3), SITE)
+    commands.write("scontrol", "echo LicenseName=other Total=3 Used=0")
+    with pytest.raises(RequestError, match="this Slurm has no licence 'qpu_ibm_fez'"):
+        Slurm().check_offered(QPURequest(qpu="ibm_fez", count=1), SITE)
     commands.write("sinfo", "echo gpu:4")
     with pytest.raises(RequestError, match="no node of this Slurm has GRES 'qpu:ibm_fez'"):
         Slurm().check_offered(QPURequest(qpu="ibm_fez"), SITE)
@@ -323,13 +324,18 @@ def test_queries_are_answered_by_slurms_commands(commands):
         """
 case "$*" in
 *%A*) echo '7|RUNNING|0:05|9:55' ;;
-*%V*) echo '2026-01-01T00:00:00|2026-01-01T00:01:30' ;;
+*%V*) echo '2026-01-01T00:00:00|2026-01-01T00:01:30|*physics' ;;
+*RestartCnt*) echo '2                   ' ;;
 esac""",
     )
     commands.write("scontrol", "echo 'KillWait = 60 sec'")
 
     assert Slurm().running_job("7") == RunningJob(is_ending=False, used=5, left=595)
-    assert Slurm().queue_wait("7") == 90
+    times = Slurm().job_times("7")
+    assert times is not None
+    assert (times.queue_wait, times.project) == (90, "physics")
+    assert datetime.fromtimestamp(times.created).isoformat() == "2026-01-01T00:00:00"
+    assert Slurm().restarts("7") == 2
     assert Slurm().kill_wait() == 60
 
 
@@ -338,7 +344,8 @@ def test_queries_without_an_answer_return_none_or_raise(commands):
         commands.write(name, "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
 
     assert Slurm().running_job("7") is None
-    assert Slurm().queue_wait("7") is None
+    assert Slurm().job_times("7") is None
+    assert Slurm().restarts("7") is None
     assert Slurm().kill_wait() is None
     with pytest.raises(SchedulerError, match="Invalid job id"):
         Slurm().live_jobs()

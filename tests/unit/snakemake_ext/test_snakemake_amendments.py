@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 from snakemake import api  # noqa: F401 - first, because the modules below import each other
+from snakemake.iocontainers import ResourceList
 from snakemake.jobs import Job
 from snakemake.resources import GroupResources
 from snakemake.rules import Rule
@@ -79,24 +81,68 @@ def test_a_failed_job_keeps_its_outputs_only_while_told_to():
 
 
 @pytest.mark.parametrize("granted", [(), ("ibm_fez",), ("ibm_fez", "FRESNEL")])
-@pytest.mark.parametrize("asked", [None, "ibm_fez", "FRESNEL"])
+@pytest.mark.parametrize("asked", [None, "ibm_fez", "FRESNEL", "FRESNEL+ibm_fez"])
 def test_a_job_needs_the_qpu_that_its_rule_asks_for_in_this_attempt(monkeypatch, granted, asked):
-    qpus = [JobQPU(name=name, type="t", environment={}, token="x") for name in granted]
-    for name, value in write_job(qpus).items() if granted else ():
-        monkeypatch.setenv(name, value)
+    if granted:
+        hold(monkeypatch, *granted)
 
     require_granted(job())
     require_granted(job(qpu=0, qpu_name=asked))
-    if asked in granted or (asked is None and granted):
+    if granted and set((asked or granted[0]).split("+")) <= set(granted):
         require_granted(job(qpu=1, qpu_name=asked))
     else:
         held = ", ".join(sorted(granted)) or "no QPU"
-        with pytest.raises(QPURequestError, match=rf"attempt 2 .*={asked!r}.* granted {held}\. "):
+        shown = re.escape(repr(asked))
+        with pytest.raises(QPURequestError, match=rf"attempt 2 .*={shown}.* granted {held}\. "):
             require_granted(job(qpu=1, qpu_name=asked))
 
 
-def test_the_jobs_of_a_group_may_differ_in_the_name_of_a_qpu_and_in_no_other_text():
+def hold(monkeypatch, *granted):
+    """Let this process be in a job that holds these QPUs."""
+    qpus = [JobQPU(name=name, type="t", environment={}, token="x") for name in granted]
+    for name, value in write_job(qpus).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "conditions", "granted", "named"),
+    [
+        ("ibm_*", {}, ["ibm_fez"], "ibm_fez"),
+        ("a|ibm_fez", {"qpu_where": "queue < 1"}, ["ibm_fez"], "ibm_fez"),
+        (None, {"qpu_min_qubits": 5}, ["ibm_fez"], "ibm_fez"),
+        ("ibm_fez+FR*", {}, ["FRESNEL", "ibm_fez"], "ibm_fez+FRESNEL"),
+        ("ibm_fez", {}, ["ibm_fez"], "ibm_fez"),
+        (None, {}, ["ibm_fez"], None),
+    ],
+)
+def test_a_rule_in_the_job_is_told_the_qpu_that_was_chosen(
+    monkeypatch, asked, conditions, granted, named
+):
+    hold(monkeypatch, *granted)
+    chosen = job()
+    chosen.resources = ResourceList(fromdict={"qpu": 1, "qpu_name": asked, **conditions})
+
+    require_granted(chosen)
+
+    assert chosen.resources.get("qpu_name") == named or chosen._resources.qpu_name == named
+
+
+def test_a_job_that_has_moved_uses_the_qpu_that_it_moved_to(monkeypatch):
+    hold(monkeypatch, "ibm_torino")
+    moved = job()
+    moved.resources = ResourceList(fromdict={"qpu": 1, "qpu_name": "ibm_fez"})
+    with pytest.raises(QPURequestError, match="granted ibm_torino"):
+        require_granted(moved)
+    monkeypatch.setenv("QPU_MOVED_FROM", "ibm_fez")
+
+    require_granted(moved)
+
+    assert moved._resources.qpu_name == "ibm_torino"
+
+
+def test_the_jobs_of_a_group_may_differ_in_qpu_and_stage_and_in_no_other_text():
     assert GroupResources._is_string_resource("qpu_name", ["ibm_fez", "FRESNEL", 0])
+    assert GroupResources._is_string_resource("qpu_stage", ["vqe", 0])
     assert not GroupResources._is_string_resource("mem_mb", [1, 2])
     with pytest.raises(WorkflowError, match="slurm_partition is a string but not all jobs"):
         GroupResources._is_string_resource("slurm_partition", ["a", "b"])

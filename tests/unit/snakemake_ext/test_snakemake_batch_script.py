@@ -28,7 +28,7 @@ exit "$status"
 def test_the_script_runs_one_supervisor_and_leaves_a_marker(tmp_path):
     command = lease_argv(
         ["/opt/python"],
-        "ibm_fez",
+        ["ibm_fez"],
         "rule a",
         ["bash", "-c", 'echo "$HOME"'],
         submitted=1234.49,
@@ -41,7 +41,7 @@ def test_the_script_runs_one_supervisor_and_leaves_a_marker(tmp_path):
 
 def test_a_job_uses_the_lanes_that_it_holds():
     command = lease_argv(
-        ["python"], "FRESNEL", "rule a", ["true"], submitted=1.0, kill_wait=None, lanes=3
+        ["python"], ["FRESNEL"], "rule a", ["true"], submitted=1.0, kill_wait=None, lanes=3
     )
 
     assert command[:4] == ["env", "QPU_STEP=rule a", "QPU_LANES=3", "python"]
@@ -50,7 +50,7 @@ def test_a_job_uses_the_lanes_that_it_holds():
 def test_the_tasks_of_a_job_that_is_retried_are_left_for_its_next_attempt(tmp_path):
     command = lease_argv(
         ["python"],
-        "FRESNEL",
+        ["FRESNEL"],
         "rule a",
         ["true"],
         submitted=1.0,
@@ -106,3 +106,20 @@ def test_a_qpu_name_with_a_hyphen_reaches_the_command_through_every_shell(tmp_pa
     script = render_batch_script(["bash", "-c", "env | grep ^ibm-fez_"], tmp_path)
 
     assert start(script, tmp_path, **{"ibm-fez_QRMI_JOB_ACQUISITION_TOKEN": "t"}).wait(10) == 0
+
+
+def test_a_job_joins_a_stage_and_coalesces_tasks_if_its_rule_says_so():
+    argv = lease_argv(
+        ["python"],
+        ["ibm_fez"],
+        "s",
+        ["true"],
+        submitted=1.0,
+        kill_wait=None,
+        lanes=None,
+        stage="vqe",
+        coalesce=True,
+    )
+
+    assert argv[:3] == ["env", "QPU_STEP=s", "QPU_COALESCE=1"]
+    assert argv[argv.index("--stage") + 1] == "vqe"

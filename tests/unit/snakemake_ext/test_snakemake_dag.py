@@ -1,8 +1,14 @@
 """Whether Snakemake could start another job if it knew that some jobs have ended."""
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
-from snakemake_executor_plugin_slurm_qpu.dag import jobs_in, unblocks_jobs
+from snakemake_executor_plugin_slurm_qpu.dag import (
+    jobs_in,
+    jobs_still_to_run,
+    rounds_of,
+    unblocks_jobs,
+)
 
 
 @dataclass(eq=False)
@@ -36,6 +42,9 @@ class DAG:
 
     def needrun(self, job):
         return True
+
+    def needrun_jobs(self):
+        return iter([job for job in self.jobs if job not in self.done])
 
 
 def test_each_job_of_a_chain_unblocks_the_next():
@@ -81,3 +90,55 @@ def test_a_job_that_nothing_depends_on_unblocks_nothing():
     last, running = Job(), Job()
 
     assert not unblocks_jobs(DAG([last, running]), [last], [running])
+
+
+def test_a_loop_has_a_round_for_each_answer_and_a_fan_out_has_one():
+    first = Job()
+    update = Job(needs=(first,))
+    second = Job(needs=(update,))
+    fan = [Job() for _ in range(3)]
+    dag = DAG([second, first, update, *fan])
+
+    assert rounds_of(dag, {first, second}) == [[first], [second]]
+    assert rounds_of(dag, set(fan)) == [fan]
+    assert [len(each) for each in rounds_of(dag, {first, second, *fan})] == [4, 1]
+
+
+def test_a_long_chain_is_no_problem():
+    chain = [Job()]
+    for _ in range(3000):
+        chain.append(Job(needs=(chain[-1],)))
+
+    assert len(rounds_of(DAG(chain), set(chain))) == 3001
+
+
+def test_finished_jobs_do_not_count():
+    first = Job()
+    second = Job(needs=(first,))
+
+    assert rounds_of(DAG([first, second], done={first}), {second}) == [[second]]
+
+
+def scheduler(**state):
+    """Return a scheduler as Snakemake's, on which nothing has failed."""
+    usual = {"failed": set(), "running": set(), "keepgoing": False, "_user_kill": None}
+    return SimpleNamespace(**usual | state)
+
+
+def test_what_depends_on_a_failed_job_will_not_run():
+    failed, running, other = Job(), Job(), Job()
+    dag = DAG([failed, running, other, Job(needs=(Job(needs=(failed,)), failed))])
+    child = Job(needs=(dag.jobs[-1],))
+    dag.jobs.append(child)
+
+    kept = jobs_still_to_run(dag, scheduler(failed={failed}, running={running}, keepgoing=True))
+    assert kept == [running, other]
+    assert jobs_still_to_run(dag, scheduler(failed={failed}, running={running})) == [running]
+
+
+def test_after_sigterm_only_the_running_jobs_matter():
+    running, other = Job(), Job()
+    stopped = scheduler(running={Job(jobs=(running,))}, _user_kill="graceful")
+
+    assert jobs_still_to_run(DAG([running, other]), stopped) == [running]
+    assert jobs_still_to_run(DAG([running, other]), scheduler()) == [running, other]

@@ -1,6 +1,7 @@
 """Which rules run without a Snakemake in their job, and what their job is told."""
 
 import json
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,12 @@ from snakemake.io import AnnotatedString, IOFile, flag
 from snakemake.resources import Resource
 from snakemake_interface_executor_plugins.settings import SharedFSUsage
 
-from snakemake_executor_plugin_slurm_qpu.plain_shell import describe_job, is_plain_shell
+from snakemake_executor_plugin_slurm_qpu.plain_shell import (
+    describe_job,
+    is_plain_shell,
+    plain_qpu_run,
+    render_shell_command,
+)
 
 EXPRESSION = Resource.from_cli_expression
 WORKFLOW = SimpleNamespace(
@@ -98,3 +104,72 @@ def test_the_description_survives_json_with_directories_and_odd_names():
     assert told["folder"] == str(Path.cwd())
     assert told["latency_wait"] == 5
     assert set(told["variables"].values()) == {"2"}
+
+
+PREFIX = "set -euo pipefail; "
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "qpu run bell.json -o bell.result.json",
+        "qpu run a/b-1.json  -o 'with space.json' --qpu ibm_fez --shots=100",
+        "\n  qpu run x@%+=:,.json -o r.json\n",
+    ],
+)
+def test_a_plain_qpu_run_needs_no_shell(command):
+    argv = plain_qpu_run("/bin/bash", PREFIX + command)
+
+    shown = subprocess.run(
+        ["/bin/bash", "-c", f"{PREFIX}qpu() {{ printf '%s\\0' qpu \"$@\"; }}; {command.strip()}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert argv == shown.split("\0")[:-1]
+    assert argv[:2] == ["qpu", "run"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "qpu run $FILE -o r.json",
+        "qpu run *.json -o r.json",
+        "qpu run ~/a.json -o r.json",
+        "qpu run {a,b}.json -o r.json",
+        'qpu run "a.json" -o r.json',
+        "qpu run a\\ b.json -o r.json",
+        "qpu run a.json -o r.json > log",
+        "qpu run a.json -o r.json &",
+        "qpu run a.json -o r.json; qpu run b.json -o s.json",
+        "qpu run a.json -o r.json\nqpu run b.json -o s.json",
+        "qpu run a.json -o r.json && true",
+        "qpu run a.json -o `name`",
+        "qpu run a.json # -o r.json",
+        "A=1 qpu run a.json -o r.json",
+        "time qpu run a.json -o r.json",
+        "qpu list",
+        "/opt/bin/qpu run a.json -o r.json",
+        "qpu run 'a\nb' -o r.json",
+        "qpu run 'a -o r.json",
+        "",
+    ],
+)
+def test_any_other_command_keeps_its_shell(command):
+    assert plain_qpu_run("/bin/bash", PREFIX + command) is None
+
+
+def test_a_long_command_is_recognised_as_fast_as_a_short_one():
+    for command in (f"cat {'a.out ' * 1000}> b.out", f"cp {'a' * 100_000} 'b"):
+        assert plain_qpu_run("/bin/bash", PREFIX + command) is None
+
+
+def test_a_command_keeps_a_shell_or_a_prefix_of_its_own():
+    assert plain_qpu_run("/bin/zsh", "qpu run a.json -o r.json") is None
+    assert plain_qpu_run("/bin/bash", "source env.sh; qpu run a.json -o r.json") is None
+
+
+def test_it_is_recognised_as_snakemake_renders_it():
+    job = rule(shellcmd="qpu run a.json -o r.json")
+
+    assert plain_qpu_run(*render_shell_command(job)) == job.shellcmd.split()

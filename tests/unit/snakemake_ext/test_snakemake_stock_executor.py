@@ -18,6 +18,7 @@ from snakemake.jobs import Job
 from snakemake.persistence import PersistenceBase
 from snakemake.resources import GroupResources
 from snakemake.rules import Rule
+from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake.shell import shell
 from snakemake.target_jobs import parse_target_jobs_cli_args
 from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
@@ -35,9 +36,13 @@ from snakemake_interface_executor_plugins.utils import (
 from snakemake_executor_plugin_slurm_qpu.executor import Executor
 from snakemake_executor_plugin_slurm_qpu.nesting import NestingExecutor
 from snakemake_executor_plugin_slurm_qpu.qpu_requests import TO_BE_DETERMINED
+from snakemake_executor_plugin_slurm_qpu.stage_executor import StageExecutor
 from snakemake_executor_plugin_slurm_qpu.status_checks import MarkerExecutor
 
+OURS = (MarkerExecutor, NestingExecutor, StageExecutor, Executor)
+
 OVERRIDDEN = {
+    "_report_job_submission_threadsafe": (SlurmExecutor, "(self, job_info)"),
     "_submit_job": (SlurmExecutor, "(self, job)"),
     "__init__": (SlurmExecutor, "(self, workflow, logger)"),
     "__post_init__": (SlurmExecutor, "(self, test_mode=False)"),
@@ -65,7 +70,6 @@ OVERRIDDEN = {
 
 CALLED = {
     SlurmExecutor._report_job_error_threadsafe: "(self, job_info, msg)",
-    SlurmExecutor._report_job_submission_threadsafe: "(self, job_info)",
     SlurmExecutor.get_account_arg: "(self, job)",
     RemoteExecutor.get_python_executable: "(self)",
     RemoteExecutor._wait_for_jobs: "(self)",
@@ -84,6 +88,7 @@ CALLED = {
     PersistenceBase.external_jobids: "(self, job)",
     DAG.finished: "(self, job)",
     DAG.needrun: "(self, job)",
+    DAG.needrun_jobs: "(self, exclude_finished=True)",
     DAG.job_dependencies: "(self, job)",
     DAG.get_job_group: "(self, job)",
 }
@@ -100,6 +105,7 @@ ATTRIBUTES = {
     ),
     RemoteExecutor: ("active_jobs", "wait", "wait_thread"),
     DAG: ("depending",),
+    JobScheduler: ("_lock", "_user_kill", "failed", "keepgoing", "running"),
     Job: ("_attempt", "_params", "_non_derived_params"),
     Rule: ("_restart_times",),
 }
@@ -123,7 +129,7 @@ def overrides() -> Iterator[str]:
     """Name the methods that our classes override."""
     return (
         name
-        for name in {**vars(MarkerExecutor), **vars(NestingExecutor), **vars(Executor)}
+        for name in dict.fromkeys(name for each in OURS for name in vars(each))
         if overridden(name)
     )
 
@@ -143,7 +149,7 @@ def test_an_overridden_method_has_the_signature_that_was_read(name: str) -> None
 @pytest.mark.parametrize("name", OVERRIDDEN)
 def test_an_override_can_be_called_as_the_stock_method(name: str) -> None:
     stock = inspect.signature(getattr(SlurmExecutor, name)).parameters.values()
-    for ours in (getattr(each, name) for each in (MarkerExecutor, NestingExecutor, Executor)):
+    for ours in (getattr(each, name) for each in OURS):
         accepted = inspect.signature(ours)
         positional = [p for p in stock if p.kind is p.POSITIONAL_OR_KEYWORD]
         accepted.bind(*positional)

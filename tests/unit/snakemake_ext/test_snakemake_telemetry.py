@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from qrmi_workflows.lease.records import LeaseRecord
+from qrmi_workflows.lease.record import LeaseRecord
 from qrmi_workflows.state.files import append_line
 from qrmi_workflows.state.process import Owner
 from snakemake_executor_plugin_slurm_qpu.rules.usage import render_page, rows_of

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,84 @@ def test_a_folder_that_cannot_be_created_is_an_error():
     """In /proc the kernel always answers that the folder does not exist."""
     with pytest.raises(FileNotFoundError), hold_lock(Path("/proc/step/.lock")):
         pass
+
+
+def wait_in_queue(queue: Path, count: int) -> None:
+    wait_until(
+        lambda: len([p for p in queue.iterdir() if p.name.isdecimal()]) == count, "the queue"
+    )
+
+
+def test_those_who_wait_for_a_lock_get_it_in_the_order_in_which_they_came(tmp_path):
+    """Also before one who comes when the lock is free, such as a process with many tasks."""
+    queue, lanes, order = tmp_path / "queue", [tmp_path / "lane"], []
+    queue.mkdir()
+
+    def take_turn(name: int) -> None:
+        with hold_any_lock(lanes, lambda: False, queue=queue):
+            order.append(name)
+
+    with ThreadPoolExecutor(max_workers=6) as pool:
+        with hold_any_lock(lanes, lambda: False, queue=queue):
+            for name in range(5):
+                pool.submit(take_turn, name)
+                wait_in_queue(queue, name + 1)
+        take_turn(5)
+
+    assert order == [0, 1, 2, 3, 4, 5]
+    assert [path.name for path in queue.iterdir()] == ["lock"]
+
+
+def test_one_who_waits_in_a_long_queue_lists_it_only_when_it_has_moved(tmp_path, monkeypatch):
+    """Else N who wait would look at N places each, all the time."""
+    queue, lanes, listed, looks = tmp_path / "queue", [tmp_path / "lane"], [], itertools.count(1)
+    queue.mkdir()
+    before = [create_locked(queue / f"{number:012}") for number in range(1, 11)]
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: [listed.append(path), *iterdir(path)][1:])
+
+    def let_one_go() -> bool:
+        if next(looks) % 20 == 0 and before:  # in any order
+            before.pop(len(before) // 2).close()
+        return False
+
+    with hold_any_lock(lanes, let_one_go, queue=queue) as held:
+        assert held == lanes[0]
+
+    assert not before
+    assert len(listed) <= 3 + 10, "on arrival, to choose a number, and once for each that has gone"
+
+
+def test_a_place_in_the_queue_ends_with_its_process(tmp_path):
+    queue, lanes = tmp_path / "queue", [tmp_path / "lane"]
+    queue.mkdir()
+    program = (
+        "import sys; from pathlib import Path; from qrmi_workflows.state.locks import *\n"
+        "with hold_any_lock([Path(sys.argv[1])], lambda: False, queue=Path(sys.argv[2])): pass\n"
+    )
+    with hold_any_lock(lanes, lambda: False, queue=queue):
+        argv = [sys.executable, "-c", program, str(lanes[0]), str(queue)]
+        with subprocess.Popen(argv) as waiting:
+            wait_in_queue(queue, 1)
+            waiting.kill()
+
+    with hold_any_lock(lanes, lambda: False, queue=queue) as held:
+        assert held == lanes[0]
+    assert [path.name for path in queue.iterdir()] == ["lock"]
+
+
+def test_one_who_stops_waiting_leaves_the_queue(tmp_path):
+    queue, lanes, stop = tmp_path / "queue", [tmp_path / "lane"], threading.Event()
+    queue.mkdir()
+    with ThreadPoolExecutor() as pool, hold_any_lock(lanes, lambda: False, queue=queue):
+
+        def wait() -> Path | None:
+            with hold_any_lock(lanes, stop.is_set, queue=queue) as held:
+                return held
+
+        waiting = pool.submit(wait)
+        wait_in_queue(queue, 1)
+        stop.set()
+        assert waiting.result(timeout=10) is None
+
+    assert [path.name for path in queue.iterdir()] == ["lock"]

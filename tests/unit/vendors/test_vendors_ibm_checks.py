@@ -96,6 +96,7 @@ def test_every_parameter_needs_a_value():
         ([[1, 2, 3, 4]], r"shape \(1, 4\)"),
         (["a", "b", "c"], "not an array of numbers"),
         ([[1, 2, 3], [4]], "not an array of numbers"),
+        ([1, 10**400, 3], "not an array of numbers"),
     ):
         with pytest.raises(PayloadError, match=message):
             check(sampler_content(text, invalid), None)

@@ -6,7 +6,7 @@ import pytest
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
 
 from qrmi_workflows.vendors.ibm.circuits import to_openqasm
-from qrmi_workflows.vendors.ibm.openqasm import GateCall, scan
+from qrmi_workflows.vendors.ibm.openqasm import GateCall, is_openqasm, scan
 
 
 def test_gates_in_control_flow_are_found():
@@ -69,3 +69,12 @@ def test_only_gate_calls_are_taken_for_gate_calls():
 )
 def test_malformed_text_is_left_to_the_vendor(text):
     assert scan(text).calls == ()
+
+
+def test_many_comments_are_skipped_as_fast_as_one():
+    comments = "/* one */ // two\n" * 5000
+
+    assert is_openqasm(f"{comments}OPENQASM 3.0;")
+    assert is_openqasm(f"{comments}qubit q;")
+    assert not is_openqasm(f"{comments}{{}};")
+    assert not is_openqasm(f"{comments}/* no end")

@@ -43,7 +43,7 @@ def test_a_sequence_must_be_for_a_device_of_its_qpu(target):
     invalid = {"sequence": sequence_for(pulser.MockDevice), "job_runs": 1}
 
     vendor.check(valid, qpu="F", target=target)
-    with pytest.raises(PayloadError, match="'MockDevice'; on QPU 'F', must be one of: Analog"):
+    with pytest.raises(PayloadError, match="'MockDevice'; on QPU 'F', it must be one of: Analog"):
         vendor.check(invalid, qpu="F", target=target)
 
 

@@ -1,0 +1,52 @@
+"""Send a named call to the executor whose blocks hold the QPU that has its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from parsl.executors.base import ParslExecutor
+
+from parsl_ext.providers.choosing import ChoosingProvider
+from parsl_ext.qpus import chooser_of, qpus_of
+from qrmi_workflows.choice.resumed import has_been_sent
+from qrmi_workflows.errors import RequestError
+from qrmi_workflows.journal.record import TaskRecord
+
+__all__ = ["labels_with_tasks"]
+
+
+def labels_with_tasks(
+    step: str, records: Iterable[TaskRecord], executors: Mapping[str, ParslExecutor]
+) -> list[str]:
+    """Return the labels of the executors on whose QPUs a step has tasks.
+
+    An executor whose QPU is still to be chosen gets one that has.
+
+    Raises
+    ------
+    RequestError
+        An executor might have got such a QPU, but another one was chosen: there, the tasks would
+        not be found, and paid for again.
+    """
+    all_records = list(records)
+    sent = {record.qpu for record in all_records if has_been_sent(record)}
+    found, missed = [], []
+    for label, executor in executors.items():
+        chooser = chooser_of(executor)
+        if not ({record.qpu for record in all_records} & {*qpus_of(executor)}):
+            continue
+        if chooser is None or not chooser.chosen or sent & {*chooser.chosen}:
+            found.append(label)
+            provider = getattr(executor, "provider", None)
+            if isinstance(provider, ChoosingProvider):
+                provider.expect_step(step)
+        elif sent:
+            missed.append((label, "+".join(chooser.chosen)))
+    if missed and not found:
+        label, chosen = missed[0]
+        raise RequestError(
+            f"step {step!r} has tasks on QPU {', '.join(sorted(sent))}, but {chosen} was chosen "
+            f"for the blocks of executor {label!r}, where they would be paid for again. Name the "
+            "QPU that has them instead of a choice, or forget them: `qpu journal prune --step`."
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Budgets: what tasks are expected to take, what they have taken, and what is left."""

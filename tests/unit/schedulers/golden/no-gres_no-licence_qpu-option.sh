@@ -1,0 +1,118 @@
+#!/bin/sh
+# [qpus.ibm_fez]
+# qpu_option = true
+# qpu=1:
+#SBATCH --qpu=ibm_fez
+
+#!/bin/sh
+# [qpus.ibm_fez]
+# qpu_option = true
+# partition = "quantum"
+# qpu=1:
+#SBATCH --partition=quantum
+#SBATCH --qpu=ibm_fez
+
+#!/bin/sh
+# [qpus.ibm_fez]
+# qpu_option = true
+# partitions = ["quantum", "debug"]
+# qpu=1:
+#SBATCH --partition=quantum,debug
+#SBATCH --qpu=ibm_fez
+
+#!/bin/sh
+# [qpus.ibm_fez]
+# qpu_option = true
+# lanes = 5
+# exclusive = true
+# qpu=1:
+#SBATCH --qpu=ibm_fez
+
+#!/bin/sh
+# [qpus.ibm_fez]
+# qpu_option = true
+# lanes = 5
+# exclusive = true
+# partition = "quantum"
+# qpu=1:
+#SBATCH --partition=quantum
+#SBATCH --qpu=ibm_fez
+
+#!/bin/sh
+# [qpus.ibm_fez]
+# qpu_option = true
+# lanes = 5
+# exclusive = true
+# partitions = ["quantum", "debug"]
+# qpu=1:
+#SBATCH --partition=quantum,debug
+#SBATCH --qpu=ibm_fez
+
+# [qpus.ibm_fez]
+# qpu_option = true
+# lanes = 5
+# exclusive = true
+# qpu=2:
+# refused: qpu=2 for QPU 'ibm_fez': one job holds the whole QPU, with all its lanes. Ask for qpu=1.
+
+# [qpus.ibm_fez]
+# qpu_option = true
+# lanes = 5
+# exclusive = true
+# partition = "quantum"
+# qpu=2:
+# refused: qpu=2 for QPU 'ibm_fez': one job holds the whole QPU, with all its lanes. Ask for qpu=1.
+
+# [qpus.ibm_fez]
+# qpu_option = true
+# lanes = 5
+# exclusive = true
+# partitions = ["quantum", "debug"]
+# qpu=2:
+# refused: qpu=2 for QPU 'ibm_fez': one job holds the whole QPU, with all its lanes. Ask for qpu=1.
+
+# [qpus.ibm_fez]
+# qpu_option = true
+# lanes = 5
+# exclusive = false
+# qpu=3:
+# refused: site.toml:4: [qpus.ibm_fez]: exclusive = false, but neither gres nor licence counts the lanes that jobs share. Set `licence`, or `gres`.
+
+# [qpus.ibm_fez]
+# qpu_option = true
+# lanes = 5
+# exclusive = false
+# partition = "quantum"
+# qpu=3:
+# refused: site.toml:4: [qpus.ibm_fez]: exclusive = false, but neither gres nor licence counts the lanes that jobs share. Set `licence`, or `gres`.
+
+# [qpus.ibm_fez]
+# qpu_option = true
+# lanes = 5
+# exclusive = false
+# partitions = ["quantum", "debug"]
+# qpu=3:
+# refused: site.toml:4: [qpus.ibm_fez]: exclusive = false, but neither gres nor licence counts the lanes that jobs share. Set `licence`, or `gres`.
+
+# [qpus.ibm_fez]
+# qpu_option = true
+# lanes = 5
+# exclusive = false
+# qpu=6:
+# refused: site.toml:4: [qpus.ibm_fez]: exclusive = false, but neither gres nor licence counts the lanes that jobs share. Set `licence`, or `gres`.
+
+# [qpus.ibm_fez]
+# qpu_option = true
+# lanes = 5
+# exclusive = false
+# partition = "quantum"
+# qpu=6:
+# refused: site.toml:4: [qpus.ibm_fez]: exclusive = false, but neither gres nor licence counts the lanes that jobs share. Set `licence`, or `gres`.
+
+# [qpus.ibm_fez]
+# qpu_option = true
+# lanes = 5
+# exclusive = false
+# partitions = ["quantum", "debug"]
+# qpu=6:
+# refused: site.toml:4: [qpus.ibm_fez]: exclusive = false, but neither gres nor licence counts the lanes that jobs share. Set `licence`, or `gres`.

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -195,11 +194,14 @@ class TaskRun:
         return registered_type(self.resource_type) or ResourceType(qrmi="")
 
     def _run_to_end(self, entry: Entry, known: str | None) -> TaskState:
-        if known is not None and (state := self._re_attach(entry, known)) is not None:
-            return state
-        self.task_id = self._start(entry)
-        self._times.submitted()
-        return self._wait(entry)
+        state = None if known is None else self._re_attach(entry, known)
+        if state is None:
+            self.task_id = self._start(entry)
+            self._times.submitted()
+            state = self._wait(entry)
+        # While the lane is held: the next task that takes it starts after this one's end.
+        self._times.saw(state)
+        return state
 
     def _re_attach(self, entry: Entry, known: str) -> TaskState | None:
         """Wait for a task that an earlier run has submitted; return `None` if it must run again."""
@@ -444,7 +446,3 @@ class TaskRun:
             qpu,
             task_id,
         )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()

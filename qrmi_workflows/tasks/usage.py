@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,10 @@ class TaskTimes:
         if state.is_final:
             self._ended = time.time()
 
+    def ended(self) -> str:
+        """Return when the task's end was observed, in ISO 8601, UTC."""
+        return datetime.fromtimestamp(self._ended or time.time(), UTC).isoformat()
+
     def seconds_on_qpu(self) -> float | None:
         """Return for how many seconds it was observed on the QPU; `None` if it was only queued."""
         if not self._has_run:
@@ -118,7 +123,7 @@ class TaskTimes:
             qpu=qpu,
             task_id=task_id,
             started=self._started,
-            ended=time.time(),
+            ended=self._ended or time.time(),
             state=state,
             running=self._last_queued if self._has_run else None,
             shots=shots,

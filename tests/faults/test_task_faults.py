@@ -4,7 +4,8 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 
 import pytest
 from fault_payloads import bell
@@ -18,6 +19,7 @@ from qrmi_workflows.errors import (
 )
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.journal.record import RecordState
+from qrmi_workflows.tasks.lanes import LaneSemaphore
 
 
 def records(step: str) -> list:
@@ -49,6 +51,21 @@ def test_a_task_runs_and_is_recorded_with_its_result(quick):
     assert record.state is RecordState.COMPLETED
     assert record.task_id == result.task_id
     assert record.result.decoded() == result
+
+
+def test_a_task_has_ended_before_another_one_can_take_its_lane(quick, monkeypatch):
+    freed, hold = [], LaneSemaphore.hold_for_task
+
+    @contextmanager
+    def note_when_freed(*args):
+        with hold(*args):
+            yield
+        freed.append(datetime.now(UTC))
+
+    monkeypatch.setattr(LaneSemaphore, "hold_for_task", note_when_freed)
+    result = quick.run(bell())
+
+    assert datetime.fromisoformat(result.completed) <= freed[0]
 
 
 def test_a_rerun_finds_both_of_two_identical_tasks(emulator, counted):

@@ -365,7 +365,8 @@ class TaskRun:
         Once its end is recorded, the task is deleted at the vendor, if that is needed.
         """
         if state is not TaskState.COMPLETED:
-            error, again = self._ended_without_result(state), state is TaskState.CANCELLED
+            error = self._ended_without_result(state)
+            again = state is TaskState.CANCELLED or self._may_have_failed_with_its_qpu
             spent = took(self, entry, state)
             if try_to_record(entry.failed, error.message, retryable=again, spent=spent):
                 self.delete(entry)
@@ -378,6 +379,14 @@ class TaskRun:
         is_last_copy = self._traits.stop_deletes_finished
         is_recorded = try_to_record(entry.completed, result, durable=is_last_copy, spent=spent)
         return self._decode_and_delete(entry, result, is_recorded=is_recorded)
+
+    @property
+    def _may_have_failed_with_its_qpu(self) -> bool:
+        """Whether a failure is no reason against another try, where a fallback was asked for.
+
+        The QPU may have gone and come back between two looks, or while no run was there to look.
+        """
+        return self.presence is not None and not self._traits.bills_own_errors
 
     def _decode_and_delete(
         self, entry: Entry, result: QuantumResult, *, is_recorded: bool = True

@@ -20,7 +20,7 @@ from waiting import wait_until
 
 from qrmi_workflows import Lease, open_lease
 from qrmi_workflows.emulator import Emulator, start_emulator
-from qrmi_workflows.errors import AmbiguousTaskError, PayloadError, QPUError
+from qrmi_workflows.errors import AmbiguousTaskError, PayloadError, QPUError, TaskFailedError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.journal.record import RecordState, TaskRecord
 from qrmi_workflows.lease.reap import reap
@@ -335,6 +335,40 @@ def test_an_ambiguous_task_does_not_move(set_state, site, accepted):
 
     assert accepted()["ibm_first"] == 1
     assert accepted()["ibm_second"] == 0
+
+
+def fail_with_its_qpu(set_state: Callable[[str, str], None], fallback: str | None) -> None:
+    """Run a task that fails with its QPU, which is back before that is seen."""
+    name, states = "service_offline_fails_running", list[str]()
+    with open_lease(name, step="s", fallback=fallback) as lease:
+        future = lease.submit(bell(), on_state=lambda task, state: states.append(state))
+        wait_until(lambda: "Running" in states, "the task to run")
+        set_state(name, "offline")
+        set_state(name, "online")
+        with pytest.raises(TaskFailedError):
+            future.result(60)
+
+
+def test_a_rerun_submits_what_has_failed_unbilled_perhaps_with_its_qpu(set_state, accepted):
+    fail_with_its_qpu(set_state, "ibm_second")
+
+    with open_lease("service_offline_fails_running", step="s", fallback="ibm_second") as lease:
+        result = lease.run(bell())
+
+    assert result.qpu == "service_offline_fails_running"
+    assert accepted() == {"service_offline_fails_running": 2}
+
+
+def test_without_a_fallback_what_has_failed_is_not_submitted_again(set_state, accepted):
+    fail_with_its_qpu(set_state, None)
+
+    with (
+        open_lease("service_offline_fails_running", step="s") as lease,
+        pytest.raises(TaskFailedError, match="qpu journal prune"),
+    ):
+        lease.run(bell())
+
+    assert accepted() == {"service_offline_fails_running": 1}
 
 
 def test_the_command_line_moves_a_task_and_the_journal_shows_it(set_state, tmp_path):

@@ -377,7 +377,8 @@ def test_the_command_line_moves_a_task_and_the_journal_shows_it(set_state, tmp_p
     result = tmp_path / "r.json"
     step = [sys.executable, "-m", "qrmi_workflows", "run", "bell.json", "-o", "r.json", "-q"]
     lease = [sys.executable, "-m", "qrmi_workflows", "lease", "exec", "--step", "s"]
-    seen = ["bash", "-c", "qpu journal list; env | grep QPU_MOVED_FROM; exit 3"]
+    journal = shlex.join([sys.executable, "-m", "qrmi_workflows", "journal", "list"])
+    seen = ["bash", "-c", f"{journal}; env | grep QPU_MOVED_FROM; exit 3"]
 
     direct = subprocess.run(
         [*step, "--qpu", "ibm_first", "--fallback", "ibm_second"], cwd=tmp_path, check=False

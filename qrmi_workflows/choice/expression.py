@@ -237,6 +237,43 @@ def _require_answer(condition: ast.expr, text: str) -> None:
             raise _invalid(text, f"`{_shown(part)}`: {error}") from error
         if not isinstance(answer, bool):
             raise _invalid(text, f"`{_shown(part)}` is {answer!r:.60}, neither true nor false")
+        for node in ast.walk(part):
+            if isinstance(node, ast.Compare):
+                _require_same_kind(node, text)
+
+
+def _require_same_kind(comparison: ast.Compare, text: str) -> None:
+    """Refuse to ask whether values of different kinds are equal: the answer is always no."""
+    operands = [comparison.left, *comparison.comparators]
+    try:
+        values: list[Any] = [_evaluate(each, _EXAMPLE) for each in operands]
+    except ZeroDivisionError:
+        return  # for this QPU
+    for number, operator in enumerate(comparison.ops):
+        left, right = values[number : number + 2]
+        others: Iterable[object]
+        if isinstance(operator, ast.Eq | ast.NotEq):
+            others = [right]
+        elif isinstance(operator, ast.In | ast.NotIn) and not isinstance(right, str):
+            others = right
+        else:
+            continue
+        kind, kinds = _kind(left), {_kind(each) for each in others}
+        if not kinds or None in (kind, *kinds) or kind in kinds:
+            continue
+        named = " and ".join(sorted(map(str, kinds)))
+        hint = " (to ask for a gate: `'cz' in gates`)" if "gates" in _named(comparison) else ""
+        raise _invalid(text, f"`{_shown(comparison)}` compares {kind} with {named}{hint}")
+
+
+def _kind(value: object) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    return "a set" if isinstance(value, set | frozenset) else "a list"
 
 
 def _parts(condition: ast.expr) -> Iterator[ast.expr]:

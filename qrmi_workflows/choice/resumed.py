@@ -73,17 +73,26 @@ def find_resumed(
     The name is `None` if no QPU that the constraint names has any, or nothing is left to choose.
     """
     tasks = Counter(record.qpu for record in records if has_been_sent(record))
-    # What a real QPU has computed has been paid for.
-    order = sorted(tasks, key=lambda qpu: (is_emulated(qpu), -tasks[qpu], qpu))
+    order = sorted(tasks, key=lambda qpu: (-tasks[qpu], qpu))
     used = {each.name for each in constraints if each.name is not None}
     found: list[tuple[str | None, str]] = []
     for constraint in constraints:
         name = None
         if constraint.name is None:
-            name = next((q for q in order if q not in used and is_asked_for(q, constraint)), None)
+            name = next((q for q in order if q not in used and _goes_back(q, constraint)), None)
         if name is None:
             found.append((None, ""))
             continue
         used.add(name)
         found.append((name, f"it has {tasks[name]} task(s) of an earlier attempt at the step"))
     return found
+
+
+def _goes_back(qpu: str, constraint: QPUConstraint) -> bool:
+    """Return whether a step goes back to a QPU that has tasks of it.
+
+    Nothing emulated has been paid for, so it does not keep a step from a real QPU that is back.
+    """
+    if is_emulated(qpu) and not all(map(is_emulated, constraint.names)):
+        return False
+    return is_asked_for(qpu, constraint)

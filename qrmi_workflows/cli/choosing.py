@@ -26,9 +26,11 @@ def choose_for_job(
         RequestError: See `choose`.
     """
     from qrmi_workflows.choice.choose import choose
+    from qrmi_workflows.choice.survey import require_valid
     from qrmi_workflows.config.constraints import plain_names
     from qrmi_workflows.config.variables import choice_wait_seconds
 
+    require_valid(constraints)
     if (names := plain_names(constraints)) is not None:
         return names, ()
     choices = choose(constraints, asker, wait=choice_wait_seconds())

@@ -36,12 +36,13 @@ def list_fitting(constraint: QPUConstraint, *, config: Path | None, as_json: boo
     """
     from qrmi_workflows.choice.candidates import Asker
     from qrmi_workflows.choice.choose import nothing_fits
-    from qrmi_workflows.choice.survey import AWAY, survey
+    from qrmi_workflows.choice.survey import AWAY, require_valid, survey
     from qrmi_workflows.choice.verdict import is_asked_for
     from qrmi_workflows.config.site import readable_site_policy
     from qrmi_workflows.schedulers import this_job
     from qrmi_workflows.vendors.emulated import find_emulated
 
+    require_valid([constraint])
     emulated = [find_emulated(name) for name in constraint.names if is_emulated(name)]
     if emulated and len(emulated) == len(constraint.names):  # neither a site nor a file is needed
         _print([_describe_emulated(each, emulated[0].name) for each in emulated], as_json=as_json)

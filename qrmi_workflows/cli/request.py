@@ -87,5 +87,5 @@ def request(
         shown = {"qpu": "+".join(names), "count": count, "scheduler": scheduler.name}
         chosen = {"choices": describe_choices(choices)} if choices else {}
         click.echo(json.dumps({**shown, "options": options, **chosen}, indent=1))
-    else:
+    elif options:
         click.echo(shlex.join(options))

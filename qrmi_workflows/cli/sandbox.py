@@ -86,9 +86,10 @@ def up(
     click.echo(f"The sandbox in {box.directory} is {outcome if started else 'already up'}.")
     if remark := box.status().remark:
         click.echo(remark)
+    where = "" if directory is None else f" --dir {shlex.quote(str(directory))}"
     click.echo(
-        'Enter it with `qpu sandbox shell`, or use it in this shell: `eval "$(qpu sandbox env)"`. '
-        "Stop it with `qpu sandbox down`."
+        f"Enter it with `qpu sandbox shell{where}`, or use it in this shell: "
+        f'`eval "$(qpu sandbox env{where})"`. Stop it with `qpu sandbox down{where}`.'
     )
 
 

@@ -121,6 +121,10 @@ def resolve(
     if qpu is None and (min_qubits, type, where) == (None, None, None):
         return Chosen(qpus=None)
     constraints = parse_qpus(qpu, min_qubits=min_qubits, type=type, where=where)
+    if where is not None:
+        from qrmi_workflows.choice.survey import require_valid
+
+        require_valid(constraints)  # an emulated QPU is taken without looking at it
     is_list = isinstance(qpu, list | tuple) or len(constraints) > 1
     if (names := plain_names(constraints)) is not None:
         return Chosen(qpus=names if is_list else names[0])

@@ -258,12 +258,13 @@ def test_two_ups_at_once_start_one_sandbox(tmp_path: Path) -> None:
     argv = [*QPU, "up", "--dir", str(box.directory)]
     try:
         both = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        outputs = sorted(process.communicate(timeout=30)[0].splitlines()[0] for process in both)
+        outputs = sorted(process.communicate(timeout=30)[0].splitlines() for process in both)
         assert [process.returncode for process in both] == [0, 0]
-        assert outputs == [
+        assert [lines[0] for lines in outputs] == [
             f"The sandbox in {box.directory} is already up.",
             f"The sandbox in {box.directory} is up.",
         ]
+        assert f"qpu sandbox shell --dir {box.directory}`" in outputs[0][-1]
         assert box.status().state == "up"
     finally:
         box.down()

@@ -62,11 +62,12 @@ def test_a_request_that_names_no_emulated_qpu_finds_nothing_emulated(step, reque
     assert found(request_, records) == [None]
 
 
-def test_what_a_real_qpu_has_computed_comes_before_what_was_emulated(step):
+def test_what_was_emulated_keeps_no_step_from_a_real_qpu(step):
     records = submit(step, "emulated:fez", "emulated:fez", "ibm_a")
 
     assert found("ibm_a|emulated:fez", records) == ["ibm_a"]
-    assert found("ibm_b|emulated:fez", records) == ["emulated:fez"]
+    assert found("ibm_b|emulated:fez", records) == [None]
+    assert found("emulated:torino|emulated:fez", records) == ["emulated:fez"]
 
 
 def test_tasks_that_were_never_sent_or_have_failed_do_not_count(step):

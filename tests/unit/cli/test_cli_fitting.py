@@ -123,6 +123,8 @@ def test_the_list_has_the_emulated_qpus_of_a_request(capsys, monkeypatch):
     monkeypatch.setenv("QPU_CONFIG", "/nowhere")
     assert run("list", "emulated:fez") == 0
     assert "chosen" in capsys.readouterr().out
+    assert run("list", "emulated:fez", "--where", "qubit > 3") == 2
+    assert "unknown field 'qubit'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,13 @@ def test_the_options_are_on_one_line(capsys):
     assert capsys.readouterr().out == " ".join(OPTIONS) + "\n"
 
 
+def test_an_emulated_qpu_has_no_options_but_a_mistake_beside_it_is_found(capsys):
+    assert run("emulated:fez") == 0
+    assert capsys.readouterr().out == ""
+    assert run("emulated:fez", "--where", "qubit > 3") == 2
+    assert "unknown field 'qubit'" in capsys.readouterr().err
+
+
 def test_the_options_as_json(capsys):
     assert run("ibm_fez", "--json", "--scheduler", "slurm") == 0
     assert json.loads(capsys.readouterr().out) == {

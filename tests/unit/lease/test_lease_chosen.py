@@ -118,6 +118,8 @@ def test_in_a_job_without_a_grant_only_qpus_that_need_none_can_be_chosen(environ
     with pytest.raises(RequestError, match=r"job 7 holds no QPU, so none can be chosen for \*"):
         resolve("*", environ=environ)
     assert resolve("a|emulated:fez", environ=environ).qpus == "emulated:fez"
+    with pytest.raises(RequestError, match="unknown field 'qubit'"):
+        resolve("emulated:fez", where="qubit > 3", environ=environ)
 
 
 @pytest.mark.usefixtures("set_config")

@@ -2,10 +2,9 @@
 """Print the structure of a checkout in numbers, for comparison before and after a change.
 
 The three packages are parsed, not imported. A layer is one of their top-level modules or
-sub-packages; a module of the old layout counts as part of the layer that replaced it. All imports
-count, whether at the top, in functions or under TYPE_CHECKING, except relative ones (a test forbids
-them), modules named in strings, and `a` where `a.b` is imported. Blank lines, comments and
-docstrings do not count as code.
+sub-packages. All imports count, whether at the top, in functions or under TYPE_CHECKING, except
+relative ones (a test forbids them), modules named in strings, and `a` where `a.b` is imported.
+Blank lines, comments and docstrings do not count as code.
 """
 
 import argparse
@@ -21,19 +20,10 @@ from typing import Any, NamedTuple
 
 CORE = "qrmi_workflows"
 PACKAGES = (CORE, "parsl_ext", "snakemake_ext/snakemake_executor_plugin_slurm_qpu")
-ORDER: tuple[str, ...] = ("errors", "retry", "state", "config", "schedulers", "vendors")
-ORDER += ("payloads", "results", "client", "journal", "tasks", "lease", "frontends")
-ORDER += ("site", "report", "emulator", "sandbox", "cli")
+ORDER: tuple[str, ...] = ("errors", "plugins", "retry", "state", "config", "schedulers", "vendors")
+ORDER += ("payloads", "results", "client", "journal", "budgets", "tasks", "choice", "lease")
+ORDER += ("stages", "frontends", "site", "emulator", "sandbox", "cli")
 PLACES = {f"{CORE}.{layer}": place for place, layer in enumerate(ORDER)}
-OLD_MODULES = {
-    "state": "owner locks",
-    "config": "environment",
-    "client": "resource handles failures retries secrecy targets",
-    "journal": "step task_record",
-    "tasks": "gate lanes progress",
-    "lease": "acquire opening holding exits supervise reap ledger",
-}
-NEW_LAYERS = {old: layer for layer, modules in OLD_MODULES.items() for old in modules.split()}
 FOR_LINTERS = re.compile(r"(#\s*(noqa(:[A-Z0-9, ]+)?|type:\s*ignore(\[[\w, -]+\])?)\s*)+")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -59,8 +49,7 @@ def read_modules(folder: Path) -> Iterator[Module]:
 def layer_of(module: str) -> str:
     """Return a module's layer: `PACKAGE.LAYER`, or `PACKAGE` for its `__init__` and `__main__`."""
     package, name = f"{module}.__main__".split(".")[:2]
-    layer = NEW_LAYERS.get(name, name) if package == CORE else name
-    return package if layer == "__main__" else f"{package}.{layer}"
+    return package if name == "__main__" else f"{package}.{name}"
 
 
 def find_imports(module: Module, known: set[str]) -> Iterator[tuple[str, int, str, str]]:

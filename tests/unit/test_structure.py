@@ -19,7 +19,7 @@ A = B = 1  # noqa: S105
 c = """
 # no comment"""  # noqa: S105 - a reason
 ''',
-    "qrmi_workflows/owner.py": """from typing import TYPE_CHECKING
+    "qrmi_workflows/state.py": """from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qrmi_workflows.config.site import Site, Sites
@@ -34,7 +34,7 @@ def owner(_x):  # type: ignore[x]
     return inner
 """,
     "qrmi_workflows/config/__init__.py": "",
-    "qrmi_workflows/config/site.py": """import qrmi_workflows.owner as owner
+    "qrmi_workflows/config/site.py": """import qrmi_workflows.state as state
 
 
 class Site:
@@ -51,7 +51,7 @@ class _Sites: ...
     f"{ENGINE}/executor.py": "import snakemake_executor_plugin_slurm_qpu.executor\n",
     "examples/bell.py": "import this_is_not_read\n",
 }
-TYPING_CYCLE = ["qrmi_workflows.config.site", "qrmi_workflows.owner"]
+TYPING_CYCLE = ["qrmi_workflows.config.site", "qrmi_workflows.state"]
 CYCLE = ["qrmi_workflows.held", "qrmi_workflows.lease"]
 
 
@@ -97,14 +97,14 @@ def test_an_import_cycle_for_types_only_is_not_one_at_run_time(found):
 def test_upward_imports_are_found_wherever_they_stand(found):
     assert found["upward imports"] == [
         "qrmi_workflows.config.site:6 imports qrmi_workflows.lease (function)",
-        "qrmi_workflows.owner:4 imports qrmi_workflows.config.site (typing)",
+        "qrmi_workflows.state:4 imports qrmi_workflows.config.site (typing)",
     ]
     assert found["not placed"] == ["qrmi_workflows.held"]
 
 
 def test_sizes_are_summed_up(found):
-    lines = {"median": 2, "90th": 13, "max": 13, "of": "qrmi_workflows.owner"}
-    functions = {"median": 2.5, "90th": 5, "max": 5, "of": "qrmi_workflows.owner.owner"}
+    lines = {"median": 2, "90th": 13, "max": 13, "of": "qrmi_workflows.state"}
+    functions = {"median": 2.5, "90th": 5, "max": 5, "of": "qrmi_workflows.state.owner"}
     names = {"median": 1, "90th": 3, "max": 3, "of": "qrmi_workflows.errors"}
 
     assert found["lines per module"] == lines

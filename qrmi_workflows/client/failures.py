@@ -34,6 +34,9 @@ __all__ = [
 ]
 
 _STATUS = re.compile(r"(?:status(?: code)?|body|http)[ :=(]*([1-5]\d\d)\b", re.IGNORECASE)
+_CODE_AND_PHRASE = re.compile(r"\b([45]\d\d) ([A-Z][a-z]+)")
+# The client for IBM Quantum System API tells the status in words, and all of 5xx by the same one.
+_STATUS_IN_WORDS = {"server error: ": 500, "request timeout: ": 408, "access denied: ": 403}
 _TRANSIENT = frozenset({408, 423, 425, 429, 500, 502, 503, 504})
 _LANES_TAKEN = frozenset({423, 429})
 # A gateway may answer 5xx although the server has acted on the request. A 4xx rules that out.
@@ -49,12 +52,24 @@ _STATUS_OF_CLASS = {
 }
 _OF_A_SESSION = ("task_start", "release")
 _CUT_OFF = re.compile(
-    r"error sending request|error decoding|serde|EOF while parsing", re.IGNORECASE
-)
-# Failures of task_start before the task is submitted: of the upload of its input, and of the login.
-_BEFORE_SUBMISSION = re.compile(
-    r"failed to upload to S3|error sending request for url \(\S*/token\)|munge encode failed",
+    r"error sending request|client error \((?:Connect|SendRequest)|error decoding|serde"
+    r"|EOF while parsing",
     re.IGNORECASE,
+)
+# Failures of the login, before any other request.
+_LOGIN = re.compile(
+    r"Failed to obtain access token|Token request failed"
+    r"|error sending request for url \(\S*/token\)|munge encode failed",
+    re.IGNORECASE,
+)
+# Failures of task_start before the task is submitted.
+_BEFORE_SUBMISSION = re.compile(rf"failed to upload to S3|{_LOGIN.pattern}", re.IGNORECASE)
+# The client's storage library gives a code only if the storage sent one. The codes that no
+# repetition would mend: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+_FETCH = re.compile(r"retrieving an object from S3 bucket: (.*)")
+_NOT_FETCHABLE = re.compile(
+    r"NoSuch|NotFound|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken"
+    r"|InvalidToken|InvalidObjectState|PermanentRedirect|AuthorizationHeaderMalformed"
 )
 # What the client finds wrong with its settings while it prepares the submission.
 _SETTINGS = re.compile(
@@ -92,8 +107,7 @@ def classify(
         remedies: The resource type's own remedies; see `ResourceType`.
     """
     name, text = type(error).__name__, str(error)
-    match = _STATUS.search(text)
-    status = int(match[1]) if match else _STATUS_OF_CLASS.get(name)
+    status = _find_status(name, text)
     message = f"QPU {qpu!r}: {method} failed: {text.rstrip()}"
     if name in ("ConfigError", "EnvVarNotSetError") or _SETTINGS.search(text):
         return ConfigError(f"{message}. Correct its `environment` in qrmi_config.json.")
@@ -107,9 +121,14 @@ def classify(
     if method in _OF_A_SESSION and status in _SESSION_STATUS and _SESSION.search(text):
         ended = f"the session of QPU {qpu!r} has ended: it was closed or revoked, or has expired."
         return SessionEndedError(ended, qpu, method, status, retryable=True, had_no_effect=True)
-    is_cut_off = bool(_CUT_OFF.search(text) or _BEFORE_SUBMISSION.search(text))
+    fetch = _FETCH.search(text)
+    is_cut_off = bool(
+        _CUT_OFF.search(text)
+        or _BEFORE_SUBMISSION.search(text)
+        or (fetch and not _NOT_FETCHABLE.search(fetch[1]))
+    )
     is_transient = status in _TRANSIENT or (status is None and is_cut_off)
-    had_no_effect = name in _CLIENT_ERRORS or status in _WITHOUT_EFFECT
+    had_no_effect = name in _CLIENT_ERRORS or status in _WITHOUT_EFFECT or bool(_LOGIN.search(text))
     for phrase, own_remedy in remedies.items():
         if phrase in text:
             message = f"{message.removesuffix('.')}. {own_remedy.format(qpu=qpu)}"
@@ -120,6 +139,28 @@ def classify(
     if is_transient and (had_no_effect or method != "task_start"):
         message = f"{message.removesuffix('.')}. {TRY_LATER}"
     return ResourceError(message, qpu, method, status, is_transient, had_no_effect)
+
+
+def _find_status(name: str, text: str) -> int | None:
+    """Return the HTTP status that a text or a class of QRMI's stands for; `None` if it has none."""
+    match = _STATUS.search(text)
+    found = int(match[1]) if match else _status_with_phrase(text)
+    of_class = _STATUS_OF_CLASS.get(name)
+    if found is None:
+        words = (code for start, code in _STATUS_IN_WORDS.items() if text.startswith(start))
+        return next(words, of_class)
+    # A login that is refused, with whatever status; but not one that the server could not answer.
+    return of_class if of_class == 401 and found not in _TRANSIENT else found
+
+
+def _status_with_phrase(text: str) -> int | None:
+    from http import HTTPStatus  # most processes see no failure
+
+    phrases = {status.value: status.phrase for status in HTTPStatus}
+    for code, word in _CODE_AND_PHRASE.findall(text):
+        if phrases.get(int(code), "").split(" ")[0] == word:
+            return int(code)
+    return None
 
 
 def is_transient(error: BaseException) -> bool:

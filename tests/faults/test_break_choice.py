@@ -29,6 +29,7 @@ from waiting import wait_until
 from qrmi_workflows import QuantumResult
 from qrmi_workflows.emulator import Emulator, start_emulator
 from qrmi_workflows.journal.journal import Journal
+from qrmi_workflows.journal.record import TaskRecord
 
 TASKS = 3
 TASK_SECONDS = 0.4
@@ -143,9 +144,12 @@ class MovingStep:
     def wait(self, process: subprocess.Popen[str]) -> None:
         self.said = process.communicate(timeout=120)[1]
 
-    def states(self) -> list[str]:
+    def records(self) -> list[TaskRecord]:
         journal = Journal(self.folder / "state" / "journal")
-        return [str(record.state) for record in journal.records(on_error=lambda _: None)]
+        return list(journal.records(on_error=lambda _: None))
+
+    def states(self) -> list[str]:
+        return [str(record.state) for record in self.records()]
 
     def set_state(self, state: str) -> None:
         path = f"/qpus/{self.pair.own}"
@@ -321,7 +325,8 @@ def require_no_losses(step: MovingStep, tally: Tally, story: str) -> None:
     }
     tally.losses.update(losses)
     tally.reported.update({"ambiguous": step.ambiguous})
-    assert not any(losses.values()), f"{losses}, {of_qpus}, {after}: {story}"
+    left = "\n".join(map(str, step.records()))
+    assert not any(losses.values()), f"{losses}, {of_qpus}, {after}: {story}\n{step.said}\n{left}"
 
 
 def unfinished(step: MovingStep) -> int:

@@ -178,6 +178,17 @@ def test_transient_errors_lose_no_result(quick, fault, counted, status):
     assert counted()["tasks cancelled"] == 0
 
 
+@pytest.mark.parametrize("kind", ["drop", "status"])
+def test_a_storage_that_fails_for_a_moment_loses_no_result(emulator, fault, counted, kind):
+    """The client asks it three times before it gives up."""
+    fault(kind, route="GET */results_*", status=503, count=4)
+
+    with open_lease("ibm_system", step="storage") as lease:
+        assert lease.run(bell()).task_id
+
+    assert counted()["tasks accepted"] == 1
+
+
 @pytest.mark.parametrize("kind", ["drop", "malformed"])
 def test_truncated_answers_lose_no_result(quick, fault, counted, kind):
     fault(kind, route="GET */jobs/*", count=3)

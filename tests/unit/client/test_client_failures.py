@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 import pytest
 import qrmi
 
@@ -71,6 +73,75 @@ def test_a_truncated_answer_is_retryable_and_the_request_may_have_had_an_effect(
     assert error.retryable
     assert not error.had_no_effect
     assert error.status_code is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "status"),
+    [
+        (qrmi.QrmiError, "server error: (no error body available; request URL: u)", 500),
+        (qrmi.QrmiError, "request timeout: (no error body available; request URL: u)", 408),
+        (qrmi.QrmiError, "API error (425 Too Early): (no error body available)", 425),
+        (qrmi.QrmiError, "Token request failed: 503 Service Unavailable ", 503),
+        (qrmi.QrmiError, "request failed: reasons[0]: client error (Connect), reas", None),
+        (qrmi.QrmiError, "request failed: reasons[0]: client error (SendRequest), ", None),
+        (
+            qrmi.AuthenticationFailedError,
+            "authentication failed: Failed to obtain access token. reason: Bad Gateway "
+            "(502 Bad Gateway), url: u",
+            502,
+        ),
+    ],
+)
+def test_a_server_that_fails_for_a_moment_may_be_asked_again(kind, text, status):
+    """The texts are those of qrmi 0.26.4, for IBM Quantum System API and Pasqal Cloud."""
+    error = failed(text, "task_status", kind)
+
+    assert type(error) is ResourceError
+    assert (error.status_code, error.retryable) == (status, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("access denied: (no error body available; request URL: u)", 403),
+        ("API error (410 Gone): (no error body available; request URL: u)", 410),
+        ("Token request failed: 403 Forbidden ", 403),
+        ("it has 503 Qubits", None),
+    ],
+)
+def test_a_refusal_is_not_repeated(text, status):
+    error = failed(text, "task_status")
+
+    assert (error.status_code, error.retryable) == (status, False)
+
+
+@pytest.mark.parametrize(
+    ("code", "retryable"),
+    [
+        ("unhandled error", True),
+        ("unhandled error (SlowDown)", True),
+        ("unhandled error (InternalError)", True),
+        ("unhandled error (AccessDenied)", False),
+        ("unhandled error (NoSuchBucket)", False),
+        ("unhandled error (ExpiredToken)", False),
+        ("NoSuchKey: The key does not exist.", False),
+    ],
+)
+def test_a_result_is_asked_for_again_unless_the_storage_refuses_it(code, retryable):
+    text = f"An error occurred while retrieving an object from S3 bucket: {code}"
+
+    assert failed(text, "task_result").retryable is retryable
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_a_login_may_be_refused_with_any_status(status):
+    phrase = HTTPStatus(status).phrase
+    text = f"Failed to obtain access token. reason: {phrase} ({status} {phrase}), url: u"
+
+    error = failed(text, "task_start", qrmi.AuthenticationFailedError)
+
+    assert type(error) is AuthenticationError
+    assert error.had_no_effect
 
 
 def test_a_failure_without_a_status_is_not_retryable():
@@ -191,6 +262,7 @@ def test_settings_that_the_client_misses_while_it_submits_are_a_configuration_er
         qrmi.QrmiError("failed to upload to S3: unhandled error"),
         qrmi.QrmiError("error sending request for url (http://127.0.0.1:1/x/oauth/token)"),
         qrmi.QrmiError("munge encode failed: Socket communication error"),
+        qrmi.QrmiError("Token request failed: 503 Service Unavailable "),
         TypeError("'str' object is not an instance of 'Payload'"),
     ],
 )
@@ -202,6 +274,8 @@ def test_a_failure_before_the_submission_had_no_effect(error):
     "error",
     [
         qrmi.QrmiError("error sending request for url (http://127.0.0.1:1/x/jobs)"),
+        qrmi.QrmiError("server error: (no error body available; request URL: http://x/v1/jobs)"),
+        qrmi.QrmiError("access denied: (no error body available; request URL: http://x/v1/jobs)"),
         qrmi.InvalidInputError('{"status_code":409,"title":"Job 1 already exists."}'),
         qrmi.InvalidInputError("(no error body available; request URL: http://x/v1/jobs)"),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from qrmi_workflows.journal.cost import Amount
 from qrmi_workflows.payloads import Payload
@@ -58,6 +57,8 @@ def estimate_task(payload: Payload, resource_type: str, earlier: Sequence[Sample
             and sample.shots <= shots * _SIMILAR
         ]
     if len(alike) >= FEWEST:
+        from statistics import median  # its imports take longer than all of this
+
         # Not the time per shot: most of a short task is an overhead that does not grow with them.
         nearest = sorted(alike, key=lambda sample: abs(sample.shots - (shots or 0)))[:50]
         seconds = median(sample.seconds for sample in nearest)

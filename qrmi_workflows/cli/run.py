@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qrmi_workflows.cli.outputs import require_writable
 from qrmi_workflows.cli.types import CONFIG_OPTION, FALLBACK_OPTION, Command, constraint_options
 from qrmi_workflows.errors import (
-    ConfigError,
     PayloadError,
-    QPUError,
-    RequestError,
     ResultError,
     UndecodedResultError,
 )
 
 if TYPE_CHECKING:
-    from qrmi_workflows import Lease
-    from qrmi_workflows.client.targets import QPUTarget
     from qrmi_workflows.config.job import JobQPU
     from qrmi_workflows.config.variables import OnStop
-    from qrmi_workflows.lease.chosen import Chosen
     from qrmi_workflows.payloads import Payload
     from qrmi_workflows.results import QuantumResult
     from qrmi_workflows.tasks.run import OnAmbiguous
 
 __all__ = ["run"]
-
-_TARGET_SECONDS = 5.0  # deadline for fetching the target, before the QPU is acquired
 
 
 @click.command(cls=Command)
@@ -148,79 +139,33 @@ def run(
     """  # noqa: D301 - with \b, click does not rewrap a paragraph
     if output is None and not estimate:
         raise click.UsageError("Missing option '-o' / '--output'.")
-    from qrmi_workflows import open_lease
-    from qrmi_workflows.cli.choosing import tell
-    from qrmi_workflows.config.variables import QPU_ALIVE, QPU_ATTEMPT, QPU_MOVED_FROM, QPU_STEP
-    from qrmi_workflows.journal.journal import Journal
-    from qrmi_workflows.lease.acquire import find_qpu
-    from qrmi_workflows.lease.chosen import open_chosen, resolve
-    from qrmi_workflows.lease.fallback_plan import require_runnable
+    from qrmi_workflows.cli.task_request import TaskRequest
+    from qrmi_workflows.lease.chosen import open_chosen
     from qrmi_workflows.payloads import Payload
 
-    read = partial(
-        Payload.from_file,
-        payload,
-        shots=shots,
-        observables=None if observables is None else _read_observables(observables),
-        precision=precision,
+    request = TaskRequest(
+        read=partial(
+            Payload.from_file,
+            payload,
+            shots=shots,
+            observables=None if observables is None else _read_observables(observables),
+            precision=precision,
+        ),
+        qpu=qpu,
+        min_qubits=min_qubits,
+        type=type_,
+        where=where,
+        fallback=fallback,
+        config=config,
+        coalesce=coalesce,
+        step=_own_step(output),
+        await_lease=await_lease,
     )
-    is_within_step = QPU_STEP in os.environ and QPU_ATTEMPT in os.environ
-    # In a step of a workflow, the task is journaled under that step, and the engine archives it.
-    step = None if is_within_step or output is None else f"qpu run -o {output.absolute()}"
-
-    def choose(avoid: Collection[str] = ()) -> Chosen:
-        allowed = type_ or _types_for(qpu, min_qubits, where, read)
-        chosen = resolve(
-            qpu,
-            min_qubits=min_qubits,
-            type=allowed,
-            where=where,
-            config=config,
-            step=step,
-            avoid=avoid,
-        )
-        if isinstance(chosen.qpus, list):
-            raise RequestError(
-                f"--qpu {qpu!r}: a task runs on one QPU, not on {len(chosen.qpus)}. Name one."
-            )
-        tell(chosen.choices)
-        return chosen
-
-    def find(chosen: Chosen) -> tuple[JobQPU, Payload]:
-        try:
-            found = find_qpu(cast("str | None", chosen.qpus), config=config)
-        except ConfigError:
-            read()  # say first what is wrong with the payload
-            raise
-        return found, read(resource_type=found.type)
-
-    def open_(chosen: Chosen) -> tuple[Lease, Payload]:
-        nonlocal await_lease
-        found, task = find(chosen)
-        if output is not None:
-            require_writable(output, source=payload)
-        if QPU_MOVED_FROM not in os.environ:  # else it was checked for the QPU that it is for
-            task.require_type(found.name, found.type)
-            _require_fit(task, found)
-        rest = chosen.without_itself(fallback)
-        if rest is not None:
-            require_runnable(task, found.name, rest, config=config)
-        _import_for_tasks()
-        if await_lease is not None:
-            await_lease()
-            await_lease = None
-        if step is not None:  # another run may find the task, even if nobody waits for this one
-            os.environ.pop(QPU_ALIVE, None)
-        lease = open_lease(found.name, config=config, step=step, coalesce=coalesce, fallback=rest)
-        return lease, task
-
     if output is None or estimate:
-        found, task = find(choose())
-        task.require_type(found.name, found.type)
-        _require_fit(task, found)
-        _print_estimate(task, found, as_json=as_json)
+        _print_estimate(*request.find_fitting(request.choose()), as_json=as_json)
         return
-    lease, task = open_chosen(choose, open_)
+    require_writable(output, source=payload)
+    lease, task = open_chosen(request.choose, request.open)
     with lease:
         try:
             result = lease.run(
@@ -241,25 +186,24 @@ def run(
             f"qpu: {result.decode_error} {output} has the vendor's text, in `vendor_result`.",
             err=True,
         )
-    if step is not None:
-        Journal().archive(step)
+    if request.step is not None:
+        from qrmi_workflows.journal.journal import Journal
+
+        Journal().archive(request.step)
 
 
-def _types_for(
-    qpu: str | None, min_qubits: int | None, where: str | None, read: Callable[[], Payload]
-) -> str | None:
-    """Return the types of the payload's vendor if the QPU is to be chosen; else `None`."""
-    from qrmi_workflows.config.constraints import parse_qpus, plain_names
-    from qrmi_workflows.vendors.registry import load_vendor
+def _own_step(output: Path | None) -> str | None:
+    """Return the name of this command's own step; `None` if it belongs to one of a workflow.
 
-    if (qpu, min_qubits, where) == (None, None, None):
-        return None
-    if plain_names(parse_qpus(qpu, min_qubits=min_qubits, where=where)) is not None:
-        return None
-    return "|".join(load_vendor(read().vendor).types) or None
+    The task is then journaled under that step, and the engine archives it.
+    """
+    from qrmi_workflows.config.variables import QPU_ATTEMPT, QPU_STEP
+
+    is_within_step = QPU_STEP in os.environ and QPU_ATTEMPT in os.environ
+    return None if is_within_step or output is None else f"qpu run -o {output.absolute()}"
 
 
-def _print_estimate(task: Payload, qpu: JobQPU, *, as_json: bool) -> None:
+def _print_estimate(qpu: JobQPU, task: Payload, *, as_json: bool) -> None:
     from dataclasses import asdict
 
     from qrmi_workflows.budgets.estimates import FEWEST, estimate_task
@@ -276,14 +220,6 @@ def _print_estimate(task: Payload, qpu: JobQPU, *, as_json: bool) -> None:
         origin = f"not known until {FEWEST} tasks like it were measured"
     origin = f" ({origin})" if origin else ""
     click.echo(f"{qpu.name}: {shots} shots, {seconds} QPU seconds{origin}")
-
-
-def _import_for_tasks() -> None:
-    """Import what the task will need, so that this does not happen while the QPU is held."""
-    from qrmi_workflows.client.package import import_qrmi
-    from qrmi_workflows.tasks import pool, run  # noqa: F401
-
-    import_qrmi()
 
 
 def _save(result: QuantumResult, output: Path) -> None:
@@ -311,22 +247,3 @@ def _read_observables(path: Path) -> Any:
             "label, an object from labels to coefficients, or a list of these. Correct the file or "
             "its name."
         ) from error
-
-
-def _require_fit(task: Payload, qpu: JobQPU) -> None:
-    """Check a payload against the target if that is cached or can be fetched quickly."""
-    from qrmi_workflows.client.resource import QRMIResource
-    from qrmi_workflows.client.targets import cached_target, fetch_target, require_fit
-
-    def fetch(*, refresh: bool = True) -> QPUTarget:
-        deadlines = {"target": _TARGET_SECONDS}
-        resource = QRMIResource(
-            qpu.name, qpu.type, qpu.environment, token=qpu.token, deadlines=deadlines
-        )
-        return fetch_target(qpu, resource=resource, refresh=refresh)
-
-    task.require_fit(qpu.name, None)
-    known = None
-    with suppress(QPUError):
-        known = cached_target(qpu) or fetch(refresh=False)
-    require_fit(task, qpu.name, known, fetch)

@@ -6,8 +6,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
-import json, os, signal, sys
+import faulthandler, json, os, signal, sys
 sys.path[:0] = ["tests", "tests/faults"]
 from fault_payloads import bell
 from waiting import wait_until
@@ -18,11 +20,13 @@ with open_lease("ibm_quick", step="fork") as lease:
     wait_until(lambda: any(future.task_id for future in futures), "a task's id")
     child = os.fork()
     if child == 0:
+        faulthandler.dump_traceback_later(25)
         signal.alarm(30)  # do not outlive a failing test
         print(lease.run(bell(99)).task_id, flush=True)
         sys.exit(7)  # leaves the `with` block
     tasks = [future.result(timeout=60).task_id for future in futures]
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == 7, code
     print(json.dumps([*tasks, lease.run(bell(98)).task_id]), flush=True)
 """
 LINGERING = """
@@ -43,12 +47,26 @@ with open_lease("ibm_quick", step="lingers") as lease:
     print(lease.run(bell(99)).task_id, flush=True)
 os._exit(0)
 """
+IMPORTS = """
+import sys, threading
+sys.path[:0] = ["tests", "tests/faults"]
+from fault_payloads import bell
+from qrmi_workflows import open_lease
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if threading.current_thread().name == "qpu-lane":
+            print(name, flush=True)
+
+sys.meta_path.insert(0, Watch())
+with open_lease(sys.argv[1]) as lease:
+    lease.run(bell())
+"""
 
 
-def run(program: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
-    )
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess:
+    argv = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60)
 
 
 def test_a_forked_child_uses_its_parents_lease_and_leaves_it_open(counted):
@@ -76,3 +94,11 @@ def test_forked_children_hold_none_of_their_parents_locks(counted):
 
     assert counted()["tasks accepted"] == 41
     assert counted()["sessions open"] == 0
+
+
+@pytest.mark.parametrize("qpu", ["ibm_quick", "ibm_system"])
+def test_the_threads_of_tasks_import_nothing(emulator, qpu):
+    """A child that is forked during an import never gets the module."""
+    done = run(IMPORTS, qpu)
+
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -169,6 +169,7 @@ class _IBM:
     def check(self, content: Mapping[str, Any], *, qpu: str, target: str | None) -> None:
         from qrmi_workflows.vendors.ibm.checks import check_pub
 
+        _import_for_tasks()
         parameters = content["parameters"]
         default_shots = parameters.get("shots") or parameters.get("options", {}).get(
             "default_shots"
@@ -275,6 +276,15 @@ def _calibrated(target: str) -> str | None:
     """Parse a target, which may have a megabyte, once."""
     date = read_target(target)["properties"].get("last_update_date")
     return str(date) if date else None
+
+
+def _import_for_tasks() -> None:
+    """Import what `encode` and `decode` need, because they run in threads.
+
+    A child that is forked while a thread imports a module waits for this import for ever (Python
+    3.11 to 3.13).
+    """
+    from qrmi_workflows.vendors.ibm import parameters, registers, results  # noqa: F401
 
 
 def _with_pub_shots(pub: list[Any] | str, shots: int) -> list[Any]:

@@ -17,7 +17,7 @@ from waiting import wait_until
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 SECONDS = 240  # allows for a loaded machine
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(2 * SECONDS)]
+pytestmark = [pytest.mark.engines, pytest.mark.slow, pytest.mark.timeout(2 * SECONDS)]
 
 
 def run_demo(folder: Path, *options: str) -> dict[str, Any]:
@@ -64,7 +64,6 @@ def processes_of(folder: Path) -> list[str]:
     ]
 
 
-@pytest.mark.slow
 def test_it_runs_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if a proxy is set: it must not be used for the addresses of this machine."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
@@ -105,7 +104,6 @@ def test_it_leaves_no_process(slurm_run: tuple[Path, dict[str, Any]]) -> None:
     assert processes_of(slurm_run[0]) == []
 
 
-@pytest.mark.slow
 @pytest.mark.slurm
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:

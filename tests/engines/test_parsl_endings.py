@@ -169,6 +169,7 @@ def test_a_block_drains_in_time_even_if_its_lease_took_long(parsl_site: Site):
     assert parsl_site.sessions()["open"] == 0
 
 
+@pytest.mark.slow
 def test_slurm_runs_one_block_at_a_time_on_a_qpu(parsl_site: Site):
     with parsl_site.load(init_blocks=2, max_blocks=2):
         sample(bell()).result()
@@ -227,7 +228,8 @@ def test_a_retry_attaches_to_the_task_of_a_lost_block(parsl_site: Site, qpu: str
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("app", ["python_app", pytest.param("bash_app", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("app", ["python_app", "bash_app"])
 def test_a_retry_of_an_app_of_parsls_own_attaches_to_the_task_of_a_lost_block(
     parsl_site: Site, app: str
 ):

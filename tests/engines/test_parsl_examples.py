@@ -49,7 +49,12 @@ lanes = 2
 preparation_seconds = 0.1
 """
 
-pytestmark = [pytest.mark.engines, pytest.mark.slurm, pytest.mark.timeout(2 * SECONDS)]
+pytestmark = [
+    pytest.mark.engines,
+    pytest.mark.slurm,
+    pytest.mark.slow,
+    pytest.mark.timeout(2 * SECONDS),
+]
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +216,6 @@ def test_each_block_held_one_lease_and_classical_apps_ran_without_a_qpu(run: Run
     }
 
 
-@pytest.mark.slow
 def test_a_loop_of_two_executors_runs_in_one_stage(box: Sandbox, tmp_path: Path) -> None:
     run = run_programs(box, tmp_path, {STAGE: example_command(STAGE)})
     answer = run.read("h2/stage.json")
@@ -225,7 +229,6 @@ def test_a_loop_of_two_executors_runs_in_one_stage(box: Sandbox, tmp_path: Path)
     assert run.sessions == {"opened": 1, "closed": 1, "open": 0}
 
 
-@pytest.mark.slow
 def test_a_chain_runs_without_slurm(box: Sandbox, tmp_path: Path) -> None:
     run = run_programs(box, tmp_path, {CHAIN: f"{example_command(CHAIN)} --local"})
     check_chain(run)

@@ -39,6 +39,7 @@ def pulses() -> dict[str, Any]:
 
 @pytest.mark.slurm
 @pytest.mark.engines
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_the_rules_and_programs_shown_run_with_the_command_shown(
     tmp_path: Path, sandbox: Sandbox

@@ -196,6 +196,7 @@ def test_several_qpus_are_acquired_and_released_together(counted):
     assert counted()["sessions open"] == 0
 
 
+@pytest.mark.any_server
 def test_releases_to_silent_vendors_run_at_the_same_time(fault, emulator, matched, monkeypatch):
     """All share KillWait, so their releases must run at the same time."""
     monkeypatch.setenv("QPU_KILL_WAIT", "20")

@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -247,7 +248,8 @@ def test_the_core_outside_schedulers_knows_no_scheduler() -> None:
     assert found == []
 
 
-def strings_of(path: Path) -> Iterator[tuple[int, str]]:
+@cache
+def strings_of(path: Path) -> list[tuple[int, str]]:
     """Return the strings of a module that are no docstrings or help texts, with their lines."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     prose = {
@@ -258,9 +260,11 @@ def strings_of(path: Path) -> Iterator[tuple[int, str]]:
     prose |= {
         id(kw.value) for kw in ast.walk(tree) if isinstance(kw, ast.keyword) and kw.arg == "help"
     }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
-            yield node.lineno, node.value
+    return [
+        (node.lineno, node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose
+    ]
 
 
 def test_vendors_are_named_in_their_layer_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -14,6 +15,7 @@ from parsl.dataflow.memoization import BasicMemoizer, id_for_memo
 from parsl.dataflow.taskrecord import TaskRecord
 
 from parsl_ext.qpus import MEMO_KEY, memo_key, qpus_of
+from qrmi_workflows.config.variables import QPU_FALLBACK, QPU_NAME
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.results import QuantumResult
 from qrmi_workflows.vendors.registry import identities
@@ -33,11 +35,17 @@ class QPUMemoizer(BasicMemoizer):
         """Return the future of an equal call on the same QPU, if there has been one."""
         executor = task["dfk"].executors.get(task["executor"])
         keyed = task.copy()
-        if task["memoize"] and MEMO_KEY not in task["kwargs"] and executor and qpus_of(executor):
-            keyed["kwargs"] = {**task["kwargs"], MEMO_KEY: memo_key([executor])}
+        if task["memoize"] and MEMO_KEY not in task["kwargs"] and executor:
+            key = memo_key([executor]) if qpus_of(executor) else _environments_key()
+            keyed["kwargs"] = {**task["kwargs"]} | ({MEMO_KEY: key} if key else {})
         found: Future[Any] | None = super().check_memo(keyed)
         task["hashsum"] = keyed["hashsum"]  # under which the result is stored
         return found
+
+
+def _environments_key() -> str:
+    """Return the QPU that an app gets if it opens a lease without naming one."""
+    return " ".join(filter(None, map(os.environ.get, (QPU_NAME, QPU_FALLBACK))))
 
 
 def register_memo_types() -> None:

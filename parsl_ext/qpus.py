@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,6 +15,7 @@ from parsl.executors.base import ParslExecutor
 from qrmi_workflows.config.constraints import parse_fallback
 from qrmi_workflows.config.emulated import is_emulated
 from qrmi_workflows.config.job import read_job
+from qrmi_workflows.config.variables import QPU_FALLBACK
 from qrmi_workflows.errors import ConfigError, ResourceError
 from qrmi_workflows.lease.acquire import find_qpu
 from qrmi_workflows.schedulers.several import qpu_names
@@ -63,10 +65,14 @@ def chooser_of(executor: ParslExecutor) -> Chooser | None:
 
 
 def fallback_of(executor: ParslExecutor) -> tuple[str, ...]:
-    """Return the QPUs that an executor's calls may move to."""
+    """Return the QPUs that an executor's calls may move to.
+
+    Blocks inherit the environment of the program, and with it `$QPU_FALLBACK`.
+    """
     provider: Any = getattr(executor, "provider", None)
-    named = getattr(provider, "qpu_fallback", None)
-    return parse_fallback(named) or getattr(getattr(provider, "launcher", None), "fallback", ())
+    named = parse_fallback(getattr(provider, "qpu_fallback", None))
+    named = named or getattr(getattr(provider, "launcher", None), "fallback", ())
+    return named or parse_fallback(os.environ.get(QPU_FALLBACK) or None)
 
 
 def memo_key(executors: Iterable[ParslExecutor], qpu: str | None = None) -> str:
@@ -74,8 +80,8 @@ def memo_key(executors: Iterable[ParslExecutor], qpu: str | None = None) -> str:
 
     It names all QPUs that the call may run on, with their types and endpoints: a call that may run
     on either of two QPUs gets a result of either, but never that of a third one, or of an emulated
-    QPU with a real one's name. If a QPU is not known here, or a call may fall back to an emulated
-    one, the key is new each time, so that no result is reused.
+    QPU with a real one's name. If a QPU is not known here, or a call may run on a real QPU or on an
+    emulated one, the key is new each time, so that no result is reused.
 
     Parameters
     ----------
@@ -94,10 +100,10 @@ def memo_key(executors: Iterable[ParslExecutor], qpu: str | None = None) -> str:
                 executor.label,
             )
             return f"unknown {uuid.uuid4()}"
-        names.update(held)
-        if any(map(is_emulated, fallback := fallback_of(executor))):
-            return f"unknown {uuid.uuid4()}"  # the result may be that of a QPU, or emulated
-        names.update(fallback)
+        names.update(held, fallback_of(executor))
+    # A launcher may leave the choice to the lease in the block.
+    if len({is_emulated(each) for name in names for each in name.split("|")}) > 1:
+        return f"unknown {uuid.uuid4()}"
     return ", ".join(f"{name} {_identity(name)}".rstrip() for name in sorted(names))
 
 

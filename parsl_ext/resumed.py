@@ -9,6 +9,7 @@ from parsl.executors.base import ParslExecutor
 from parsl_ext.providers.choosing import ChoosingProvider
 from parsl_ext.qpus import chooser_of, qpus_of
 from qrmi_workflows.choice.resumed import has_been_sent
+from qrmi_workflows.config.emulated import is_emulated
 from qrmi_workflows.errors import RequestError
 from qrmi_workflows.journal.record import TaskRecord
 
@@ -32,15 +33,18 @@ def labels_with_tasks(
     sent = {record.qpu for record in all_records if has_been_sent(record)}
     found, missed = [], []
     for label, executor in executors.items():
-        chooser = chooser_of(executor)
-        if not ({record.qpu for record in all_records} & {*qpus_of(executor)}):
+        chooser, offered = chooser_of(executor), {*qpus_of(executor)}
+        if not all(map(is_emulated, offered)):
+            # What was emulated has not been paid for, and keeps no call from a real QPU.
+            offered = {name for name in offered if not is_emulated(name)}
+        if not offered & {record.qpu for record in all_records}:
             continue
         if chooser is None or not chooser.chosen or sent & {*chooser.chosen}:
             found.append(label)
             provider = getattr(executor, "provider", None)
             if isinstance(provider, ChoosingProvider):
                 provider.expect_step(step)
-        elif sent:
+        elif sent & offered:
             missed.append((label, "+".join(chooser.chosen)))
     if missed and not found:
         label, chosen = missed[0]

@@ -251,6 +251,15 @@ def test_a_call_whose_tasks_are_on_another_qpu_than_the_chosen_one_is_refused(
     assert labels_with_tasks("bull", sent("bull", "elsewhere"), {"qpu": executor}) == []
 
 
+def test_what_was_emulated_keeps_no_call_from_a_real_qpu(world: World, tmp_path: Path) -> None:
+    executor = QPUExecutor(provider=provider(tmp_path, "ibm_*|emulated:fez"))
+    submit(executor.provider)
+
+    assert labels_with_tasks("s", sent("s", "emulated:fez"), {"qpu": executor}) == []
+    both = [*sent("s", "emulated:fez"), *sent("s", "ibm_b")]
+    assert labels_with_tasks("s", both, {"qpu": executor}) == ["qpu"]
+
+
 def test_without_a_scheduler_the_qpu_is_chosen_when_the_configuration_is_made(
     world: World,
 ) -> None:

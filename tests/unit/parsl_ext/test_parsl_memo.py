@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import parsl
 import pulser
 import pytest
+from parsl import python_app
+from parsl.config import Config
 from parsl.data_provider.files import File
 from parsl.dataflow.memoization import id_for_memo
+from parsl.executors import ThreadPoolExecutor
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
 from qiskit.circuit import Parameter
 from qiskit.circuit.library import PauliEvolutionGate, XGate
 from qiskit.quantum_info import SparsePauliOp
 
-from parsl_ext import register_memo_types
+from parsl_ext import QPUMemoizer, register_memo_types
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.results import QuantumResult
 
@@ -171,3 +175,22 @@ def test_input_files_are_identified_by_content_and_output_files_by_path(tmp_path
     before = id_for_memo(first)
     (tmp_path / "a").write_text("two")
     assert id_for_memo(first) != before
+
+
+def test_an_app_that_opens_a_lease_itself_is_known_by_the_qpu_of_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread's executor knows no QPU: `open_lease()` in the app takes `$QPU_NAME`."""
+
+    @python_app(cache=True)
+    def run() -> str:
+        return os.environ["QPU_NAME"]
+
+    config = Config([ThreadPoolExecutor()], memoizer=QPUMemoizer(), run_dir=str(tmp_path))
+    found = []
+    with parsl.load(config):
+        for name in ("emulated:fez", "ibm_fez", "emulated:fez"):
+            monkeypatch.setenv("QPU_NAME", name)
+            found.append(run().result())
+
+    assert found == ["emulated:fez", "ibm_fez", "emulated:fez"]

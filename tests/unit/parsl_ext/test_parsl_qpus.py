@@ -69,6 +69,26 @@ def test_a_call_on_an_unknown_qpu_is_not_memoised(caplog: pytest.LogCaptureFixtu
     assert "executor 'threads' is not memoised" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("named", "fallback"),
+    [(["a|emulated:fez"], ""), (["a", "emulated:fez"], ""), (["a"], "b|emulated:fez")],
+)
+def test_a_call_that_may_run_on_an_emulated_qpu_instead_is_not_memoised(
+    monkeypatch: pytest.MonkeyPatch, named: list[str], fallback: str
+) -> None:
+    """Blocks inherit `$QPU_FALLBACK`."""
+    monkeypatch.setenv("QPU_FALLBACK", fallback)
+    executors = [executor(each) for each in named]
+
+    assert memo_key(executors) != memo_key(executors)
+
+
+def test_a_call_that_runs_on_emulated_qpus_alone_is_memoised() -> None:
+    executors = [executor("emulated:fez"), executor("emulated:torino")]
+
+    assert memo_key(executors) == memo_key(executors)
+
+
 def test_workers_in_this_job_use_its_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QRMI_JOB_QPU_RESOURCES", "a,b")
     monkeypatch.setenv("QRMI_JOB_QPU_TYPES", "ibm-quantum-system,ibm-quantum-system")

@@ -199,10 +199,13 @@ class Fallback:
 
     def _presence(self, stop: _Stop) -> Presence:
         if stop.presence is None:
-            found = stop.qpu
-            resource = QRMIResource(found.name, found.type, found.environment, token=found.token)
-            stop.presence = Presence(resource, self._patience)
+            stop.presence = self._new_presence(stop)
         return stop.presence
+
+    def _new_presence(self, stop: _Stop) -> Presence:
+        found = stop.qpu
+        resource = QRMIResource(found.name, found.type, found.environment, token=found.token)
+        return Presence(resource, self._patience)
 
     def _nothing_left(self, failures: list[QPUError]) -> LeaseError:
         names = [stop.name for stop in self._stops[len(self.plan.left) :]]
@@ -317,14 +320,18 @@ class Fallback:
         index = self._find(leg.stop, move)
         if index is None:
             raise RuntimeError(f"QPU {move.to_qpu!r} is not in the chain")
-        stop = self._stops[index]
+        stop, presence = self._stops[index], None
         if not stop.has_left:
             try:
                 require_grant(stop.name)
                 self._open(stop, looks=True)
-            except (LeaseError, RequestError, ResourceError) as error:
-                self._give_up(index, error)  # but what it has is awaited
-        return self._leg(task, index, self._adapted(task, stop), move)
+            except RequestError as error:  # it is there, and another job may get it
+                presence = self._new_presence(stop)
+                presence.leave(error.message)
+            except (LeaseError, ResourceError) as error:
+                self._give_up(index, error)
+        # Without a lease, too, what it has is awaited.
+        return self._leg(task, index, self._adapted(task, stop), move, presence)
 
     def next_leg(self, task: MovableRun, leg: Leg, reason: str, error: QPUError) -> Leg:
         """See `Chain.next_leg`."""
@@ -362,15 +369,28 @@ class Fallback:
             with suppress(QPUError):
                 stop.lease.target()  # the payload is checked against it
             return stop.lease.check(task.payload)
-        target = stop.lease.target() if stop.lease is not None else ""
-        adapted = task.adapt(task.payload, stop.name, target)
+        adapted = task.adapt(task.payload, stop.name, self._target(stop))
         return (
             self._check_for(stop, adapted, None)
             if stop.lease is None
             else stop.lease.check(adapted)
         )
 
-    def _leg(self, task: MovableRun, index: int, payload: Payload, move: Move | None) -> Leg:
+    def _target(self, stop: _Stop) -> str:
+        if stop.lease is not None:
+            return stop.lease.target()
+        from qrmi_workflows.client.targets import fetch_target
+
+        return fetch_target(stop.qpu, resource=self._presence(stop).resource).text
+
+    def _leg(
+        self,
+        task: MovableRun,
+        index: int,
+        payload: Payload,
+        move: Move | None,
+        presence: Presence | None = None,
+    ) -> Leg:
         from qrmi_workflows.lease.task_runs import run_fields
         from qrmi_workflows.tasks.moving import Leg
         from qrmi_workflows.tasks.run import TaskRun
@@ -387,7 +407,7 @@ class Fallback:
             held, allowance = stop.lease.held, stop.lease._allowance
             fields = run_fields(held, payload, step=task.step, allowance=allowance, options=options)
             fields["default_on_stop"] = lambda: task.on_stop or held.on_stop()
-        presence = self._presence(stop)
+        presence = presence or self._presence(stop)
         run = TaskRun(
             **fields,
             stop=task.stop,

@@ -84,7 +84,7 @@ class Executor(WaitingExecutor):
         super().__post_init__(test_mode)
         self.slurm_logdir = log_root(self.slurm_logdir, self.workflow.workdir_init)
         self._requests.check_workflow(self.workflow.dag)
-        refuse_emulated_outputs(self.workflow.dag)
+        refuse_emulated_outputs(self.workflow.dag, self.logger)
         self._stage_requests.check_workflow(self.workflow.dag)
 
     # Submission

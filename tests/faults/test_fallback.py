@@ -20,9 +20,17 @@ from waiting import wait_until
 
 from qrmi_workflows import Lease, open_lease
 from qrmi_workflows.emulator import Emulator, start_emulator
-from qrmi_workflows.errors import AmbiguousTaskError, PayloadError, QPUError, TaskFailedError
+from qrmi_workflows.errors import (
+    AmbiguousTaskError,
+    PayloadError,
+    QPUError,
+    RequestError,
+    StepMovedError,
+    TaskFailedError,
+)
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.journal.record import RecordState, TaskRecord
+from qrmi_workflows.lease import fallback
 from qrmi_workflows.lease.reap import reap
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.tasks import presence
@@ -247,6 +255,38 @@ def test_a_rerun_finds_what_was_transpiled_again(set_state):
     ids = [subprocess.check_output([sys.executable, program], text=True) for _ in range(2)]
 
     assert ids[0] == ids[1]
+
+
+def test_a_rerun_finds_it_although_the_qpu_that_has_it_is_away(set_state):
+    def on_move(payload: Payload, qpu: str, target: str) -> dict[str, Any]:
+        assert "n_qubits" in target
+        return bell(77)
+
+    set_state("ibm_first", "offline")
+    with open_lease("ibm_first", step="s", fallback="ibm_second") as lease:
+        first = lease.run(bell(5), on_move=on_move)
+    set_state("ibm_first", "online")
+    set_state("ibm_second", "offline")
+    with open_lease("ibm_first", step="s", fallback="ibm_second") as lease:
+        assert lease.run(bell(5), on_move=on_move).task_id == first.task_id
+
+
+def test_a_qpu_that_another_job_may_get_has_not_gone(set_state, monkeypatch):
+    """A rerun has taken a result from it; then its own QPU goes."""
+    set_state("ibm_first", "offline")
+    with open_lease("ibm_first", step="s", fallback="ibm_second") as lease:
+        lease.run(bell(1))
+    set_state("ibm_first", "online")
+
+    def refuse(qpu: str) -> None:
+        raise RequestError(f"QPU {qpu!r} was not granted to this job.")
+
+    monkeypatch.setattr(fallback, "require_grant", refuse)
+    with open_lease("ibm_first", step="s", fallback="ibm_second") as lease:
+        assert lease.run(bell(1)).qpu == "ibm_second"
+        set_state("ibm_first", "offline")
+        with pytest.raises(StepMovedError, match="ibm_second"):
+            lease.run(bell(2))
 
 
 def test_a_payload_that_does_not_fit_the_next_qpu_stays_and_says_why(set_state, accepted):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 from snakemake_jobs import DAG, Job
@@ -15,6 +16,7 @@ from snakemake_executor_plugin_slurm_qpu.stage_requests import StageRequests
 from snakemake_executor_plugin_slurm_qpu.telemetry import WORKFLOW_RECORDS
 
 EMULATED = {"qpu": 1, "qpu_name": "emulated:fez"}
+LOGGER = logging.getLogger("snakemake")
 
 
 @pytest.fixture
@@ -96,22 +98,22 @@ def test_a_result_of_a_rehearsal_is_refused_for_the_real_qpu(requests, size):
     real = {"qpu": 1, "qpu_name": "ibm_fez"}
 
     with pytest.raises(QPURequestError) as caught:
-        refuse_emulated_outputs(Done([Sampled("a", real)]))
+        refuse_emulated_outputs(Done([Sampled("a", real)]), LOGGER)
 
     assert str(caught.value) == (
         "rule 'a': it asks for ibm_fez, but its output r.json is of an earlier run on the emulated "
         "QPU 'emulated:fez'. Run the rule again with `--forcerun a`, or remove the output."
     )
-    refuse_emulated_outputs(Done([Sampled("a", EMULATED), Sampled("b", {})]))
+    refuse_emulated_outputs(Done([Sampled("a", EMULATED), Sampled("b", {})]), LOGGER)
 
 
 def test_results_of_real_qpus_and_other_files_are_not_refused(requests, tmp_path):
     done = Done([Sampled("a", {"qpu": 1, "qpu_name": "ibm_fez"})])
-    refuse_emulated_outputs(done)
+    refuse_emulated_outputs(done, LOGGER)
     save("ibm_fez", '"qpu": "emulated:fez"')
-    refuse_emulated_outputs(done)
+    refuse_emulated_outputs(done, LOGGER)
     (tmp_path / "r.json").write_text('{"qpu": "emulated:fez"}')
-    refuse_emulated_outputs(done)
+    refuse_emulated_outputs(done, LOGGER)
 
 
 def test_the_last_lease_of_a_job_tells_for_files_of_any_kind(requests, tmp_path):
@@ -123,7 +125,46 @@ def test_the_last_lease_of_a_job_tells_for_files_of_any_kind(requests, tmp_path)
     records.write_text(json.dumps({"step": step, "qpu": "emulated:fez"}) + "\n")
 
     with pytest.raises(QPURequestError, match="of an earlier run"):
-        refuse_emulated_outputs(done)
+        refuse_emulated_outputs(done, LOGGER)
     with records.open("a") as file:
         file.write(json.dumps({"step": step, "qpu": "ibm_fez"}) + "\n")
-    refuse_emulated_outputs(done)
+    refuse_emulated_outputs(done, LOGGER)
+
+
+def test_a_step_that_has_moved_in_the_middle_counts_as_emulated(requests, tmp_path):
+    """Its own lease, of the real QPU, is released and recorded last."""
+    done = Done([Sampled("a", {"qpu": 1, "qpu_name": "ibm_fez"})])
+    (tmp_path / "r.json").write_text("{}")
+    records = tmp_path / WORKFLOW_RECORDS
+    records.parent.mkdir(parents=True)
+
+    def write(*leases):
+        step = {"step": f"snakemake a u in {tmp_path}"}
+        lines = [
+            json.dumps(step | {"qpu": qpu, "tasks": tasks, "owner": {"job": job}})
+            for qpu, tasks, job in leases
+        ]
+        records.write_text("\n".join(lines))
+
+    write(("emulated:fez", 1, "7"), ("ibm_fez", 1, "7"))
+    with pytest.raises(QPURequestError, match="of an earlier run"):
+        refuse_emulated_outputs(done, LOGGER)
+    write(("emulated:fez", 0, "7"), ("ibm_fez", 1, "7"))
+    refuse_emulated_outputs(done, LOGGER)
+    write(("emulated:fez", 1, "7"), ("ibm_fez", 1, "8"))
+    refuse_emulated_outputs(done, LOGGER)
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [
+        {"qpu_name": "ibm_fez", "qpu_fallback": "ibm_torino|emulated:fez"},
+        {"qpu_name": "ibm_fez|emulated:fez"},
+    ],
+)
+def test_an_emulated_qpu_that_the_rule_names_is_only_reported(requests, caplog, resources):
+    save("emulated:fez")
+
+    refuse_emulated_outputs(Done([Sampled("a", {"qpu": 1} | resources)]), LOGGER)
+
+    assert "is of an earlier run on 'emulated:fez', as its resources allow" in caplog.text

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from qrmi_workflows.cli.choosing import tell
-from qrmi_workflows.errors import ConfigError, QPUError, RequestError
+from qrmi_workflows.errors import ConfigError, PayloadError, QPUError, RequestError
 from qrmi_workflows.lease.acquire import find_qpu
-from qrmi_workflows.lease.chosen import Chosen, resolve
+from qrmi_workflows.lease.chosen import Chosen, default_request, resolve
 
 if TYPE_CHECKING:
     from qrmi_workflows import Lease
@@ -54,11 +54,36 @@ class TaskRequest:
     await_lease: Callable[[], None] | None
 
     def choose(self, avoid: Collection[str] = ()) -> Chosen:
-        """Return the QPU, chosen among those of the payload's vendor if there is a choice.
+        """Return the QPU, chosen among those that the payload fits if there is a choice.
 
         Raises:
+            PayloadError: It fits none of them.
             RequestError: Several QPUs are asked for; or see `resolve`.
         """
+        unfit: list[str] = []
+        first: PayloadError | None = None
+        while True:
+            try:
+                chosen = self._resolve([*avoid, *unfit])
+            except QPUError:
+                if first is not None:
+                    raise first from None
+                raise
+            if not chosen.choices or chosen.stays:
+                break
+            if chosen.choices[0].qpu in unfit and first is not None:
+                raise first
+            try:
+                self.find_fitting(chosen)
+            except PayloadError as error:
+                first = first or error
+                unfit.append(chosen.choices[0].qpu)
+            else:
+                break
+        tell(chosen.choices)
+        return chosen
+
+    def _resolve(self, avoid: Collection[str]) -> Chosen:
         chosen = resolve(
             self.qpu,
             min_qubits=self.min_qubits,
@@ -72,7 +97,6 @@ class TaskRequest:
             raise RequestError(
                 f"--qpu {self.qpu!r}: a task runs on one QPU, not on {len(chosen.qpus)}. Name one."
             )
-        tell(chosen.choices)
         return chosen
 
     def _types(self) -> str | None:
@@ -80,9 +104,10 @@ class TaskRequest:
         from qrmi_workflows.config.constraints import parse_qpus, plain_names
         from qrmi_workflows.vendors.registry import load_vendor
 
-        if (self.qpu, self.min_qubits, self.where) == (None, None, None):
+        qpu = self.qpu or default_request()
+        if (qpu, self.min_qubits, self.where) == (None, None, None):
             return None
-        asked_for = parse_qpus(self.qpu, min_qubits=self.min_qubits, where=self.where)
+        asked_for = parse_qpus(qpu, min_qubits=self.min_qubits, where=self.where)
         if plain_names(asked_for) is not None:
             return None
         return "|".join(load_vendor(self.read().vendor).types) or None

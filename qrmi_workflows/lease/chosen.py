@@ -40,7 +40,7 @@ from qrmi_workflows.schedulers import this_job
 if TYPE_CHECKING:
     from qrmi_workflows.choice.choose import Choice
 
-__all__ = ["Chosen", "QPURequestText", "open_chosen", "resolve"]
+__all__ = ["Chosen", "QPURequestText", "default_request", "open_chosen", "resolve"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +116,8 @@ def resolve(
         LeaseError: No QPU fits, or is available, and none did in `$QPU_CHOICE_WAIT`.
         ConfigError: There is no usable `qrmi_config.json`.
     """
-    if qpu is None and not (stage or environ.get(QPU_STAGE) or read_job(environ)):
-        qpu = environ.get(QPU_NAME) or None
+    if qpu is None and not stage:
+        qpu = default_request(environ)
     if qpu is None and (min_qubits, type, where) == (None, None, None):
         return Chosen(qpus=None)
     constraints = parse_qpus(qpu, min_qubits=min_qubits, type=type, where=where)
@@ -156,6 +156,13 @@ def resolve(
     note_choices(choices)
     chosen = [each.qpu for each in choices]
     return Chosen(qpus=chosen if is_list else chosen[0], choices=choices, stays=stays)
+
+
+def default_request(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return what `$QPU_NAME` asks for, unless the environment describes a QPU or a stage."""
+    if environ.get(QPU_STAGE) or read_job(environ):
+        return None
+    return environ.get(QPU_NAME) or None
 
 
 def _gone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -53,6 +54,10 @@ CONFIG = (
 [qpus.ibm_system]
 type = "ibm-quantum-system"
 model = "kingston"
+[qpus.ibm_small]
+type = "ibm-quantum-compute-service"
+model = "torino"
+simulator = "null"
 [qpus.FRESNEL]
 type = "pasqal-cloud"
 [qpus.ab_emu]
@@ -131,6 +136,37 @@ def test_a_result_says_why_its_qpu_was_chosen(tmp_path: Path) -> None:
     assert chosen["chosen"] == "ibm0_fr*|nowhere: no other fits"
     jsonschema.validate(chosen, result_schema())
     assert "chosen" not in named
+
+
+@pytest.mark.parametrize("named", ["--qpu", "QPU_NAME"])
+def test_a_task_runs_on_a_qpu_that_it_fits(tmp_path: Path, named: str) -> None:
+    """It uses a qubit that the smaller QPU does not have, nor any of another vendor's."""
+    program = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $150; c[0] = measure $150;'
+    parameters = {"pubs": [[program, None, 10]], "version": 2, "support_qiskit": True}
+    payload = {"program_id": "sampler", "parameters": parameters}
+    (tmp_path / "wide.json").write_text(json.dumps(payload))
+
+    def run(qpu: str) -> subprocess.CompletedProcess[str]:
+        options = (named, qpu) if named == "--qpu" else ()
+        environ = {} if options else {named: qpu}
+        return subprocess.run(
+            [sys.executable, "-m", "qrmi_workflows", "run", "wide.json", "-o", "r.json", *options],
+            cwd=tmp_path,
+            env={**os.environ, **environ},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    for _ in range(3):  # one of the first two would be the other one by chance
+        done = run("ibm_small|ibm0_free|FRESNEL")
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / "r.json").read_text())["qpu"] == "ibm0_free"
+        (tmp_path / "r.json").unlink()
+    refused = run("ibm_small|ibm_smal?")
+    assert refused.returncode == 2
+    assert "uses qubit 150; must be 0 to 132 on QPU 'ibm_small'" in refused.stderr
 
 
 @pytest.mark.parametrize("name", ["ibm0_free", "iqm0_free", "ibm_system", "FRESNEL"])

@@ -211,7 +211,17 @@ def _choose_open(
         surveys = [in_order(each, asker, recent, avoid) for each in surveys]
         chosen = _assign(surveys, asker, taken)
         recent.note(each.qpu for each in chosen if not is_emulated(each.qpu))
+    for found in surveys:
+        _warn_of_unknown(found)
     return chosen
+
+
+def _warn_of_unknown(found: Survey) -> None:
+    """Say which alternatives are unknown: the request does not need them, but may mean others."""
+    known = found.candidates.qpus
+    for name in sorted(set(names_asked_for(found.constraint)) - known.keys()):
+        remedy = f"It is left out of {found.constraint}."
+        logger.warning("%s", UnknownQPUError(name, known, found.candidates.where, remedy))
 
 
 def _assign(surveys: Sequence[Survey], asker: Asker, taken: Collection[str]) -> list[Choice]:
@@ -263,7 +273,8 @@ def _choice(found: Survey, best: Ranked, used: Collection[str]) -> Choice:
         why = "no other fits"
     else:
         near = ", ".join(f"{each.name}: {_ahead(each)}" for each in others[:_NEAREST])
-        why = f"least busy of {len(others) + 1} that fit: {_ahead(best)} ahead ({near})"
+        ahead = _ahead(best) + ("" if best.rank == AWAY else " ahead")
+        why = f"least busy of {len(others) + 1} that fit: {ahead} ({near})"
     return Choice(
         qpu=best.name,
         request=str(found.constraint),

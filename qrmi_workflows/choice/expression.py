@@ -162,7 +162,9 @@ def _parse(text: str) -> ast.Expression:
             warnings.simplefilter("ignore")  # Python's own about `is` with a number, and the like
             tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        reason = error.msg if isinstance(error, SyntaxError) else "it is nested too deeply"
+        reason = "it is nested too deeply"
+        if isinstance(error, SyntaxError | ValueError):
+            reason = getattr(error, "msg", None) or "it has characters that are no text"
         raise _invalid(text, f"not an expression: {reason}") from error
     nodes = list(ast.walk(tree))
     if len(nodes) > _MOST_NODES:
@@ -252,6 +254,9 @@ def _require_same_kind(comparison: ast.Compare, text: str) -> None:
     for number, operator in enumerate(comparison.ops):
         left, right = values[number : number + 2]
         others: Iterable[object]
+        if isinstance(operator, ast.Is | ast.IsNot) and left is not None and right is not None:
+            shown = _shown(comparison)
+            raise _invalid(text, f"`{shown}`: `is` compares with `None` only; write `==`")
         if isinstance(operator, ast.Eq | ast.NotEq):
             others = [right]
         elif isinstance(operator, ast.In | ast.NotIn) and not isinstance(right, str):
@@ -348,12 +353,17 @@ def _of_numbers(operator: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any
 
 def _value(value: Value) -> str:
     if isinstance(value, frozenset):
-        names = sorted(value)
+        names = [_printable(name) for name in sorted(value)]
         more = f", … ({len(names)})" if len(names) > 12 else ""
         return f"{', '.join(names[:12])}{more}"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
     return repr(value) if isinstance(value, str) else str(value)
+
+
+def _printable(name: str) -> str:
+    """Return a vendor's name without what a terminal would take for a command."""
+    return "".join(each if each.isprintable() else "?" for each in name)
 
 
 def _shown(node: ast.expr) -> str:

@@ -66,7 +66,7 @@ _COMMANDS = {
 _EPILOG = "\b\n" + "\n".join(
     (
         "Exit codes: 0 success; 1 failure, a retry may succeed; 2 invalid request;",
-        "128+N ended by signal N.",
+        "75 the step needs a job on its next QPU; 128+N ended by signal N.",
         "",
         "\b",
         "Variables:",

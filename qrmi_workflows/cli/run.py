@@ -139,6 +139,8 @@ def run(
     """  # noqa: D301 - with \b, click does not rewrap a paragraph
     if output is None and not estimate:
         raise click.UsageError("Missing option '-o' / '--output'.")
+    if as_json and not estimate:
+        raise click.UsageError("--json needs --estimate: a result file is JSON already.")
     from qrmi_workflows.cli.task_request import TaskRequest
     from qrmi_workflows.lease.chosen import open_chosen
     from qrmi_workflows.payloads import Payload

@@ -317,13 +317,17 @@ def capacities_of(site: SitePolicy, licences: str, nodes: str) -> dict[str, Capa
     return found
 
 
+_COUNTED = ("Total", "Used", "Reserved")
+
+
 def _licence_capacities(scontrol_output: str) -> dict[str, Capacity]:
     found: dict[str, Capacity] = {}
     for line in scontrol_output.splitlines():
         pairs = dict(re.findall(r"(?:^|\s)([A-Z]\w*)=(\S*)", line))
         if (name := pairs.get("LicenseName")) and pairs.get("Total", "").isdecimal():
-            total, used = (int(pairs.get(key, "0")) for key in ("Total", "Used"))
-            capacity = Capacity(free=max(0, total - used), total=total)
+            total, used, reserved = (int(pairs.get(key, "0")) for key in _COUNTED)
+            # `Free` includes what is reserved. Jobs in the reservation count in both.
+            capacity = Capacity(free=max(0, total - used - reserved), total=total)
             found |= {name: capacity, name.partition("@")[0]: capacity}
     return found
 

@@ -307,8 +307,9 @@ def test_names_that_are_not_known_are_refused(world, request_, message):
         one(request_)
 
 
-def test_one_unknown_name_among_alternatives_is_only_reported(world):
+def test_one_unknown_name_among_alternatives_is_only_reported(world, caplog):
     choice = one("ibm_fez|ibm_elsewhere")
+    assert "unknown QPU 'ibm_elsewhere' in the site policy" in caplog.text
     assert choice.qpu == "ibm_fez"
     assert choice.rejected["ibm_elsewhere"].startswith("unknown in the site policy")
 

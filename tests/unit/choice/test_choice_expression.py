@@ -60,6 +60,12 @@ def test_each_condition_that_does_not_hold_is_named_with_the_value():
     ]
 
 
+def test_what_a_vendor_names_is_shown_without_commands_for_a_terminal():
+    (reason,) = Expression('"rz" in gates').failures({"gates": frozenset({"cz\x1b[31m"})})
+
+    assert reason == "`'rz' in gates`: gates is cz?[31m"
+
+
 def test_what_is_not_known_does_not_satisfy_a_condition_but_may_be_asked_for():
     unknown = dict.fromkeys(FIELDS) | {"name": "F", "type": "pasqal-cloud"}
 
@@ -110,6 +116,9 @@ def test_what_is_not_known_is_not_different_from_a_value_either(text):
         ("qubits == '100'", "compares a number with a string"),
         ("free > 0 or state == 3", "`state == 3` compares a string with a number"),
         ("qubits in ['100', '127']", "compares a number with a string"),
+        ("state is 'online'", "`is` compares with `None` only; write `==`"),
+        ("queue is not 3", "`is` compares with `None` only"),
+        ("\udcff < 1", "it has characters that are no text"),
         ("name == 'ibm_fez' or 'ibm_torino'", "`'ibm_torino'` is 'ibm_torino', neither true nor"),
         ("gates[0] == 'x'", "cannot be used"),
         ("f'{name}' == 'x'", "cannot be used"),

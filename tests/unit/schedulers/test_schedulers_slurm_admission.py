@@ -39,6 +39,7 @@ PreemptMode=OFF State=DOWN TotalCPUs=16
 LICENCES = """\
 LicenseName=qpu_FRESNEL Total=1 Used=0 Free=1 Reserved=0 Remote=no
 LicenseName=qpu_fez Total=5 Used=2 Free=3 Reserved=5 Remote=no
+LicenseName=qpu_kyiv Total=5 Used=1 Free=4 Reserved=2 Remote=no
 LicenseName=far@server Total=2 Used=2 Free=0 Reserved=0 Remote=yes
 """
 NODES = """\
@@ -253,12 +254,14 @@ def test_what_is_free_is_counted():
         FEZ,
         QPUPolicy(name="FRESNEL", gres="qpu:FRESNEL"),
         QPUPolicy(name="far", licence="far"),
+        QPUPolicy(name="kyiv", licence="qpu_kyiv"),
         QPUPolicy(name="none", qpu_option=True),
     )
 
     assert capacities_of(site(*policies), LICENCES, NODES) == {
-        # The drained node does not count, and neither does more than the licence allows.
-        "fez": Capacity(free=1, total=2),
+        # The drained node does not count, and all licences are reserved.
+        "fez": Capacity(free=0, total=2),
         "FRESNEL": Capacity(free=2, total=2),
         "far": Capacity(free=0, total=2),
+        "kyiv": Capacity(free=2, total=5),
     }

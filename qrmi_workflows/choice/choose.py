@@ -37,8 +37,11 @@ from qrmi_workflows.choice.verdict import (
 )
 from qrmi_workflows.config.constraints import QPUConstraint
 from qrmi_workflows.config.emulated import is_emulated
+from qrmi_workflows.config.site import site_policy_for
 from qrmi_workflows.errors import LeaseError, QPUError, RequestError, UnknownQPUError
 from qrmi_workflows.retry import retry
+from qrmi_workflows.schedulers import load_scheduler, this_scheduler
+from qrmi_workflows.schedulers.base import QPURequest
 
 __all__ = ["Choice", "choose", "nothing_fits", "require_possible"]
 
@@ -231,7 +234,10 @@ def _assign(surveys: Sequence[Survey], asker: Asker, taken: Collection[str]) -> 
         for found in surveys
     ]
     tried = itertools.product(*(names[:_MOST_OPTIONS] for names in options))
-    together = next((names for names in tried if len(set(names)) == len(names)), None)
+    different = [names for names in tried if len(set(names)) == len(names)]
+    # If no job can hold any of them together, whoever submits it says why.
+    may_be_held = (names for names in different if _may_be_held([*taken, *names], asker))
+    together = next(may_be_held, None) or next(iter(different), None)
     if together is not None:
         return [
             _choice(found, next(each for each in found.fitting if each.name == name), taken)
@@ -244,6 +250,28 @@ def _assign(surveys: Sequence[Survey], asker: Asker, taken: Collection[str]) -> 
         chosen[index] = choice
         used.add(choice.qpu)
     return [chosen[index] for index in range(len(surveys))]
+
+
+def _may_be_held(names: Sequence[str], asker: Asker) -> bool:
+    """Return whether the site can grant these QPUs to one job."""
+    real = [name for name in names if not is_emulated(name)]
+    if not asker.for_job or len(real) < 2:
+        return True
+    from qrmi_workflows.schedulers.several import compile_requests  # few requests are for several
+
+    asked = [QPURequest(qpu=name, count=asker.count) for name in real]
+    scheduler = load_scheduler(asker.scheduler) if asker.scheduler else this_scheduler()
+    try:
+        compile_requests(
+            asked,
+            site_policy_for(real),
+            scheduler,
+            account=asker.account,
+            partition=asker.partition,
+        )
+    except (RequestError, UnknownQPUError):
+        return False
+    return True
 
 
 def _choose_one(found: Survey, asker: Asker, used: Collection[str]) -> Choice:

@@ -329,6 +329,19 @@ def test_an_emulated_alternative_is_taken_only_if_no_qpu_is_available(world):
     assert choice.rejected["ibm_fez"] == "it is offline"
 
 
+@pytest.mark.parametrize("request_", ["ibm_fez|ibm_torino+small", "ibm_*+small"])
+def test_qpus_are_chosen_that_the_site_grants_together(world, request_):
+    """Jobs for ibm_fez have a partition of their own, although nobody uses it."""
+    site = world.folder / "site.toml"
+    policies = site.read_text().replace("lanes = 5", 'lanes = 5\npartition = "a"')
+    site.write_text(policies.replace('"qpu_small"', '"qpu_small"\npartition = "b"'))
+    world.set_queues(ibm_torino=9)
+
+    found = choose(parse_qpus(request_), JOB)
+
+    assert [each.qpu for each in found] == ["ibm_torino", "small"]
+
+
 def test_no_emulated_qpu_is_taken_twice(world):
     world.answers["ibm_fez"] = OFFLINE
     found = choose(parse_qpus("ibm_fez|emulated:fez|emulated:torino+emulated:fez"), JOB)

@@ -338,7 +338,9 @@ class TaskRun:
             spent = took(self, entry, state)
             try_to_record(entry.failed, "stopped with its step", retryable=True, spent=spent)
             self.delete(entry)
-            raise self.cancelled("was stopped")
+            error = self.cancelled("was cancelled, because its step was stopped")
+            logger.warning("%s", error)  # as below
+            raise error
         try_to_record(entry.stopping, "its cancellation was requested")
         reason = failure or f"its cancellation was accepted, but its state is still {state}"
         error = self.cancelled(

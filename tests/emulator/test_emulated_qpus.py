@@ -245,7 +245,7 @@ def test_a_job_requests_nothing_for_it():
     """So a script that asks for the options stays as it is."""
     done = run("request", "emulated:fez")
 
-    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert "Did you mean 'emulated:fez'?" in run("request", "emulated:ibm_fez").stderr
 
 

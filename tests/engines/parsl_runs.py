@@ -153,6 +153,13 @@ def most_at_once(spans: list[tuple[float, float]]) -> int:
     return max(sum(start <= at < end for start, end in spans) for at, _ in spans)
 
 
+def end_orphans(children: list[psutil.Process]) -> None:
+    """End what outlives a program that was killed: Parsl's interchange does."""
+    for orphan in children:
+        if orphan.is_running():  # and no other process has its pid by now
+            orphan.kill()
+
+
 def processes_with(variable: str) -> list[psutil.Process]:
     """Return the other processes whose environment has this process's value of a variable."""
     found = []

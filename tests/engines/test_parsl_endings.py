@@ -16,7 +16,7 @@ import pytest
 from error_examples import EXAMPLES
 from parsl import bash_app, python_app
 from parsl.config import Config
-from parsl_runs import Site, bell
+from parsl_runs import Site, bell, end_orphans
 from waiting import wait_until
 
 from parsl_ext import QPUExecutor, QPUSlurmProvider, qpu_app
@@ -273,8 +273,6 @@ def test_a_block_ends_within_a_minute_after_its_program_was_killed(
         wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release", seconds=60)
     finally:
         process.kill()
-        for orphan in children:  # Parsl's interchange outlives its parent
-            if orphan.is_running():
-                orphan.kill()
+        end_orphans(children)
         process.stdout.close()
     wait_until(lambda: not parsl_site.jobs(), "the job to end")

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import parsl
+import psutil
 import pytest
 from parsl import python_app
 from parsl.config import Config
 from parsl.executors import HighThroughputExecutor
-from parsl_runs import Site, bell, executor, most_at_once
+from parsl_runs import Site, bell, end_orphans, executor, most_at_once
 from waiting import wait_until
 
 from parsl_ext import BlockErrors, QPUSlurmProvider, QPUStage, qpu_app, qpu_retry_handler
@@ -211,8 +212,12 @@ def test_the_stage_of_a_program_that_is_killed_ends_with_its_blocks(parsl_site: 
     argv = [sys.executable, "-c", PROGRAM, str(parsl_site.folder)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as program:
         wait_until((parsl_site.folder / "ran").exists, "both calls", seconds=90)
+        children = psutil.Process(program.pid).children(recursive=True)
         program.kill()
 
-    wait_until(lambda: not parsl_site.jobs(), "the jobs to end", seconds=120)
+    try:
+        wait_until(lambda: not parsl_site.jobs(), "the jobs to end", seconds=120)
+    finally:
+        end_orphans(children)
     assert find_stage("vqe").state is StageState.ENDED
     assert parsl_site.sessions()["open"] == 0

@@ -137,6 +137,7 @@ def resolve(
 
     only = _held(constraints, environ)
     if only is not None:
+        _require_what_lasts(constraints, only, config, environ)
         constraints = _without_conditions_met(constraints, only)
         if (names := plain_names(constraints)) is not None:
             return Chosen(qpus=names if is_list else names[0])
@@ -242,6 +243,25 @@ def _of_stage(
         f"stage {name!r} has QPU {found.qpu!r}, which is not {constraint}. Leave the QPU out; or "
         "open another stage."
     )
+
+
+def _require_what_lasts(
+    constraints: Sequence[QPUConstraint],
+    held: frozenset[str],
+    config: Path | None,
+    environ: Mapping[str, str],
+) -> None:
+    """Refuse conditions that no QPU of the job ever meets: nobody has checked them before it."""
+    from qrmi_workflows.choice.candidates import Asker
+    from qrmi_workflows.choice.choose import require_possible
+
+    lasting = [
+        QPUConstraint(names=each.names, min_qubits=each.min_qubits, type=each.type)
+        for each in constraints
+        if (each.min_qubits, each.type) != (None, None)
+    ]
+    asker = Asker(for_job=False, config=config, only=held)
+    require_possible(lasting, asker, environ=environ)
 
 
 def _without_conditions_met(

@@ -13,6 +13,7 @@ from qrmi_workflows.choice import gather, reasons
 from qrmi_workflows.choice.choose import Choice
 from qrmi_workflows.choice.reasons import choice_variable, note_choices, why_chosen
 from qrmi_workflows.client.states import Answer
+from qrmi_workflows.client.targets import QPUTarget
 from qrmi_workflows.config.job import JobQPU, write_job
 from qrmi_workflows.errors import LeaseError, RequestError, UnknownQPUError
 from qrmi_workflows.journal.journal import Journal
@@ -95,6 +96,32 @@ def test_in_a_job_that_holds_one_qpu_that_matches_nothing_is_chosen(environ, req
     environ = {**environ, **write_job([carried])}
 
     found = resolve(request_, where="queue < 1", environ=environ)
+    assert found == Chosen(qpus="a")
+
+
+@pytest.mark.usefixtures("set_config")
+def test_in_a_job_too_its_qpu_must_have_what_does_not_change(environ, monkeypatch):
+    carried = JobQPU(name="a", type=TYPE, environment={}, token="t")
+    environ = {**environ, **write_job([carried])}
+
+    def fetch(*_: Any, **__: Any) -> QPUTarget:
+        configuration = {"n_qubits": 133, "basis_gates": []}
+        text = json.dumps({"configuration": configuration, "properties": {}})
+        return QPUTarget(qpu="a", fetched="", calibrated=None, text=text)
+
+    with pytest.raises(RequestError, match="pasqal-cloud"):
+        resolve("a*", type="pasqal-cloud", environ=environ)
+    monkeypatch.setattr(gather, "fetch_target", fetch)
+    assert resolve("a*", min_qubits=133, environ=environ).qpus == "a"
+    with pytest.raises(RequestError, match="it has 133 qubits, not 150"):
+        resolve("a*", min_qubits=150, environ=environ)
+
+
+@pytest.mark.usefixtures("set_config")
+def test_in_a_job_what_is_not_known_of_its_qpu_was_met_before(environ):
+    carried = JobQPU(name="a", type=TYPE, environment={}, token="t")
+
+    found = resolve("a*", min_qubits=150, environ={**environ, **write_job([carried])})
     assert found == Chosen(qpus="a")
 
 

@@ -108,7 +108,9 @@ class SlurmAdmission:
         policies = site.qpus.values()
         licences = _ask("licenses", timeout) if any(each.licence for each in policies) else ""
         nodes = _ask("node", timeout) if any(each.gres for each in policies) else ""
-        found = capacities_of(site, licences, nodes)
+        is_reserved = re.search(r"\bReserved=[1-9]", licences)
+        shown = _ask("reservation", timeout) if is_reserved else ""
+        found = capacities_of(site, licences, nodes, parse_reservations(shown))
         waiting = waiting_jobs(site, timeout=timeout) or {}
         return {name: replace(each, waiting=waiting.get(name)) for name, each in found.items()}
 
@@ -290,15 +292,25 @@ def _set_partition(name: str, state: str, qpu: str) -> Change:
     return Change(qpu=qpu, argv=argv, text=f"set partition {name} to {state}")
 
 
-def capacities_of(site: SitePolicy, licences: str, nodes: str) -> dict[str, Capacity]:
+def capacities_of(
+    site: SitePolicy, licences: str, nodes: str, reservations: Iterable[Reservation] = ()
+) -> dict[str, Capacity]:
     """Return how much of each QPU is free.
+
+    What others have reserved is not. The reservations of this software do not count: a QPU that is
+    away may have as much capacity as before.
 
     Args:
         site: The site policy.
         licences: The output of `scontrol --oneliner show licenses`.
         nodes: The output of `scontrol --oneliner --details show node`.
+        reservations: Slurm's reservations.
     """
-    of_licences = _licence_capacities(licences)
+    ours: Counter[str] = Counter()
+    for each in reservations:
+        if each.name.startswith(_PREFIX):
+            ours.update(each.licences)
+    of_licences = _licence_capacities(licences, ours)
     of_gres = _gres_capacities(nodes)
     found = {}
     for policy in site.qpus.values():
@@ -320,14 +332,15 @@ def capacities_of(site: SitePolicy, licences: str, nodes: str) -> dict[str, Capa
 _COUNTED = ("Total", "Used", "Reserved")
 
 
-def _licence_capacities(scontrol_output: str) -> dict[str, Capacity]:
+def _licence_capacities(scontrol_output: str, ours: Mapping[str, int]) -> dict[str, Capacity]:
     found: dict[str, Capacity] = {}
     for line in scontrol_output.splitlines():
         pairs = dict(re.findall(r"(?:^|\s)([A-Z]\w*)=(\S*)", line))
         if (name := pairs.get("LicenseName")) and pairs.get("Total", "").isdecimal():
             total, used, reserved = (int(pairs.get(key, "0")) for key in _COUNTED)
             # `Free` includes what is reserved. Jobs in the reservation count in both.
-            capacity = Capacity(free=max(0, total - used - reserved), total=total)
+            others = max(0, reserved - ours.get(name, 0))
+            capacity = Capacity(free=max(0, total - used - others), total=total)
             found |= {name: capacity, name.partition("@")[0]: capacity}
     return found
 

@@ -301,7 +301,8 @@ def new_step(
 def without_coverage(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a process whose coverage is not measured.
 
-    Coverage's own lock stays taken if Ctrl-C arrives just then, and the process never ends.
+    Coverage's own lock stays taken if Ctrl-C arrives just then, or in a child that is forked just
+    then, and the process never ends.
     """
     return {name: value for name, value in environ.items() if not name.startswith("COVERAGE_")}
 

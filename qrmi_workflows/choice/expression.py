@@ -245,7 +245,10 @@ def _require_answer(condition: ast.expr, text: str) -> None:
 
 
 def _require_same_kind(comparison: ast.Compare, text: str) -> None:
-    """Refuse to ask whether values of different kinds are equal: the answer is always no."""
+    """Refuse comparisons that only look like a question.
+
+    Values of different kinds are never equal, and `is` may differ for equal values.
+    """
     operands = [comparison.left, *comparison.comparators]
     try:
         values: list[Any] = [_evaluate(each, _EXAMPLE) for each in operands]

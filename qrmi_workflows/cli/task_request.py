@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -52,6 +52,7 @@ class TaskRequest:
     coalesce: bool
     step: str | None
     await_lease: Callable[[], None] | None
+    _fitting: dict[str, tuple[JobQPU, Payload]] = field(default_factory=dict)
 
     def choose(self, avoid: Collection[str] = ()) -> Chosen:
         """Return the QPU, chosen among those that the payload fits if there is a choice.
@@ -120,8 +121,11 @@ class TaskRequest:
         """
         from qrmi_workflows.config.variables import QPU_MOVED_FROM
 
+        name = cast("str | None", chosen.qpus)
+        if name in self._fitting:  # it was checked when it was chosen
+            return self._fitting[name]
         try:
-            found = find_qpu(cast("str | None", chosen.qpus), config=self.config)
+            found = find_qpu(name, config=self.config)
         except ConfigError:
             self.read()  # say first what is wrong with the payload
             raise
@@ -129,6 +133,7 @@ class TaskRequest:
         if QPU_MOVED_FROM not in os.environ:  # else it was checked for the QPU that it is for
             task.require_type(found.name, found.type)
             _require_fit(task, found)
+        self._fitting[found.name] = found, task
         return found, task
 
     def open(self, chosen: Chosen) -> tuple[Lease, Payload]:

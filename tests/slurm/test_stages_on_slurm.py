@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from site_under_test import Site, run
 from stage_user import QPU, USE, User
@@ -220,9 +221,11 @@ def test_qpu_reap_cleans_up_if_the_guard_is_lost_too(user):
     open_stage("vqe", qpu="ibm_fez")
     stage = wait_until_ready("vqe")
     user.site.slurm("scancel", str(stage.guard_job))
-    os.kill(stage.keeper.pid, signal.SIGSTOP)  # it must not end the stage when its shell is killed
+    keeper = psutil.Process(stage.keeper.pid)
+    keeper.suspend()  # it must not end the stage when its shell is killed
     user.site.slurm("scancel", "--batch", "--signal=KILL", str(stage.keeper_job))
-    os.kill(stage.keeper.pid, signal.SIGKILL)
+    with suppress(psutil.NoSuchProcess):  # Slurm may have killed it with its shell
+        keeper.kill()
     wait_until(lambda: user.site.states()[int(stage.keeper_job)] == "FAILED", "the keeper's end")
 
     done = run(*QPU, "reap", environ=dict(os.environ))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qrmi_workflows.lease.stage import Stage, StageState, find_stage, update_stage
+from qrmi_workflows.lease.stage import Stage, StageState, update_stage
 from qrmi_workflows.schedulers import this_scheduler
 from qrmi_workflows.schedulers.base import JobState
 from qrmi_workflows.schedulers.command import require_success, run_command
@@ -25,7 +25,8 @@ def close_stage(name: str, *, opener: str | None = None, now: bool = False) -> S
             use the QPU no more.
 
     Returns:
-        The stage as it is now. It may have ended already.
+        The stage as it was when it was closed. It has ended if it had before, or if its QPU was
+        not granted yet and nothing waits for it. Otherwise its keeper ends it.
 
     Raises:
         RequestError: There is no such stage, or it is not this user's.
@@ -41,11 +42,11 @@ def close_stage(name: str, *, opener: str | None = None, now: bool = False) -> S
     settle_stages(name)
     stage = update_stage(name, close)
     if stage.closing and not stage.is_ended and stage.keeper_job is not None:
-        _end_keeper(stage, now=now)
-    return find_stage(name)
+        return _end_keeper(stage, now=now)
+    return stage
 
 
-def _end_keeper(stage: Stage, *, now: bool) -> None:
+def _end_keeper(stage: Stage, *, now: bool) -> Stage:
     """Cancel the keeper's job if it has not started and nobody waits for it, or to end it now."""
     scheduler = this_scheduler()
     jobs = ScheduledJobs(stage, scheduler=scheduler)
@@ -55,19 +56,21 @@ def _end_keeper(stage: Stage, *, now: bool) -> None:
     has_lease = stage.keeper is not None
     is_pending = keeper is not None and keeper.state in (JobState.PENDING, JobState.HELD)
     if not now and (has_lease or not is_pending or jobs.of_stage(listed)):
-        return
-    ended = not has_lease and is_pending and _mark_closed(stage)
+        return stage
+    if not has_lease and is_pending:
+        stage = _mark_closed(stage)
     require_success(run_command(scheduler.cancel_argv([str(stage.keeper_job)])))
-    if ended:
+    if stage.is_ended:
         jobs.cancel_waiting("closed")
+    return stage
 
 
-def _mark_closed(stage: Stage) -> bool:
-    """End a stage unless its keeper has started in the meantime; return whether it has ended."""
+def _mark_closed(stage: Stage) -> Stage:
+    """End a stage unless its keeper has started in the meantime."""
 
     def end(now: Stage) -> Stage:
         if now.id != stage.id or now.is_ended or now.keeper is not None:
             return now
         return replace(now, state=StageState.ENDED, reason="closed before its QPU was granted")
 
-    return update_stage(stage.name, end).is_ended
+    return update_stage(stage.name, end)

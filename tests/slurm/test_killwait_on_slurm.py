@@ -20,7 +20,7 @@ from qrmi_workflows.schedulers.slurm_config import kill_wait_of
 
 pytestmark = pytest.mark.slurm
 
-KILL_WAIT = 10
+KILL_WAIT = 12  # with the default shares, the first call would hang for longer
 RELEASE = "[PD]* */sessions/*"  # PATCH, or DELETE if the session has run a task
 SCRIPT = f"""
 trap : TERM  # this shell must live until SIGKILL, to tell when that comes

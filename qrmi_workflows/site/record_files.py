@@ -76,10 +76,22 @@ class Records:
     _source: Callable[[Records], Iterator[Counted]]
     problems: list[Problem] = field(default_factory=list)
     _noted: Counter[str] = field(default_factory=Counter)
+    _read: set[int] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[Counted]:
         """Read the records."""
         return self._source(self)
+
+    def is_repeated(self, record: LeaseRecord, *, user: str, owner: int) -> bool:
+        """Return whether a file of this owner had this lease before.
+
+        Whoever released it was killed after recording it, and the reaper has recorded it again.
+        """
+        lease = hash((user, owner, record.lease))  # a forged id may be long
+        if lease in self._read:
+            return True
+        self._read.add(lease)
+        return False
 
     def note(self, where: object, reason: str) -> None:
         """Note that a line or a file does not count; of a file's lines, name only the first ones.
@@ -241,7 +253,7 @@ def _read_file(
                 # The user may have moved the file here from another folder.
                 if owners is not None and status.st_uid == _ROOT and parsed[0].user != user:
                     records.note(f"{where}:{count}", f"root's record of user {parsed[0].user}")
-                else:
+                elif not records.is_repeated(parsed[0], user=user, owner=status.st_uid):
                     yield parsed
 
 

@@ -150,6 +150,16 @@ def test_root_releases_a_users_lease_and_its_record_counts(folder: Path, victim:
     assert read() == ([victim.name] * 2, [])
 
 
+def test_a_users_record_does_not_hide_what_root_wrote_about_the_same_lease(
+    folder: Path, victim: User
+) -> None:
+    write(victim, folder / victim.name / "2026-11-a.jsonl", replace(RECORD, busy=1.0))
+
+    save_for_site(RECORD)
+
+    assert [each.record.busy for each in records_of_site(lambda _: True)] == [1.0, RECORD.busy]
+
+
 def test_what_root_wrote_about_one_user_does_not_count_for_another(
     folder: Path, mallory: User, victim: User
 ) -> None:

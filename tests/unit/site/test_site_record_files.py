@@ -87,11 +87,11 @@ def test_a_line_after_one_that_was_cut_short_is_read(folder):
     (file,) = folder.glob("*/*")
     with file.open("a") as opened:
         opened.write('{"lease": "cut sho')
-    save_for_site(RECORD)
+    save_for_site(whole := replace(RECORD, lease="whole"))
 
     records, problems = read(records_of_site(always))
 
-    assert records == [RECORD, RECORD]
+    assert records == [RECORD, whole]
     assert len(problems) == 1
     assert problems[0].startswith(f"{file}:2: not a lease record: ")
 
@@ -219,7 +219,7 @@ def test_a_record_is_not_written_through_a_link(folder, tmp_path):
 
 def test_own_records_are_those_of_the_state_folder(folder):
     RECORD.save()
-    replace(RECORD, user="").save()
+    replace(RECORD, lease="older", user="").save()
 
     assert [(each.user, each.record.user) for each in own_records(always)] == [(ME, ME), (ME, "")]
     assert list(own_records(lambda month: month != "2026-11")) == []
@@ -235,6 +235,17 @@ def test_own_records_in_the_sites_folder_count_once(folder):
     leases = [each.record.lease for each in own_records(always)]
 
     assert leases == [RECORD.lease, "of-the-site", "older"]
+
+
+def test_a_lease_that_was_recorded_twice_counts_once(folder):
+    """As when a reaper is killed after it has written the record."""
+    for save in (RECORD.save, lambda: save_for_site(RECORD)) * 2:
+        save()
+
+    assert read(own_records(always)) == ([RECORD], [])
+    assert read(records_of_site(always)) == ([RECORD], [])
+    (folder / ME).rename(folder / "gone")
+    assert read(own_records(always)) == ([RECORD], [])
 
 
 def test_a_site_folder_that_is_gone_does_not_hide_ones_own_records(folder):

@@ -176,8 +176,11 @@ def settle_stages(name: str | None = None) -> list[Settled]:
 
 def ensure_guard(
     stage: Stage, listed: Mapping[str, JobStatus], scheduler: Scheduler | None = None
-) -> None:
+) -> Stage:
     """Submit a guard if the stage has none among the listed jobs.
+
+    Returns:
+        The stage with its guard's job, if anything has changed.
 
     Raises:
         SchedulerError: The scheduler did not take the job.
@@ -185,7 +188,7 @@ def ensure_guard(
     scheduler = scheduler or this_scheduler()
     guard = listed.get(stage.guard_job or "")
     if stage.keeper_job is None or (guard is not None and not guard.state.is_final):
-        return
+        return stage
 
     def submit(now: Stage) -> Stage:
         # Another process may have submitted one since the jobs were listed.
@@ -208,7 +211,7 @@ def ensure_guard(
         )
         return replace(now, guard_job=guard_job)
 
-    update_stage(stage.name, submit)
+    return update_stage(stage.name, submit)
 
 
 def _is_in_a_job(stage: Stage) -> bool:

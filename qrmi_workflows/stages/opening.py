@@ -145,11 +145,12 @@ def open_stage(
         stage = _join(request) or _submit(request)
     if stage.guard_job is None:
         try:
-            ensure_guard(stage, {}, scheduler)
+            guard_job = ensure_guard(stage, {}, scheduler).guard_job
+            stage = replace(stage, guard_job=guard_job)
         except SchedulerError as error:
             logger.warning("the keeper will submit the guard of stage %r: %s", name, error)
     prune_stages()
-    return find_stage(name)
+    return stage
 
 
 def _check_arguments(request: _Request) -> None:

@@ -130,7 +130,7 @@ class ScheduledJobs:
         self,
         stage: Stage,
         *,
-        ensure_guard: Callable[[Mapping[str, JobStatus]], None] = lambda _listed: None,
+        ensure_guard: Callable[[Mapping[str, JobStatus]], object] = lambda _listed: None,
         scheduler: Scheduler | None = None,
     ) -> None:
         self._stage = stage

@@ -183,10 +183,10 @@ class TaskRun:
             held.enter_context(lane)
             self._times.start()
             state = self._run_to_end(entry, known)
+            record_usage(self, state)  # before a later task's, or the end of the lease
             # Fetching and the journal need no QPU, unless an ended task keeps its lane.
             if not self._traits.stop_deletes_finished:
                 held.close()
-            record_usage(self, state)
             return self._fetch(entry, state)
 
     @property

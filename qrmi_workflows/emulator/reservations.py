@@ -147,11 +147,11 @@ class Reservations:
         tracked.queued.pop(task.id, None)
         tracked.running.add(task.id)
         session = tracked.session
-        session.last_started = self._clock.now()
+        session.last_started = now = self._clock.now()
         if session.state != "active":
             session.state = "active"
             is_first_activation = session.activated is None
-            session.activated = session.activated or self._clock.now()
+            session.activated = session.activated or now
             if session.mode == "dedicated":
                 self.holder = session
             if is_first_activation:  # the maximum TTL counts from here

@@ -276,9 +276,12 @@ class TaskRun:
 
     def _ask_state(self) -> TaskState:
         stop = self.stop if self._traits.status_waits else None
-        return self._insist(
-            lambda: TaskState.of(self.resource.task_status(str(self.task_id), stop=stop))
-        )
+
+        def ask() -> TaskState:
+            self._times.asks()
+            return TaskState.of(self.resource.task_status(str(self.task_id), stop=stop))
+
+        return self._insist(ask)
 
     def _insist(self, request: Callable[[], _T]) -> _T:
         """Repeat a request about a task that the vendor has, until it is answered."""

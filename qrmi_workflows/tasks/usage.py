@@ -40,7 +40,8 @@ class TaskUsage:
         started: When it was submitted, in seconds since the epoch.
         ended: When its end was observed, in seconds since the epoch.
         state: Its final state (`Completed`).
-        running: When it was last seen queued, or was submitted; `None` if it was only seen queued.
+        running: When it was known to be queued for the last time, or was submitted; `None` if it
+            was only seen queued.
         shots: How many shots its payload asks for in total; `None` if that is not known.
     """
 
@@ -71,6 +72,7 @@ class TaskTimes:
 
     _started: float = 0.0
     _last_queued: float = 0.0
+    _asked: float | None = None
     _has_run: bool = False
     _ended: float | None = None
     is_partial: bool = False
@@ -88,10 +90,15 @@ class TaskTimes:
         self._last_queued = time.time()
         self.is_partial = is_partial
 
+    def asks(self) -> None:
+        """Note that the vendor is about to be asked for the task's state."""
+        self._asked = time.time()
+
     def saw(self, state: TaskState) -> None:
         """Note the task's state."""
         if state is TaskState.QUEUED:
-            self._last_queued = time.time()
+            # It may have started while the answer was on its way.
+            self._last_queued = self._asked or time.time()
             self.is_partial = False
         elif state is not TaskState.CANCELLED:
             self._has_run = True

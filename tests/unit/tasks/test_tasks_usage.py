@@ -85,6 +85,19 @@ def test_a_task_runs_since_it_was_last_seen_queued(monkeypatch):
     assert observe(monkeypatch, completed).running == 1
 
 
+def test_a_task_may_run_while_the_answer_that_it_is_queued_is_on_its_way(monkeypatch):
+    clock = iter([1.0, 2.0, 3.0, 9.0])
+    monkeypatch.setattr(usage.time, "time", lambda: next(clock))
+    times = TaskTimes()
+    times.start()
+    times.submitted()
+    times.asks()
+    times.saw(TaskState.QUEUED)
+    times.saw(TaskState.COMPLETED)
+
+    assert times.seconds_on_qpu() == 6.0
+
+
 def test_a_task_that_was_cancelled_in_the_queue_has_not_run(monkeypatch):
     cancelled = TaskState.CANCELLED
 

@@ -43,7 +43,7 @@ class User:
             ],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=110,  # `sbatch --wait` may see the end of its job after 42 s only
             check=False,
         )
 

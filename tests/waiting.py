@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["is_waiting_for_a_lock", "wait_until"]
+__all__ = ["WAIT_SECONDS", "is_waiting_for_a_lock", "wait_until"]
+
+WAIT_SECONDS = 110.0
+"""For `sbatch --wait`: Slurm 22.05 looks whether the job has ended after 2, 10 and 42 seconds."""
 
 _FRACTION, _SHORTEST, _LONGEST = 0.02, 0.002, 0.1  # pauses: of the time waited; seconds
 _T = TypeVar("_T")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from pages import blocks
-from waiting import wait_until
+from waiting import WAIT_SECONDS, wait_until
 
 from qrmi_workflows import QuantumResult
 from qrmi_workflows.lease.stage import find_stage
@@ -29,7 +29,7 @@ def test_the_options_of_the_policies_on_the_page_are_granted():
     assert [option.partition("=")[0] for option in options] == ["--gres", "--licenses"]
 
     argv = ["sbatch", "--wait", "--output=/dev/null", *options, "--wrap=true"]
-    require_success(run_command(argv, timeout=60))
+    require_success(run_command(argv, timeout=WAIT_SECONDS))
 
 
 @pytest.mark.slurm
@@ -67,7 +67,7 @@ def test_the_commands_of_the_page_about_stages_run(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
 
-    done = require_success(run_command(["sh", "-c", script]))
+    done = require_success(run_command(["sh", "-c", script], timeout=110))
 
     assert "stage vqe of ibm_fez: ready" in done.stdout
     number = re.search(r"Submitted batch job (\d+)", done.stdout)[1]
@@ -88,6 +88,7 @@ exec sbatch --wait command.run
 
 
 @pytest.mark.slurm
+@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("in_sandbox")
 def test_the_commands_of_the_page_about_other_tools_run(tmp_path, monkeypatch):
     """By sbatch and make; in place of Nextflow, a script submits its job."""
@@ -109,7 +110,7 @@ def test_the_commands_of_the_page_about_other_tools_run(tmp_path, monkeypatch):
     assert require_success(run_command(["sh", "-c", command])).stdout.strip() == shown
     results = {sbatch: "bell.result.json", nextflow: "result.json", make: "bell.result.json"}
     for line, result in results.items():
-        require_success(run_command(["sh", "-c", line], timeout=60))
+        require_success(run_command(["sh", "-c", line], timeout=WAIT_SECONDS))
         assert QuantumResult.load(result).qpu == "ibm_fez"
         Path(result).unlink()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from waiting import wait_until
+from waiting import WAIT_SECONDS, wait_until
 
 from qrmi_workflows.config.qpus import load_qpus
 from qrmi_workflows.config.site import load_site_policy
@@ -111,7 +111,7 @@ def test_a_job_that_holds_several_qpus_must_name_one(in_sandbox, tmp_path):
     holds = ["--gres=qpu:ibm_fez:1,qpu:FRESNEL:1", "--licenses=qpu_ibm_fez:1,qpu_FRESNEL:1"]
     argv = ["sbatch", "--wait", f"--output={tmp_path}/out", *holds, str(tmp_path / "job.sh")]
 
-    require_success(run_command(argv))
+    require_success(run_command(argv, timeout=WAIT_SECONDS))
 
     shown = (tmp_path / "out").read_text()
     assert shown.count("no QPU named, and this job was granted 2: FRESNEL, ibm_fez. Name one") == 2
@@ -127,7 +127,7 @@ def test_a_job_uses_only_the_qpu_that_it_holds(submit, sessions, tmp_path):
 
     job = submit(f"{own}\n{other}\necho other $?\n{inner}")
 
-    ended, shown = wait_for_end(job), (tmp_path / f"{job}.out").read_text()
+    ended, shown = wait_for_end(job, WAIT_SECONDS), (tmp_path / f"{job}.out").read_text()
     assert ended == "COMPLETED", shown
     assert shown.startswith("ibm_fez\n")
     assert (
@@ -166,7 +166,7 @@ def test_a_job_needs_no_option_for_an_emulated_qpu(in_sandbox, tmp_path):
     (tmp_path / "job.sh").write_text(f"#!/bin/bash\n{run}\n")
     argv = ["sbatch", "--wait", f"--output={tmp_path}/out", str(tmp_path / "job.sh")]
 
-    done = run_command(argv)
+    done = run_command(argv, timeout=WAIT_SECONDS)
 
     assert done.returncode == 0, (tmp_path / "out").read_text()
     assert json.loads(result.read_text())["qpu"] == "emulated:fez"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from waiting import WAIT_SECONDS
 
 from qrmi_workflows.config.site import load_site_policy
 from qrmi_workflows.errors import RequestError
@@ -145,7 +146,7 @@ def test_a_job_has_as_many_lanes_of_a_shared_qpu_as_it_holds_units(policy, tmp_p
     job = f'exec {sys.executable} -c "{code}"'
 
     argv = ["sbatch", "--wait", f"--output={tmp_path}/lanes", *asking.split(), "--wrap", job]
-    require_success(run_command(argv, timeout=60))
+    require_success(run_command(argv, timeout=WAIT_SECONDS))
 
     assert (tmp_path / "lanes").read_text() == "2\n"
 

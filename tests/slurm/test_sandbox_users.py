@@ -55,6 +55,7 @@ def leaked_conf(sandbox: Sandbox, user: User) -> Iterator[Path]:
     shutil.rmtree(etc)
 
 
+@pytest.mark.timeout(300)
 def test_an_unprivileged_user_can_have_a_sandbox(user: User, python: tuple[str, ...]) -> None:
     """Start it, run a job with a QPU, restart a killed daemon, stop it without a trace."""
     folder = user.home / "site"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,6 @@ from waiting import wait_until
 from qrmi_workflows.emulator.client import Control
 from qrmi_workflows.lease.history import records_of_job
 from qrmi_workflows.lease.killwait import DEFAULT_SECONDS
-from qrmi_workflows.lease.records import open_leases
 from qrmi_workflows.schedulers.slurm_config import kill_wait_of
 
 pytestmark = pytest.mark.slurm
@@ -24,9 +24,15 @@ KILL_WAIT = 12  # with the default shares, the first call would hang for longer
 RELEASE = "[PD]* */sessions/*"  # PATCH, or DELETE if the session has run a task
 SCRIPT = f"""
 trap : TERM  # this shell must live until SIGKILL, to tell when that comes
-{sys.executable} -m qrmi_workflows lease exec --qpu ibm_fez -- sh -c "trap '' TERM; sleep 600"
+PATH=$PWD/bin:$PATH
+{sys.executable} -m qrmi_workflows lease exec --qpu ibm_fez -- \\
+    sh -c "trap '' TERM; touch ready; sleep 600"
 echo $? > code
 while true; do touch alive; sleep 0.1; done
+"""
+# Notes each question once it has answered it.
+SCONTROL = """#!/bin/sh
+{real} "$@" && echo "$@" >>answered
 """
 
 
@@ -42,6 +48,11 @@ def site(make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch, tmp_pa
         lambda: kill_wait_of(site.slurm("scontrol", "show", "config")) == KILL_WAIT,
         "the new configuration",
     )
+    scontrol = site.work / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    real = shutil.which("scontrol", path=site.box.environment()["PATH"])
+    scontrol.write_text(SCONTROL.format(real=real))
+    scontrol.chmod(0o755)
     return site
 
 
@@ -50,7 +61,12 @@ def test_a_lease_is_released_in_time_although_the_vendor_hangs(site: Site):
     control = Control(site.box.directory / "emulator")
     submitted = datetime.now(UTC)
     job = site.submit(SCRIPT, "--gres=qpu:ibm_fez:1", "--licenses=qpu_ibm_fez:1")
-    wait_until(lambda: list(open_leases()), "the lease")
+    wait_until((site.work / "ready").exists, "the command to ignore SIGTERM")
+    answered = site.work / "answered"
+    wait_until(
+        lambda: answered.exists() and "show config" in answered.read_text(),
+        "the supervisor to learn KillWait",
+    )
     control.ask("POST", "/faults", {"kind": "hang", "route": RELEASE, "count": 1})
 
     cancelled = time.time()

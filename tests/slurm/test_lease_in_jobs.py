@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,6 +60,19 @@ def sessions(in_sandbox: Sandbox) -> Callable[[], int]:
     return lambda: control.counters()["qpus"]["ibm_fez"]["sessions"]["open"]
 
 
+@pytest.fixture
+def go(tmp_path: Path) -> Iterator[Path]:
+    """A file that `until` waits for; at the end of the test, nothing waits for it any more."""
+    file = tmp_path / "go"
+    yield file
+    file.touch()
+
+
+def until(file: Path) -> str:
+    """Return a shell command that waits for a file."""
+    return f"until [ -e {file} ]; do sleep 0.1; done"
+
+
 def show(job: str) -> str:
     return require_success(run_command(["scontrol", "show", "job", job])).stdout
 
@@ -82,12 +95,13 @@ def processes_of(job: str) -> list[psutil.Process]:
     return found
 
 
-def test_a_job_holds_gres_licence_and_lease(submit, sessions, tmp_path):
-    body = f"{QPU} lease exec --qpu ibm_fez -- sh -c 'env > {tmp_path}/env; sleep 1'"
+def test_a_job_holds_gres_licence_and_lease(submit, sessions, go, tmp_path):
+    body = f"{QPU} lease exec --qpu ibm_fez -- sh -c 'env > {tmp_path}/env; {until(go)}'"
     job = submit(body, "--time=5")
     wait_until(lambda: sessions() == 1, "a session")
 
     held = gres_of_job(show(job))
+    go.touch()
 
     assert (held["gres"], held["licences"]) == ("qpu:ibm_fez:1", "qpu_ibm_fez:1")
     assert wait_for_end(job) == "COMPLETED"
@@ -248,15 +262,16 @@ def test_a_killed_job_that_is_run_again_waits_for_its_task(in_sandbox, submit, a
     assert list(open_leases()) == []
 
 
-def test_two_jobs_that_request_one_qpu_run_in_turn(submit, sessions, tmp_path):
-    first = submit(f"exec {QPU} lease exec --qpu ibm_fez -- sleep 3")
+def test_two_jobs_that_request_one_qpu_run_in_turn(submit, sessions, go):
+    first = submit(f"exec {QPU} lease exec --qpu ibm_fez -- sh -c '{until(go)}'")
     second = submit(f"exec {QPU} lease exec --qpu ibm_fez -- true")
     wait_until(lambda: sessions() == 1, "a session")
+    reason = re.compile("Reason=(Licenses|Resources|Priority)")
+    wait_until(lambda: reason.search(show(second)), "Slurm to look at the second job")
 
-    shown = show(second)
+    assert gres_of_job(show(second))["state"] == "PENDING"
 
-    assert gres_of_job(shown)["state"] == "PENDING"
-    assert re.search(r"Reason=(Licenses|Resources|Priority)", shown)
+    go.touch()
     assert {wait_for_end(first), wait_for_end(second)} == {"COMPLETED"}
 
 
@@ -272,13 +287,15 @@ def test_the_time_limit_releases_the_lease_within_killwait(submit, sessions):
     assert wait_for_end(job, seconds=60) == "TIMEOUT"
 
 
-def test_others_can_see_no_credential_and_no_token(submit, tmp_path, in_sandbox):
+def test_others_can_see_no_credential_and_no_token(submit, go, tmp_path, in_sandbox):
     definition = load_qpus()["ibm_fez"]
     secrets = {value for key, value in definition.environment.items() if "APIKEY" in key}
-    job = submit(f"exec {QPU} lease exec --qpu ibm_fez -- sh -c 'env > {tmp_path}/env; sleep 1'")
-    wait_until(lambda: gres_of_job(show(job))["state"] == "RUNNING", "the job's start")
+    command = f"env > {tmp_path}/env; {until(go)}"
+    job = submit(f"exec {QPU} lease exec --qpu ibm_fez -- sh -c '{command}'")
+    wait_until((tmp_path / "env").exists, "the command")
     argv = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True)
     shown = show(job)
+    go.touch()
     wait_for_end(job)
     environment = (tmp_path / "env").read_text()
     token = re.search(r"ibm_fez_QRMI_JOB_ACQUISITION_TOKEN=(\S+)", environment)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from killing import kill_at_once
 from waiting import WAIT_SECONDS, wait_until
 
 from qrmi_workflows.config.qpus import load_qpus
@@ -209,9 +210,7 @@ def test_scancel_releases_the_lease_although_the_command_ignores_sigterm(submit,
 def test_qpu_reap_releases_the_lease_of_a_killed_job(submit, sessions):
     job = submit(f"exec {QPU} lease exec --qpu ibm_fez -- sleep 60")
     wait_until(lambda: bool(list(open_leases())), "the lease's record")
-    for process in processes_of(job):  # as the kernel does when memory runs out
-        with suppress(psutil.NoSuchProcess):  # a child may have ended with its supervisor
-            process.kill()
+    kill_at_once(processes_of(job))  # as the kernel does when memory runs out
     wait_for_end(job)
     assert sessions() == 1
 
@@ -237,9 +236,7 @@ def test_a_killed_job_that_is_run_again_waits_for_its_task(in_sandbox, submit, a
             ),
             "a task",
         )
-        for process in processes_of(job):
-            with suppress(psutil.NoSuchProcess):  # a child may have ended with its parent
-                process.kill()
+        kill_at_once(processes_of(job))
         assert wait_for_end(job) == "FAILED"
         if again == "submitted":
             job = submit(command)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from killing import kill_at_once
 from site_under_test import Site
 from waiting import wait_until
 
@@ -55,11 +56,13 @@ def sessions(user: Site) -> Callable[[], int]:
 def crash(user: Site, job: int) -> None:
     """Kill all processes of a job at once, as the crash of its node does."""
     wait_until(lambda: bool(list(open_leases())), "the lease's record")
+    doomed = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             environ = process.environ()
             if environ.get("SLURM_JOB_ID") == str(job) and "QPU_STATE" in environ:
-                process.kill()
+                doomed.append(process)
+    kill_at_once(doomed)
     wait_until(lambda: user.states().get(job) in ("FAILED", "COMPLETED"), f"the end of job {job}")
 
 

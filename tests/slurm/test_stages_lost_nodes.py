@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
 from contextlib import suppress
 
 import psutil
 import pytest
+from killing import kill_at_once
 from site_under_test import Site
 from stage_user import User
 from waiting import wait_until
@@ -36,20 +36,19 @@ def lose_keepers_node(user: User) -> Callable[[Stage], None]:
 
     def lose(stage: Stage) -> None:
         node = user.site.slurm("squeue", "--noheader", f"--jobs={stage.keeper_job}", "--format=%N")
-        slurmd = psutil.Process(user.site.pids()[f"slurmd-{node.strip()}"])
-        doomed = [slurmd]
+        daemons = [psutil.Process(user.site.pids()[f"slurmd-{node.strip()}"])]
+        job = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 ours = process.environ().get("QPU_SANDBOX") == os.environ["QPU_SANDBOX"]
                 if ours and process.environ().get("SLURM_JOB_ID") == stage.keeper_job:
-                    doomed.append(process)
+                    job.append(process)
                     # Not by the job's id: another sandbox may have a job of this id.
                     parent = process.parent()
                     if parent is not None and "slurmstepd: [" in " ".join(parent.cmdline()):
-                        doomed.append(parent)
-        for process in doomed:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
+                        daemons.append(parent)
+        kill_at_once(daemons)  # first: they would tell Slurm how the job's processes have ended
+        kill_at_once(job)
         user.site.slurm(
             "scontrol", "update", f"NodeName={node.strip()}", "State=DOWN", "Reason=lost"
         )

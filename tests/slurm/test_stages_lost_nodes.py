@@ -56,6 +56,7 @@ def lose_keepers_node(user: User) -> Callable[[Stage], None]:
     return lose
 
 
+@pytest.mark.timeout(300)
 def test_slurm_requeues_the_keeper_and_waiting_jobs_go_on_waiting(user, lose_keepers_node):
     open_stage("vqe", qpu="ibm_fez")
     stage = wait_until_ready("vqe")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from changing_files import files_below, read_if_there
 from emulated_site import emulated_site
 
 from qrmi_workflows.emulator.client import Control
@@ -162,7 +163,7 @@ class Vault:
     def found(self) -> dict[str, set[str]]:
         """Search everywhere; return the names of the secrets found in each place."""
         self._learn_sessions()
-        texts = {str(path): self._names_in(path.read_bytes()) for path in self._files()}
+        texts = {str(path): self._names_in(read_if_there(path)) for path in self._files()}
         jobs = self.slurm("squeue", "--noheader", "--states=all", "--format=%A").split()
         for job in jobs:
             shown = self.slurm("scontrol", "show", "job", "--details", job)
@@ -179,11 +180,10 @@ class Vault:
         assert spool is not None
         runtime = Path(spool[1].split("/%n")[0])
         emulator = self.box.directory / "emulator"
-        for top in (self.folder, self.box.directory, runtime):
-            for path in top.rglob("*"):
-                is_emulators_data = emulator in path.parents and path.suffix != ".log"
-                if path.is_file() and path != self.config and not is_emulators_data:
-                    yield path
+        for path in files_below(self.folder, self.box.directory, runtime):
+            is_emulators_data = emulator in path.parents and path.suffix != ".log"
+            if path != self.config and not is_emulators_data:
+                yield path
 
     def _names_in(self, data: bytes) -> set[str]:
         names = {name for secret, name in self.secrets.items() if secret.encode() in data}

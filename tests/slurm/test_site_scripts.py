@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from changing_files import files_below, read_if_there
 from other_users import User, python_for_all, temporary_user
 from site_scripts import QPU_OPTIONS, ScriptedSite
 from waiting import wait_until
@@ -569,12 +570,11 @@ def test_secrets_are_nowhere_else(site: ScriptedSite, ada: User) -> None:
     emulator = site.box.directory / "emulator"
     files = [
         path
-        for top in (site.box.directory, site.work)
-        for path in top.rglob("*")
-        if path.is_file() and emulator not in path.parents and path not in allowed
+        for path in files_below(site.box.directory, site.work)
+        if emulator not in path.parents and path not in allowed
     ]
     assert files
-    assert [path for path in files if has_secret(path.read_bytes())] == []
+    assert [path for path in files if has_secret(read_if_there(path))] == []
     shown = site.slurm("scontrol", "show", "job", "--details", str(job))
     assert not has_secret(shown.encode())
     lines = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, check=True).stdout

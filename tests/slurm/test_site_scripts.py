@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -289,10 +288,11 @@ def test_a_requeued_job_gets_a_session_of_its_own(site: ScriptedSite) -> None:
 
     site.slurm("scontrol", "requeue", str(job))
     site.await_epilog(job)
-    # Slurm holds a requeued job back for two minutes. It must not start within the same second: a
-    # node tells a new run of a job from the old one by the second.
-    time.sleep(2)
-    site.slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
+    # Slurm holds a requeued job back for two minutes, and refuses another time until the Epilog has
+    # exited. The job must not start within the same second: a node tells a new run of a job from
+    # the old one by the second.
+    sooner = ("scontrol", "update", f"JobId={job}", "StartTime=now+3")
+    wait_until(lambda: site.run(*sooner).returncode == 0, "the job to be pending")
     site.await_output(job, "run 1")
     site.await_state(job, "COMPLETED")
     site.await_epilog(job)

@@ -163,7 +163,7 @@ def test_jobs_wait_while_the_qpu_is_offline_and_start_when_it_is_back(
     assert site.state_of(running).startswith("RUNNING")
     site.slurm("scancel", str(running))
     site.await_state(running, "CANCELLED")
-    assert site.reason(before) == WAYS[qpu][1]
+    site.await_reason(before, WAYS[qpu][1])
 
     site.set(qpu, "online")
     assert site.reconcile()["away"] == []

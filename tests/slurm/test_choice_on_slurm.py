@@ -48,7 +48,7 @@ def test_jobs_that_hold_or_wait_for_a_qpu_send_the_next_one_to_another(
 ) -> None:
     """Slurm's own counts: of a licence and a GRES, and of the jobs that are pending for them."""
     options = choosing.qpu("request", "ibm_fez")[0].split()
-    jobs = [choosing.site.submit("sleep 60", *options) for _ in range(3)]
+    jobs = [choosing.site.submit("sleep 600", *options) for _ in range(3)]
     choosing.site.wait_for(jobs[0], "RUNNING")
 
     free = {"ibm_fez": (0, 2), "FRESNEL": (1, 0)}

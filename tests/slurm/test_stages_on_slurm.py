@@ -45,7 +45,7 @@ class Held:
 
 def hold_qpu(site: Site) -> int:
     """Start a job that holds the QPU."""
-    blocker = site.submit("sleep 60", "--gres=qpu:ibm_fez:1", "--licenses=qpu_ibm_fez:1")
+    blocker = site.submit("sleep 600", "--gres=qpu:ibm_fez:1", "--licenses=qpu_ibm_fez:1")
     site.wait_for(blocker, "RUNNING")
     return blocker
 

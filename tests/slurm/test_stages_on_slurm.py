@@ -220,9 +220,9 @@ def test_a_task_in_flight_outlives_its_keeper_and_is_paid_once(user, tmp_path):
 def test_qpu_reap_cleans_up_if_the_guard_is_lost_too(user):
     open_stage("vqe", qpu="ibm_fez")
     stage = wait_until_ready("vqe")
-    user.site.slurm("scancel", str(stage.guard_job))
     keeper = psutil.Process(stage.keeper.pid)
-    keeper.suspend()  # it must not end the stage when its shell is killed
+    keeper.suspend()  # it must not replace the guard, or end the stage when its shell is killed
+    user.site.slurm("scancel", str(stage.guard_job))
     user.site.slurm("scancel", "--batch", "--signal=KILL", str(stage.keeper_job))
     with suppress(psutil.NoSuchProcess):  # Slurm may have killed it with its shell
         keeper.kill()

@@ -284,8 +284,10 @@ def test_a_second_stage_that_wants_the_qpu_waits_in_slurm(user):
 
 
 def test_a_stage_whose_workflow_died_ends_after_its_idle_limit(user):
+    blocker = hold_qpu(user.site)  # the idle limit counts from the keeper's start
     open_stage("vqe", qpu="ibm_fez", opener="a workflow", idle_limit=1.0)
     job = user.submit(find_stage("vqe"))
+    user.site.slurm("scancel", str(blocker))
 
     user.site.wait_for(job)
 

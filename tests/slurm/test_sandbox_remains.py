@@ -44,6 +44,16 @@ def left(folder: Path) -> list[int]:
     return [int(line) for line in pids.read_text().split()] if pids.exists() else []
 
 
+def delete(folder: Path) -> None:
+    """Delete a folder of a running sandbox, whose daemons create files in it meanwhile."""
+
+    def is_deleted() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+    wait_until(is_deleted, f"{folder} to be deleted")
+
+
 def test_what_a_job_leaves_behind_ends_with_it(shared_site: Site) -> None:
     """As at a site with cgroups; the node goes on working."""
     job = shared_site.submit(LEAVE)
@@ -77,7 +87,7 @@ def test_down_ends_a_sandbox_whose_directory_was_deleted(site: Site) -> None:
     """`status` says so, and no other command works with it."""
     site.submit(f"{LEAVE}; touch started; sleep 600")
     wait_until((site.work / "started").exists, "the job to start")
-    shutil.rmtree(site.box.directory)
+    delete(site.box.directory)
 
     status, shell = site.qpu("status"), site.qpu("shell", "true")
     down, again = site.qpu("down"), site.qpu("down")
@@ -95,7 +105,7 @@ def test_down_ends_a_sandbox_whose_directory_was_deleted(site: Site) -> None:
 
 def test_up_replaces_a_sandbox_whose_directory_was_deleted(site: Site) -> None:
     before = set(site.pids().values())
-    shutil.rmtree(site.box.directory)
+    delete(site.box.directory)
 
     done = site.qpu("up")
 
@@ -108,7 +118,7 @@ def test_up_replaces_a_sandbox_whose_directory_was_deleted(site: Site) -> None:
 def test_up_repairs_a_sandbox_whose_runtime_directory_was_deleted(site: Site) -> None:
     """Some systems delete files in /tmp that are old."""
     (runtime,) = runtime_directories(Layout(site.box.directory))
-    shutil.rmtree(runtime)
+    delete(runtime)
     assert f"is broken: its directory {runtime} was deleted." in site.qpu("status").stdout
 
     done = site.qpu("up")

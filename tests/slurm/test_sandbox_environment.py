@@ -7,6 +7,7 @@ import os
 import shlex
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -222,12 +223,14 @@ def test_everything_listens_on_the_loopback_interface_only(site: Site) -> None:
     members = [psutil.Process(pid) for pid in site.pids().values()]
     members += [child for process in members for child in process.children(recursive=True)]
     members += [process for process in psutil.process_iter() if _is_srun_of(process, site)]
-    listening = [
-        connection.laddr.ip
-        for process in members
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
+    listening = []
+    for process in members:
+        with suppress(psutil.NoSuchProcess):  # slurmctld's children may end at any time
+            listening += [
+                connection.laddr.ip
+                for connection in process.net_connections("inet")
+                if connection.status == psutil.CONN_LISTEN
+            ]
     assert len(listening) >= 5
     own = socket.gethostbyname(socket.gethostname())
     assert set(listening) == {"127.0.0.1", own if own.startswith("127.") else "0.0.0.0"}  # noqa: S104

@@ -85,12 +85,14 @@ class Vault:
         folder: The folder of all of the user's files.
         secrets: What each secret is, by its value.
         seen_in_argv: The secrets that were seen in the arguments of a process.
+        scans: How often the arguments of all processes were read.
     """
 
     box: Sandbox
     folder: Path
     secrets: dict[str, str] = field(default_factory=dict)
     seen_in_argv: set[str] = field(default_factory=set)
+    scans: int = 0
 
     @property
     def config(self) -> Path:
@@ -201,9 +203,11 @@ class Vault:
         stop = threading.Event()
         thread = threading.Thread(target=self._watch, args=(stop,))
         thread.start()
-        yield
-        stop.set()
-        thread.join()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
 
     def _watch(self, stop: threading.Event) -> None:
         argv: set[bytes] = set()
@@ -211,6 +215,7 @@ class Vault:
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 with suppress(OSError):
                     argv.add(path.read_bytes())
+            self.scans += 1
         self._learn_sessions()
         self.seen_in_argv |= set().union(*map(self._names_in, argv))
 

@@ -69,8 +69,10 @@ def test_the_search_finds_a_leak(shared_vault: Vault):
     leak = shared_vault.folder / "leak"
     leak.write_text(f"the key is {secret}.")
 
-    with shared_vault.watching():
-        subprocess.run(["sh", "-c", "sleep 0.5", secret], check=True)
+    argv = ["sh", "-c", "read _; true", secret]  # `true`: sh might replace itself by the last one
+    with shared_vault.watching(), subprocess.Popen(argv, stdin=subprocess.PIPE):
+        begun = shared_vault.scans
+        wait_until(lambda: shared_vault.scans >= begun + 2, "a scan from its beginning")
 
     assert shared_vault.found() == {str(leak): {name}, "argv": {name}}
     leak.unlink()

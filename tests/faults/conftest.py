@@ -32,6 +32,12 @@ simulator = "null"
 execution_seconds = 1.5
 lanes = 5
 
+[qpus.ibm_slower]
+type = "ibm-quantum-compute-service"
+simulator = "null"
+execution_seconds = 4
+lanes = 5
+
 [qpus.ibm_with_cancel]
 type = "ibm-quantum-compute-service"
 simulator = "null"
@@ -75,6 +81,8 @@ SITE = """
 [qpus.ibm_quick]
 lanes = 5
 [qpus.ibm_slow]
+lanes = 5
+[qpus.ibm_slower]
 lanes = 5
 [qpus.ibm_with_cancel]
 lanes = 5
@@ -131,6 +139,20 @@ def emulator(
 def fault(emulator: Emulator) -> Callable[..., None]:
     """Activate a fault rule."""
     return lambda kind, **rule: emulator.control.ask("POST", "/faults", {"kind": kind, **rule})
+
+
+@pytest.fixture
+def pause(emulator: Emulator) -> Iterator[Callable[..., None]]:
+    """Keep the tasks of a QPU from starting, or let them start."""
+    paused: set[str] = set()
+
+    def set_availability(qpu: str, availability: str = "paused") -> None:
+        paused.add(qpu)
+        emulator.control.ask("PATCH", f"/qpus/{qpu}", {"availability": availability})
+
+    yield set_availability
+    for qpu in list(paused):
+        set_availability(qpu, "online")
 
 
 @pytest.fixture

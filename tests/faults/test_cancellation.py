@@ -64,18 +64,6 @@ def payload(sequence: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
     return lambda qpu: {"sequence": sequence, "job_runs": 5} if qpu.startswith("EMU") else bell()
 
 
-@pytest.fixture
-def pause(emulator: Emulator) -> Iterator[Callable[..., None]]:
-    """Keep the tasks of a QPU from starting, or let them start."""
-
-    def set_availability(qpu: str, availability: str = "paused") -> None:
-        emulator.control.ask("PATCH", f"/qpus/{qpu}", {"availability": availability})
-
-    yield set_availability
-    for qpu in SERVERS:
-        set_availability(qpu, "online")
-
-
 def stop_one(
     pause: Callable[..., None],
     qpu: str,

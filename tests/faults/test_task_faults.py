@@ -37,7 +37,7 @@ def start_run(payload_file, output, *options: str) -> subprocess.Popen:
     """Start `qpu run` of a long task and wait until the task is running."""
     process = subprocess.Popen(
         [sys.executable, "-m", "qrmi_workflows", "run", str(payload_file), "-o", str(output),
-         "--qpu", "ibm_slow", *options],
+         "--qpu", "ibm_slower", *options],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert any(line.endswith(": Running\n") for line in process.stderr)
@@ -115,7 +115,7 @@ def test_after_sigkill_a_rerun_re_attaches(emulator, counted, payload_file, tmp_
     process.wait()
     process.stderr.close()
 
-    again = run_cli("run", str(payload_file), "-o", str(output), "--qpu", "ibm_slow")
+    again = run_cli("run", str(payload_file), "-o", str(output), "--qpu", "ibm_slower")
 
     assert again.returncode == 0, again.stderr
     assert counted()["tasks accepted"] == 1
@@ -144,7 +144,7 @@ def test_sigterm_cancels_the_task_and_the_rerun_submits_it_again(
     assert counted()["tasks cancelled"] == 1
     assert counted()["sessions open"] == 0
     assert not output.exists()
-    again = run_cli("run", str(payload_file), "-o", str(output), "--qpu", "ibm_slow")
+    again = run_cli("run", str(payload_file), "-o", str(output), "--qpu", "ibm_slower")
     assert again.returncode == 0, again.stderr
     assert counted()["tasks accepted"] == 2
 
@@ -152,7 +152,7 @@ def test_sigterm_cancels_the_task_and_the_rerun_submits_it_again(
 def test_a_rerun_finds_a_task_that_was_left_running(
     emulator, counted, payload_file, tmp_path, monkeypatch
 ):
-    with open_lease("ibm_slow") as lease:
+    with open_lease("ibm_slower") as lease:
         for name, value in lease.environment().items():
             monkeypatch.setenv(name, value)
         output = tmp_path / "result.json"
@@ -161,7 +161,7 @@ def test_a_rerun_finds_a_task_that_was_left_running(
         assert process.wait(timeout=60) == 143
         process.stderr.close()
 
-        again = run_cli("run", str(payload_file), "-o", str(output), "--qpu", "ibm_slow")
+        again = run_cli("run", str(payload_file), "-o", str(output), "--qpu", "ibm_slower")
 
     assert again.returncode == 0, again.stderr
     assert counted()["tasks accepted"] == 1
@@ -217,7 +217,8 @@ def test_a_failed_task_says_why_and_is_not_submitted_again(emulator, counted):
     assert counted()["tasks accepted"] == 1
 
 
-def test_a_task_cancelled_at_the_vendor_is_submitted_by_the_rerun(emulator, counted):
+def test_a_task_cancelled_at_the_vendor_is_submitted_by_the_rerun(emulator, counted, pause):
+    pause("ibm_with_cancel")
     with open_lease("ibm_with_cancel", step="cancelled") as lease:
         future = lease.submit(bell())
         wait_until(lambda: future.task_id, "the task's id")
@@ -228,11 +229,13 @@ def test_a_task_cancelled_at_the_vendor_is_submitted_by_the_rerun(emulator, coun
         assert records("cancelled")[0].retryable
 
 
-def test_a_task_that_the_vendor_forgot_is_submitted_again(emulator, fault, counted):
+def test_a_task_that_the_vendor_forgot_is_submitted_again(emulator, fault, counted, pause):
+    pause("ibm_slow")
     with open_lease("ibm_slow", step="forgotten") as lease:
         lease.submit(bell(), on_stop="leave")
         wait_until(lambda: any(record.task_id for record in records("forgotten")), "the task's id")
         lease.release()
+    pause("ibm_slow", "online")
     # For the question whether the orphaned lease is still wanted, and for the rerun's own.
     fault("status", route="GET */jobs/*", status=404, count=2)
 
@@ -242,7 +245,8 @@ def test_a_task_that_the_vendor_forgot_is_submitted_again(emulator, fault, count
     assert counted()["tasks accepted"] == 2
 
 
-def test_as_many_tasks_are_in_flight_as_the_qpu_has_lanes(emulator):
+def test_as_many_tasks_are_in_flight_as_the_qpu_has_lanes(emulator, pause):
+    pause("ibm_slow")
     with open_lease("ibm_slow") as lease:
         for shots in range(1, 9):
             lease.submit(bell(shots))
@@ -268,7 +272,8 @@ def test_results_come_in_the_order_of_the_payloads(quick):
     assert [result.payload_digest for result in results] == digests
 
 
-def test_a_future_that_is_cancelled_cancels_its_task(emulator, counted):
+def test_a_future_that_is_cancelled_cancels_its_task(emulator, counted, pause):
+    pause("ibm_slow")
     with open_lease("ibm_slow") as lease:
         future = lease.submit(bell())
         wait_until(lambda: future.task_id, "the task's id")

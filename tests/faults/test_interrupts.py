@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_payloads import bell
+from break_it import without_coverage
 from waiting import wait_until
 
-from qrmi_workflows import Lease, open_lease
+from qrmi_workflows import open_lease
 from qrmi_workflows.journal.journal import Journal
 
 HERE = Path(__file__).parent
@@ -91,6 +88,51 @@ with open_lease("ibm_quick"):
     input()
 print("continued")
 """
+AWAITING = """
+from fault_payloads import bell
+from qrmi_workflows import Lease, open_lease
+
+await_tasks = Lease.await_tasks
+
+def announce_and_await(self):
+    print("ready", flush=True)
+    await_tasks(self)
+
+Lease.await_tasks = announce_and_await
+try:
+    with open_lease("ibm_endless") as lease:
+        lease.submit(bell())
+except KeyboardInterrupt:
+    print("caught", flush=True)
+    input()
+"""
+OTHER_THREAD = """
+import ctypes, threading
+from fault_payloads import bell
+from qrmi_workflows import open_lease
+
+class TimeIsUpError(Exception):
+    pass
+
+ends = []
+
+def call():
+    try:
+        with open_lease("ibm_endless", step="interrupted") as lease:
+            {use}
+    except TimeIsUpError:
+        ends.append("its time was up")
+
+thread = threading.Thread(target=call, daemon=True)
+thread.start()
+print("ready", flush=True)
+input()
+number, error = ctypes.c_long(thread.ident), ctypes.py_object(TimeIsUpError)
+assert ctypes.pythonapi.PyThreadState_SetAsyncExc(number, error) == 1
+thread.join(timeout=60)
+print(*ends, flush=True)
+input()
+"""
 
 
 def start(program: str) -> subprocess.Popen:
@@ -101,16 +143,22 @@ def start(program: str) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+        env={**without_coverage(os.environ), "PYTHONPATH": PYTHONPATH},
     )
     assert process.stdout.readline() == "ready\n"
     return process
 
 
+def await_its_id() -> None:
+    """Wait until a program has recorded the id of its only task."""
+    wait_until(lambda: any(each.task_id for each in Journal().records()), "the task's id")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_between_grant_and_record_leaves_no_lease_open(counted, number):
     argv = [sys.executable, "-c", JUST_GRANTED.format(number=int(number))]
-    done = subprocess.run(argv, stderr=subprocess.PIPE, text=True, timeout=60)
+    environ = without_coverage(os.environ)
+    done = subprocess.run(argv, env=environ, stderr=subprocess.PIPE, text=True, timeout=60)
 
     assert done.returncode == (143 if number == signal.SIGTERM else -signal.SIGINT)
     assert (counted()["sessions opened"], counted()["sessions open"]) == (1, 0)
@@ -119,11 +167,12 @@ def test_a_signal_between_grant_and_record_leaves_no_lease_open(counted, number)
 def test_ctrl_c_ends_the_wait_for_a_busy_qpu(emulator, counted, fault):
     fault("status", route="POST */sessions", status=429)
     argv = [sys.executable, "-m", "qrmi_workflows", "lease", "exec", "--qpu", "ibm_quick", "true"]
-    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
+    environ = without_coverage(os.environ)
+    with subprocess.Popen(argv, env=environ, stderr=subprocess.PIPE, text=True) as process:
         assert "waiting for the QPU" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        emulator.control.ask("DELETE", "/faults")
         stderr = process.stderr.read()
+    emulator.control.ask("DELETE", "/faults")
 
     assert process.returncode == 130
     assert "Traceback" not in stderr
@@ -148,7 +197,7 @@ def test_a_second_sigterm_while_tasks_stop_does_not_prevent_the_release(counted,
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_during_the_release_takes_effect_after_it(counted, fault, matched, number):
     process = start(RELEASING)
-    fault("delay", route="PATCH */sessions/*", seconds=1.5)
+    fault("delay", route="PATCH */sessions/*", seconds=4)
 
     process.stdin.write("\n")
     process.stdin.flush()
@@ -171,17 +220,15 @@ def test_a_signal_handler_may_release_in_the_middle_of_a_submission(counted):
 
 def test_ctrl_c_while_a_lease_awaits_its_tasks_releases_it(counted):
     """A program that catches KeyboardInterrupt, as a notebook does, keeps no lease."""
+    process = start(AWAITING)
+    await_its_id()
 
-    def interrupted() -> None:
-        with open_lease("ibm_slow") as lease:
-            lease.submit(bell(), on_state=lambda *_: interrupter.start())
+    process.send_signal(signal.SIGINT)
 
-    interrupter = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-
+    assert process.stdout.readline() == "caught\n"
     assert counted()["tasks cancelled"] == 1
     assert counted()["sessions open"] == 0
+    process.communicate("\n")
 
 
 def test_a_failed_release_at_exit_does_not_prevent_the_others(counted, fault):
@@ -217,47 +264,31 @@ def test_a_closed_standard_error_does_not_lose_the_result(counted, payload_file,
     assert output.exists()
 
 
-class TimeIsUpError(Exception):
-    """Raised in a thread by another one, as Parsl does when an app's walltime is over."""
-
-
 @pytest.mark.parametrize(
     "use",
     [
-        lambda lease: lease.run(bell()),
-        lambda lease: lease.submit(bell()).result(),
-        lambda lease: list(lease.map([bell()])),
-        lambda lease: lease.submit(bell()) and lease.await_tasks(),
+        "lease.run(bell())",
+        "lease.submit(bell()).result()",
+        "list(lease.map([bell()]))",
+        "lease.submit(bell()) and lease.await_tasks()",
     ],
     ids=["run", "result", "map", "await_tasks"],
 )
 def test_an_exception_from_another_thread_ends_the_wait_and_cancels_the_task(
-    emulator, counted, monkeypatch, use: Callable[[Lease], object]
+    emulator, counted, monkeypatch, use: str
 ):
-    """Even where the tasks of a stopped step are left: nobody comes for this one."""
+    """As Parsl ends an app whose walltime is over.
+
+    Even where the tasks of a stopped step are left: nobody comes for this one.
+    """
     monkeypatch.setenv("QPU_ON_STOP", "leave")
-    ends: list[BaseException] = []
+    process = start(OTHER_THREAD.format(use=use))
+    await_its_id()
 
-    def call() -> None:
-        try:
-            with open_lease("ibm_endless", step="interrupted") as lease:
-                use(lease)
-        except TimeIsUpError as error:
-            ends.append(error)
+    process.stdin.write("\n")
+    process.stdin.flush()
 
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    records = Journal().step("interrupted").records
-    wait_until(lambda: any(each.task_id for each in records()), "the task to be accepted")
-    raise_in(thread, TimeIsUpError)
-    thread.join(timeout=60)
-
-    assert [type(end) for end in ends] == [TimeIsUpError]
+    assert process.stdout.readline() == "its time was up\n"
     assert counted()["tasks cancelled"] == 1
     assert counted()["sessions open"] == 0
-
-
-def raise_in(thread: threading.Thread, error: type[Exception]) -> None:
-    """Raise an exception in another thread."""
-    number = ctypes.c_long(thread.ident or 0)
-    assert ctypes.pythonapi.PyThreadState_SetAsyncExc(number, ctypes.py_object(error)) == 1
+    process.communicate("\n")

@@ -140,7 +140,8 @@ def test_what_fails_at_the_vendor_is_given_back(site, counted):
     assert (usage(site).spent, usage(site).reserved) == (0, 0)
 
 
-def test_a_task_that_is_left_keeps_its_one_reservation(site, counted):
+def test_a_task_that_is_left_keeps_its_one_reservation(site, counted, pause):
+    pause("ibm_slow")
     with open_lease("ibm_slow", step="s") as lease:
         future = lease.submit(bell(), on_stop="leave")
         wait_until(lambda: future.task_id is not None, "the task's id")
@@ -148,6 +149,7 @@ def test_a_task_that_is_left_keeps_its_one_reservation(site, counted):
     assert usage(site).reserved == 100
     before = sorted((site / "ledger" / this_user()).iterdir())
 
+    pause("ibm_slow", "online")
     run("ibm_slow")
 
     assert counted()["tasks accepted"] == 1
@@ -167,12 +169,13 @@ def test_a_task_in_doubt_stays_reserved_and_counts_if_it_is_submitted_again(site
 
 
 def test_a_task_that_is_accepted_late_and_cancelled_is_settled(
-    site, counted, fault, monkeypatch, caplog, server
+    site, counted, fault, pause, monkeypatch, caplog, server
 ):
     """A step without a name cannot be run again, so nobody wants the task."""
+    pause("ibm_slow")
     can_be_cancelled = server.get("cancel_route", True)
     monkeypatch.setattr(client, "DEADLINES", {**client.DEADLINES, "task_start": 0.3})
-    fault("delay", route="POST */jobs", when="after", seconds=1.0, count=1)
+    fault("delay", route="POST */jobs", when="after", seconds=4.0, count=1)
     with open_lease("ibm_slow") as lease:
         with pytest.raises(AmbiguousTaskError):
             lease.run(bell())

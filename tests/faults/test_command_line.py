@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from break_it import without_coverage
 from fault_payloads import bell
 
 from qrmi_workflows import QuantumResult, open_lease
@@ -40,10 +41,12 @@ def record_task(step: str = "s") -> Path:
 
 
 def test_ctrl_c_cancels_the_task_releases_the_lease_and_exits_with_130(
-    counted, payload_file, tmp_path
+    counted, pause, payload_file, tmp_path
 ):
     argv = [*QPU, "run", str(payload_file), "-o", str(tmp_path / "r.json"), "--qpu", "ibm_slow"]
-    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
+    pause("ibm_slow")
+    environ = without_coverage(os.environ)
+    with subprocess.Popen(argv, env=environ, stderr=subprocess.PIPE, text=True) as process:
         assert "task " in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         stderr = process.stderr.read()
@@ -141,17 +144,19 @@ def test_prune_forgets_open_steps_only_on_request(emulator):
     assert qpu("journal", "prune", "--older-than", "0", "--open").stdout == "1 task forgotten\n"
 
 
-def test_after_a_failed_write_a_rerun_returns_the_result(counted, payload_file, tmp_path):
+def test_after_a_failed_write_a_rerun_returns_the_result(counted, pause, payload_file, tmp_path):
     """Once it has submitted, the process can write no more bytes to files, as on a full disk."""
     output = tmp_path / "r.json"
     argv = ("run", str(payload_file), "-o", str(output), "--qpu", "ibm_slow")
     # Coverage's own file could not be written either, and would add its traceback.
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+    environ = without_coverage(os.environ)
     command = [*QPU, *argv]
+    pause("ibm_slow")
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
         assert "task " in process.stderr.readline()
         hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)[1]
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, hard))
+        pause("ibm_slow", "online")
         stderr = process.stderr.read()
 
     assert process.returncode == 1

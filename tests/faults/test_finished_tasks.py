@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -92,14 +93,26 @@ def test_more_tasks_run_than_the_qpu_has_lanes(emulator, counted, fault, matched
 
 
 @pytest.mark.parametrize("qpu", sorted(SERVERS.keys() - {"ibm_cancel_route"}))
-def test_a_task_that_its_owner_has_cancelled_elsewhere_is_deleted(emulator, fault, qpu):
+def test_a_task_that_its_owner_has_cancelled_elsewhere_is_deleted(
+    emulator, fault, monkeypatch, qpu
+):
     emulator.control.ask("PATCH", f"/qpus/{qpu}", {"availability": "paused"})
+    deletion_failed = threading.Event()
     with open_lease(qpu, step="s") as lease:
+        ask_state = lease.resource.task_status
+
+        def ask_state_later(*args, **options):
+            deletion_failed.wait(60)
+            return ask_state(*args, **options)
+
+        # Or the lease itself would delete the cancelled task, and use up the fault.
+        monkeypatch.setattr(lease.resource, "task_status", ask_state_later)
         future = lease.submit(bell())
         wait_until(lambda: future.task_id, "the task's id")
         fault("status", route="DELETE */v1/jobs/*", status=403, count=1)
         with pytest.raises(ResourceError):
             lease.resource.task_stop(future.task_id)  # cancels, and fails to delete
+        deletion_failed.set()
         with pytest.raises(TaskCancelledError, match="cancelled at the vendor"):
             future.result(timeout=60)
         assert not is_known(lease, future.task_id)

@@ -26,7 +26,7 @@ with open_lease("ibm_quick", step="hangs") as held:
 def test_a_hanging_journal_does_not_prevent_the_release(counted, monkeypatch):
     """A thread that waits for a lock on a file server that is down cannot be stopped."""
     monkeypatch.setenv("PYTHONPATH", "tests/faults")
-    monkeypatch.setenv("QPU_KILL_WAIT", "4")  # do not wait long for the task that hangs
+    monkeypatch.setenv("QPU_KILL_WAIT", "20")  # do not wait long for the task that hangs
     argv = [sys.executable, "-c", PROGRAM]
     with (
         hold_lock(Journal().step("hangs").folder / ".lock"),

@@ -35,7 +35,7 @@ RECORD = LeaseRecord(
     idle=4860.0,
     tasks=0,
     task_ids=[],
-    user="qpu-victim",
+    user=f"qpu-victim-{os.getpid()}",
 )
 
 
@@ -49,13 +49,13 @@ def everybodys() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def victim(everybodys: Path) -> Iterator[User]:
-    with temporary_user("qpu-victim", everybodys) as user:
+    with temporary_user(str(RECORD.user), everybodys) as user:
         yield user
 
 
 @pytest.fixture(scope="module")
 def mallory(everybodys: Path) -> Iterator[User]:
-    with temporary_user("qpu-mallory", everybodys) as user:
+    with temporary_user(f"qpu-mallory-{os.getpid()}", everybodys) as user:
         yield user
 
 

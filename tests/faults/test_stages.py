@@ -253,7 +253,7 @@ def test_a_keeper_that_is_stopped_leaves_the_tasks_of_its_members(vendor, keepin
 def test_a_submission_that_is_under_way_keeps_the_lease_open(vendor, keeping):
     """Whoever finds the lease of a dead keeper does not close it under a member's submission."""
     keeping.start_keeper()
-    vendor.fault("delay", route="POST */jobs", seconds=3, count=1)
+    vendor.fault("delay", route="POST */jobs", seconds=5, count=1)
     member = keeping.start_member("s", tasks=1)
     wait_until(lambda: keeping.states("s") == ["intent"], "the intent")
     keeping.kill_keeper()
@@ -345,7 +345,7 @@ class JobThatNobodyAnnounces(NoJobs):
             update_stage("vqe", lambda now: replace(now, closing=True))
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(20, func_only=True)
 def test_a_job_that_is_listed_late_is_released_soon(vendor, keeping):
     """An `sbatch` by hand may have taken its options shortly before the stage became ready."""
     keep("vqe", JobThatNobodyAnnounces())
@@ -369,7 +369,7 @@ class JobThatEndsWithItsMember(NoJobs):
         self.may_have_ended = True
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(20, func_only=True)
 def test_the_last_job_of_a_closed_stage_is_seen_to_end_soon(vendor, keeping):
     member = keeping.start_member("s")
     joined = find_stage("vqe").folder.members

@@ -84,14 +84,16 @@ def test_processes_whose_task_is_refused_spend_what_they_take_alone(counted, fau
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_stopped_process_spends_its_part_of_the_task_that_goes_on(counted, rank):
+def test_a_stopped_process_spends_its_part_of_the_task_that_goes_on(counted, pause, rank):
     stopped = WORDS[rank]
-    with steps_of("ibm_slow") as steps:
+    with steps_of("ibm") as steps:
         steps.start_all()
+        pause("ibm")
         steps.lane.close()
         wait_until(submitted(stopped), "the submission")
         steps.running[stopped].terminate()
         steps.running.pop(stopped).communicate(timeout=120)
+        pause("ibm", "online")
         for bits in steps.running.copy():
             assert steps.outcome(bits) == right(bits)
     assert counted()["tasks accepted"] == 1

@@ -23,10 +23,6 @@ CONFIG = """
 type = "ibm-quantum-compute-service"
 execution_seconds = 0.3
 
-[qpus.ibm_slow]
-type = "ibm-quantum-compute-service"
-execution_seconds = 1.5
-
 [qpus.ibm_system]
 type = "ibm-quantum-system"
 lanes = 1
@@ -214,15 +210,17 @@ def submitted(step: str) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("rerun_waits", [True, False])
-def test_a_member_killed_while_its_task_runs_finds_its_part(counted, rerun_waits):
-    with steps_of("ibm_slow") as steps:
+def test_a_member_killed_while_its_task_runs_finds_its_part(counted, pause, rerun_waits):
+    with steps_of("ibm") as steps:
         steps.start_all()
+        pause("ibm")
         steps.lane.close()
         wait_until(submitted(WORDS[1]), "the submission")
         steps.running[WORDS[1]].kill()
         assert steps.outcome(WORDS[1]) == -signal.SIGKILL
         if rerun_waits:
             steps.start(WORDS[1])
+        pause("ibm", "online")
         for bits in (WORDS[0], WORDS[2]):
             assert steps.outcome(bits) == right(bits)
         if not rerun_waits:
@@ -233,14 +231,16 @@ def test_a_member_killed_while_its_task_runs_finds_its_part(counted, rerun_waits
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_stopped_process_leaves_the_task_to_the_others(counted, rank):
+def test_a_stopped_process_leaves_the_task_to_the_others(counted, pause, rank):
     stopped = WORDS[rank]
-    with steps_of("ibm_slow") as steps:
+    with steps_of("ibm") as steps:
         steps.start_all()
+        pause("ibm")
         steps.lane.close()
         wait_until(submitted(WORDS[1]), "the submission")
         steps.running[stopped].terminate()
         steps.running.pop(stopped).communicate(timeout=120)
+        pause("ibm", "online")
         for bits in steps.running.copy():
             assert steps.outcome(bits) == right(bits)
         steps.start(stopped)
@@ -249,14 +249,16 @@ def test_a_stopped_process_leaves_the_task_to_the_others(counted, rank):
     assert counted()["tasks cancelled"] == 0
 
 
-def test_without_a_leader_a_stopped_process_leaves_the_task_to_the_others(counted):
-    with steps_of("ibm_slow") as steps:
+def test_without_a_leader_a_stopped_process_leaves_the_task_to_the_others(counted, pause):
+    with steps_of("ibm") as steps:
         steps.start_all("CoalescedEntry", "submitted", "after", "1")
+        pause("ibm")
         steps.lane.close()
         assert steps.outcome(WORDS[0]) == -signal.SIGKILL
         wait_until(lambda: all(re_attached(bits) for bits in WORDS[1:]), "the others")
         steps.running[WORDS[1]].terminate()
         steps.running.pop(WORDS[1]).communicate(timeout=120)
+        pause("ibm", "online")
         assert steps.outcome(WORDS[2]) == right(WORDS[2])
     assert counted()["tasks accepted"] == 1
     assert counted()["tasks cancelled"] == 0

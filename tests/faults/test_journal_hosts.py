@@ -51,10 +51,11 @@ def crowd(state: Path, vendor: Path, tmp_path: Path, seed: float) -> Iterator[in
         for process in range(PROCESSES)
     ]
     for process in running:
-        process.communicate(timeout=60)
+        process.communicate(timeout=110)
         yield process.returncode
 
 
+@pytest.mark.timeout(300)
 def test_many_processes_on_several_hosts_lose_nothing_and_pay_once(state, tmp_path):
     """They run the same steps, re-attach, archive and die, all at once."""
     vendor = tmp_path / "vendor"

@@ -200,7 +200,7 @@ class Step:
             return
         # The vendor may be about to grant what a killed process has requested.
         with suppress(AssertionError):
-            wait_until(lambda: self.counted()["open"] > 0, "a session", seconds=0.5)
+            wait_until(lambda: self.counted()["open"] > 0, "a session", seconds=3)
         self.lost_grants += self.counted()["open"] > 0
 
     def run_until_done(self) -> int:

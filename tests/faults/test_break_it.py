@@ -76,8 +76,10 @@ class Vendor:
     def faults(self, *rules: dict[str, Any]) -> Iterator[None]:
         for rule in rules:
             self.emulator.control.ask("POST", "/faults", rule)
-        yield
-        self.emulator.control.ask("DELETE", "/faults")
+        try:
+            yield
+        finally:
+            self.emulator.control.ask("DELETE", "/faults")
 
 
 @pytest.fixture(scope="module")

@@ -98,12 +98,12 @@ class Site:
         return require_success(done).stdout.strip()
 
     def submit(self, step: Step, script: str, *options: str) -> str:
-        """Submit a step's job and wait until it is running."""
+        """Submit a step's job and wait until it is running, or has ended already."""
         (step.folder / "job.sh").write_text(f"#!/bin/sh\n{script}\n")
         grants = (f"--gres=qpu:{step.qpu}:1", f"--licenses=qpu_{step.qpu}:1", "--time=10")
         argv = ["sbatch", "--parsable", *grants, *options, f"--output={step.folder}/job.out"]
         job = self.slurm(*argv, str(step.folder / "job.sh"), environ=step.environ)
-        self.wait_for(job, "RUNNING")
+        self.wait_for(job, "RUNNING", "COMPLETING", "COMPLETED", "FAILED")
         return job
 
     def restart(self, jobs: list[str], dice: random.Random) -> None:

@@ -24,7 +24,7 @@ def release():
         file.write("released\\n")
 alive = folder / "alive"
 sys.exit(supervise.run_supervised(
-    sys.argv[2:], environ=os.environ, release=release, grace=0.5,
+    sys.argv[2:], environ=os.environ, release=release, grace={grace},
     alive=alive if alive.exists() else None))
 """
 LOOP = "while :; do sleep 0.05; done"
@@ -36,9 +36,13 @@ def supervised(tmp_path):
     started = []
 
     def start(
-        *command: str, wait: bool = True, alive_seconds: float = 0.6, first: str = ""
+        *command: str,
+        wait: bool = True,
+        alive_seconds: float = 0.6,
+        grace: float = 30.0,
+        first: str = "",
     ) -> subprocess.Popen:
-        program = first + PROGRAM.format(alive_seconds=alive_seconds)
+        program = first + PROGRAM.format(alive_seconds=alive_seconds, grace=grace)
         argv = [sys.executable, "-c", program, str(tmp_path), *command]
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
         started.append(process)
@@ -111,7 +115,8 @@ def test_signals_that_do_not_stop_a_command_are_passed_on(supervised, number):
 
 
 def test_a_command_that_ignores_sigterm_is_killed_with_its_children(supervised, tmp_path):
-    process = supervised("sh", "-c", "trap '' TERM; echo ready; sleep 600 & wait; sleep 600")
+    command = "trap '' TERM; echo ready; sleep 600 & wait; sleep 600"
+    process = supervised("sh", "-c", command, grace=0.5)
     family = psutil.Process(process.pid).children(recursive=True)
 
     process.send_signal(signal.SIGTERM)
@@ -134,7 +139,9 @@ def test_processes_that_a_command_leaves_behind_end_before_the_release(
 ):
     monkeypatch.chdir(tmp_path)
     Path("orphan.sh").write_text(f"{reaction}echo ready; {LOOP}")
-    process = supervised("sh", "-c", "setsid sh orphan.sh & wait")
+    # The one that starts another lives until the grace ends, and must have started it by then.
+    grace = 3.0 if reaction == STARTS_ANOTHER else 0.5
+    process = supervised("sh", "-c", "setsid sh orphan.sh & wait", grace=grace)
     family = psutil.Process(process.pid).children(recursive=True)
 
     process.send_signal(signal.SIGTERM)
@@ -183,10 +190,10 @@ def test_the_tasks_of_a_command_are_left_only_while_its_submitting_process_lives
 
 def test_a_command_goes_on_while_its_submitting_process_is_alive(supervised, tmp_path):
     """The file is touched for longer than it may stay untouched."""
-    alive, seconds = tmp_path / "alive", 2.0
+    alive, seconds = tmp_path / "alive", 3.0
     alive.touch()
     process = supervised("sh", "-c", "echo ready; exec sleep 600", alive_seconds=seconds)
-    end = time.monotonic() + 1.5 * seconds
+    end = time.monotonic() + seconds + 1.0
 
     def touch() -> bool:
         os.utime(alive)

@@ -7,7 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from itertools import chain, repeat
+from typing import Any
 
 import pytest
 from fault_payloads import bell
@@ -116,9 +118,9 @@ def test_a_vendor_that_does_not_answer_before_the_request_leaves_no_intent(
 
 def test_a_refused_connection_leaves_no_intent(emulator, counted, monkeypatch, short_retries):
     monkeypatch.setattr(client, "_FRESH_SECONDS", 0.0)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        nobody = f"http://127.0.0.1:{server.getsockname()[1]}"
-    with open_lease("ibm_quick", step="s") as lease:
+    with socket.socket() as closed, open_lease("ibm_quick", step="s") as lease:
+        closed.bind(("127.0.0.1", 0))  # it does not listen, and keeps others from the port
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
         token = lease.held.qpu.token
         environment = lease.resource._environment
         endpoint, environment["QRMI_IBM_QCS_ENDPOINT"] = (
@@ -175,22 +177,50 @@ MESSAGE = "has accepted task"
 
 
 class Late:
-    """A submission whose answer comes after the caller was told that there is none."""
+    """A first submission whose answer comes after the caller was told that there is none.
 
-    def __init__(self, fault: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(client, "DEADLINES", {**client.DEADLINES, "task_start": 0.3})
-        fault("delay", route="POST */jobs", when="after", seconds=1.0, count=1)
+    Attributes:
+        answer: Set this event to let the answer come.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answer = threading.Event()
+        deadline_of, make_handle = client.QRMIResource.deadline_of, client._make_handle
+        deadlines = chain([0.3], repeat(client.DEADLINES["task_start"]))
+        waits = chain([self.answer.wait], repeat(lambda _seconds: True))
+
+        def first_is_short(resource: client.QRMIResource, method: str) -> float:
+            return next(deadlines) if method == "task_start" else deadline_of(resource, method)
+
+        class Handle:
+            """QRMI's handle, in whose thread the answer is held back."""
+
+            def __init__(self, *settings: Any) -> None:
+                self._handle = make_handle(*settings)
+
+            def __getattr__(self, method: str) -> Any:
+                return getattr(self._handle, method)
+
+            def task_start(self, payload: Any) -> str:
+                wait = next(waits)
+                task_id = self._handle.task_start(payload)
+                assert wait(60.0)
+                return task_id
+
+        monkeypatch.setattr(client.QRMIResource, "deadline_of", first_is_short)
+        monkeypatch.setattr(client, "_make_handle", Handle)
 
     def submit(self, lease: Lease) -> None:
-        with pytest.raises(AmbiguousTaskError, match=r"did not answer within 0\.[34]"):
+        with pytest.raises(AmbiguousTaskError, match=r"did not answer within [\d.]+ s"):
             lease.run(bell())
 
 
-def test_a_late_answer_is_recorded_for_the_rerun(emulator, fault, counted, monkeypatch):
-    late = Late(fault, monkeypatch)
+def test_a_late_answer_is_recorded_for_the_rerun(emulator, counted, monkeypatch):
+    late = Late(monkeypatch)
     with open_lease("ibm_slow", step="s") as lease:
         late.submit(lease)
         assert only_record().state is RecordState.INTENT
+        late.answer.set()
         wait_until(lambda: only_record().state is RecordState.SUBMITTED, "the late answer")
         lease._journal.close(lease.step)
         with lease.for_step("s") as again:
@@ -199,23 +229,26 @@ def test_a_late_answer_is_recorded_for_the_rerun(emulator, fault, counted, monke
 
 
 def test_a_late_answer_that_nobody_can_use_is_stopped(
-    emulator, server, fault, counted, monkeypatch, caplog
+    emulator, server, counted, monkeypatch, caplog
 ):
     """A step without a name cannot be run again."""
-    late = Late(fault, monkeypatch)
+    late = Late(monkeypatch)
     with open_lease("ibm_long") as lease:
         late.submit(lease)
+        late.answer.set()
         wait_until(lambda: MESSAGE in caplog.text, "the late task")
         assert counted()["tasks cancelled"] == server.get("cancel_route", True)
     assert counted()["tasks accepted"] == 1
 
 
 def test_a_task_that_was_submitted_again_is_stopped_when_it_is_accepted_late(
-    emulator, server, fault, counted, monkeypatch, caplog
+    emulator, server, counted, monkeypatch, caplog
 ):
-    Late(fault, monkeypatch)
+    late = Late(monkeypatch)
     with open_lease("ibm_long", step="s") as lease:
         future = lease.submit(bell(), on_ambiguous="resubmit")
+        wait_until(lambda: future.task_id, "the second submission")
+        late.answer.set()
         wait_until(lambda: MESSAGE in caplog.text, "the late task")
         assert (counted()["tasks accepted"], future.done()) == (2, False)
         assert counted()["tasks cancelled"] == server.get("cancel_route", True)
@@ -224,14 +257,16 @@ def test_a_task_that_was_submitted_again_is_stopped_when_it_is_accepted_late(
 
 
 def test_a_late_answer_does_not_disturb_a_rerun_that_has_submitted_again(
-    emulator, server, fault, counted, monkeypatch, caplog
+    emulator, server, counted, monkeypatch, caplog
 ):
-    late = Late(fault, monkeypatch)
+    late = Late(monkeypatch)
     with open_lease("ibm_long", step="s") as lease:
         late.submit(lease)
         lease._journal.close(lease.step)
         with lease.for_step("s") as again:
             future = again.submit(bell(), on_ambiguous="resubmit")
+            wait_until(lambda: future.task_id, "the second submission")
+            late.answer.set()
             wait_until(lambda: MESSAGE in caplog.text, "the late task")
             assert (counted()["tasks accepted"], future.done()) == (2, False)
             assert counted()["tasks cancelled"] == server.get("cancel_route", True)

@@ -66,8 +66,15 @@ server = {to_toml(server)}
 """
 
 
+FAILS_RUNNING = "service_offline_fails_running"
 CONFIG = "".join(
-    qpu(named(type_, server), type_, 1.0, server, lanes=1 + (type_ == "ibm-quantum-system"))
+    qpu(
+        named(type_, server),
+        type_,
+        3.0 if named(type_, server) == FAILS_RUNNING else 1.0,
+        server,
+        lanes=1 + (type_ == "ibm-quantum-system"),
+    )
     for type_, kinds in SERVERS.items()
     for server in kinds
 )
@@ -76,6 +83,7 @@ CONFIG += "".join(
     qpu(name, "ibm-quantum-compute-service", 0.05, {}) for name in ("ibm_fez", "ibm_torino")
 )
 CONFIG += qpu("ibm_first", "ibm-quantum-compute-service", 0.05, {})
+CONFIG += qpu("ibm_slow", "ibm-quantum-compute-service", 3.0, {})
 
 
 @pytest.fixture(scope="module")
@@ -218,16 +226,16 @@ def test_tasks_that_wait_for_a_lane_move_although_the_lane_is_not_free(
 ):
     """The one that has the lane runs to its end where it is."""
     monkeypatch.setenv("QPU_LANES", "1")
-    with open_lease("service_default", step="s", fallback="ibm_second") as lease:
+    with open_lease("ibm_slow", step="s", fallback="ibm_second") as lease:
         states: list[str] = []
         running = lease.submit(bell(1), on_state=lambda task, state: states.append(state))
         waiting = [lease.submit(bell(shots)) for shots in (2, 3)]
         wait_until(lambda: "Running" in states, "the first task to run")
-        set_state("service_default", "offline")
+        set_state("ibm_slow", "offline")
         results = [future.result(60) for future in (running, *waiting)]
 
-    assert [each.qpu for each in results] == ["service_default", "ibm_second", "ibm_second"]
-    assert completed() == {"service_default": 1, "ibm_second": 2}
+    assert [each.qpu for each in results] == ["ibm_slow", "ibm_second", "ibm_second"]
+    assert completed() == {"ibm_slow": 1, "ibm_second": 2}
 
 
 def test_a_payload_is_transpiled_again_if_the_program_can_do_that(set_state):
@@ -327,11 +335,11 @@ def test_a_task_at_a_vendor_that_cannot_be_reached_is_waited_for_and_does_not_mo
 ):
     monkeypatch.setenv("QPU_FALLBACK_WAIT", "2")
     with open_lease("service_default", step="s", fallback="ibm_second") as lease:
-        future = lease.submit(bell(), on_stop="leave")
-        wait_until(lambda: accepted()["service_default"] == 1, "the task")
         site.control.ask(
             "POST", "/faults", {"kind": "status", "status": 503, "route": "GET */jobs/*"}
         )
+        future = lease.submit(bell(), on_stop="leave")
+        wait_until(lambda: accepted()["service_default"] == 1, "the task")
         assert isinstance(future.exception(60), QPUError)
         site.control.ask("DELETE", "/faults")
 
@@ -379,36 +387,39 @@ def test_an_ambiguous_task_does_not_move(set_state, site, accepted):
 
 def fail_with_its_qpu(set_state: Callable[[str, str], None], fallback: str | None) -> None:
     """Run a task that fails with its QPU, which is back before that is seen."""
-    name, states = "service_offline_fails_running", list[str]()
-    with open_lease(name, step="s", fallback=fallback) as lease:
-        future = lease.submit(bell(), on_state=lambda task, state: states.append(state))
-        wait_until(lambda: "Running" in states, "the task to run")
-        set_state(name, "offline")
-        set_state(name, "online")
-        with pytest.raises(TaskFailedError):
-            future.result(60)
+
+    def fail(_task: str, state: str) -> None:
+        if state == "Running":  # the thread that called this asks nothing meanwhile
+            set_state(FAILS_RUNNING, "offline")
+            set_state(FAILS_RUNNING, "online")
+
+    with (
+        open_lease(FAILS_RUNNING, step="s", fallback=fallback) as lease,
+        pytest.raises(TaskFailedError),
+    ):
+        lease.run(bell(), on_state=fail)
 
 
 def test_a_rerun_submits_what_has_failed_unbilled_perhaps_with_its_qpu(set_state, accepted):
     fail_with_its_qpu(set_state, "ibm_second")
 
-    with open_lease("service_offline_fails_running", step="s", fallback="ibm_second") as lease:
+    with open_lease(FAILS_RUNNING, step="s", fallback="ibm_second") as lease:
         result = lease.run(bell())
 
-    assert result.qpu == "service_offline_fails_running"
-    assert accepted() == {"service_offline_fails_running": 2}
+    assert result.qpu == FAILS_RUNNING
+    assert accepted() == {FAILS_RUNNING: 2}
 
 
 def test_without_a_fallback_what_has_failed_is_not_submitted_again(set_state, accepted):
     fail_with_its_qpu(set_state, None)
 
     with (
-        open_lease("service_offline_fails_running", step="s") as lease,
+        open_lease(FAILS_RUNNING, step="s") as lease,
         pytest.raises(TaskFailedError, match="qpu journal prune"),
     ):
         lease.run(bell())
 
-    assert accepted() == {"service_offline_fails_running": 1}
+    assert accepted() == {FAILS_RUNNING: 1}
 
 
 def test_the_command_line_moves_a_task_and_the_journal_shows_it(set_state, tmp_path):
@@ -467,6 +478,7 @@ def test_no_task_of_a_qpu_that_goes_offline_is_lost_or_paid_for_twice(
             futures = [lease.submit(payload_for(lease, shots)) for shots in (1, 2)]
             if completed() == {}:
                 wait_until(lambda: unfinished() == 2, "the tasks to be accepted")
+                set_state(name, "online")
                 set_state(name, "offline")
             return [future.exception(60) or future.result() for future in futures]
 
@@ -474,6 +486,7 @@ def test_no_task_of_a_qpu_that_goes_offline_is_lost_or_paid_for_twice(
         tasks = site.counters()["qpus"][name]["tasks"]
         return tasks["queued"] + tasks["running"]
 
+    set_state(name, "paused")
     first = run_two()
     set_state(name, "online")
     again = run_two()

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from waiting import wait_until
 
 from qrmi_workflows import QuantumResult, open_lease
 from qrmi_workflows.errors import ConfigError, LeaseError, SessionEndedError, UnknownQPUError
-from qrmi_workflows.lease.killwait import KillWait
+from qrmi_workflows.lease.killwait import release_budget
 from qrmi_workflows.lease.reap import reap
 from qrmi_workflows.lease.records import open_leases
 
@@ -200,13 +201,13 @@ def test_several_qpus_are_acquired_and_released_together(counted):
 def test_releases_to_silent_vendors_run_at_the_same_time(fault, emulator, matched, monkeypatch):
     """All share KillWait, so their releases must run at the same time."""
     monkeypatch.setenv("QPU_KILL_WAIT", "20")
-    deadline = KillWait.divide(20).release_call
+    deadline = release_budget().release_call
     leases = open_lease(["ibm_quick", "ibm_other"])
     fault("hang", route="PATCH */sessions/*")
 
     with ThreadPoolExecutor() as pool:
         released = pool.submit(leases.release)
-        wait_until(lambda: matched() == 2, "the call to each vendor", deadline)
+        wait_until(lambda: matched() == 2, "the call to each vendor", 0.8 * deadline)
         with pytest.raises(LeaseError, match="did not answer release within"):
             released.result()
     emulator.control.ask("DELETE", "/faults")
@@ -279,7 +280,7 @@ def test_a_failed_release_does_not_lose_the_result_of_qpu_run(
 def test_a_grant_after_the_deadline_is_released(fault, counted, monkeypatch):
     monkeypatch.setattr("qrmi_workflows.client.resource.DEADLINES", {"acquire": 0.3})
     monkeypatch.setattr("qrmi_workflows.lease.acquire.FAILING_SECONDS", 0.1)
-    fault("delay", route="POST */sessions", seconds=1.0, count=1, when="after")
+    fault("delay", route="POST */sessions", seconds=3.0, count=1, when="after")
 
     with pytest.raises(LeaseError, match=r"did not answer acquire within 0\.3 s"):
         open_lease("ibm_quick")
@@ -347,18 +348,20 @@ def test_acquiring_is_repeated_if_the_vendor_fails_for_a_moment(counted, fault, 
     with open_lease("ibm_quick"):
         assert counted()["sessions open"] == 1
 
-    assert "waiting for the QPU: 0 s so far, at most 30 s" in caplog.text
+    assert re.search(r"waiting for the QPU: \d+ s so far, at most 30 s", caplog.text)
 
 
 def test_acquiring_is_not_repeated_forever_if_the_vendor_fails(fault, monkeypatch, matched):
-    monkeypatch.setattr("qrmi_workflows.lease.acquire.FAILING_SECONDS", 0.5)
     fault("status", route="POST */sessions", status=503)
 
-    with pytest.raises(LeaseError, match="503") as caught:
-        open_lease("ibm_quick")
+    with ThreadPoolExecutor() as pool:
+        opening = pool.submit(open_lease, "ibm_quick")
+        wait_until(lambda: matched() > 1, "the second attempt")
+        monkeypatch.setattr("qrmi_workflows.lease.acquire.FAILING_SECONDS", 0.5)
+        with pytest.raises(LeaseError, match="503") as caught:
+            opening.result()
 
     assert caught.value.retryable
-    assert matched() > 1
 
 
 def test_acquiring_does_not_wait_forever(fault, monkeypatch):

@@ -9,6 +9,7 @@ import threading
 import pytest
 from break_it import without_coverage
 from fault_payloads import bell
+from waiting import wait_until
 
 from qrmi_workflows.client.protocol import QuantumResource, TaskState
 from qrmi_workflows.client.resource import QRMIResource
@@ -150,12 +151,13 @@ def test_an_access_token_that_the_vendor_forgot_is_renewed(resource, fault):
 
 def test_an_unreachable_vendor_has_certainly_accepted_nothing(emulator):
     environment = dict(load_qpus(emulator.config_path)["ibm_quick"].environment)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        environment["QRMI_IBM_QCS_ENDPOINT"] = f"http://127.0.0.1:{server.getsockname()[1]}"
-    resource = QRMIResource("ibm_quick", "ibm-quantum-compute-service", environment)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # it does not listen, and keeps others from the port
+        environment["QRMI_IBM_QCS_ENDPOINT"] = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        resource = QRMIResource("ibm_quick", "ibm-quantum-compute-service", environment)
 
-    with pytest.raises(ResourceError) as caught:
-        resource.task_start(load_vendor("ibm").encode(bell()))
+        with pytest.raises(ResourceError) as caught:
+            resource.task_start(load_vendor("ibm").encode(bell()))
 
     assert caught.value.retryable
     assert caught.value.had_no_effect
@@ -168,14 +170,15 @@ def test_an_unknown_type_and_missing_settings_are_refused():
         QRMIResource("q", "ibm-quantum-compute-service", {}).status()
 
 
-def test_a_missed_deadline_is_retryable(resource, fault):
+def test_a_missed_deadline_is_retryable(resource, fault, matched):
+    resource.status()  # the handle is there, and has its token
     fault("hang", route="GET */backends", count=1)
-    resource._deadlines["status"] = 0.3
 
     with pytest.raises(DeadlineError) as caught:
-        resource.status()
+        resource.status(deadline=0.3)
 
     assert caught.value.retryable
+    wait_until(matched, "the request that has no answer")
     assert resource.status()
 
 

@@ -82,6 +82,13 @@ def refuse_for_a_while(fault: Callable[..., None]) -> None:
     fault("status", route="POST */jobs", status=429, count=1)
 
 
+@pytest.fixture
+def accept_again(emulator: Emulator, fault: Callable[..., None]) -> Callable[[], None]:
+    """Refuse jobs in the same way, until the test calls this."""
+    fault("status", route="POST */jobs", status=429)
+    return lambda: emulator.control.ask("DELETE", "/faults")
+
+
 def set_availability(emulator: Emulator, name: str, availability: str) -> None:
     emulator.control.ask("PATCH", f"/qpus/{name}", {"availability": availability})
 
@@ -171,7 +178,7 @@ def test_a_task_that_is_stopped_while_it_waits_was_certainly_not_submitted(
 
 @pytest.mark.parametrize("released", [False, True])
 def test_a_task_that_is_accepted_after_its_stop_is_cancelled(
-    short_deadlines, qpu, refuse_for_a_while, emulator, free, counted, caplog, released
+    short_deadlines, qpu, accept_again, emulator, free, counted, caplog, released
 ):
     lease = open_lease(qpu, step="s")
     future = lease.submit(bell())
@@ -185,6 +192,7 @@ def test_a_task_that_is_accepted_after_its_stop_is_cancelled(
         future.result(timeout=60)
     assert "it is not known whether" in caplog.text, "whoever stops it may not look at the error"
 
+    accept_again()
     wait_until(lambda: counted()["tasks finished"] == 1, "the late task's end")
     wait_until(lambda: only_record().state is not RecordState.INTENT, "the record of the end")
     lease.release()
@@ -196,7 +204,7 @@ def test_a_task_that_is_accepted_after_its_stop_is_cancelled(
 
 
 def test_a_task_that_is_accepted_after_its_stop_is_left_for_the_rerun(
-    short_deadlines, qpu, refuse_for_a_while, counted
+    short_deadlines, qpu, accept_again, counted
 ):
     with open_lease(qpu, step="s") as lease:
         future = lease.submit(bell(), on_stop="leave")
@@ -204,6 +212,7 @@ def test_a_task_that_is_accepted_after_its_stop_is_left_for_the_rerun(
         future.cancel()
         with pytest.raises(AmbiguousTaskError):
             future.result(timeout=60)
+    accept_again()
     wait_for_state(RecordState.SUBMITTED)
 
     with open_lease(qpu, step="s") as lease:
@@ -222,6 +231,7 @@ def test_the_wait_for_a_lane_is_as_long_as_the_user_says(
         free()
     assert only_record().retryable
 
+    monkeypatch.delenv("QPU_LANE_WAIT")
     with open_lease(qpu, step="s") as lease:
         assert lease.run(bell()).task_id
     assert counted()["tasks accepted"] == 1

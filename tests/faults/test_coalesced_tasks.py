@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from waiting import wait_until
 
-from qrmi_workflows import open_lease
+from qrmi_workflows import Coalesce, open_lease
 from qrmi_workflows.emulator import Emulator, start_emulator
 from qrmi_workflows.errors import (
     AmbiguousTaskError,
@@ -93,10 +93,26 @@ def test_payloads_that_are_refused_together_go_alone(counted, fault, status, cap
     assert not leftovers()
 
 
+def together(count: int) -> Coalesce:
+    """Let so many payloads wait for each other, however slowly they are submitted."""
+    return Coalesce(max_pubs=count, wait=60)
+
+
+@pytest.fixture
+def set_state(emulator: Emulator) -> Iterator[Callable[[str], None]]:
+    """Keep the tasks of the slow QPU from starting (`paused`), or let them start (`online`)."""
+
+    def change(state: str) -> None:
+        emulator.control.ask("PATCH", "/qpus/ibm_slow", {"availability": state})
+
+    yield change
+    change("online")
+
+
 def submit_with_a_bad_one() -> list[Any]:
     """Submit the payloads and one that fails at the vendor; return results and errors."""
     bad = {"program_id": "sampler", "parameters": {"pubs": [[BAD, None, 2]]}}
-    with open_lease("ibm", step="s", coalesce=True) as lease:
+    with open_lease("ibm", step="s", coalesce=together(4)) as lease:
         futures = [lease.submit(each) for each in (*map(word, WORDS), bad)]
         return [future.exception() or future.result() for future in futures]
 
@@ -119,14 +135,16 @@ def test_after_a_task_has_failed_a_rerun_submits_each_payload_alone(counted):
     assert counted()["tasks accepted"] == 5, "now it is known which one fails"
 
 
-def test_one_cancelled_payload_does_not_stop_the_others(counted):
-    with open_lease("ibm_slow", step="s", coalesce=True) as lease:
+def test_one_cancelled_payload_does_not_stop_the_others(counted, set_state):
+    set_state("paused")
+    with open_lease("ibm_slow", step="s", coalesce=together(3)) as lease:
         first, *others = [lease.submit(word(bits)) for bits in WORDS]
         wait_until(lambda: first.task_id, "the submission")
         first.cancel()
 
         with pytest.raises(TaskCancelledError, match="goes on: other payloads share it"):
             first.result()
+        set_state("online")
         assert [future.result().counts() for future in others] == RIGHT[1:]
 
     assert states() == ["completed"] * 3
@@ -134,8 +152,9 @@ def test_one_cancelled_payload_does_not_stop_the_others(counted):
     assert counted()["tasks accepted"] == 1
 
 
-def test_when_all_payloads_are_cancelled_the_task_is(counted):
-    with open_lease("ibm_slow", step="s", coalesce=True) as lease:
+def test_when_all_payloads_are_cancelled_the_task_is(counted, set_state):
+    set_state("paused")
+    with open_lease("ibm_slow", step="s", coalesce=together(3)) as lease:
         futures = [lease.submit(word(bits)) for bits in WORDS]
         wait_until(lambda: futures[0].task_id, "the submission")
         for future in futures:
@@ -145,6 +164,7 @@ def test_when_all_payloads_are_cancelled_the_task_is(counted):
     ended = counted()
     assert ended["tasks accepted"] == ended["tasks cancelled"] == 1
 
+    set_state("online")
     assert run_all("ibm_slow") == RIGHT
     assert counted()["tasks accepted"] == 2, "together again"
 
@@ -165,7 +185,7 @@ def test_one_that_waits_for_a_lane_can_be_cancelled(counted):
 
 def test_after_a_lost_answer_all_payloads_are_ambiguous(counted, fault):
     fault("drop", route="POST */jobs*", when="after", count=1)
-    with open_lease("ibm", step="s", coalesce=True) as lease:
+    with open_lease("ibm", step="s", coalesce=together(3)) as lease:
         futures = [lease.submit(word(bits)) for bits in WORDS]
         errors = [future.exception() for future in futures]
     assert {type(error) for error in errors} == {AmbiguousTaskError}

@@ -16,7 +16,7 @@ from parsl_ext import qpu_app, qpu_config
 from qrmi_workflows.emulator.client import Control
 from qrmi_workflows.sandbox import Sandbox
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(400)]
 
 CONFIG = "".join(
     f"""

@@ -58,6 +58,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str]]:
 
 @pytest.mark.slurm
 @pytest.mark.engines
+@pytest.mark.timeout(400)  # its fixture runs the commands
 def test_its_commands_print_what_it_shows(session: list[tuple[int, str]]) -> None:
     """`…` stands for any text, a count for any count; a refused request exits with 2."""
     steps = [step for step in console() if step[0] not in RUN_ELSEWHERE]

@@ -14,7 +14,7 @@ from snakemake_runs import PAYLOAD, Project
 
 from qrmi_workflows.sandbox import Sandbox
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(400)]
 
 PAGE = Path(__file__).parents[2] / "docs/reservations.md"
 

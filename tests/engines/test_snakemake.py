@@ -15,7 +15,7 @@ from waiting import wait_until
 from qrmi_workflows.sandbox import Sandbox
 
 PROFILE = Path(__file__).parents[2] / "snakemake_ext" / "profile"
-pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(400)]
 
 
 @pytest.fixture

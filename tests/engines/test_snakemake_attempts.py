@@ -10,7 +10,7 @@ from snakemake_runs import PAYLOAD, Project, submitted
 
 from qrmi_workflows.sandbox import Sandbox
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(400)]
 
 RETRIED = """
 TWO = "FRESNEL", "ibm_fez"
@@ -79,7 +79,7 @@ open(snakemake.output[0], "w").close()
 def project(tmp_path: Path, sandbox: Sandbox) -> Project:
     """A workflow's folder, with a payload."""
     (tmp_path / "payload.json").write_text(json.dumps(PAYLOAD))
-    return Project(tmp_path, sandbox, limit=180.0)
+    return Project(tmp_path, sandbox)
 
 
 def noted(project: Project, rule: str) -> tuple[list[str], list[list[str]]]:

@@ -11,7 +11,7 @@ from waiting import wait_until
 
 from qrmi_workflows.sandbox import Sandbox
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(400)]
 
 AGAIN = ("--nolock", "--rerun-incomplete")
 SLOW = """
@@ -37,7 +37,7 @@ rule d:
 @pytest.fixture
 def project(tmp_path: Path, sandbox: Sandbox) -> Project:
     """A workflow whose rules wait for the file `go`."""
-    project = Project(tmp_path, sandbox, limit=120.0)
+    project = Project(tmp_path, sandbox)
     project.write(SLOW)
     return project
 

@@ -40,11 +40,11 @@ def pulses() -> dict[str, Any]:
 @pytest.mark.slurm
 @pytest.mark.engines
 @pytest.mark.slow
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_the_rules_and_programs_shown_run_with_the_command_shown(
     tmp_path: Path, sandbox: Sandbox
 ) -> None:
-    project = Project(tmp_path, sandbox, limit=150)
+    project = Project(tmp_path, sandbox)
     (shown,), (command,) = blocks(INTRO, RULES), blocks(INTRO, "console")
     (program,) = blocks(FURTHER, "python")
     rules = [block for block in blocks(FURTHER, RULES) if "rule " in block]

@@ -12,7 +12,12 @@ from snakemake_runs import PAYLOAD, Project
 
 from qrmi_workflows.sandbox import Sandbox
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.accounting]
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.engines,
+    pytest.mark.accounting,
+    pytest.mark.timeout(400),
+]
 
 SNAKEFILE = """
 rule all:
@@ -36,7 +41,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     (tmp_path / "work").mkdir()
     try:
         box.up(accounting=True, nodes=1)
-        yield Project(tmp_path / "work", box, limit=110.0)
+        yield Project(tmp_path / "work", box)
     finally:
         box.down(grace=0)
 

@@ -14,6 +14,8 @@ from snakemake_runs import PAYLOAD, Project, submitted
 from qrmi_workflows import QuantumResult
 from qrmi_workflows.sandbox import Sandbox
 
+pytestmark = pytest.mark.timeout(400)
+
 REHEARSE = ("--set-resources", "sample:qpu_name=emulated:fez", "vqe:qpu_name=emulated:fez:noisy")
 NOWHERE = {"QPU_CONFIG": "", "QPU_SITE": ""}
 SNAKEFILE = """
@@ -41,7 +43,7 @@ with open(snakemake.output[0], "w") as file:
 
 
 def project_in(folder: Path, sandbox: Sandbox) -> Project:
-    project = Project(folder, sandbox, limit=180.0)
+    project = Project(folder, sandbox)
     (folder / "one.json").write_text(json.dumps(PAYLOAD))
     project.write(SNAKEFILE, vqe=VQE)
     return project

@@ -17,7 +17,7 @@ from waiting import wait_until
 
 from qrmi_workflows.sandbox import Sandbox, render
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(400)]
 
 FORGETFUL = """
 PreemptType=preempt/partition_prio

@@ -11,7 +11,7 @@ from snakemake_runs import Project
 
 from qrmi_workflows.sandbox import Sandbox
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(400)]
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from snakemake_executor_plugin_slurm_qpu import ExecutorSettings
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.engines,
+    pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:pulp"),  # Snakemake's own
 ]
 

@@ -18,7 +18,7 @@ from waiting import wait_until
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.sandbox import Sandbox
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(400)]
 
 SNAKEFILE = """
 rule quantum:

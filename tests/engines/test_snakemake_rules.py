@@ -11,7 +11,7 @@ from snakemake_runs import BELL, Project
 
 from qrmi_workflows.sandbox import Sandbox
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.slow]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.slow, pytest.mark.timeout(400)]
 
 SNAKEFILE = """
 from snakemake_executor_plugin_slurm_qpu.rules import SNAKEFILE

@@ -12,7 +12,7 @@ from snakemake_runs import PAYLOAD, Project
 
 from qrmi_workflows.sandbox import Sandbox
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(400)]
 
 # A program for QRMI's contract alone, which knows nothing of this package.
 PLAIN = """

@@ -23,6 +23,7 @@ from qrmi_workflows.sandbox import Sandbox
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.engines,
+    pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:pulp"),  # Snakemake's own
 ]
 
@@ -323,16 +324,11 @@ def test_the_stage_of_a_killed_snakemake_runs_its_held_jobs_and_ends(project: Pr
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
-def test_the_loop_of_the_examples_finds_the_ground_state_under_one_lease(
-    project: Project, sandbox: Sandbox
-):
+def test_the_loop_of_the_examples_finds_the_ground_state_under_one_lease(project: Project):
     opened = project.sessions()[0]
     shutil.copytree(EXAMPLES / "h2", project.folder, dirs_exist_ok=True)
-    loop = Project(project.folder, sandbox, limit=150)
-    loop.environ = project.environ
 
-    output = loop.run("-s", "loop.smk")
+    output = project.run("-s", "loop.smk")
 
     answer = json.loads(project.read("lowest.json"))
     assert answer["energy"] == pytest.approx(answer["exact"], abs=1.6e-3)

@@ -12,7 +12,7 @@ from snakemake_runs import Project, submitted
 
 from qrmi_workflows.sandbox import Sandbox
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(400)]
 
 IMPATIENT = """
 import sys
@@ -306,7 +306,7 @@ def tmpdirs(project: Project, rule: str) -> set[str]:
 def test_a_command_may_be_long_and_the_tmpdir_and_the_folder_any(tmp_path, sandbox):
     folder = tmp_path / "10%j_5%s"
     folder.mkdir()
-    project = Project(folder, sandbox, limit=120.0)
+    project = Project(folder, sandbox)
     project.write(WIDE)
 
     output = project.run(

@@ -12,7 +12,7 @@ from snakemake_runs import Project
 
 from qrmi_workflows.sandbox import Sandbox
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.slow, pytest.mark.timeout(400)]
 
 STOCK = ["--slurm-status-command=squeue", "--slurm-init-seconds-before-status-checks=2"]
 ROOT = Path(__file__).parents[2]

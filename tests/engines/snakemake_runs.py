@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
 
+from waiting import wait_until
 from warm_ups import without_warm_ups
 
 from qrmi_workflows.emulator.client import Control
@@ -54,6 +55,13 @@ class Project:
         self.emulator = sandbox.directory / "emulator"
         self.control = Control(self.emulator)
         self.wrappers = sandbox.directory / "bin"
+
+    @classmethod
+    def on_idle_slurm(cls, folder: Path, sandbox: Sandbox) -> Project:
+        """Return a project on a sandbox in which no job of an earlier test is still ending."""
+        project = cls(folder, sandbox)
+        wait_until(lambda: not project.jobs(), "the end of earlier jobs")
+        return project
 
     def write(self, snakefile: str, **files: str) -> None:
         """Write the Snakefile, and other Python files by their stems (`script` is script.py)."""

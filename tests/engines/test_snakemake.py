@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(400)]
 @pytest.fixture
 def project(tmp_path: Path, sandbox: Sandbox) -> Project:
     """A workflow's folder."""
-    return Project(tmp_path, sandbox)
+    return Project.on_idle_slurm(tmp_path, sandbox)
 
 
 def test_a_rule_with_a_qpu_holds_gres_licence_and_lease_and_others_run_as_stock(project):

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(400)]
 def project(parsl_box: Sandbox, tmp_path: Path) -> Project:
     """A workflow's folder, at a site with several QPUs of one kind."""
     (tmp_path / "bell.json").write_text(json.dumps(bell()))
-    found = Project(tmp_path, parsl_box)
+    found = Project.on_idle_slurm(tmp_path, parsl_box)
     own = {"QPU_STATE": str(tmp_path / "state"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     found.environ |= own
     return found

@@ -37,7 +37,7 @@ rule d:
 @pytest.fixture
 def project(tmp_path: Path, sandbox: Sandbox) -> Project:
     """A workflow whose rules wait for the file `go`."""
-    project = Project(tmp_path, sandbox)
+    project = Project.on_idle_slurm(tmp_path, sandbox)
     project.write(SLOW)
     return project
 

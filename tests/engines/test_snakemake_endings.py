@@ -62,7 +62,7 @@ def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 @pytest.fixture
 def project(tmp_path: Path, forgetful: Sandbox) -> Project:
     """A workflow's folder."""
-    return Project(tmp_path, forgetful)
+    return Project.on_idle_slurm(tmp_path, forgetful)
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def processes_of(result: Path) -> list[psutil.Process]:
 
 def one_rule(folder: Path, sandbox: Sandbox) -> tuple[Project, Callable[..., list[int]]]:
     """Write a workflow of one task; also return what says by how much the vendor's counts grew."""
-    project = Project(folder, sandbox)
+    project = Project.on_idle_slurm(folder, sandbox)
     project.write(SNAKEFILE.format(qpu="ibm_fez"))
     (folder / "payload.json").write_text(json.dumps(PAYLOAD))
     before = project.control.counters()["tasks"]
@@ -233,7 +233,7 @@ def test_a_job_that_a_killed_snakemake_has_left_running_is_waited_for_and_paid_f
     tmp_path, sandbox
 ):
     """At this site Slurm would grant the QPU to two jobs at once, one on each node."""
-    project = Project(tmp_path, sandbox)
+    project = Project.on_idle_slurm(tmp_path, sandbox)
     project.write(
         """
         rule quantum:

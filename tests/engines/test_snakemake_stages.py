@@ -66,7 +66,7 @@ def project(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "payload.json").write_text(json.dumps(PAYLOAD))
     # In this process too, which looks at the stages.
     monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
-    project = Project(tmp_path, sandbox)
+    project = Project.on_idle_slurm(tmp_path, sandbox)
     project.environ["QPU_STATE"] = str(tmp_path / "state")
     yield project
     if project.jobs():  # a test has failed; its stage would keep the QPU from the other tests

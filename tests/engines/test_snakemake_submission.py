@@ -33,7 +33,7 @@ rule quantum:
 @pytest.fixture
 def project(tmp_path: Path, sandbox: Sandbox) -> Project:
     """A workflow's folder."""
-    return Project(tmp_path, sandbox)
+    return Project.on_idle_slurm(tmp_path, sandbox)
 
 
 def sbatch(project: Project, does: str) -> str:

@@ -64,10 +64,10 @@ def run(folder: Path, snakefile: str) -> None:
         )
 
 
-def jobs(sandbox: Sandbox, folder: Path) -> list[str]:
+def jobs(sandbox: Sandbox, folder: Path) -> set[str]:
     """Return all jobs that Slurm remembers, those of other tests included."""
     project = Project(folder, sandbox)
-    return project.slurm("squeue", "--noheader", "--states=all", "--format=%A").split()
+    return set(project.slurm("squeue", "--noheader", "--states=all", "--format=%A").split())
 
 
 @pytest.mark.parametrize("resources", BAD)
@@ -91,7 +91,7 @@ def test_the_message_names_the_value_what_is_allowed_and_what_to_do(
             """,
         )
 
-    assert jobs(in_sandbox, tmp_path) == before
+    assert jobs(in_sandbox, tmp_path) <= before  # Slurm may have forgotten some
 
 
 def test_a_group_that_asks_for_two_qpus_is_refused(in_sandbox, tmp_path):

@@ -169,7 +169,7 @@ def test_a_request_that_no_stage_can_meet_is_refused_before_anything_is_submitte
             """,
         )
 
-    assert jobs(in_sandbox, tmp_path) == before
+    assert jobs(in_sandbox, tmp_path) <= before  # Slurm may have forgotten some
 
 
 GROWING = """

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pages import blocks
 from snakemake_runs import PAYLOAD, Project
+from waiting import wait_until
 
 from qrmi_workflows.sandbox import Sandbox
 
@@ -34,6 +35,8 @@ def project(sandbox: Sandbox, tmp_path: Path) -> Iterator[Project]:
         yield project
     finally:
         project.slurm("scancel", "--quiet", "--state=PENDING", "--partition=main")
+        # The keeper of a stage ends after Snakemake, and Slurm deletes no reservation in use.
+        wait_until(lambda: not project.jobs(), "the end of the reservation's jobs")
         project.slurm("scontrol", "delete", "ReservationName=qday")
 
 

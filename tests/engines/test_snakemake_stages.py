@@ -127,7 +127,7 @@ def test_the_rules_of_a_loop_share_one_lease_and_hold_no_qpu(project: Project):
         assert f"qpu_stage=loop:{find_stage('loop').id}" in shown
     assert [lease["rule"] for lease in leases(project)] == ["stage loop"]
     assert ended("loop")
-    assert project.jobs() == set()
+    wait_until(lambda: not project.jobs(), "the end of the stage's jobs")
 
 
 def test_a_job_waits_in_slurm_and_on_no_node_until_the_qpu_is_there(project: Project):
@@ -250,7 +250,7 @@ def test_a_failure_closes_the_stage_and_a_rerun_opens_it_again(project: Project)
     project.write(FAN_OUT.replace("COUNT", "2"))
     project.run()
     assert project.sessions() == (opened + 2, 0)
-    assert project.jobs() == set()
+    wait_until(lambda: not project.jobs(), "the end of the stage's jobs")
 
 
 @pytest.mark.slow
@@ -304,7 +304,7 @@ def test_a_rerun_replaces_the_held_jobs_of_a_killed_snakemake(project: Project):
 
     assert project.sessions() == (opened + 1, 0)
     assert ended("fan")
-    assert project.jobs() == set()
+    wait_until(lambda: not project.jobs(), "the end of the stage's jobs")
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ IMPATIENT = """
 import sys
 from snakemake.cli import main
 from snakemake_executor_plugin_slurm_qpu import executor
-executor.SBATCH_SECONDS = 3.0
+executor.SBATCH_SECONDS = {seconds}
 sys.argv[0] = "snakemake"
 main()
 """
@@ -34,6 +34,11 @@ rule quantum:
 def project(tmp_path: Path, sandbox: Sandbox) -> Project:
     """A workflow's folder."""
     return Project.on_idle_slurm(tmp_path, sandbox)
+
+
+def impatient(seconds: float) -> tuple[str, str]:
+    """Return what runs a Snakemake that does not wait longer for sbatch."""
+    return "-c", IMPATIENT.format(seconds=seconds)
 
 
 def sbatch(project: Project, does: str) -> str:
@@ -60,8 +65,9 @@ def test_a_job_that_slurm_has_accepted_without_an_answer_is_found(project, does,
     project.write(QUANTUM.replace("    resources", f"    {group}\n    resources"))
     opened, _ = project.sessions()
 
+    # On a loaded machine, the real sbatch needs seconds.
     output = project.run(
-        program=("-c", IMPATIENT), PATH=sbatch(project, f'"$SBATCH" "$@" >/dev/null; {does}')
+        program=impatient(10.0), PATH=sbatch(project, f'"$SBATCH" "$@" >/dev/null; {does}')
     )
 
     assert [project.read("quantum.txt").strip()] == submitted(output)
@@ -71,9 +77,7 @@ def test_a_job_that_slurm_has_accepted_without_an_answer_is_found(project, does,
 def test_an_sbatch_that_hangs_before_it_submits_fails_the_job(project):
     project.write(QUANTUM)
 
-    output = project.run(
-        fails=True, program=("-c", IMPATIENT), PATH=sbatch(project, "exec sleep 60")
-    )
+    output = project.run(fails=True, program=impatient(3.0), PATH=sbatch(project, "exec sleep 60"))
 
     assert "`sbatch` did not end within 3 s" in output
     assert not project.jobs()

@@ -228,7 +228,7 @@ def test_a_stage_that_was_idle_is_opened_again(project: Project):
     local = classical.replace('resources: qpu_stage="loop"', "localrule: True")
     project.write(LOOP.replace(classical, local.replace(SHOW, f"{wait}; date")))
 
-    output = project.run("--slurm-qpu-stage-idle", "2")
+    output = project.run("--slurm-qpu-stage-idle", "10")
 
     assert project.sessions() == (opened + 2, 0)
     assert "Stage 'loop' has ended: it had nothing to do" in output

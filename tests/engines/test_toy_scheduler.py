@@ -154,6 +154,7 @@ def test_the_reaper_asks_the_toy_for_the_jobs_of_other_hosts(site, tmp_path, emu
     open_leases = tmp_path / "state" / "leases" / "open"
     wait_until(lambda: list(open_leases.glob("*.json")), "the open lease's file")
     opened = next(open_leases.glob("*.json"))
+    wait_until(lambda: "running" in listed(site), "the record of the job's start")
     move_to_another_host(opened)
 
     assert reap(site) == []
@@ -195,6 +196,7 @@ def kill_job(job: str, environ: dict[str, str]) -> None:
     import signal
 
     pid = int((Path(environ["TOY_FOLDER"]) / job).read_text().split("\t")[1])
+    assert pid > 0, "0 would be this process's own group"
     os.killpg(pid, signal.SIGKILL)
 
 

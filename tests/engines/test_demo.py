@@ -64,6 +64,11 @@ def processes_of(folder: Path) -> list[str]:
     ]
 
 
+def wait_for_the_end_of(folder: Path) -> None:
+    """Wait for what has released its lease and is still exiting; nothing may stay."""
+    wait_until(lambda: processes_of(folder) == [], "the end of all processes", seconds=20)
+
+
 def test_it_runs_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if a proxy is set: it must not be used for the addresses of this machine."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
@@ -71,7 +76,7 @@ def test_it_runs_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     check_answers(report)
     check_leases(report)
     assert report["jobs"] == []
-    assert processes_of(tmp_path) == []
+    wait_for_the_end_of(tmp_path)
 
 
 @pytest.mark.slurm
@@ -101,23 +106,25 @@ def test_slurm_ran_its_jobs_with_their_qpus(slurm_run: tuple[Path, dict[str, Any
 
 @pytest.mark.slurm
 def test_it_leaves_no_process(slurm_run: tuple[Path, dict[str, Any]]) -> None:
-    assert processes_of(slurm_run[0]) == []
+    wait_for_the_end_of(slurm_run[0])
 
 
 @pytest.mark.slurm
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
     demo = subprocess.Popen([sys.executable, str(DEMO)], cwd=tmp_path)
-    wait_until((tmp_path / "demo-run/.snakemake/slurm_logs").exists, "the log of a Slurm job")
+    logs = tmp_path / "demo-run/.snakemake/slurm_logs"
+    wait_until(logs.exists, "the log of a Slurm job", seconds=SECONDS)
     demo.send_signal(number)
     assert demo.wait(60) == 128 + number
-    assert processes_of(tmp_path) == []
+    wait_for_the_end_of(tmp_path)
 
 
 @pytest.mark.slurm
 def test_a_run_first_ends_the_processes_that_a_killed_run_has_left(tmp_path: Path) -> None:
     demo = subprocess.Popen([sys.executable, str(DEMO)], cwd=tmp_path)
-    wait_until((tmp_path / "demo-run/snakemake.log").exists, "the log of Snakemake")
+    log = tmp_path / "demo-run/snakemake.log"
+    wait_until(log.exists, "the log of Snakemake", seconds=SECONDS)
     demo.kill()
     demo.wait()
     assert processes_of(tmp_path) != []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
+from waiting import wait_until
 
 __all__ = ["User", "python_for_all", "temporary_user"]
 
@@ -61,7 +65,14 @@ def temporary_user(name: str, folder: Path) -> Iterator[User]:
         shutil.chown(home, name, name)
         yield User(name=name, home=home)
     finally:
+        wait_until(lambda: not _has_processes(name), f"the end of the processes of {name}")
         subprocess.run(["userdel", name], check=True)
+
+
+def _has_processes(name: str) -> bool:
+    """Return whether a user has processes, for which userdel would refuse to delete the user."""
+    uid = pwd.getpwnam(name).pw_uid
+    return any(uid in (process.info["uids"] or ()) for process in psutil.process_iter(["uids"]))
 
 
 def python_for_all(user: User, folder: Path) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,6 +90,18 @@ def test_all_jobs_leave_markers_where_slurm_would_forget_them_between_two_checks
     assert "THE REASON" in output
 
 
+@pytest.fixture
+def remembering(project: Project, forgetful: Sandbox) -> Iterator[None]:
+    """Let Slurm remember the state of a job until a loaded machine has asked for it."""
+    config = forgetful.directory / "etc" / "slurm.conf"
+    text = config.read_text()
+    config.write_text(text.replace("MinJobAge=5\n", "MinJobAge=60\n"))
+    project.slurm("scontrol", "reconfigure")
+    yield
+    config.write_text(text)
+    project.slurm("scontrol", "reconfigure")
+
+
 PREEMPTED = """
 rule all:
     input: "quantum.txt"
@@ -103,11 +114,12 @@ rule quantum:
 """
 
 
-def test_a_preempted_job_fails_at_once_and_is_retried(project):
+def test_a_preempted_job_fails_at_once_and_is_retried(project, remembering):
     project.write(PREEMPTED)
-    process = project.start("--retries", "1")
+    # Without a scheduled check within the run's limit, only a marker can tell of the end.
+    seldom = "--slurm-qpu-init-seconds-before-status-checks=600"
+    process = project.start("--retries", "1", seldom)
     wait_until((project.folder / "started").exists, "the rule's start")
-    began = time.monotonic()
 
     project.slurm("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=true")
     output = project.wait(process)
@@ -115,7 +127,6 @@ def test_a_preempted_job_fails_at_once_and_is_retried(project):
     assert "was preempted, and Slurm does not run it again (SLURM status is: 'PREEMPTED'" in output
     assert "We leave it to SLURM" not in output
     assert len(submitted(output)) == 2
-    assert time.monotonic() - began < 40, "the first scheduled check"
     assert project.sessions()[1] == 0
 
 

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,11 +121,11 @@ class Project:
         return set(self.slurm("squeue", "--noheader", "--format=%A").split())
 
     @contextmanager
-    def queries(self) -> Iterator[Callable[[], Counter[str]]]:
+    def queries(self) -> Iterator[Callable[[], list[str]]]:
         """Record the commands that ask Slurm about jobs.
 
         Yields:
-            A function that counts those so far, by the job that they run in (`head` for none).
+            A function that lists those so far, by the job that they run in (`head` for none).
         """
         log = self.folder / "queries"
         log.touch()
@@ -137,7 +136,7 @@ class Project:
             note = f'case "$*" in *config) ;; *) echo "${{SLURM_JOB_ID:-head}}" >>{log} ;; esac'
             script.write_text(f"{head}\n{note}\n{rest}")
         try:
-            yield lambda: Counter(log.read_text().split())
+            yield lambda: log.read_text().split()
         finally:
             for script, text in zip(scripts, texts, strict=True):
                 script.write_text(text)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import signal
+import time
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -80,12 +82,15 @@ def test_a_fan_out_of_twenty_takes_turns_on_its_qpus(project):
         """
     )
 
+    began = time.monotonic()
     with project.queries() as asked:
         output = project.run()
 
     assert len(submitted(output)) == 20
-    assert asked()["head"] < 10
-    assert max(count for who, count in asked().items() if who != "head") == 1, "its time limit"
+    counts = Counter(asked())
+    # A marker waits for others, but only for 10 s.
+    assert counts.pop("head") < 8 + (time.monotonic() - began) / 10
+    assert max(counts.values()) == 1, "its time limit"
     waits = [int(seconds) for seconds in re.findall(r"job pending (\d+) s", output)]
     assert len(waits) == 20
     assert max(waits) > min(waits)
@@ -100,17 +105,22 @@ def test_a_chain_goes_on_at_once_and_costs_one_question_per_job(project):
             input: lambda wildcards: f"{int(wildcards.i) - 1}.txt" if wildcards.i > "1" else []
             output: "{i}.txt"
             resources: qpu=1, qpu_name="FRESNEL"
-            shell: "touch {output}; date +%s.%N > time.{wildcards.i}"
+            shell: "touch {output}; date +%s.%N > time.{wildcards.i}; echo ended >> queries"
         """
     )
 
+    began = time.time()
     with project.queries() as asked:
-        project.run()  # the stock executor would first ask after 40 s
+        # Without a scheduled check within the run's limit, only markers can tell of the ends.
+        project.run("--slurm-qpu-init-seconds-before-status-checks=600")
 
     ended = [float(project.read(f"time.{i}")) for i in range(1, 6)]
-    steps = sorted(after - before for before, after in pairwise(ended))
-    assert steps[1] < 3, "a job's end must be noticed and the next job started"
-    assert asked()["head"] <= 5 + 3, "on a busy machine some jobs need two questions"
+    first, *steps = (after - before for before, after in pairwise([began, *ended]))
+    # To start Snakemake and the first job takes longer, the more so on a loaded machine.
+    assert sorted(steps)[1] < first, "a job's end must be noticed and the next job started"
+    before, *costs = (part.split().count("head") for part in " ".join(asked()).split("ended"))
+    assert min(costs) == 1
+    assert before + sum(costs) <= 2 + 3 * 5, "a busy Slurm learns late that a job has ended"
 
 
 def test_a_group_is_one_job_under_one_lease_with_its_classical_rules(project):

@@ -153,7 +153,7 @@ class Vault:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; keep its output in a file, which is searched too."""
         done = subprocess.run(
-            argv, env={**self.environ, **(environ or {})}, cwd=self.folder, timeout=90,
+            argv, env={**self.environ, **(environ or {})}, cwd=self.folder, timeout=250,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )  # fmt: skip
         (self.folder / f"{name}.log").write_text(done.stdout)

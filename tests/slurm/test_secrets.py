@@ -107,6 +107,7 @@ def test_a_command_under_a_lease(vault: Vault):
     assert vault.run("exec", *argv).returncode == 0
 
 
+@pytest.mark.timeout(300)
 def test_refused_credentials_in_a_traceback(vault: Vault):
     body = """
 import traceback

@@ -16,7 +16,8 @@ def equal_pubs(resource, program: str, **options: Any) -> tuple[Any, ...]:
     if program == "sampler":
         pub = [bell(), None, 1000]
     else:
-        pub = ["OPENQASM 3.0; include 'stdgates.inc'; h $0;", ["Z", "Y"], None, 0.03]
+        observables = ["Z", "Y"] * 4  # enough that no two results are equal by chance
+        pub = ["OPENQASM 3.0; include 'stdgates.inc'; h $0;", observables, None, 0.03]
     payload = primitive(program, [pub] * 3, options=options)
     results = [item.data for item in ResultDecoder.decode(run(resource, payload))]
     if program == "sampler":

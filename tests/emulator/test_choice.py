@@ -17,7 +17,7 @@ import pytest
 from servers import servers, to_toml
 
 from qrmi_workflows import open_lease
-from qrmi_workflows.choice import gather
+from qrmi_workflows.choice import gather, recent
 from qrmi_workflows.choice.candidates import Asker
 from qrmi_workflows.choice.choose import choose
 from qrmi_workflows.choice.survey import survey
@@ -210,7 +210,13 @@ def test_a_qpu_that_refuses_the_lease_is_replaced(
     assert "Chose ab_emu instead" in caplog.text
 
 
-def test_heads_that_choose_at_the_same_time_do_not_all_choose_the_same(vendors: Emulator) -> None:
+def test_heads_that_choose_at_the_same_time_do_not_all_choose_the_same(
+    vendors: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a loaded machine, too, each waits for the one before, and the vendors are asked once.
+    monkeypatch.setattr(recent, "_LOCK_SECONDS", 60.0)
+    monkeypatch.setattr(gather, "FRESH_SECONDS", 60.0)
+    survey(parse_qpus("ibm0_free|ibm_system")[0], HERE)
     chosen: Counter[str] = Counter()
     together = threading.Barrier(8)
 

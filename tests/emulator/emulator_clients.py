@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,27 @@ def wait(resource: QuantumResource, task_id: str) -> TaskStatus:
         return status if status in FINAL else None
 
     return wait_until(final_status, f"the end of task {task_id}")
+
+
+def time_in_lane(emulator: Emulator, task_id: str) -> tuple[float, float]:
+    """Return when a task that has ended got a lane and when it ended, by the emulator's record."""
+    ((started, finished),) = _read(emulator, "started, finished FROM tasks WHERE id=?", task_id)
+    return started, finished
+
+
+def spans(emulator: Emulator, subject: str) -> list[tuple[float, float]]:
+    """Return when a task, or a session, had the device, by the emulator's record."""
+    return _read(emulator, "started, ended FROM spans WHERE subject=? ORDER BY rowid", subject)
+
+
+def seconds_of(spans: list[tuple[float, float]]) -> float:
+    """Return the length of all spans together."""
+    return sum(ended - started for started, ended in spans)
+
+
+def _read(emulator: Emulator, query: str, subject: str) -> list[Any]:
+    with closing(sqlite3.connect(emulator.folder / "emulator.db")) as database:
+        return database.execute(f"SELECT {query}", (subject,)).fetchall()
 
 
 def primitive(program: str, pubs: list[Any], **fields: Any) -> Payload:

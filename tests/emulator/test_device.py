@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import statistics
-import time
 from collections.abc import Iterator
 
 import pytest
-from emulator_clients import ask, bell, connect, ibm_headers, primitive, wait
+from emulator_clients import (
+    ask,
+    bell,
+    connect,
+    ibm_headers,
+    primitive,
+    spans,
+    time_in_lane,
+    wait,
+)
 from qrmi import TaskStatus
-from waiting import wait_until
 
 from qrmi_workflows.emulator import Emulator, start_emulator
 from qrmi_workflows.emulator.durations import Duration
 from qrmi_workflows.errors import EmulatorError
 
-CONFIG = """
+PREPARATION, EXECUTION = 1.0, 0.1
+EARLY = 0.01  # the precision of the timers of the event loop
+CONFIG = f"""
 [qpus.ibm_lanes]
 type = "ibm-quantum-compute-service"
 simulator = "null"
 lanes = 3
-preparation_seconds = 1.0
-execution_seconds = 0.1
+preparation_seconds = {PREPARATION}
+execution_seconds = {EXECUTION}
 
 [qpus.ibm_long]
 type = "ibm-quantum-compute-service"
@@ -56,16 +66,23 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 def test_lanes_prepare_in_parallel_and_the_device_executes_one_at_a_time(timed):
     """Three tasks take one preparation and three executions, not three of each."""
     resource = connect(timed, "ibm_lanes")
-    resource.status()
-    started = time.monotonic()
+    timed.control.ask("PATCH", "/qpus/ibm_lanes", {"availability": "paused"})
     tasks = [resource.task_start(primitive("sampler", [[bell()]])) for _ in range(4)]
-    assert [resource.task_status(task) for task in tasks] == [TaskStatus.Running] * 3 + [
-        TaskStatus.Queued
-    ]
-    wait(resource, tasks[2])
-    assert 1.0 + 3 * 0.1 <= time.monotonic() - started < 3 * (1.0 + 0.1)
-    wait(resource, tasks[3])
-    assert time.monotonic() - started >= (1.0 + 0.1) + (1.0 + 0.1)
+    timed.control.ask("PATCH", "/qpus/ibm_lanes", {"availability": "online"})
+    assert [wait(resource, task) for task in tasks] == [TaskStatus.Completed] * 4
+
+    started, finished = zip(*(time_in_lane(timed, task) for task in tasks), strict=True)
+    assert max(started[:3]) < min(finished[:3]) <= started[3]
+    assert all(
+        end - start >= PREPARATION + EXECUTION - EARLY
+        for start, end in zip(started, finished, strict=True)
+    )
+    executions = [span for task in tasks for span in spans(timed, task)]
+    assert len(executions) == 4
+    assert all(end - start >= EXECUTION - EARLY for start, end in executions)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(executions))
+    # By turns, two preparations would lie between the first execution and the third.
+    assert executions[2][0] - executions[0][0] < 2 * PREPARATION
 
 
 @pytest.mark.parametrize("encoded", [True, False], ids=["encoded", "plain"])
@@ -87,18 +104,8 @@ def test_tasks_run_in_order_of_acceptance(timed):
     """The queue is first in, first out."""
     resource = connect(timed, "ibm_lanes")
     tasks = [resource.task_start(primitive("sampler", [[bell()]])) for _ in range(6)]
-    ended: list[str] = []
-
-    def all_ended() -> bool:
-        ended.extend(
-            task
-            for task in tasks
-            if task not in ended and resource.task_status(task) == TaskStatus.Completed
-        )
-        return len(ended) == 6
-
-    wait_until(all_ended, "the end of all tasks")
-    assert ended == tasks
+    assert [wait(resource, task) for task in tasks] == [TaskStatus.Completed] * 6
+    assert sorted(tasks, key=lambda task: time_in_lane(timed, task)[1]) == tasks
 
 
 def test_a_paused_qpu_accepts_tasks_but_starts_none(timed):

@@ -75,7 +75,6 @@ def test_each_task_without_a_session_waits(vendor):
     """Tasks that are submitted together wait at the same time, and are not run by turns."""
     resource = connect(vendor, "ibm_queue")
     tasks = [resource.task_start(sampler()) for _ in range(3)]
-    assert [resource.task_status(task) for task in tasks] == [TaskStatus.Queued] * 3
     assert waits(vendor.folder / "emulator.db")[-3:] == [SECONDS] * 3
     assert [wait(resource, task) for task in tasks] == [TaskStatus.Completed] * 3
     assert all(waited(vendor, task) > SECONDS - 0.01 for task in tasks)

@@ -50,13 +50,16 @@ def test_a_keeper_that_is_killed_is_started_again(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_job_does_not_end_the_script_before_the_keeper(tmp_path, number):
     """Slurm signals both; the scheduler kills what is left when the script has ended."""
-    body = f"sleep 0.3; touch {tmp_path}/released; kill -KILL $$"
+    go = tmp_path / "go"
+    release = f"touch {tmp_path}/released; kill -KILL $$"
+    body = f"until [ -e {go} ]; do sleep 0.02; done; {release}"
     # With `env`, because bash cannot trap a signal that was ignored when it started (nohup).
     defaults = ["env", "--default-signal=HUP,INT,TERM"]
     shell = subprocess.Popen([*defaults, "bash", script(tmp_path, body)])
     wait_until(lambda: starts(tmp_path) == 1, "the keeper")
 
     shell.send_signal(number)
+    go.touch()
 
     assert shell.wait() == 137
     assert (tmp_path / "released").exists()

@@ -28,6 +28,7 @@ from qiskit.providers import JobStatus as QiskitStatus
 from qiskit.quantum_info import SparsePauliOp, Statevector
 from qrmi.primitives.ibm import EstimatorV2, SamplerV2, get_backend
 from qrmi.pulser import PulserQRMIConnection
+from waiting import wait_until
 
 from qrmi_workflows import Lease, open_lease
 from qrmi_workflows.client.protocol import TaskState
@@ -203,7 +204,10 @@ def test_primitive_jobs_do_not_block(lease):
     """Their states are visible, and a cancelled job raises and is cancelled at the vendor."""
     held = lease("ibm_slow")
     sampler = held.sampler()
-    jobs = [sampler.run([transpiled(bell(), held)], shots=shots) for shots in (1, 2)]
+    isa = transpiled(bell(), held)
+    jobs = [sampler.run([isa], shots=1)]
+    wait_until(lambda: jobs[0].task_id, "the task of the first job, which takes the only lane")
+    jobs.append(sampler.run([isa], shots=2))
 
     assert not jobs[0].in_final_state()
     assert len({job.job_id() for job in jobs}) == 2

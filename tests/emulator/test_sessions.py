@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from emulator_clients import bell, primitive
+from emulator_clients import bell, primitive, time_in_lane
 from qrmi import QrmiError, QuantumResource, TaskStatus
 from waiting import wait_until
 
@@ -82,18 +84,19 @@ def test_a_closed_session_rejects_tasks(qpu):
         late.task_start(primitive("sampler", [[bell()]]))
 
 
-def test_an_idle_session_loses_the_device(qpu):
+def test_an_idle_session_loses_the_device(qpu, emulator):
     """After the interactive TTL another task runs, and the session's next task queues."""
     holder, other = qpu("ibm_slow"), qpu("ibm_slow")
     token = holder.acquire()
     first = holder.task_start(primitive("sampler", [[bell()]]))
     holder.task_stop(first)
     foreign = other.task_start(primitive("sampler", [[bell()]]))
-    assert other.task_status(foreign) == TaskStatus.Queued
     wait_for_start(other, foreign)
     again = holder.task_start(primitive("sampler", [[bell()]]))
     assert holder.task_status(again) == TaskStatus.Queued
     other.task_stop(foreign)
+    started, idle_since = time_in_lane(emulator, foreign)[0], time_in_lane(emulator, first)[1]
+    assert started - idle_since >= 1 - 0.01  # the interactive TTL, by the event loop's timers
     wait_for_start(holder, again)
     holder.task_stop(again)
     holder.release(token)
@@ -101,10 +104,13 @@ def test_an_idle_session_loses_the_device(qpu):
 
 def test_an_abandoned_session_closes_at_its_maximum_ttl(qpu, emulator):
     """This bounds a lease whose holder was killed."""
-    before = emulator.counters()["sessions"]
+
+    def sessions() -> dict[str, int]:
+        return emulator.counters()["qpus"]["ibm_quick"]["sessions"]
+
+    before, start = sessions(), time.monotonic()
     qpu("ibm_quick", QRMI_IBM_QCS_SESSION_MAX_TTL="2").acquire()
-    assert emulator.counters()["sessions"]["open"] == before["open"] + 1
-    wait_until(
-        lambda: emulator.counters()["sessions"]["open"] == before["open"], "the end of the session"
-    )
-    assert emulator.counters()["sessions"]["closed"] == before["closed"] + 1
+    assert sessions()["opened"] == before["opened"] + 1
+    wait_until(lambda: sessions()["closed"] == before["closed"] + 1, "the end of the session")
+    assert time.monotonic() - start >= 2 - 0.01
+    assert sessions()["open"] == before["open"]

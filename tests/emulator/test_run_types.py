@@ -300,8 +300,21 @@ def test_a_payload_that_qrmi_cannot_make_is_refused(emulator, tmp_path):
 MEASURE = {"circuits": [{"instructions": [operation("measure", 1, key="m")]}], "shots": 1}
 
 
-def stop_run(emulator: Emulator, folder: Path, qpu: str, signum: int) -> tuple[int, str]:
-    """Send a signal to `qpu run` once its task is submitted; return its exit code and messages."""
+def set_availability(emulator: Emulator, qpu: str, availability: str) -> None:
+    emulator.control.ask("PATCH", f"/qpus/{qpu}", {"availability": availability})
+
+
+def stop_run(
+    emulator: Emulator,
+    folder: Path,
+    qpu: str,
+    signum: int,
+    starts_at_signal: bool = False,
+) -> tuple[int, str]:
+    """Send a signal to `qpu run` once its task is submitted; return its exit code and messages.
+
+    If its QPU is paused, the task may start when the signal is sent.
+    """
     (folder / "payload").write_text(json.dumps({"iqmjson": MEASURE, "job_type": "circuit"}))
     argv = [sys.executable, "-m", "qrmi_workflows", "run", "payload", "-o", "r.json"]
     command = subprocess.Popen(
@@ -317,6 +330,8 @@ def stop_run(emulator: Emulator, folder: Path, qpu: str, signum: int) -> tuple[i
         "the record of the submitted task",
     )
     command.send_signal(signum)
+    if starts_at_signal:
+        set_availability(emulator, qpu, "online")
     _, messages = command.communicate(timeout=60)
     return command.returncode, messages
 
@@ -333,21 +348,27 @@ def test_a_stopped_run_on_iqm_says_what_becomes_of_its_task(emulator, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("qpu", "signum"),
+    ("qpu", "signum", "starts_at_signal"),
     [
-        ("adonis_brief", signal.SIGKILL),
-        ("adonis_brief", signal.SIGTERM),  # the task ends while it is being cancelled
-        ("adonis_longer", signal.SIGTERM),  # it ends after the run has given up
+        ("adonis_brief", signal.SIGKILL, False),
+        ("adonis_brief", signal.SIGTERM, True),  # the task ends while it is being cancelled
+        ("adonis_longer", signal.SIGTERM, False),  # it ends after the run has given up
     ],
 )
-def test_a_killed_run_on_iqm_and_its_rerun_pay_once(emulator, tmp_path, qpu, signum):
+def test_a_killed_run_on_iqm_and_its_rerun_pay_once(
+    emulator, tmp_path, qpu, signum, starts_at_signal
+):
     """The same command, run again, has the result of the task that the first run submitted."""
-    before = emulator.counters()["tasks"]
-    stop_run(emulator, tmp_path, qpu, signum)
+    before = emulator.counters()["qpus"][qpu]["tasks"]
+    set_availability(emulator, qpu, "paused")  # the task must not end before the signal
+    try:
+        stop_run(emulator, tmp_path, qpu, signum, starts_at_signal)
+    finally:
+        set_availability(emulator, qpu, "online")
 
     again = run(emulator, tmp_path, qpu, {"iqmjson": MEASURE, "job_type": "circuit"})
 
     assert again.returncode == 0, again.stderr
     assert QuantumResult.load(tmp_path / "r.json").qpu == qpu
-    after = emulator.counters()["tasks"]
+    after = emulator.counters()["qpus"][qpu]["tasks"]
     assert after["accepted"] - before["accepted"] == after["completed"] - before["completed"] == 1

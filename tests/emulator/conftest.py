@@ -9,6 +9,7 @@ import pytest
 from emulator_clients import connect
 from programs_under_lease import Under, run_under_lease
 from qrmi import QuantumResource
+from queue_watch import QueueWatch
 
 from qrmi_workflows.emulator import Emulator, start_emulator
 
@@ -129,6 +130,12 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 def qpu(emulator: Emulator) -> Callable[..., QuantumResource]:
     """Return a function that connects to a QPU of the shared emulator by name."""
     return lambda name, **extra: connect(emulator, name, **extra)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> QueueWatch:
+    """Watch what this process is told of its tasks."""
+    return QueueWatch(monkeypatch)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from emulator_clients import bell, connect, device_of, pi_pulse
 from servers import servers, to_toml
-from test_lease_bills import GARNET, QIR
+from test_lease_bills import GARNET, LOWER, QIR
 from waiting import wait_until
 
 from qrmi_workflows import open_lease
@@ -28,7 +28,6 @@ from qrmi_workflows.journal.journal import Journal
 
 SERVICE = "ibm-quantum-compute-service"
 QUEUE, EXECUTION, OVERHEAD = 0.8, 0.6, 2.0
-LOWER, HIGHER = 0.4, 1.0  # as in `test_lease_bills`
 TYPES = {
     "ibm_system": "ibm-quantum-system",
     "FRESNEL": "pasqal-cloud",
@@ -39,7 +38,7 @@ QUEUE_UNSEEN = ("ibm_system", "garnet_mock")
 SERVERS = {
     f"ibm_{'_'.join(server) or 'default'}": server for server in servers(SERVICE, billing=True)
 }
-KINDS = ("long", "failing")
+KINDS = ("long", "queued", "failing")
 LIMIT = Limit(scope="user", name="*", unit="seconds", amount=600_000, per="day")
 
 
@@ -52,9 +51,14 @@ def vendor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
         for name, type_ in TYPES.items()
     )
     for name, server in SERVERS.items():
-        for kind, seconds in (("", EXECUTION), ("long_", 60)):
+        for kind, seconds, queue in (
+            ("", EXECUTION, QUEUE),
+            ("long_", 60, QUEUE),
+            ("queued_", EXECUTION, 60),
+        ):
             config += f'[qpus.{kind}{name}]\ntype = "{SERVICE}"\nserver = {to_toml(server)}\n'
-            config += f"execution_seconds = {seconds}\n{common}"
+            config += f'simulator = "null"\nqueue_seconds = {queue}\n'
+            config += f"execution_seconds = {seconds}\n"
         config += f'[qpus.failing_{name}]\ntype = "{SERVICE}"\nserver = {to_toml(server)}\n'
         config += f"overhead_seconds = {OVERHEAD}\n"  # it executes as long as its simulator runs
     (folder / "emulator.toml").write_text(config)
@@ -74,7 +78,7 @@ def site(vendor: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> P
     Ledger(budgets).prepare(for_all=True)
     write_limits(budgets, [LIMIT])
     names = [*TYPES, *SERVERS, *(f"{kind}_{name}" for name in SERVERS for kind in KINDS)]
-    policy = "".join(f"[qpus.{name}]\n" for name in names)
+    policy = "".join(f"[qpus.{name}]\nlanes = 2\n" for name in names)
     (tmp_path / "site.toml").write_text(f'[site]\nbudgets = "{budgets}"\n{policy}')
     monkeypatch.setenv("QPU_CONFIG", str(tmp_path / "qrmi_config.json"))
     monkeypatch.setenv("QPU_SITE", str(tmp_path / "site.toml"))
@@ -105,46 +109,53 @@ def settled(site: Path) -> float:
     return found.spent / 1000
 
 
-def usage(emulator: Emulator, name: str, task: str) -> float:
-    """Return the usage that the vendor reports for a task."""
+def charge(emulator: Emulator, name: str, task: str) -> dict[str, Any]:
+    """Return what the vendor reports of a task."""
     tasks = emulator.billing()["qpus"][name]["tasks"]
     found = [each for each in tasks if each["id"] == task] or tasks  # Pasqal's tasks are batches
-    return float(found[-1]["usage_seconds"])
+    return dict(found[-1])
 
 
 @pytest.mark.parametrize("name", [*TYPES, "ibm_default"])
-def test_a_completed_task(vendor, site, tmp_path, name):
+def test_a_completed_task(vendor, site, tmp_path, watch, name):
     with open_lease(name, step="s") as lease:
         task = lease.run(payload(vendor, name, tmp_path), shots=10).task_id
+        longest = watch.seconds_since_queued(task)
 
     unseen = QUEUE if name in QUEUE_UNSEEN else 0.0
-    billed = usage(vendor, name, task) + unseen
-    assert billed - LOWER <= settled(site) <= billed + HIGHER
+    billed = charge(vendor, name, task)
+    assert billed["usage_seconds"] + unseen - LOWER <= settled(site)
+    assert settled(site) <= longest + billed["overhead_seconds"]
 
 
 @pytest.mark.parametrize("name", SERVERS)
 @pytest.mark.parametrize("state", ["Queued", "Running"])
-def test_a_cancelled_task(vendor, site, tmp_path, name, state):
+def test_a_cancelled_task(vendor, site, tmp_path, watch, name, state):
     """If the server does not bill the time of a cancelled task, it counts too much."""
-    name, seen = f"long_{name}", threading.Event()
+    server = SERVERS[name]
+    name, seen = f"{'queued' if state == 'Queued' else 'long'}_{name}", threading.Event()
     with open_lease(name, step="s") as lease:
         content = payload(vendor, name, tmp_path)
         future = lease.submit(content, on_state=lambda _id, now: seen.set() if now == state else 0)
         assert seen.wait(30)
         future.cancel_task()
         lease.await_tasks()
+        longest = watch.seconds_since_queued(str(future.task_id))
 
     (record,) = Journal().step("s").records()
     assert record.cost.spent.shots == 0
-    billed = usage(vendor, name, str(record.task_id))
-    if state == "Queued" or SERVERS[name.removeprefix("long_")].get("bills_cancelled_tasks", True):
-        assert billed - LOWER <= settled(site) <= billed + HIGHER
+    billed = charge(vendor, name, str(record.task_id))
+    if state == "Queued":
+        assert settled(site) == billed["usage_seconds"] == 0
+    elif server.get("bills_cancelled_tasks", True):
+        assert billed["usage_seconds"] - LOWER <= settled(site)
+        assert settled(site) <= longest + billed["overhead_seconds"]
     else:
-        assert settled(site) >= billed == 0
+        assert settled(site) >= billed["usage_seconds"] == 0
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_failed_task(vendor, site, name):
+def test_a_failed_task(vendor, site, watch, name):
     """Its shots are given back. If the server does not bill its time, that counts too much."""
     circuit = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; h $400; c[0] = measure $400;'
     bad = {"program_id": "sampler", "parameters": {"pubs": [[circuit, None, 100]]}}
@@ -155,13 +166,15 @@ def test_a_failed_task(vendor, site, name):
         lease.run(bad)
 
     (record,) = Journal().step("s").records()
+    longest = watch.seconds_since_queued(str(record.task_id))
     assert record.cost.spent.shots == 0
-    billed = usage(vendor, f"failing_{name}", str(record.task_id))
+    billed = charge(vendor, f"failing_{name}", str(record.task_id))
     if SERVERS[name].get("bills_failed_tasks", True):
-        assert billed >= OVERHEAD
-        assert billed - LOWER <= settled(site) <= billed + HIGHER
+        assert billed["usage_seconds"] >= OVERHEAD
+        assert billed["usage_seconds"] - LOWER <= settled(site)
+        assert settled(site) <= longest + billed["overhead_seconds"]
     else:
-        assert settled(site) >= billed == 0
+        assert settled(site) >= billed["usage_seconds"] == 0
 
 
 def test_tasks_of_unknown_duration_run_one_at_a_time_until_three_were_measured(
@@ -171,10 +184,14 @@ def test_tasks_of_unknown_duration_run_one_at_a_time_until_three_were_measured(
     content = payload(vendor, "FRESNEL", tmp_path)
     with open_lease("FRESNEL", step="s") as lease:
         assert lease.estimate(content).seconds is None
-        first = lease.submit(content)
-        wait_until(lambda: first.task_id is not None, "the first task's id")
-        with pytest.raises(BudgetError, match=r"an unknown number of seconds.*running tasks"):
-            lease.run({**content, "job_runs": 11})
+        vendor.control.ask("PATCH", "/qpus/FRESNEL", {"availability": "paused"})
+        try:
+            first = lease.submit(content)
+            wait_until(lambda: first.task_id is not None, "the first task's id")
+            with pytest.raises(BudgetError, match=r"an unknown number of seconds.*running tasks"):
+                lease.run({**content, "job_runs": 11})
+        finally:
+            vendor.control.ask("PATCH", "/qpus/FRESNEL", {"availability": "online"})
         first.result()
         for runs in (11, 12):
             lease.run({**content, "job_runs": runs})
@@ -201,9 +218,7 @@ def test_a_task_that_is_cancelled_while_nobody_looks(vendor, site, tmp_path):
     connect(vendor, name).task_stop(str(left.task_id))
 
     with open_lease(name, step="s") as lease:
-        future = lease.submit(
-            content, on_state=lambda _id, now: again.set() if now == "Queued" else 0
-        )
+        future = lease.submit(content, on_state=lambda *_: again.set())
         assert again.wait(30)
         future.cancel_task()
         lease.await_tasks()

@@ -103,10 +103,13 @@ class Allowance:
             return replace(estimate, seconds=self.task_seconds, origin=_BY_SITE)
         return estimate
 
-    def reserve(self, entry: Entry, estimate: Amount) -> None:
+    def reserve(self, entry: Entry, estimate: Amount) -> bool:
         """Reserve for a task what it is expected to take, and note that in its entry.
 
         Nothing is written to the journal; the caller does so before the task is submitted.
+
+        Returns:
+            Whether it is all that is left of a budget, because its duration is not known.
 
         Raises:
             BudgetError: Less than that is left of a budget, or the ledger cannot be used.
@@ -114,7 +117,7 @@ class Allowance:
         """
         limits = self.limits()
         if not limits:
-            return
+            return False
         ledger = Ledger(self.folder)
         if self.account is not None and any(limit.scope == "account" for limit in limits):
             self._members = self.members_of(self.account)
@@ -124,6 +127,7 @@ class Allowance:
                 self._reserve(ledger, limits, entry, estimate)
         else:
             self._reserve(ledger, limits, entry, estimate)
+        return estimate.milliseconds is None and any(limit.unit != "shots" for limit in limits)
 
     def limits(self) -> tuple[Limit, ...]:
         """Return the budgets that apply now."""

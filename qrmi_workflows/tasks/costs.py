@@ -36,8 +36,11 @@ class Allowance(Protocol):
     def estimate(self, payload: Payload, resource_type: str, identity: str) -> Amount:
         """Return what a task is expected to take."""
 
-    def reserve(self, entry: Entry, estimate: Amount) -> None:
+    def reserve(self, entry: Entry, estimate: Amount) -> bool:
         """Reserve that, and note it in the task's entry.
+
+        Returns:
+            Whether it is all that is left of a budget, because its duration is not known.
 
         Raises:
             BudgetError: Too little is left.
@@ -56,6 +59,7 @@ class CostedRun(Protocol):
     overhead: float
     _times: TaskTimes
     _is_expected: bool
+    _reserves_all: bool
     _reported: float | None
 
     @property
@@ -76,7 +80,7 @@ def expect(run: CostedRun, entry: Entry) -> None:
     else:
         estimate = run.allowance.estimate(run.payload, run.resource_type, run.identity)
         entry.expect(Cost(estimate=estimate))
-        run.allowance.reserve(entry, estimate)
+        run._reserves_all = run.allowance.reserve(entry, estimate)
     run._is_expected = True
 
 

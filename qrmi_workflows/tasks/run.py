@@ -124,6 +124,7 @@ class TaskRun:
     follows: Callable[[Move], bool] = lambda _: False
     task_id: str | None = None
     _is_expected: bool = False
+    _reserves_all: bool = False
     _reported: float | None = None
     _found: tuple[Entry, QuantumResult | str | None] | None = None
     _times: TaskTimes = field(default_factory=TaskTimes)
@@ -181,11 +182,13 @@ class TaskRun:
     ) -> QuantumResult:
         with ExitStack() as held:
             held.enter_context(lane)
+            held.callback(settle, entry)  # before another task has the lane
             self._times.start()
             state = self._run_to_end(entry, known)
             record_usage(self, state)  # before a later task's, or the end of the lease
-            # Fetching and the journal need no QPU, unless an ended task keeps its lane.
-            if not self._traits.stop_deletes_finished:
+            # Fetching and the journal need no QPU, unless an ended task keeps its lane. The next
+            # task would be refused if this one had reserved all that is left of a budget.
+            if not (self._traits.stop_deletes_finished or self._reserves_all):
                 held.close()
             return self._fetch(entry, state)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from qrmi_workflows import open_lease
 from qrmi_workflows.budgets.allowance import find_usage, today
 from qrmi_workflows.budgets.ledger import Ledger, this_user
 from qrmi_workflows.budgets.limits import Limit, write_limits
+from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.emulator import Emulator, start_emulator
 from qrmi_workflows.errors import BudgetError, TaskFailedError
 from qrmi_workflows.journal.journal import Journal
@@ -200,6 +202,22 @@ def test_tasks_of_unknown_duration_run_one_at_a_time_until_three_were_measured(
         for future in together:
             future.result()
     assert 5 * EXECUTION <= settled(site) < LIMIT.amount / 1000
+
+
+def test_tasks_of_unknown_duration_take_turns_on_a_lane(vendor, site, tmp_path, monkeypatch):
+    """The second one needs what the first has reserved, until its result was fetched."""
+    fetch = QRMIResource.task_result
+
+    def fetch_slowly(resource: QRMIResource, task_id: str) -> Any:
+        time.sleep(0.5)
+        return fetch(resource, task_id)
+
+    monkeypatch.setattr(QRMIResource, "task_result", fetch_slowly)
+    monkeypatch.setenv("QPU_LANES", "1")
+    content = payload(vendor, "FRESNEL", tmp_path)
+    with open_lease("FRESNEL", step="s") as lease:
+        payloads = [content, {**content, "job_runs": 11}]
+        assert len({result.task_id for result in lease.map(payloads)}) == 2
 
 
 def test_a_task_that_is_cancelled_while_nobody_looks(vendor, site, tmp_path):

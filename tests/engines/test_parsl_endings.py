@@ -87,7 +87,7 @@ def fail_with(error):
 
 @pytest.mark.slow
 def test_scaling_in_releases_the_lease_at_once(parsl_site: Site):
-    with parsl_site.load() as kernel:
+    with parsl_site.load(strategy="none") as kernel:
         sample(bell()).result()
         assert parsl_site.sessions()["open"] == 1
 
@@ -118,7 +118,7 @@ def test_ctrl_c_ends_the_program_and_releases_the_lease(parsl_site: Site):
 
 @pytest.mark.slow
 def test_a_block_that_the_user_cancels_releases_its_lease(parsl_site: Site):
-    with parsl_site.load():
+    with parsl_site.load(strategy="none"):
         sample(bell()).result()
         (job,) = parsl_site.jobs("%A")
 
@@ -171,7 +171,7 @@ def test_a_block_drains_in_time_even_if_its_lease_took_long(parsl_site: Site):
 
 @pytest.mark.slow
 def test_slurm_runs_one_block_at_a_time_on_a_qpu(parsl_site: Site):
-    with parsl_site.load(init_blocks=2, max_blocks=2):
+    with parsl_site.load(strategy="none", init_blocks=2, max_blocks=2):
         sample(bell()).result()
         wait_until(lambda: len(parsl_site.jobs()) == 2, "two jobs to be submitted")
 

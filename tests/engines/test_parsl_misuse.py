@@ -79,7 +79,7 @@ def raise_unreadable():
 @pytest.mark.slow
 def test_a_call_that_cannot_be_pickled_or_unpickled_fails_alone(parsl_site: Site):
     opened = parsl_site.sessions()["opened"]
-    with parsl_site.load():
+    with parsl_site.load(strategy="none"):
         for call, error, message in [
             (raise_unreadable(), DeserializationError, "only_in_this_worker.*plain data"),
             (produce("unreadable"), DeserializationError, "invalid literal.*plain data"),

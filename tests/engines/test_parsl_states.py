@@ -28,7 +28,7 @@ Misbehave = Callable[[str, str], None]
 @pytest.fixture
 def provider(parsl_site: Site, monkeypatch: pytest.MonkeyPatch) -> QPUSlurmProvider:
     """Return a provider whose blocks are plain commands under a lease."""
-    provider = QPUSlurmProvider(qpu="ibm_quick", launcher=SimpleLauncher(), cmd_timeout=2)
+    provider = QPUSlurmProvider(qpu="ibm_quick", launcher=SimpleLauncher())
     provider.script_dir = str(parsl_site.folder)
     return provider
 
@@ -81,9 +81,11 @@ def status(provider: QPUSlurmProvider, job: str) -> JobStatus:
 def test_a_block_keeps_its_final_state_and_exit_code(
     provider, parsl_site: Site, command, ends, exit_code
 ):
-    job = provider.submit(command, 1)
+    go = parsl_site.folder / "go"
+    job = provider.submit(f"until [ -e {go} ]; do sleep 0.1; done; {command}", 1)
     assert state(provider, job) in (JobState.PENDING, JobState.RUNNING)
 
+    go.touch()
     wait_until(lambda: state(provider, job) == ends, f"{ends}")
     assert status(provider, job).exit_code == exit_code
     other = provider.submit("sleep 60", 1)
@@ -160,6 +162,7 @@ def test_a_block_that_slurm_does_not_list_is_pending_at_first_and_completed_late
 def test_a_block_keeps_its_state_if_squeue_does_not_answer(provider, misbehave, script):
     job = provider.submit("sleep 60", 1)
     wait_until(lambda: state(provider, job) == JobState.RUNNING, "the block to run")
+    provider._queue._timeout = 2
     misbehave("squeue", script)
 
     assert state(provider, job) == JobState.RUNNING
@@ -169,6 +172,7 @@ def test_a_block_keeps_its_state_if_squeue_does_not_answer(provider, misbehave, 
     "end", ["exec sleep 60", "echo 'Socket timed out' >&2; exit 1"], ids=["hangs", "fails"]
 )
 def test_the_job_of_an_unanswered_submission_is_adopted(provider, parsl_site: Site, misbehave, end):
+    provider._queue._timeout = 10  # enough for the real sbatch
     misbehave("sbatch", f'"$REAL" "$@" >/dev/null; {end}')
 
     job = provider.submit("sleep 60", 1)
@@ -178,13 +182,15 @@ def test_the_job_of_an_unanswered_submission_is_adopted(provider, parsl_site: Si
 
 
 def test_the_job_of_a_submission_that_is_accepted_late_is_cancelled(
-    provider, parsl_site: Site, misbehave
+    provider, parsl_site: Site, misbehave, monkeypatch: pytest.MonkeyPatch
 ):
     go = parsl_site.folder / "go"
     os.mkfifo(go)
     misbehave("sbatch", f'setsid sh -c \'read _ <{go}; "$REAL" "$0"\' "$2" & exec sleep 60')
-    with pytest.raises(SubmitException, match=r"did not end within 2 s"):
-        provider.submit("sleep 60", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(provider._queue, "_timeout", 2)
+        with pytest.raises(SubmitException, match=r"did not end within 2 s"):
+            provider.submit("sleep 60", 1)
     provider.status([])
     assert parsl_site.jobs() == []
 
@@ -220,20 +226,22 @@ def test_a_slow_scancel_does_not_block_parsl(
     monkeypatch.setattr(base, "is_run_over", lambda _: False)  # else the block ends on its own
     go = parsl_site.folder / "go"
     os.mkfifo(go)
-    provider._queue._timeout = 30
     misbehave("scancel", f'read _ <{go}; "$REAL" "$@"')
     before = time.monotonic()
 
     assert provider.cancel([job]) == [True]
-    assert time.monotonic() - before < base._CANCEL_SECONDS + 1
+    assert time.monotonic() - before < base._CANCEL_SECONDS + 10
     assert parsl_site.jobs("%A") == [job]
 
     go.write_text("now\n")
     wait_until(lambda: not parsl_site.jobs(), "the block to end")
 
 
-def test_a_block_that_slurm_does_not_cancel_keeps_its_state(provider, misbehave):
+def test_a_block_that_slurm_does_not_cancel_keeps_its_state(
+    provider, misbehave, monkeypatch: pytest.MonkeyPatch
+):
     job = provider.submit("sleep 60", 1)
+    monkeypatch.setattr(base, "_CANCEL_SECONDS", 60.0)  # scancel fails earlier
     misbehave("scancel", "echo denied >&2; exit 1")
 
     assert provider.cancel([job]) == [False]

@@ -241,6 +241,7 @@ def test_a_block_that_slurm_does_not_cancel_keeps_its_state(
     provider, misbehave, monkeypatch: pytest.MonkeyPatch
 ):
     job = provider.submit("sleep 60", 1)
+    monkeypatch.setattr(base, "is_run_over", lambda _: False)  # else the block ends on its own
     monkeypatch.setattr(base, "_CANCEL_SECONDS", 60.0)  # scancel fails earlier
     misbehave("scancel", "echo denied >&2; exit 1")
 

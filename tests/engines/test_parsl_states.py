@@ -251,6 +251,7 @@ def test_a_block_that_slurm_does_not_cancel_keeps_its_state(
 
 def test_a_scancel_without_effect_is_repeated(provider, parsl_site: Site, misbehave, monkeypatch):
     job = provider.submit("sleep 60", 1)
+    monkeypatch.setattr(base, "is_run_over", lambda _: False)  # else the block ends on its own
     once = parsl_site.folder / "once"
     misbehave("scancel", f'mkdir {once} 2>/dev/null || exec "$REAL" "$@"')
     monkeypatch.setattr(stray_jobs, "_CANCEL_AGAIN_SECONDS", 0.0)

@@ -25,11 +25,17 @@ pytestmark = [pytest.mark.slurm, pytest.mark.engines]
 
 
 @python_app(executors=["qpu"])
-def span(seconds, parsl_resource_specification=None):
-    """Return when the call started and finished."""
+def span(seconds, gate=None, parsl_resource_specification=None):
+    """Return when the call started and finished; it waits first until its gate, a file, exists."""
+    import os
     import time
+    from pathlib import Path
 
     before = time.monotonic()
+    if gate is not None:
+        Path(f"{gate}.{os.getpid()}").touch()
+        while not Path(gate).exists():
+            time.sleep(0.02)
     time.sleep(seconds)
     return before, time.monotonic()
 
@@ -58,23 +64,37 @@ def write_payload(shots, outputs=()):
 
 @pytest.mark.slow
 def test_a_mixed_block_runs_no_more_calls_on_the_qpu_than_it_has_lanes(parsl_site: Site):
-    qpu = {"qpu": 1}
+    gates = [parsl_site.folder / name for name in ("calls", "low", "free")]
+
+    def wait_for_calls(gate: Path, number: int) -> None:
+        found = parsl_site.folder.glob
+        wait_until(lambda: len(list(found(f"{gate.name}.*"))) >= number, "calls at the gate")
+
     with parsl_site.load(lanes=2, max_workers_per_node=6) as kernel:
+        outstanding = kernel.executors["qpu"].outstanding
         span(0).result()
-        calls = [span(0.2, parsl_resource_specification=qpu) for _ in range(12)]
-        classical = span(0)
-        wait_until(lambda: kernel.executors["qpu"].outstanding() > 6, "calls to be queued")
-        classical.result()
-        assert sum(call.done() for call in calls) < 6, "a classical call waits for no lane"
+        qpu = {"qpu": 1}
+        calls = [span(0.2, str(gates[0]), parsl_resource_specification=qpu) for _ in range(12)]
+        wait_for_calls(gates[0], 2)
+        wait_until(lambda: outstanding() > 6, "calls to be queued")
+        span(0).result()
+        assert not any(call.done() for call in calls), "a classical call waits for no lane"
+        gates[0].touch()
         tasks = sample_many([1, 2, 3, 4])
         assert most_at_once([call.result() for call in calls]) == 2
         assert len(set(tasks.result())) == 4
 
-        low = [span(0.1, parsl_resource_specification={"qpu": 1, "priority": 2}) for _ in range(12)]
-        urgent = span(0, parsl_resource_specification={"qpu": 1, "priority": 1}).result()[0]
-        assert sum(call.result()[0] < urgent for call in low) < 9
+        later = {"qpu": 1, "priority": 2}
+        low = [span(0.1, str(gates[1]), parsl_resource_specification=later) for _ in range(12)]
+        wait_for_calls(gates[1], 2)
+        urgent = span(0, parsl_resource_specification={"qpu": 1, "priority": 1})
+        wait_until(lambda: outstanding() == 13, "all calls to be queued")
+        gates[1].touch()
+        assert sum(call.result()[0] < urgent.result()[0] for call in low) < 9
 
-        free = [span(0.2) for _ in range(6)]
+        free = [span(0.2, str(gates[2])) for _ in range(6)]
+        wait_for_calls(gates[2], 3)
+        gates[2].touch()
         assert most_at_once([call.result() for call in free]) > 2
 
         for wrong, message in [

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from emulated_site import emulated_site
 from parsl_runs import EMULATOR, Site
+from waiting import wait_until
 
 from qrmi_workflows.sandbox import Sandbox
 
@@ -22,7 +23,9 @@ def parsl_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def parsl_site(parsl_box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+def parsl_site(
+    parsl_box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Site]:
     """Point this process's environment to the sandbox; jobs can import the tests' modules."""
     for name, value in parsl_box.environment().items():
         monkeypatch.setenv(name, value)
@@ -31,4 +34,6 @@ def parsl_site(parsl_box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     here = Path(__file__).parent
     monkeypatch.setenv("PYTHONPATH", f"{here}:{here.parent}:{here.parents[1]}")
     monkeypatch.setenv("QPU_STATE", str(tmp_path / "state"))
-    return Site(parsl_box, tmp_path)
+    site = Site(parsl_box, tmp_path)
+    yield site
+    wait_until(lambda: not site.jobs(), "the test's jobs to end")

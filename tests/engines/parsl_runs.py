@@ -20,7 +20,7 @@ from parsl_ext import QPUExecutor, QPUSlurmProvider
 from qrmi_workflows.emulator.client import Control
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.sandbox import Sandbox
-from qrmi_workflows.schedulers.command import run_command
+from qrmi_workflows.schedulers.command import require_success, run_command
 
 EMULATOR = """
 [qpus.ibm_quick]
@@ -96,8 +96,8 @@ class Site:
         return sum(record.state == "submitted" for record in records)
 
     def slurm(self, *argv: str) -> str:
-        """Run one of Slurm's commands and return its output."""
-        return run_command(argv).stdout.strip()
+        """Run one of Slurm's commands and return its output; it must succeed."""
+        return require_success(run_command(argv)).stdout.strip()
 
     def jobs(self, form: str = "%A|%T|%b") -> list[str]:
         """Return the pending, running and completing jobs, a line each."""

@@ -19,6 +19,7 @@ from waiting import wait_until
 
 from parsl_ext import QPUSlurmProvider
 from parsl_ext.providers import base, stray_jobs
+from qrmi_workflows.schedulers.command import run_command
 
 pytestmark = [pytest.mark.slurm, pytest.mark.engines]
 
@@ -58,8 +59,9 @@ def end_all_jobs(parsl_site: Site, monkeypatch: pytest.MonkeyPatch):
     def ended() -> bool:
         jobs = parsl_site.jobs("%A")
         for job in jobs:
-            parsl_site.slurm("scancel", "--state=PENDING", job)
-            parsl_site.slurm("scancel", "--signal=KILL", job)  # it may ignore SIGTERM
+            # Both fail if the job has ended by now.
+            run_command(["scancel", "--state=PENDING", job])
+            run_command(["scancel", "--signal=KILL", job])  # it may ignore SIGTERM
         return not jobs
 
     wait_until(ended, "jobs to end")

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import product
@@ -116,19 +116,27 @@ def run_programs(box: Sandbox, folder: Path, scripts: Mapping[str, str]) -> Run:
     copytree(EXAMPLES, folder, dirs_exist_ok=True, ignore=lambda *_: {"__pycache__"})
     environment = {**box.environment(), "QPU_STATE": str(folder / "state")}
     control = Control(box.directory / "emulator")
+    jobs: dict[str, str] = {}
+
+    def note_jobs() -> None:  # Slurm forgets a job five minutes after its end
+        shown = execute("scontrol show job --oneliner", folder, environment)
+        jobs.update((line.split()[0], line) for line in shown.splitlines() if "JobId=" in line)
+
     before = control.counters()["sessions"]
-    with ThreadPoolExecutor() as pool:
+    with futures.ThreadPoolExecutor() as pool:
         runs = {
             program: pool.submit(execute, script, (folder / program).parent, environment)
             for program, script in scripts.items()
         }
+        while futures.wait(runs.values(), timeout=60).not_done:
+            note_jobs()
     printed = {program: run.result() for program, run in runs.items()}
     open_leases = folder / "state" / "leases" / "open"
     wait_until(lambda: not list(open_leases.glob("*.json")), "the leases to be released", SECONDS)
     after = control.counters()["sessions"]
     opened = {key: after[key] - before[key] for key in ("opened", "closed")}
-    jobs = execute("scontrol show job --oneliner", folder, environment)
-    return Run(folder, printed, {**opened, "open": after["open"]}, jobs)
+    note_jobs()
+    return Run(folder, printed, {**opened, "open": after["open"]}, "\n".join(jobs.values()))
 
 
 def page() -> str:

@@ -12,7 +12,7 @@ from parsl_runs import Site, bell
 from parsl_ext import QPUExecutor, QPUSlurmProvider, qpu_app
 from qrmi_workflows.errors import ConfigError, PayloadError, RequestError, UnknownQPUError
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(300)]
 
 
 @python_app(executors=["qpu"])

@@ -21,7 +21,7 @@ from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.payloads import Payload
 from qrmi_workflows.results import QuantumResult
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(300)]
 
 
 @python_app(executors=["qpu"])

@@ -21,7 +21,7 @@ from parsl_ext import QPUSlurmProvider, qpu_app
 from parsl_ext.alive_file import give_up
 from qrmi_workflows import open_lease
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(300)]
 
 
 def assert_released_in_time(site: Site, closed: int) -> None:
@@ -115,7 +115,7 @@ def test_a_block_that_is_starting_is_not_scaled_in_as_idle(parsl_site: Site):
     with parsl_site.load(strategy=strategy, init_blocks=0, worker_init="sleep 2") as kernel:
         blocks = kernel.executors["qpu"].provider.resources
 
-        assert sample(bell()).result(timeout=60)["task"]
+        assert sample(bell()).result(timeout=150)["task"]
 
         assert len(blocks) == 1
         wait_until(lambda: all(job["status"].terminal for job in blocks.values()), "scale-in")
@@ -127,13 +127,13 @@ def test_a_call_is_retried_in_another_block_if_the_first_is_lost_before_its_work
     parsl_site: Site,
 ):
     flag = parsl_site.folder / "flag"
-    with parsl_site.load(worker_init=f"[ -e {flag} ] || {{ touch {flag}; sleep 60; }}") as kernel:
+    with parsl_site.load(worker_init=f"[ -e {flag} ] || {{ touch {flag}; sleep 600; }}") as kernel:
         call = sample(bell())
         wait_until(flag.exists, "the block to start")
 
         parsl_site.slurm("scancel", *kernel.executors["qpu"].provider.resources)
 
-        assert call.result(timeout=60)["task"]
+        assert call.result(timeout=150)["task"]
 
 
 def test_a_call_waits_for_another_block_if_the_vendor_fails_while_the_first_starts(
@@ -142,7 +142,7 @@ def test_a_call_waits_for_another_block_if_the_vendor_fails_while_the_first_star
     rule = {"kind": "status", "route": "POST */sessions", "status": 403, "count": 1}
     parsl_site.control.ask("POST", "/faults", rule)
     with parsl_site.load():
-        assert sample(bell()).result(timeout=60)["task"]
+        assert sample(bell()).result(timeout=150)["task"]
 
 
 def test_a_block_adopts_the_lease_of_the_site_and_leaves_it_open(parsl_site: Site):
@@ -205,7 +205,7 @@ def test_the_blocks_of_parsls_mpi_executor_hold_a_lease(parsl_site: Site):
     with parsl.load(Config(executors=[executor], run_dir=str(parsl_site.folder / "run"))):
         call = sample(bell(), parsl_resource_specification=spec)
 
-        assert call.result(timeout=90)["adopted"]
+        assert call.result(timeout=150)["adopted"]
 
     wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release")
 
@@ -236,13 +236,12 @@ def test_a_command_in_a_bash_app_uses_the_lane_of_its_call(parsl_site: Site):
     with parsl_site.load(lanes=1):
         calls = [qpu_run(str(payload), str(result)) for result in results]
 
-        assert [call.result(timeout=60) for call in calls] == [0, 0]
+        assert [call.result(timeout=150) for call in calls] == [0, 0]
 
     assert all(result.exists() for result in results)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
 def test_a_call_whose_manager_was_killed_is_retried_in_another_block(parsl_site: Site):
     before = parsl_site.tasks()
     with parsl_site.load(qpu="ibm_slow", retries=1, heartbeat_threshold=6) as kernel:

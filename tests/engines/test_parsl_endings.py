@@ -21,7 +21,7 @@ from waiting import wait_until
 
 from parsl_ext import QPUExecutor, QPUSlurmProvider, qpu_app
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(300)]
 
 SUBMIT_SIDE = """
 import sys, parsl
@@ -193,7 +193,6 @@ def test_every_error_of_this_project_reaches_the_caller_unchanged(parsl_site: Si
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
 def test_a_retry_attaches_to_the_task_of_a_killed_worker(parsl_site: Site, tmp_path: Path):
     before = parsl_site.tasks()["accepted"]
     with parsl_site.load(qpu="ibm_slow", retries=2):
@@ -208,7 +207,6 @@ def test_a_retry_attaches_to_the_task_of_a_killed_worker(parsl_site: Site, tmp_p
     assert parsl_site.tasks()["accepted"] - before == 1
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize("qpu", ["ibm_slow", pytest.param("ibm_system", marks=pytest.mark.slow)])
 def test_a_retry_attaches_to_the_task_of_a_lost_block(parsl_site: Site, qpu: str):
     before = parsl_site.tasks()
@@ -227,7 +225,6 @@ def test_a_retry_attaches_to_the_task_of_a_lost_block(parsl_site: Site, qpu: str
     wait_until(lambda: parsl_site.sessions()["open"] == 0, "the release")
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.slow
 @pytest.mark.parametrize("app", ["python_app", "bash_app"])
 def test_a_retry_of_an_app_of_parsls_own_attaches_to_the_task_of_a_lost_block(
@@ -254,7 +251,6 @@ def test_a_retry_of_an_app_of_parsls_own_attaches_to_the_task_of_a_lost_block(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize("executor", ["QPUExecutor", "HighThroughputExecutor"])
 def test_a_block_ends_within_a_minute_after_its_program_was_killed(
     parsl_site: Site, tmp_path: Path, executor: str

@@ -32,7 +32,7 @@ from qrmi_workflows.errors import ConfigError, RequestError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.results import QuantumResult
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(300)]
 
 
 def sample_on(payload, *, lease):

@@ -20,7 +20,7 @@ from waiting import wait_until
 from parsl_ext import qpu_app
 from qrmi_workflows.errors import RequestError, UnknownQPUError
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(300)]
 
 SUBMIT_SIDE = """
 import parsl
@@ -93,20 +93,19 @@ def test_a_call_that_cannot_be_pickled_or_unpickled_fails_alone(parsl_site: Site
              InvalidResourceSpecification, "must be a dict"),
         ]:  # fmt: skip
             with pytest.raises(error, match=message):
-                call.result(timeout=60)
+                call.result(timeout=150)
         for arguments in ({"lease": 1}, {"payload": bell(), "lease": None}):
             with pytest.raises(RequestError, match="Leave it out"):
                 sample(**arguments)
         with pytest.raises(RequestError, match="Leave it out"):
             sample(bell(), "mine")
 
-        assert sample(bell()).result(timeout=60)
+        assert sample(bell()).result(timeout=150)
 
     assert parsl_site.sessions()["opened"] - opened == 1
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
 def test_ctrl_c_cancels_running_tasks_and_releases_the_lease(parsl_site: Site):
     argv = [sys.executable, "-c", SUBMIT_SIDE]
     process = subprocess.Popen(
@@ -131,5 +130,5 @@ def test_ctrl_c_cancels_running_tasks_and_releases_the_lease(parsl_site: Site):
 def test_the_run_folder_may_have_spaces_and_braces_in_its_name(parsl_site: Site):
     folder = str(parsl_site.folder / "a user's {run} #1")
     with parsl.load(Config(executors=[executor()], run_dir=folder)):
-        assert sample(bell()).result(timeout=60)
+        assert sample(bell()).result(timeout=150)
     wait_until(lambda: not parsl_site.jobs(), "the block to end")

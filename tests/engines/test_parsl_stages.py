@@ -21,7 +21,7 @@ from waiting import wait_until
 from parsl_ext import BlockErrors, QPUSlurmProvider, QPUStage, qpu_app, qpu_retry_handler
 from qrmi_workflows.lease.stage import StageState, find_stage
 
-pytestmark = [pytest.mark.slurm, pytest.mark.engines]
+pytestmark = [pytest.mark.slurm, pytest.mark.engines, pytest.mark.timeout(300)]
 
 
 @qpu_app

@@ -95,6 +95,15 @@ class Site:
         records = (each for each in Journal().records() if ", warm-up " not in each.step)
         return sum(record.state == "submitted" for record in records)
 
+    @contextmanager
+    def paused(self, qpu: str) -> Iterator[None]:
+        """Keep the tasks of a QPU from starting, so that none ends before a test is ready."""
+        self.control.ask("PATCH", f"/qpus/{qpu}", {"availability": "paused"})
+        try:
+            yield
+        finally:
+            self.control.ask("PATCH", f"/qpus/{qpu}", {"availability": "online"})
+
     def slurm(self, *argv: str) -> str:
         """Run one of Slurm's commands and return its output; it must succeed."""
         return require_success(run_command(argv)).stdout.strip()
@@ -102,6 +111,12 @@ class Site:
     def jobs(self, form: str = "%A|%T|%b") -> list[str]:
         """Return the pending, running and completing jobs, a line each."""
         return self.slurm("squeue", "--noheader", f"--format={form}").splitlines()
+
+    def cancel_blocks(self, kernel: Any) -> None:
+        """Cancel the blocks that Parsl has submitted so far, and wait until they have ended."""
+        blocks = set(kernel.executors["qpu"].provider.resources)
+        self.slurm("scancel", *blocks)
+        wait_until(lambda: blocks.isdisjoint(self.jobs("%A")), "the blocks to end")
 
     @contextmanager
     def load(

@@ -244,11 +244,12 @@ def test_a_command_in_a_bash_app_uses_the_lane_of_its_call(parsl_site: Site):
 @pytest.mark.slow
 def test_a_call_whose_manager_was_killed_is_retried_in_another_block(parsl_site: Site):
     before = parsl_site.tasks()
-    with parsl_site.load(qpu="ibm_slow", retries=1, heartbeat_threshold=6) as kernel:
-        future = sample_and_name_the_manager(bell(), str(parsl_site.folder))
-        wait_until(lambda: parsl_site.recorded() == 1, "the task to be submitted", seconds=60)
-        (manager,) = parsl_site.folder.glob("manager-*")
-        psutil.Process(int(manager.name.removeprefix("manager-"))).kill()
+    with parsl_site.load(qpu="ibm_slow", retries=1, heartbeat_threshold=15) as kernel:
+        with parsl_site.paused("ibm_slow"):
+            future = sample_and_name_the_manager(bell(), str(parsl_site.folder))
+            wait_until(lambda: parsl_site.recorded() == 1, "the task to be submitted", seconds=150)
+            (manager,) = parsl_site.folder.glob("manager-*")
+            psutil.Process(int(manager.name.removeprefix("manager-"))).kill()
 
         assert future.result(timeout=120)
         assert len(kernel.executors["qpu"].provider.resources) == 2

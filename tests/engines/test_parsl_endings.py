@@ -196,10 +196,11 @@ def test_every_error_of_this_project_reaches_the_caller_unchanged(parsl_site: Si
 def test_a_retry_attaches_to_the_task_of_a_killed_worker(parsl_site: Site, tmp_path: Path):
     before = parsl_site.tasks()["accepted"]
     with parsl_site.load(qpu="ibm_slow", retries=2):
-        future = sample_and_record_attempt(bell(), str(tmp_path))
-        wait_until(lambda: parsl_site.recorded() == 1, "the task to be submitted", seconds=60)
-        (attempt,) = tmp_path.glob("attempt-*")
-        psutil.Process(int(attempt.name.removeprefix("attempt-"))).kill()
+        with parsl_site.paused("ibm_slow"):
+            future = sample_and_record_attempt(bell(), str(tmp_path))
+            wait_until(lambda: parsl_site.recorded() == 1, "the task to be submitted", seconds=150)
+            (attempt,) = tmp_path.glob("attempt-*")
+            psutil.Process(int(attempt.name.removeprefix("attempt-"))).kill()
 
         assert future.result(timeout=100)
 
@@ -210,11 +211,12 @@ def test_a_retry_attaches_to_the_task_of_a_killed_worker(parsl_site: Site, tmp_p
 @pytest.mark.parametrize("qpu", ["ibm_slow", pytest.param("ibm_system", marks=pytest.mark.slow)])
 def test_a_retry_attaches_to_the_task_of_a_lost_block(parsl_site: Site, qpu: str):
     before = parsl_site.tasks()
-    with parsl_site.load(qpu=qpu, retries=1, heartbeat_threshold=6) as kernel:
-        call = sample(bell())
-        wait_until(lambda: parsl_site.recorded() == 1, "the task to be submitted", seconds=60)
+    with parsl_site.load(qpu=qpu, retries=1, heartbeat_threshold=15) as kernel:
+        with parsl_site.paused(qpu):
+            call = sample(bell())
+            wait_until(lambda: parsl_site.recorded() == 1, "the task to be submitted", seconds=150)
 
-        parsl_site.slurm("scancel", *kernel.executors["qpu"].provider.resources)
+            parsl_site.cancel_blocks(kernel)
 
         assert call.result(timeout=120)
         assert len(kernel.executors["qpu"].provider.resources) == 2
@@ -233,15 +235,16 @@ def test_a_retry_of_an_app_of_parsls_own_attaches_to_the_task_of_a_lost_block(
     path, output = parsl_site.folder / "bell.json", parsl_site.folder / "task"
     path.write_text(json.dumps(bell()))
     before = parsl_site.tasks()
-    with parsl_site.load(qpu="ibm_slow", retries=1, heartbeat_threshold=6) as kernel:
-        call = (
-            sample_too(bell())
-            if app == "python_app"
-            else sample_in_a_script(str(path), stdout=str(output))
-        )
-        wait_until(lambda: parsl_site.recorded() == 1, "the task to be submitted", seconds=60)
+    with parsl_site.load(qpu="ibm_slow", retries=1, heartbeat_threshold=15) as kernel:
+        with parsl_site.paused("ibm_slow"):
+            call = (
+                sample_too(bell())
+                if app == "python_app"
+                else sample_in_a_script(str(path), stdout=str(output))
+            )
+            wait_until(lambda: parsl_site.recorded() == 1, "the task to be submitted", seconds=150)
 
-        parsl_site.slurm("scancel", *kernel.executors["qpu"].provider.resources)
+            parsl_site.cancel_blocks(kernel)
 
         call.result(timeout=120)
 

@@ -178,15 +178,19 @@ def test_blocks_wait_in_the_queue_until_the_qpu_is_ready_or_their_keeper_ends(
 def test_a_call_finds_its_task_if_the_keeper_is_cancelled_while_it_runs(parsl_site: Site) -> None:
     before = parsl_site.tasks()["accepted"]
     with load_stage(parsl_site, classical=False, qpu="ibm_slow", retries=2) as kernel:
-        call = sample(bell())
-        wait_until(parsl_site.recorded, "the task's id in the journal")
+        assert sample(bell(1)).result()  # the keeper's warm-up task is over
         first = find_stage("vqe")
-        parsl_site.slurm("scancel", str(first.keeper_job))
+        lost = {str(first.keeper_job), *kernel.executors["qpu"].provider.resources}
+        with parsl_site.paused("ibm_slow"):
+            call = sample(bell(2))
+            wait_until(parsl_site.recorded, "the task's id in the journal")
+            parsl_site.slurm("scancel", str(first.keeper_job))
+            wait_until(lambda: lost.isdisjoint(parsl_site.jobs("%A")), "its block to end")
 
         assert call.result(timeout=150)["task"]
         assert find_stage("vqe").id != first.id
         assert len(kernel.executors["qpu"].provider.resources) == 2
-    assert parsl_site.tasks()["accepted"] - before == 1
+    assert parsl_site.tasks()["accepted"] - before == 2
     assert parsl_site.sessions()["open"] == 0
 
 

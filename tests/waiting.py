@@ -16,7 +16,7 @@ _FRACTION, _SHORTEST, _LONGEST = 0.02, 0.002, 0.1  # pauses: of the time waited;
 _T = TypeVar("_T")
 
 
-def wait_until(condition: Callable[[], _T], what: str, seconds: float = 60.0) -> _T:
+def wait_until(condition: Callable[[], _T], what: str, seconds: float = 100.0) -> _T:
     """Poll until a condition holds; return what it returned.
 
     Args:

@@ -109,6 +109,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
             text=json.dumps(documents[qpu.type]),
         )
 
+    monkeypatch.setattr(gather, "FRESH_SECONDS", 60.0)  # on a loaded machine, 5 s pass quickly
     monkeypatch.setattr(gather, "ask_state", ask_state)
     monkeypatch.setattr(gather, "fetch_target", fetch_target)
     monkeypatch.setattr(gather, "_ask_capacities", lambda *_: (found.capacities, False))

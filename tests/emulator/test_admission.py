@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from emulator_clients import read_resources
+from waiting import wait_until
 
 from qrmi_workflows.client.states import Answer
 from qrmi_workflows.config.notices import read_notices
@@ -120,7 +121,11 @@ def test_a_silent_vendor_does_not_hold_the_others_up_and_is_away_after_a_while(
         config.write_text(json.dumps({"resources": list(entries.values())}))
         vendors.control.ask("PATCH", "/qpus/garnet", {"availability": "offline"})
 
-        first = run(config, seconds=1)
+        def ask() -> Reconciled | None:
+            found = run(config, seconds=1)
+            return found if isinstance(found.answers["garnet"], Answer) else None
+
+        first = wait_until(ask, "an answer within 1 s, from a vendor that is not silent")
         after_first = set(read_notices(site))
         board = NoticeBoard(site)
         with board.changed() as known:

@@ -11,10 +11,12 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 from emulator_clients import read_resources
 
+from qrmi_workflows.client.resource import QRMIResource
 from qrmi_workflows.config.findings import Severity
 from qrmi_workflows.config.qpus import load_dynamic, load_qpus
 from qrmi_workflows.emulator import Emulator
@@ -95,8 +97,13 @@ def test_all_vendors_are_asked_at_the_same_time(
 def test_vendors_that_do_not_answer_are_errors(
     emulator: Emulator, reading: Reading, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_qpus, "_ANSWER_SECONDS", 1.5)
     fez = read_resources(emulator)["ibm_fez"]
+
+    def hurry(name: str, *of: Any, deadlines: dict[str, float]) -> QRMIResource:
+        limits = deadlines if name == "ibm_fez" else {"status": 1.5}
+        return QRMIResource(name, *of, deadlines=limits)
+
+    monkeypatch.setattr(doctor_qpus, "QRMIResource", hurry)
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = f"http://127.0.0.1:{server.getsockname()[1]}"
     bad = [with_address(fez, "silent", silent), with_address(fez, "closed", closed)]
@@ -172,7 +179,11 @@ def test_a_vendors_clock_is_compared_by_any_of_its_answers(
 def test_the_emulator_tells_its_time_and_a_silent_server_none(
     emulator: Emulator, reading: Reading, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_qpus, "_DATE_SECONDS", 0.5)
+    def hurry(request: Request, *, timeout: float) -> Any:
+        limit = 0.5 if request.full_url == f"{silent}/" else timeout
+        return urlopen(request, timeout=limit)  # noqa: S310 - only our own http servers
+
+    monkeypatch.setattr(doctor_qpus, "urlopen", hurry)
     fez = read_resources(emulator)["ibm_fez"]
 
     found = list(check_clocks(reading(fez, with_address(fez, "b", silent))))

@@ -87,6 +87,15 @@ def evaluate(environ: dict[str, str], program: str, *, qpu: str = "toy_1") -> An
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def wait_for_submission(environ: dict[str, str]) -> None:
+    """Wait until a run knows that the vendor has accepted its task."""
+    journal = Path(environ["QPU_STATE"], "journal", "open")
+    wait_until(
+        lambda: any("submitted" in record.read_text() for record in journal.glob("*/*/*.json")),
+        "the record of the submitted task",
+    )
+
+
 def test_the_package_is_one_file_and_one_line_for_each_seam() -> None:
     """One module and one entry point for the vendor, and the same for its emulator."""
     files = {path.name for path in PLUGIN.iterdir() if path.suffix == ".py"}
@@ -145,11 +154,7 @@ def test_a_killed_run_is_re_attached_and_paid_for_once(
     first = subprocess.Popen(
         [sys.executable, "-m", "qrmi_workflows", *argv], env=user, cwd=user["HOME"]
     )
-    journal = Path(user["QPU_STATE"], "journal", "open")
-    wait_until(
-        lambda: any("submitted" in record.read_text() for record in journal.glob("*/*/*.json")),
-        "the record of the submitted task",
-    )
+    wait_for_submission(user)
     first.kill()
     first.wait()
     toys.control.ask("PATCH", "/qpus/toy_1", {"availability": "online"})
@@ -247,7 +252,7 @@ def test_a_stopped_run_cancels_its_task(user: dict[str, str], toys: Emulator, pa
     before = toys.counters()["tasks"]["cancelled"]
     argv = [sys.executable, "-m", "qrmi_workflows", "run", "toy.json", "-o", "r.json"]
     run = subprocess.Popen([*argv, "--qpu", "toy_1"], env=user, cwd=user["HOME"])
-    wait_until(lambda: toys.counters()["tasks"]["queued"], "the queued task")
+    wait_for_submission(user)
 
     run.terminate()
 

@@ -60,7 +60,8 @@ def test_a_job_whose_submission_hung_is_found_by_its_mark(commands):
     commands.write("sbatch", "exec sleep 60")
     commands.write("squeue", lists(row(17)))
 
-    assert submit_job(Slurm(), SBATCH, MARK, timeout=0.5) == "17"
+    # The timeout is squeue's, too, which may need longer on a loaded machine, and is asked again.
+    assert submit_job(Slurm(), SBATCH, MARK, timeout=0.5, search_seconds=60) == "17"
 
 
 def test_a_job_whose_id_was_not_printed_is_found_by_its_mark(commands):

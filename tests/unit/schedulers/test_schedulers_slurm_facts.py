@@ -115,12 +115,15 @@ def test_the_skew_of_the_controllers_clock_is_a_lower_bound(told, skew):
 
 def answer(commands, storage: str = "none") -> None:
     """Let Slurm answer."""
-    config = CONFIG.format(time=at(time.time()), storage=storage)
+    config = CONFIG.format(time="@now@", storage=storage)
     licences = "LicenseName=qpu_a Total=2 Used=0 Free=2"
     answers = {"config": config, "node": NODE, "partition": PARTITIONS, "licenses": licences}
     for what, shown in answers.items():
         (commands.folder / what).write_text(shown)
-    commands.write("scontrol", f'for last; do :; done; cat {commands.folder}/"$last"')
+    now = "$(date +%Y-%m-%dT%H:%M:%S)"
+    commands.write(
+        "scontrol", f'for last; do :; done; sed "s/@now@/{now}/" {commands.folder}/"$last"'
+    )
     commands.write("sbatch", f"cat <<'END'\n{HELP}END")
     commands.write("sacctmgr", "printf 'root\\nchem\\n'")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def test_a_file_that_is_touched_is_not_abandoned_whatever_its_age(alive, monkeyp
     monkeypatch.setattr(abandoned, "FRESH_SECONDS", 30.0)
     monkeypatch.setattr(abandoned, "ALIVE_SECONDS", 60.0)
     set_age(alive, age * 100)
-    threading.Timer(0.1, lambda: set_age(alive, age * 100 - 1)).start()
+    monkeypatch.setattr(abandoned.time, "sleep", lambda _: set_age(alive, age * 100 - 1))
 
     assert not is_abandoned(alive)
 
@@ -62,6 +61,7 @@ def test_a_file_that_is_gone_is_abandoned_at_once(alive, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written_leaves_the_local_clock(alive, monkeypatch):
+    monkeypatch.setattr(abandoned, "FRESH_SECONDS", 30.0)
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Path("/proc/none").touch())
     set_age(alive, 0.01)
 

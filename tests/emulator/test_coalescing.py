@@ -169,7 +169,7 @@ def test_a_task_is_within_the_limits(lease_of, tasks, limits, count):
 
 
 def test_a_leases_own_default_holds_for_each_submission(lease_of, tasks):
-    with lease_of("compute_default", coalesce=Coalesce(wait=5.0, max_pubs=3)) as lease:
+    with lease_of("compute_default", coalesce=Coalesce(wait=60.0, max_pubs=3)) as lease:
         futures = [lease.submit(sampler(flips(word, "1"))) for word in ("00", "01", "10")]
         alone = lease.run(sampler(flips("11", "0")), coalesce=False)
 
@@ -181,7 +181,7 @@ def test_a_leases_own_default_holds_for_each_submission(lease_of, tasks):
 
 
 def test_leases_of_several_steps_share_tasks(lease_of, tasks):
-    limits = Coalesce(wait=5.0, max_pubs=2)
+    limits = Coalesce(wait=60.0, max_pubs=2)
     with (
         lease_of("compute_default", coalesce=limits) as lease,
         lease.for_step("one") as one,

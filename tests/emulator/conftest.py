@@ -36,14 +36,14 @@ strict = true
 [qpus.ibm_slow]
 type = "ibm-quantum-compute-service"
 simulator = "null"
-execution_seconds = 30
+execution_seconds = 600
 lanes = 1
 interactive_ttl_seconds = 1
 
 [qpus.ibm_lenient]
 type = "ibm-quantum-compute-service"
 simulator = "null"
-execution_seconds = 30
+execution_seconds = 600
 lanes = 1
 server.closing_cancels_running = false
 server.limits_shots = false

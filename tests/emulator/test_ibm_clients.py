@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from qiskit_ibm_runtime import (
     Session,
 )
 from qiskit_ibm_runtime.decoders.result_decoder import ResultDecoder
-from qiskit_ibm_runtime.exceptions import RuntimeInvalidStateError, RuntimeJobFailureError
+from qiskit_ibm_runtime.exceptions import RuntimeJobFailureError
 
 from qrmi_workflows.emulator import Emulator
 
@@ -121,8 +120,7 @@ def five(service: QiskitRuntimeService) -> Iterator[list[RuntimeJobV2]]:
     for job in jobs[:-1]:
         job.wait_for_final_state()
     yield jobs
-    with suppress(RuntimeInvalidStateError):  # it may have ended, on a slow machine
-        jobs[-1].cancel()
+    jobs[-1].cancel()
     batch.close()
 
 

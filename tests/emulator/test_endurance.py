@@ -71,7 +71,7 @@ def test_no_accepted_task_is_lost_if_the_emulator_is_killed(tmp_path, config):
 def test_a_simulation_interrupted_by_kill_9_runs_again(tmp_path):
     """A task that was running when the emulator was killed completes after a restart."""
     circuit = QuantumCircuit(17)
-    for layer in range(4):
+    for layer in range(40):
         for qubit in range(17):
             circuit.ry(0.3 + layer, qubit)
             circuit.cx(qubit, (qubit + 1) % 17)
@@ -83,7 +83,7 @@ def test_a_simulation_interrupted_by_kill_9_runs_again(tmp_path):
     workers = psutil.Process(first.process.pid).children(recursive=True)
     first.process.kill()
     first.process.wait()
-    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
     with start_emulator(tmp_path / "state"):
         assert wait(resource, task) == TaskStatus.Completed
         assert json.loads(resource.task_result(task).value)
@@ -131,7 +131,7 @@ def test_simulations_do_not_delay_other_requests(tmp_path):
     import time
 
     circuit = QuantumCircuit(23)
-    for layer in range(6):
+    for layer in range(60):
         for qubit in range(23):
             circuit.ry(0.3 + layer, qubit)
             circuit.cx(qubit, (qubit + 1) % 23)

@@ -88,7 +88,8 @@ def test_only_the_first_task_of_an_active_session_waits(vendor, mode):
     first, soon = resource.task_start(sampler()), resource.task_start(sampler())
     assert wait(resource, first) == wait(resource, soon) == TaskStatus.Completed
     assert waited(vendor, first) > SECONDS - 0.01
-    assert run(vendor, resource) < SECONDS
+    # A loaded machine may start a task late; one that waits is late every time.
+    assert any(run(vendor, resource) < SECONDS for _ in range(5))
     resource.release(token)
     assert run(vendor, connect(vendor, "ibm_patient")) > SECONDS - 0.01
 

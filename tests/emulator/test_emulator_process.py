@@ -33,7 +33,7 @@ def null_config(tmp_path: Path) -> Path:
 
 def qpu_emulator(*arguments: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "qrmi_workflows", "emulator", *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_credentials_port_and_tasks_survive_kill_9(tmp_path, null_config):
@@ -66,9 +66,9 @@ def test_a_signal_stops_it_cleanly_with_its_workers(tmp_path, number):
     emulator = start_emulator(tmp_path / "state")
     children = psutil.Process(emulator.process.pid).children(recursive=True)
     os.kill(emulator.process.pid, number)
-    assert emulator.process.wait(10) == 0
+    assert emulator.process.wait(60) == 0
     assert (tmp_path / "state" / "emulator.log").read_text() == ""
-    _, alive = psutil.wait_procs(children, timeout=5)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
 
 
@@ -174,7 +174,7 @@ def test_it_serves_in_the_foreground_without_a_command(tmp_path, null_config):
     assert line.startswith("Serving ibm_null at http://127.0.0.1:")
     assert str(tmp_path / "state" / "qrmi_config.json") in line
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=10)
+    rest, _ = process.communicate(timeout=60)
     assert (process.returncode, rest) == (0, "")
 
 

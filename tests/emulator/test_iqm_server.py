@@ -98,7 +98,7 @@ def test_a_blocking_status_request_returns_when_the_task_is_cancelled(qpu, emula
     waiting.start()
     path = f"/iqm-server/api/v1/jobs/{task}/cancel"
     assert ask(emulator, "POST", path, b"", headers_of(emulator))[0] == 200
-    waiting.join(10)
+    waiting.join(20)  # it would return by itself after half a minute
     assert seen == [TaskStatus.Cancelled]
 
 

@@ -163,7 +163,7 @@ def test_a_cancelled_job_raises_what_each_program_catches(lease):
     assert isinstance(late.value, TimeoutError)
     assert job.usage() == 0
     job.cancel()
-    job.wait_for_final_state(timeout=20)
+    job.wait_for_final_state(timeout=60)
     for kind in (RuntimeInvalidStateError, JobError, CancelledError, QrmiError, TaskCancelledError):
         with pytest.raises(kind):
             job.result()

@@ -286,7 +286,7 @@ def test_cancelling_a_running_task_ends_its_simulation(qpu, emulator):
     worker = busiest(emulator)
     resource.task_stop(task)
     assert resource.task_status(task) == TaskStatus.Cancelled
-    worker.wait(5)
+    worker.wait(60)
     assert set(sample(resource, bell(), None, 100).meas.get_counts()) == {"00", "11"}
 
 

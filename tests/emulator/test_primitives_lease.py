@@ -373,7 +373,7 @@ def test_a_batchs_results_are_available_once_its_jobs_have_ended(lease, emulator
     finally:
         emulator.control.ask("PATCH", "/qpus/FRESNEL", {"availability": "online"})
     (job,) = connection._batches[results.batch_id].values()
-    job.future.result(20)
+    job.future.result(60)
     assert job.status() is JobStatus.DONE
     assert sum(results[0].bitstring_counts.values()) == 10
 

@@ -168,7 +168,7 @@ def test_a_late_failure_is_recorded_for_lent_records_of_the_same_step(journal, m
 
     thread = threading.Thread(target=settle, daemon=True)
     thread.start()
-    thread.join(5)
+    thread.join(60)
 
     assert not thread.is_alive()
     assert states(journal.records()) == ["failed"] * 2

@@ -54,7 +54,7 @@ class World:
         records: Iterable[TaskRecord],
         **_: Any,
     ) -> tuple[Choice, ...]:
-        assert self.may_choose.wait(10)
+        assert self.may_choose.wait(60)
         self.asked.append(list(records))
         if isinstance(self.answer, QPUError):
             raise self.answer

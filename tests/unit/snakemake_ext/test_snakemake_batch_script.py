@@ -72,7 +72,7 @@ def start(script, tmp_path, **environ):
 def test_the_marker_holds_the_exit_status_which_the_script_passes_on(tmp_path, status):
     script = render_batch_script(["bash", "-c", f"exit {status}"], tmp_path)
 
-    assert start(script, tmp_path).wait(10) == status
+    assert start(script, tmp_path).wait(60) == status
     assert (tmp_path / "7").read_text() == f"{status}\n"
 
 
@@ -81,7 +81,7 @@ def test_a_requeued_job_starts_without_the_marker_of_its_first_run(tmp_path):
 
     script = render_batch_script(["bash", "-c", "test ! -e 7"], tmp_path)
 
-    assert start(script, tmp_path).wait(10) == 0
+    assert start(script, tmp_path).wait(60) == 0
 
 
 def test_the_shell_outlives_the_supervisor_that_a_signal_ends(tmp_path):
@@ -97,7 +97,7 @@ def test_the_shell_outlives_the_supervisor_that_a_signal_ends(tmp_path):
     for pid in (process.pid, *map(int, children)):
         os.kill(pid, signal.SIGTERM)
 
-    assert process.wait(10) == 143
+    assert process.wait(60) == 143
     assert (tmp_path / "released").exists()
     assert (tmp_path / "7").read_text() == "143\n"
 
@@ -105,7 +105,7 @@ def test_the_shell_outlives_the_supervisor_that_a_signal_ends(tmp_path):
 def test_a_qpu_name_with_a_hyphen_reaches_the_command_through_every_shell(tmp_path):
     script = render_batch_script(["bash", "-c", "env | grep ^ibm-fez_"], tmp_path)
 
-    assert start(script, tmp_path, **{"ibm-fez_QRMI_JOB_ACQUISITION_TOKEN": "t"}).wait(10) == 0
+    assert start(script, tmp_path, **{"ibm-fez_QRMI_JOB_ACQUISITION_TOKEN": "t"}).wait(60) == 0
 
 
 def test_a_job_joins_a_stage_and_coalesces_tasks_if_its_rule_says_so():

@@ -224,6 +224,6 @@ def test_one_who_stops_waiting_leaves_the_queue(tmp_path):
         waiting = pool.submit(wait)
         wait_in_queue(queue, 1)
         stop.set()
-        assert waiting.result(timeout=10) is None
+        assert waiting.result(timeout=60) is None
 
     assert [path.name for path in queue.iterdir()] == ["lock"]

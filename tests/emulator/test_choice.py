@@ -217,7 +217,6 @@ def test_heads_that_choose_at_the_same_time_do_not_all_choose_the_same(
 ) -> None:
     # On a loaded machine, too, each waits for the one before, and the vendors are asked once.
     monkeypatch.setattr(recent, "_LOCK_SECONDS", 60.0)
-    monkeypatch.setattr(gather, "FRESH_SECONDS", 60.0)
     survey(parse_qpus("ibm0_free|ibm_system")[0], HERE)
     chosen: Counter[str] = Counter()
     together = threading.Barrier(8)

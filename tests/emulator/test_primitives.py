@@ -266,8 +266,10 @@ def heavy(width: int) -> str:
 
 
 def busiest(emulator) -> psutil.Process:
-    """Wait until a worker is busy, and return the one with the highest CPU usage."""
-    children = psutil.Process(emulator.process.pid).children()
+    """Wait until a worker of Aer is busy, and return the one with the highest CPU usage."""
+    # The workers of other simulators may be busy with their imports.
+    workers = psutil.Process(emulator.process.pid).children()
+    children = [worker for worker in workers if "aer" in worker.cmdline()]
 
     def busy() -> psutil.Process | None:
         running = [child for child in children if child.is_running()]

@@ -57,12 +57,12 @@ def _end_keeper(stage: Stage, *, now: bool) -> Stage:
     is_pending = keeper is not None and keeper.state in (JobState.PENDING, JobState.HELD)
     if not now and (has_lease or not is_pending or jobs.of_stage(listed)):
         return stage
-    if not has_lease and is_pending:
-        stage = _mark_closed(stage)
+    closed = stage if has_lease or not is_pending else _mark_closed(stage)
+    # Not that of `closed`: the name may have been used again in the meantime.
     require_success(run_command(scheduler.cancel_argv([str(stage.keeper_job)])))
-    if stage.is_ended:
+    if closed.is_ended:
         jobs.cancel_waiting("closed")
-    return stage
+    return closed
 
 
 def _mark_closed(stage: Stage) -> Stage:

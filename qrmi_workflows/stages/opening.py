@@ -104,6 +104,9 @@ def open_stage(
         budget: What the stage's tasks may take in total (`1000 shots`, `2 h` of QPU time).
         options: More options of the scheduler for the keeper's job.
 
+    Returns:
+        The stage as it was opened, or found. Its QPU may be ready by now.
+
     Raises:
         RequestError: The stage is open with another QPU; the scheduler does not offer the QPU; or
             an argument is wrong.

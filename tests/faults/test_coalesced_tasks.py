@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -98,17 +98,6 @@ def together(count: int) -> Coalesce:
     return Coalesce(max_pubs=count, wait=60)
 
 
-@pytest.fixture
-def set_state(emulator: Emulator) -> Iterator[Callable[[str], None]]:
-    """Keep the tasks of the slow QPU from starting (`paused`), or let them start (`online`)."""
-
-    def change(state: str) -> None:
-        emulator.control.ask("PATCH", "/qpus/ibm_slow", {"availability": state})
-
-    yield change
-    change("online")
-
-
 def submit_with_a_bad_one() -> list[Any]:
     """Submit the payloads and one that fails at the vendor; return results and errors."""
     bad = {"program_id": "sampler", "parameters": {"pubs": [[BAD, None, 2]]}}
@@ -135,8 +124,8 @@ def test_after_a_task_has_failed_a_rerun_submits_each_payload_alone(counted):
     assert counted()["tasks accepted"] == 5, "now it is known which one fails"
 
 
-def test_one_cancelled_payload_does_not_stop_the_others(counted, set_state):
-    set_state("paused")
+def test_one_cancelled_payload_does_not_stop_the_others(counted, pause):
+    pause("ibm_slow")
     with open_lease("ibm_slow", step="s", coalesce=together(3)) as lease:
         first, *others = [lease.submit(word(bits)) for bits in WORDS]
         wait_until(lambda: first.task_id, "the submission")
@@ -144,7 +133,7 @@ def test_one_cancelled_payload_does_not_stop_the_others(counted, set_state):
 
         with pytest.raises(TaskCancelledError, match="goes on: other payloads share it"):
             first.result()
-        set_state("online")
+        pause("ibm_slow", "online")
         assert [future.result().counts() for future in others] == RIGHT[1:]
 
     assert states() == ["completed"] * 3
@@ -152,8 +141,8 @@ def test_one_cancelled_payload_does_not_stop_the_others(counted, set_state):
     assert counted()["tasks accepted"] == 1
 
 
-def test_when_all_payloads_are_cancelled_the_task_is(counted, set_state):
-    set_state("paused")
+def test_when_all_payloads_are_cancelled_the_task_is(counted, pause):
+    pause("ibm_slow")
     with open_lease("ibm_slow", step="s", coalesce=together(3)) as lease:
         futures = [lease.submit(word(bits)) for bits in WORDS]
         wait_until(lambda: futures[0].task_id, "the submission")
@@ -164,7 +153,7 @@ def test_when_all_payloads_are_cancelled_the_task_is(counted, set_state):
     ended = counted()
     assert ended["tasks accepted"] == ended["tasks cancelled"] == 1
 
-    set_state("online")
+    pause("ibm_slow", "online")
     assert run_all("ibm_slow") == RIGHT
     assert counted()["tasks accepted"] == 2, "together again"
 

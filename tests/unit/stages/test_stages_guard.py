@@ -10,7 +10,7 @@ import pytest
 from qrmi_workflows.errors import ConfigError, RequestError
 from qrmi_workflows.lease.reap import Reaped
 from qrmi_workflows.lease.stage import Stage, StageState, find_stage, update_stage
-from qrmi_workflows.stages import guard
+from qrmi_workflows.stages import closing, guard
 from qrmi_workflows.stages.closing import close_stage
 from qrmi_workflows.stages.guard import ensure_guard, guard_stage, settle_stages, take_job
 from qrmi_workflows.stages.opening import open_stage
@@ -213,6 +213,22 @@ def test_a_stage_that_nobody_waits_for_is_closed_without_its_qpu(site, stage):
 
     assert close_stage("vqe").reason == "closed before its QPU was granted"
     assert site.commands.calls("scancel") == ["1", "2"]
+
+
+def test_closing_a_stage_leaves_the_keeper_of_one_that_was_opened_meanwhile(
+    site, stage, monkeypatch
+):
+    site.queue(("1", "PENDING", "(null)"), ("2", "PENDING", "afterany:1(unfulfilled)"))
+    mark_closed = closing._mark_closed
+
+    def mark_late(found: Stage) -> Stage:
+        update_stage("vqe", lambda now: replace(now, id="later", keeper_job="9"))
+        return mark_closed(found)
+
+    monkeypatch.setattr(closing, "_mark_closed", mark_late)
+    close_stage("vqe")
+
+    assert site.commands.calls("scancel") == ["1"]
 
 
 def test_a_stage_with_a_waiting_job_is_closed_after_that_job(site, stage):

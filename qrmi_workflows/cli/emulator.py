@@ -185,7 +185,7 @@ def fault() -> None:
 def add_fault(folder: Path, kind: str, **fields: object) -> None:
     """Add a fault rule.
 
-    KIND is status, delay, drop, hang, malformed, slow, expire-tokens, close-sessions or
+    KIND is status, delay, hold, drop, hang, malformed, slow, expire-tokens, close-sessions or
     clock-skew. The last three act immediately, unless a --route is given.
     """
     from qrmi_workflows.emulator.client import Control

@@ -17,9 +17,10 @@ request, they act in the order in which they were added::
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = ["IMMEDIATE", "KINDS", "FaultRule", "FaultRules"]
 KINDS = {
     "status": "responds with `status` and `body`",
     "delay": "delays the response by `seconds`",
+    "hold": "delays the response until the rule is removed",
     "drop": "closes the connection without a response",
     "hang": "accepts the request and never responds",
     "malformed": "truncates the response body to half its length",
@@ -119,44 +121,64 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+@dataclass(slots=True)
+class _Active:
+    rule: FaultRule
+    matched: int = 0
+    removed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class FaultRules:
     """The active rules, with the number of requests that each has matched."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
-        self._rules: dict[int, tuple[FaultRule, list[int]]] = {}
+        self._active: dict[int, _Active] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._rules)
+        return bool(self._active)
 
     def add(self, rule: FaultRule) -> int:
         """Activate a rule and return its number."""
         number = next(self._numbers)
-        self._rules[number] = (rule, [0])
+        self._active[number] = _Active(rule)
         return number
 
     def remove(self, number: int) -> bool:
         """Remove a rule; return `False` if the number is unknown."""
-        return self._rules.pop(number, None) is not None
+        active = self._active.pop(number, None)
+        if active is None:
+            return False
+        active.removed.set()
+        return True
 
     def clear(self) -> None:
         """Remove all rules."""
-        self._rules.clear()
+        for number in list(self._active):
+            self.remove(number)
 
     def list(self) -> list[dict[str, Any]]:
         """Return each rule's number, fields and number of matched requests."""
         return [
-            {"number": number, **asdict(rule), "matched": matched[0]}
-            for number, (rule, matched) in self._rules.items()
+            {"number": number, **asdict(active.rule), "matched": active.matched}
+            for number, active in self._active.items()
         ]
 
     def match(self, method: str, path: str) -> tuple[FaultRule, ...]:
         """Count a request and return the rules that act on it."""
         acting = []
-        for rule, matched in self._rules.values():
+        for active in self._active.values():
+            rule = active.rule
             if fnmatchcase(f"{method} {path}", rule.route):
-                matched[0] += 1
-                rank = matched[0] - rule.after
+                active.matched += 1
+                rank = active.matched - rule.after
                 if rank > 0 and (rule.count is None or rank <= rule.count):
                     acting.append(rule)
         return tuple(acting)
+
+    async def wait_for_removal(self, rule: FaultRule) -> None:
+        """Wait until a rule has been removed."""
+        for active in self._active.values():
+            if active.rule is rule:
+                await active.removed.wait()
+                return

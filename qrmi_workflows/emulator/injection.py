@@ -76,6 +76,8 @@ class FaultInjector:
         """Apply a rule; return `True` if that ends the request."""
         if rule.kind == "delay":
             await asyncio.sleep(rule.seconds)
+        elif rule.kind == "hold":
+            await self._fleet.faults.wait_for_removal(rule)
         elif rule.kind == "status":
             await _send_status(rule, send)
             return True

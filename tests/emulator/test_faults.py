@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from emulator_clients import ask, bell, connect, primitive, wait
@@ -120,6 +121,21 @@ def test_a_response_is_late(fault, resource, task, kind):
     started = time.monotonic()
     assert resource.task_status(task) == TaskStatus.Completed
     assert time.monotonic() - started > 0.25
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_response_is_held_until_the_rule_is_removed(faulty, fault, task, when):
+    fault(kind="hold", route=STATUS, when=when, count=1)
+    held = connect(faulty, "ibm_null")
+    with ThreadPoolExecutor() as pool:
+        status = pool.submit(held.task_status, task)
+        try:
+            wait_until(lambda: faulty.control.ask("GET", "/faults")[0]["matched"], "the request")
+            assert connect(faulty, "ibm_null").task_status(task) == TaskStatus.Completed
+            assert not status.done()
+        finally:
+            faulty.control.ask("DELETE", "/faults")
+        assert status.result(timeout=60) == TaskStatus.Completed
 
 
 def test_a_request_hangs(faulty, fault, task):

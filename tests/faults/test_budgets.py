@@ -169,17 +169,18 @@ def test_a_task_in_doubt_stays_reserved_and_counts_if_it_is_submitted_again(site
 
 
 def test_a_task_that_is_accepted_late_and_cancelled_is_settled(
-    site, counted, fault, pause, monkeypatch, caplog, server
+    emulator, site, counted, fault, pause, monkeypatch, caplog, server
 ):
     """A step without a name cannot be run again, so nobody wants the task."""
     pause("ibm_slow")
     can_be_cancelled = server.get("cancel_route", True)
     monkeypatch.setattr(client, "DEADLINES", {**client.DEADLINES, "task_start": 0.3})
-    fault("delay", route="POST */jobs", when="after", seconds=4.0, count=1)
+    fault("hold", route="POST */jobs", when="after", count=1)
     with open_lease("ibm_slow") as lease:
         with pytest.raises(AmbiguousTaskError):
             lease.run(bell())
         assert usage(site).reserved == 100
+        emulator.control.ask("DELETE", "/faults")
         if not can_be_cancelled:
             wait_until(lambda: "late; its state is" in caplog.text, "the late task")
             assert usage(site).reserved == 100, "it goes on, and is billed"

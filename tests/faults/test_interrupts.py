@@ -195,14 +195,17 @@ def test_a_second_sigterm_while_tasks_stop_does_not_prevent_the_release(counted,
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_during_the_release_takes_effect_after_it(counted, fault, matched, number):
+def test_a_signal_during_the_release_takes_effect_after_it(
+    emulator, counted, fault, matched, number
+):
     process = start(RELEASING)
-    fault("delay", route="PATCH */sessions/*", seconds=4)
+    fault("hold", route="PATCH */sessions/*", count=1)
 
     process.stdin.write("\n")
     process.stdin.flush()
     wait_until(matched, "the call that releases")
     process.send_signal(number)
+    emulator.control.ask("DELETE", "/faults")
     stdout, _ = process.communicate()
 
     assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGINT)

@@ -277,14 +277,16 @@ def test_a_failed_release_does_not_lose_the_result_of_qpu_run(
     assert counted()["tasks accepted"] == 1
 
 
-def test_a_grant_after_the_deadline_is_released(fault, counted, monkeypatch):
+def test_a_grant_after_the_deadline_is_released(emulator, fault, counted, monkeypatch):
     monkeypatch.setattr("qrmi_workflows.client.resource.DEADLINES", {"acquire": 0.3})
     monkeypatch.setattr("qrmi_workflows.lease.acquire.FAILING_SECONDS", 0.1)
-    fault("delay", route="POST */sessions", seconds=3.0, count=1, when="after")
+    fault("hold", route="POST */sessions", count=1, when="after")
 
     with pytest.raises(LeaseError, match=r"did not answer acquire within 0\.3 s"):
         open_lease("ibm_quick")
 
+    wait_until(lambda: counted()["sessions opened"], "the late grant")
+    emulator.control.ask("DELETE", "/faults")
     wait_until(lambda: counted()["sessions closed"], "the release of the late grant")
     assert (counted()["sessions opened"], counted()["sessions open"]) == (1, 0)
 

@@ -29,7 +29,7 @@ from qrmi_workflows.vendors.registry import registered_type
 
 JOB = "17"
 SLOW = {"kind": "delay", "seconds": 1.5, "route": "POST */sessions", "when": "after"}
-SLOWER = SLOW | {"seconds": 6}
+HELD = SLOW | {"kind": "hold"}
 SLOWEST = SLOW | {"seconds": 30}  # for those that are killed while they wait
 
 
@@ -76,11 +76,12 @@ def test_several_qpus_are_acquired_and_released(state, counted):
 
 
 def test_what_is_granted_too_late_is_released(state, counted, emulator):
-    emulator.control.ask("POST", "/faults", SLOWER)
+    emulator.control.ask("POST", "/faults", HELD)
     with pytest.raises(LeaseError, match="did not answer within"):
         acquire(state, "ibm_quick", seconds=3)
 
     wait_until(lambda: counted()["sessions opened"] == 1, "the session")
+    emulator.control.ask("DELETE", "/faults")
     wait_until(lambda: sessions(counted) == 0, "its release")
     assert leases_of(JOB) == []
 

@@ -253,13 +253,14 @@ def test_a_keeper_that_is_stopped_leaves_the_tasks_of_its_members(vendor, keepin
 def test_a_submission_that_is_under_way_keeps_the_lease_open(vendor, keeping):
     """Whoever finds the lease of a dead keeper does not close it under a member's submission."""
     keeping.start_keeper()
-    vendor.fault("delay", route="POST */jobs", seconds=5, count=1)
+    vendor.fault("hold", route="POST */jobs", count=1)
     member = keeping.start_member("s", tasks=1)
     wait_until(lambda: keeping.states("s") == ["intent"], "the intent")
     keeping.kill_keeper()
 
     (kept,) = reap()
     assert not kept.released
+    vendor.emulator.control.ask("DELETE", "/faults")
     assert keeping.outcome(member) == (0, 1)
 
     assert vendor.count("tasks", "cancelled") == 0

@@ -61,6 +61,14 @@ class Vendor:
     def fault(self, kind: str, **rule: object) -> None:
         self.emulator.control.ask("POST", "/faults", {"kind": kind, **rule})
 
+    def matched(self) -> int:
+        """Count the requests that the active faults have matched."""
+        return sum(rule["matched"] for rule in self.emulator.control.ask("GET", "/faults"))
+
+    def repair(self) -> None:
+        """Remove all faults."""
+        self.emulator.control.ask("DELETE", "/faults")
+
     def _counters(self) -> dict[str, dict[str, int]]:
         """Return the emulator's counters, without the keeper's warm-up tasks."""
         counters: dict[str, dict[str, int]] = self.emulator.control.counters()["qpus"][self.qpu]

@@ -74,7 +74,7 @@ def vendor(
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     vendor = Vendor(running, getattr(request, "param", "default"))
     yield vendor
-    running.control.ask("DELETE", "/faults")
+    vendor.repair()
     vendor.fault("close-sessions")  # one that a test has left would hold the QPU
     vendor.hold_tasks(hold=False)
 
@@ -154,7 +154,7 @@ def test_a_session_that_ended_is_not_renewed_before_its_tasks_have_ended(vendor,
         vendor.fault("status", route="POST */jobs", **refused)
         second = lease.submit(bell(2))
         wait_until(lambda: "tasks still run" in find_stage("vqe").reason, "the keeper's reason")
-        vendor.emulator.control.ask("DELETE", "/faults")
+        vendor.repair()
         assert vendor.count("sessions", "opened") == 1
         vendor.hold_tasks(hold=False)
         assert first.result().task_id != second.result().task_id
@@ -255,12 +255,14 @@ def test_a_submission_that_is_under_way_keeps_the_lease_open(vendor, keeping):
     keeping.start_keeper()
     vendor.fault("hold", route="POST */jobs", count=1)
     member = keeping.start_member("s", tasks=1)
-    wait_until(lambda: keeping.states("s") == ["intent"], "the intent")
+    # A member that sees its keeper dead before the request goes out withdraws its intent.
+    wait_until(vendor.matched, "the request")
+    assert keeping.states("s") == ["intent"]
     keeping.kill_keeper()
 
     (kept,) = reap()
     assert not kept.released
-    vendor.emulator.control.ask("DELETE", "/faults")
+    vendor.repair()
     assert keeping.outcome(member) == (0, 1)
 
     assert vendor.count("tasks", "cancelled") == 0

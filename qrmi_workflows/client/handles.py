@@ -4,6 +4,10 @@ A QRMI handle works in one thread only and does not survive a fork, and most of 
 timeout (measured with qrmi 0.26.4: calls to a silent server were still blocked after 15 minutes).
 So each call runs in the thread that owns the handle; if the vendor does not answer in time, both
 are abandoned and replaced.
+
+A fork waits for the calls in progress: while a call waits for the vendor, its thread is in a table
+of QRMI's runtime (of parking_lot, in qrmi 0.26.4). A forked child inherits the table without the
+thread, and crashes if its own call then changes the table (1 of 50 children with Python 3.13).
 """
 
 from __future__ import annotations
@@ -12,14 +16,15 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 __all__ = ["Call", "Handle", "HandlePool", "failure_of"]
 
 _STOP_LATENCY = 0.1  # seconds within which a wait for an answer notices its stop
+_FORK_SECONDS = 1.0  # how long a fork waits for calls; a silent vendor must not prevent it
 
 
 class Call(Future[Any]):
@@ -33,6 +38,49 @@ class Call(Future[Any]):
 
 
 _Request = tuple[Call, str, tuple[Any, ...], Callable[[Call], None] | None]
+
+
+class _CallsInProgress:
+    """The calls of this process that are in progress."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._count = 0
+        self._forks = 0
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """Count a call; it does not begin during a fork."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._forks, _FORK_SECONDS)
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._count -= 1
+                self._changed.notify_all()
+
+    def before_fork(self) -> None:
+        with self._changed:
+            self._forks += 1
+            self._changed.wait_for(lambda: not self._count, _FORK_SECONDS)
+
+    def after_fork(self) -> None:
+        with self._changed:
+            self._forks -= 1
+            self._changed.notify_all()
+
+    def after_fork_in_child(self) -> None:
+        self.__init__()  # type: ignore[misc]  # the child has none of the threads
+
+
+_calls = _CallsInProgress()
+os.register_at_fork(
+    before=_calls.before_fork,
+    after_in_parent=_calls.after_fork,
+    after_in_child=_calls.after_fork_in_child,
+)
 
 
 class Handle:
@@ -131,10 +179,13 @@ def _serve(inbox: queue.SimpleQueue[_Request | None], make: Callable[[], Any]) -
     while (item := inbox.get()) is not None:
         future, method, args, after = item
         try:
-            if handle is None:
-                handle = make()
-            future.was_made = True
-            future.set_result(getattr(handle, method)(*args))
+            with _calls.one_more():
+                if handle is None:
+                    handle = make()
+                future.was_made = True
+                result = getattr(handle, method)(*args)
+            future.set_result(result)
+            del result
         except BaseException as error:  # raised to the caller by the future
             future.set_exception(error)
         if after is not None:

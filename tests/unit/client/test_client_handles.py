@@ -6,6 +6,8 @@ import os
 import queue
 import threading
 
+import pytest
+
 from qrmi_workflows.client.handles import HandlePool
 
 
@@ -83,3 +85,35 @@ def test_a_forked_child_creates_its_own_handle() -> None:
         finally:
             os._exit(code)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_fork_waits_for_a_call_in_progress_but_not_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A child that is forked during a call of QRMI's may crash at its own."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    class Slow:
+        def wait(self) -> None:
+            begun.set()
+            may_end.wait(60)
+
+    monkeypatch.setattr("qrmi_workflows.client.handles._FORK_SECONDS", 60.0)
+    call = HandlePool(Slow, "test").take().call("wait", ())
+    assert begun.wait(60)
+    threading.Timer(0.2, may_end.set).start()
+    if (child := os.fork()) == 0:
+        os._exit(0 if may_end.is_set() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    call.result(timeout=60)
+
+    begun.clear()
+    may_end.clear()
+    monkeypatch.setattr("qrmi_workflows.client.handles._FORK_SECONDS", 0.05)
+    call = HandlePool(Slow, "test").take().call("wait", ())
+    assert begun.wait(60)
+    if (child := os.fork()) == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    may_end.set()
+    call.result(timeout=60)

@@ -5,9 +5,9 @@ timeout (measured with qrmi 0.26.4: calls to a silent server were still blocked 
 So each call runs in the thread that owns the handle; if the vendor does not answer in time, both
 are abandoned and replaced.
 
-A fork waits for the calls in progress: while a call waits for the vendor, its thread is in a table
-of QRMI's runtime (of parking_lot, in qrmi 0.26.4). A forked child inherits the table without the
-thread, and crashes if its own call then changes the table (1 of 50 children with Python 3.13).
+A fork waits for the calls in progress. While a call waits for the vendor, its thread is listed in
+QRMI's runtime (by parking_lot, in qrmi 0.26.4). A forked child inherits the list but not the
+thread, so its own first call may crash (seen with Python 3.13).
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 import parsl
 import psutil
 import pytest
+from job_times import expire
 from parsl import bash_app, python_app
 from parsl.config import Config
 from parsl.executors import MPIExecutor
@@ -179,7 +180,7 @@ def test_a_block_at_its_time_limit_releases_its_lease_before_slurm_kills_it(pars
         wait_until((parsl_site.folder / "pids").exists, "the call to start")
         (job,) = parsl_site.jobs("%A")
 
-        parsl_site.slurm("scontrol", "update", f"JobId={job}", "EndTime=now")
+        expire(job)
 
         assert_released_in_time(parsl_site, closed)
     assert "JobState=TIMEOUT" in parsl_site.slurm("scontrol", "show", "job", job)

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from job_times import start_again
 from snakemake_runs import Project, submitted
 from waiting import wait_until
 
@@ -84,9 +85,7 @@ def test_a_requeued_job_starts_on_clean_outputs(project):
     project.slurm("scontrol", "requeue", ",".join(project.jobs()))
     wait_until(lambda: states(project) == ["PENDING", "PENDING"], "the requeue")
     for job in project.jobs():
-        # Otherwise Slurm lets a requeued job wait for two minutes, until its credential has
-        # expired. In the second in which that is revoked, a start fails.
-        project.slurm("scontrol", "update", f"JobId={job}", "StartTime=now+3")
+        start_again(job, project.environ)
     wait_until(lambda: started(project), "the rules' second start")
     (project.folder / "go").touch()
     output = project.wait(process)

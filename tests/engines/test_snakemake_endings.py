@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from job_times import start_again
 from snakemake_runs import Project, submitted
 from waiting import wait_until
 
@@ -140,9 +141,7 @@ def test_a_preempted_job_that_slurm_requeues_has_not_ended(project):
     project.slurm("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=true")
     state = ("squeue", "--noheader", f"--jobs={job}", "--format=%T")
     wait_until(lambda: project.slurm(*state).strip() == "PENDING", "the preemption")
-    # Otherwise Slurm lets the job wait for two minutes, until its credential has expired. In the
-    # second in which that is revoked, a start fails.
-    project.slurm("scontrol", "update", f"JobId={job}", "StartTime=now+3")
+    start_again(job, project.environ)
     output = project.wait(process)
 
     assert len(submitted(output)) == 1

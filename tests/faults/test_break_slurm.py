@@ -26,6 +26,7 @@ from break_it import (
     write_config,
 )
 from emulated_site import emulated_site
+from job_times import expire, start_again
 from waiting import wait_until
 
 from qrmi_workflows.emulator.client import Control
@@ -116,17 +117,7 @@ class Site:
             self.wait_for(self.slurm(*argv, "--nodes=2", "--wrap=true"), "COMPLETED")
         for job in jobs:
             if self.wait_for(job, "PENDING", "COMPLETED", "FAILED") == "PENDING":
-                # Otherwise a requeued job waits for two minutes, until its credential has expired.
-                # In the second in which that is revoked, a start fails.
-                self.slurm("scontrol", "update", f"JobId={job}", "StartTime=now+3")
-
-    def expire(self, job: str) -> None:
-        """Set a job's end to now; Slurm refuses that within a second of the job's start."""
-        argv = ["scontrol", "update", f"JobId={job}", "EndTime=now"]
-        wait_until(
-            lambda: run_command(argv, environ=self.environ).returncode == 0,
-            f"Slurm to accept the end of job {job}",
-        )
+                start_again(job, self.environ)
 
     def wait_for(self, job: str, *states: str) -> str:
         argv = ["squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}"]
@@ -261,7 +252,7 @@ def start_many(site: Site, step: Step) -> str:
     """Start a job whose command runs one task after another, ignoring SIGTERM."""
     step.argv = [sys.executable, str(PROGRAM), str(step.out), "10000"]
     job = site.submit(step, stubborn(step))
-    site.expire(job)
+    expire(job, site.environ)
     return job
 
 

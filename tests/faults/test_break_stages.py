@@ -25,6 +25,7 @@ from break_it import (
     write_config,
 )
 from emulated_site import emulated_site
+from job_times import start_again
 from waiting import wait_until
 
 from qrmi_workflows.emulator.client import Control
@@ -201,7 +202,7 @@ class Run:
             argv = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
             with suppress(AssertionError):
                 wait_until(lambda: self.slurm(*argv) == "PENDING", "the requeue", seconds=30)
-                self.slurm("scontrol", "update", f"JobId={job}", "StartTime=now+3")
+                start_again(job, self.step.environ)
 
     def kill(self, job: str) -> None:
         """Kill all processes of a job, as the kernel does when memory runs out."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from job_times import start_again
 from killing import kill_at_once
 from waiting import WAIT_SECONDS, wait_until
 
@@ -242,10 +243,7 @@ def test_a_killed_job_that_is_run_again_waits_for_its_task(in_sandbox, submit, a
             job = submit(command)
         else:
             require_success(run_command(["scontrol", "requeue", job]))
-            # Slurm would delay the job by two minutes, and refuses another time for a moment. A
-            # start in the second of the first run's end fails: "Job credential revoked".
-            sooner = ["scontrol", "update", f"JobId={job}", "StartTime=now+3"]
-            wait_until(lambda: run_command(sooner).returncode == 0, "the job to be pending")
+            start_again(job)
 
         wait_until(lambda: [each.taken_over for each in open_leases()] == [1], "the takeover")
     finally:

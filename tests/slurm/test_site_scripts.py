@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 from changing_files import files_below, read_if_there
+from job_times import start_again
 from other_users import User, python_for_all, temporary_user
 from site_scripts import QPU_OPTIONS, ScriptedSite
 from waiting import wait_until
@@ -288,11 +289,7 @@ def test_a_requeued_job_gets_a_session_of_its_own(site: ScriptedSite) -> None:
 
     site.slurm("scontrol", "requeue", str(job))
     site.await_epilog(job)
-    # Slurm holds a requeued job back for two minutes, and refuses another time until the Epilog has
-    # exited. The job must not start within the same second: a node tells a new run of a job from
-    # the old one by the second.
-    sooner = ("scontrol", "update", f"JobId={job}", "StartTime=now+3")
-    wait_until(lambda: site.run(*sooner).returncode == 0, "the job to be pending")
+    start_again(job, site.environ)
     site.await_output(job, "run 1")
     site.await_state(job, "COMPLETED")
     site.await_epilog(job)

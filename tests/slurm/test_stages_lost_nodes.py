@@ -8,13 +8,13 @@ from contextlib import suppress
 
 import psutil
 import pytest
+from job_times import start_again
 from killing import kill_at_once
 from site_under_test import Site
 from stage_user import User
 from waiting import wait_until
 
 from qrmi_workflows.lease.stage import Stage, StageState, find_stage
-from qrmi_workflows.schedulers.command import run_command
 from qrmi_workflows.stages.closing import close_stage
 from qrmi_workflows.stages.opening import open_stage, wait_until_ready
 
@@ -68,9 +68,7 @@ def test_slurm_requeues_the_keeper_and_waiting_jobs_go_on_waiting(user, lose_kee
     job = user.submit(find_stage("vqe"))
     # Slurm looks at it at once, or, if it is busy with the lost node, at its next look of a minute.
     wait_until(lambda: user.reason(job) == "Dependency", "the job to wait", seconds=120)
-    # Slurm would start the keeper after two minutes, when its credential has expired.
-    sooner = ["scontrol", "update", f"JobId={keeper}", "StartTime=now+3"]
-    wait_until(lambda: run_command(sooner).returncode == 0, "another start time")
+    start_again(keeper)
     user.site.wait_for(job)
     again = find_stage("vqe")
     assert (again.state, again.generation) == (StageState.READY, 2)

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from changing_files import files_below, read_if_there
+from job_times import expire, start_again
 from site_under_test import Site, run
 from stage_user import QPU, USE, User
 from waiting import wait_until
@@ -20,7 +21,6 @@ from qrmi_workflows.errors import RequestError
 from qrmi_workflows.journal.journal import Journal
 from qrmi_workflows.lease.stage import Published, Stage, StageState, find_stage
 from qrmi_workflows.sandbox import Sandbox
-from qrmi_workflows.schedulers.command import run_command
 from qrmi_workflows.stages.closing import close_stage
 from qrmi_workflows.stages.opening import open_stage, wait_until_ready
 
@@ -152,9 +152,7 @@ def test_a_stage_goes_on_after_its_keepers_job_was_requeued(user):
     assert user.sessions()["open"] == 0, "nobody pays while it waits"
     job = user.submit(paused)
 
-    # Slurm would start it after two minutes, when its credential has expired.
-    sooner = ["scontrol", "update", f"JobId={keeper}", "StartTime=now+3"]
-    wait_until(lambda: run_command(sooner).returncode == 0, "another start time")
+    start_again(keeper)
     user.site.wait_for(job)
     assert find_stage("vqe").generation == 2
     close_stage("vqe")
@@ -245,8 +243,7 @@ def test_the_keepers_time_limit_ends_the_stage(user):
     stage = wait_until_ready("vqe")
     job = user.submit(stage, USE.replace("-- true", "-- sleep 60"))
     user.site.wait_for(job, "RUNNING")
-    expire = ["scontrol", "update", f"JobId={stage.keeper_job}", "EndTime=now"]
-    wait_until(lambda: run_command(expire).returncode == 0, "Slurm to accept the time limit")
+    expire(stage.keeper_job)
 
     user.wait_for_end()
 

@@ -15,7 +15,7 @@ PYTHONS := 3.12 3.13
 # Only root can create the users that some tests need.
 AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
 
-.PHONY: demo test test-slurm test-noslurm coverage test-pythons test-slow test-accounting test-parsl-suite test-tutorial test-packages break-it bench bench-stages lint clean
+.PHONY: demo test test-slurm test-noslurm coverage test-servers test-pythons test-slow test-accounting test-parsl-suite test-tutorial test-packages break-it bench bench-stages lint clean
 
 demo:
 	@slurm=; tools/setup slurm '$(NO_DEMO_SLURM)' || slurm=--no-slurm; \
@@ -36,12 +36,16 @@ test-slurm:
 test-noslurm: lint
 	@$(IN_VENV) pytest $(AT_ONCE) -m 'not slurm and not slow' $(TIERS)
 
-# The core's coverage by the tests that need no Slurm, including the processes that they start. The
-# fault tests run once more for each setting in which real servers differ.
+# The core's coverage by the tests that need no Slurm, including the processes that they start.
 coverage:
 	@tools/setup venv
-	@$(IN_VENV) EVERY_SERVER=1 pytest $(AT_ONCE) -q -m 'not slurm and not slow' --cov \
-		--cov-report=term tests/unit tests/emulator tests/faults
+	@$(IN_VENV) pytest $(AT_ONCE) -q -m 'not slurm and not slow' --cov --cov-report=term \
+		tests/unit tests/emulator tests/faults
+
+# Run the fault tests once more for each setting in which real servers differ.
+test-servers:
+	@tools/setup venv
+	@$(IN_VENV) EVERY_SERVER=1 pytest $(AT_ONCE) -q -m 'other_server and not slurm and not slow' tests/faults
 
 # Run the tests that need no Slurm with every other supported Python that is installed.
 test-pythons:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from break_it import Tally
@@ -15,10 +16,11 @@ from servers import servers, vary
 from qrmi_workflows import Lease, open_lease
 from qrmi_workflows.emulator import Emulator, start_emulator
 
-SERVERS = [{}]
-if os.environ.get("EVERY_SERVER"):  # `make coverage`
-    SERVERS = servers("ibm-quantum-compute-service", "ibm-quantum-system")
-    SERVERS.append({"encodes_if_asked": False})
+SERVERS: list[Any] = [{}]
+if os.environ.get("EVERY_SERVER"):  # `make test-servers`
+    _, *others = servers("ibm-quantum-compute-service", "ibm-quantum-system")
+    others.append({"encodes_if_asked": False})
+    SERVERS += [pytest.param(server, marks=pytest.mark.other_server) for server in others]
 CONFIG = """
 [qpus.ibm_quick]
 type = "ibm-quantum-compute-service"

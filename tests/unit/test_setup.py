@@ -372,6 +372,7 @@ def test_ci_runs_every_target() -> None:
         "make coverage",
         "make test-slurm",
         "make test-slow",
+        "make test-servers",
         "make test-pythons PYTHONS=3.13",
         "make test-accounting",
         "make test-tutorial",

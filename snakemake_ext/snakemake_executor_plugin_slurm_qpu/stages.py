@@ -228,18 +228,21 @@ class OpenStages:
         self._closed[stage.id] = stage
 
     def log_ended(self) -> None:
-        """Log the leases of the closed stages that have ended."""
+        """Log the leases of the closed stages that have ended and released them."""
         for stage in tuple(self._closed.values()):
             if self._has_ended(stage) and self._log_lease(stage):
                 self._closed.pop(stage.id, None)
 
     def _log_lease(self, stage: Stage) -> bool:
-        """Log the lease of a stage that has ended, and return whether there is nothing to come."""
+        """Log the leases of a stage that has ended, and return whether there is nothing to come."""
+        ended = self._ended.setdefault(stage.id, time.monotonic())
+        is_late = time.monotonic() - ended > _RECORD_SECONDS
+        # A stage has ended before its last lease is released; its keeper exits after that.
+        if is_locked(stage.folder.alive) and not is_late:
+            return False
         since = datetime.fromtimestamp(stage.created, UTC)
         found = log_leases(self._logger, f"stage {stage.name}", stage.keeper_job or "", since)
-        # A stage has ended before its lease is released.
-        ended = self._ended.setdefault(stage.id, time.monotonic())
-        return bool(found) or time.monotonic() - ended > _RECORD_SECONDS
+        return bool(found) or is_late
 
     def await_end(self, seconds: float) -> None:
         """Wait until the closed stages have ended, and log their leases."""

@@ -42,10 +42,12 @@ coverage:
 	@$(IN_VENV) pytest $(AT_ONCE) -q -m 'not slurm and not slow' --cov --cov-report=term \
 		tests/unit tests/emulator tests/faults
 
-# Run the fault tests once more for each setting in which real servers differ.
+# Run the fault tests once more for each setting in which real servers differ; the files with most
+# tests first.
 test-servers:
 	@tools/setup venv
-	@$(IN_VENV) EVERY_SERVER=1 pytest $(AT_ONCE) -q -m 'other_server and not slurm and not slow' tests/faults
+	@$(IN_VENV) EVERY_SERVER=1 pytest -n 4 --dist loadfile -q \
+		-m 'other_server and not slurm and not slow' tests/faults
 
 # Run the tests that need no Slurm with every other supported Python that is installed.
 test-pythons:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["WAIT_SECONDS", "is_waiting_for_a_lock", "wait_until"]
+import psutil
+
+__all__ = ["WAIT_SECONDS", "is_waiting_for_a_lock", "suspend", "wait_until"]
 
 WAIT_SECONDS = 110.0
 """For `sbatch --wait`: Slurm 22.05 looks whether the job has ended after 2, 10 and 42 seconds."""
@@ -33,6 +35,13 @@ def wait_until(condition: Callable[[], _T], what: str, seconds: float = 100.0) -
         assert waited < seconds, f"timed out after {seconds:g} s waiting for {what}"
         time.sleep(min(max(_FRACTION * waited, _SHORTEST), _LONGEST))
     return value
+
+
+def suspend(process: psutil.Process) -> None:
+    """Stop a process with SIGSTOP, and return when it has stopped."""
+    process.suspend()
+    stopped = psutil.STATUS_STOPPED
+    wait_until(lambda: process.status() == stopped, f"process {process.pid} to stop")
 
 
 def is_waiting_for_a_lock(pid: int) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from waiting import wait_until
+from waiting import suspend, wait_until
 
 from qrmi_workflows import QuantumResult
 from qrmi_workflows.journal.journal import Journal
@@ -186,7 +186,7 @@ def test_a_step_that_hangs_is_killed(counted, under_lease, command):
     """Its task goes on, for a rerun, and so does the lease: releasing it would cancel the task."""
     process = under_lease("ibm_endless", "--grace", "0.5", command=command)
     (step,) = family(process)
-    step.suspend()
+    suspend(step)
 
     process.terminate()
 

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from fault_payloads import bell
 from servers import servers, to_toml
 from stage_runs import MEMBER, Keeping, Vendor
-from waiting import wait_until
+from waiting import suspend, wait_until
 
 from qrmi_workflows import find_stage, open_lease
 from qrmi_workflows.emulator import Emulator, start_emulator
@@ -164,7 +165,7 @@ def test_a_session_that_ended_is_not_renewed_before_its_tasks_have_ended(vendor,
 def test_a_session_is_not_renewed_for_a_member_that_has_died(vendor, keeping):
     keeper = keeping.start_keeper()
     wishes = find_stage("vqe").folder.wishes
-    keeper.send_signal(signal.SIGSTOP)
+    suspend(psutil.Process(keeper.pid))
     vendor.fault("close-sessions")
     member = keeping.start_member("s")
     wait_until(lambda: list(wishes.iterdir()), "the wish for a session")

@@ -15,7 +15,7 @@ from changing_files import files_below, read_if_there
 from job_times import expire, start_again
 from site_under_test import Site, run
 from stage_user import QPU, USE, User
-from waiting import wait_until
+from waiting import suspend, wait_until
 
 from qrmi_workflows.errors import RequestError
 from qrmi_workflows.journal.journal import Journal
@@ -219,7 +219,7 @@ def test_qpu_reap_cleans_up_if_the_guard_is_lost_too(user):
     open_stage("vqe", qpu="ibm_fez")
     stage = wait_until_ready("vqe")
     keeper = psutil.Process(stage.keeper.pid)
-    keeper.suspend()  # it must not replace the guard, or end the stage when its shell is killed
+    suspend(keeper)  # it must not replace the guard, or end the stage when its shell is killed
     user.site.slurm("scancel", str(stage.guard_job))
     user.site.slurm("scancel", "--batch", "--signal=KILL", str(stage.keeper_job))
     with suppress(psutil.NoSuchProcess):  # Slurm may have killed it with its shell

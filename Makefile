@@ -9,8 +9,9 @@ NO_DEMO_SLURM := the demo runs the same workflows on the emulator alone.
 NO_TEST_SLURM := as root, run `apt-get install slurm-wlm munge procps`, or run `make test-noslurm`.
 EVERY_TIME := not slow and not parsl_suite and not tutorial and not accounting
 # Run four test files at once, because tests mostly wait. Each has its own Slurm and emulator. The
-# order is that of the tiers, not by the number of tests in a file.
-AT_ONCE := -n 4 --dist loadfile --no-loadscope-reorder
+# order is that of the tiers, not by the number of tests in a file, which would take less time.
+LARGEST_FIRST := -n 4 --dist loadfile
+AT_ONCE := $(LARGEST_FIRST) --no-loadscope-reorder
 PYTHONS := 3.12 3.13
 # Only root can create the users that some tests need.
 AS_USER := $(if $(filter 0,$(shell id -u)),,and not root)
@@ -42,18 +43,16 @@ coverage:
 	@$(IN_VENV) pytest $(AT_ONCE) -q -m 'not slurm and not slow' --cov --cov-report=term \
 		tests/unit tests/emulator tests/faults
 
-# Run the fault tests once more for each setting in which real servers differ; the files with most
-# tests first.
+# Run the fault tests on servers that differ from the documented one, in one setting each.
 test-servers:
 	@tools/setup venv
-	@$(IN_VENV) EVERY_SERVER=1 pytest -n 4 --dist loadfile -q \
-		-m 'other_server and not slurm and not slow' tests/faults
+	@$(IN_VENV) OTHER_SERVERS=1 pytest $(LARGEST_FIRST) -q -m 'not slurm and not slow' tests/faults
 
 # Run the tests that need no Slurm with every other supported Python that is installed.
 test-pythons:
 	@for version in $(PYTHONS); do \
 		tools/setup python $$version || { [ $$? -eq 3 ] && continue; exit 1; }; \
-		PATH="$(CURDIR)/.venv-$$version/bin:$$PATH" python -m pytest $(AT_ONCE) \
+		PATH="$(CURDIR)/.venv-$$version/bin:$$PATH" python -m pytest $(LARGEST_FIRST) \
 			-m 'not slurm and not slow' tests/unit tests/emulator tests/faults || exit 1; \
 	done
 

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from break_it import Tally
@@ -16,11 +15,10 @@ from servers import servers, vary
 from qrmi_workflows import Lease, open_lease
 from qrmi_workflows.emulator import Emulator, start_emulator
 
-SERVERS: list[Any] = [{}]
-if os.environ.get("EVERY_SERVER"):  # `make test-servers`
-    _, *others = servers("ibm-quantum-compute-service", "ibm-quantum-system")
-    others.append({"encodes_if_asked": False})
-    SERVERS += [pytest.param(server, marks=pytest.mark.other_server) for server in others]
+SERVERS: list[dict[str, bool]] = [{}]
+if os.environ.get("OTHER_SERVERS"):  # `make test-servers`
+    _, *SERVERS = servers("ibm-quantum-compute-service", "ibm-quantum-system")
+    SERVERS.append({"encodes_if_asked": False})
 CONFIG = """
 [qpus.ibm_quick]
 type = "ibm-quantum-compute-service"
@@ -98,7 +96,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items
         if item.get_closest_marker("any_server")
         and isinstance(item, pytest.Function)
-        and item.callspec.params.get("server")
+        and item.callspec.params.get("server", SERVERS[0]) != SERVERS[0]
     ]
     for item in repeated:
         items.remove(item)

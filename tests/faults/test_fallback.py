@@ -229,8 +229,8 @@ def test_tasks_that_wait_for_a_lane_move_although_the_lane_is_not_free(
     with open_lease("ibm_slow", step="s", fallback="ibm_second") as lease:
         states: list[str] = []
         running = lease.submit(bell(1), on_state=lambda task, state: states.append(state))
-        waiting = [lease.submit(bell(shots)) for shots in (2, 3)]
         wait_until(lambda: "Running" in states, "the first task to run")
+        waiting = [lease.submit(bell(shots)) for shots in (2, 3)]
         set_state("ibm_slow", "offline")
         results = [future.result(60) for future in (running, *waiting)]
 

@@ -9,7 +9,7 @@ NO_DEMO_SLURM := the demo runs the same workflows on the emulator alone.
 NO_TEST_SLURM := as root, run `apt-get install slurm-wlm munge procps`, or run `make test-noslurm`.
 EVERY_TIME := not slow and not parsl_suite and not tutorial and not accounting
 # Run four test files at once, because tests mostly wait. Each has its own Slurm and emulator. The
-# order is that of the tiers, not by the number of tests in a file, which would take less time.
+# order is that of the tiers; where it does not matter, the files with most tests come first.
 LARGEST_FIRST := -n 4 --dist loadfile
 AT_ONCE := $(LARGEST_FIRST) --no-loadscope-reorder
 PYTHONS := 3.12 3.13
